@@ -1,0 +1,80 @@
+"""Schedules over steps 1..T: a table of betas and what follows from it."""
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from alphabar.diffusion.schedules import Schedule
+
+
+def rescale_to_zero_terminal_snr(alpha_bar: Tensor) -> Tensor:
+    """Shifts and scales sqrt(alpha_bar) [T] so that the last is 0 and the first stays (Lin et al. 2023, Alg. 1)."""
+    root = alpha_bar.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+
+
+class DiscreteSchedule(Schedule):
+    """A variance-preserving process of T steps: alpha_bar_t = prod_{i <= t} (1 - beta_i), sigma_t^2 = 1 - alpha_bar_t.
+
+    Buffers, built in float64 and kept in float32 whatever the module is cast to: `betas` [T], with betas[t - 1] the beta of
+    step t, and `alpha_bar` [T + 1], with alpha_bar[0] = 1 for clean data, so that no table of "previous" values is needed.
+
+    Raises ValueError for betas outside (0, 1]; only the last may be 1 (zero terminal SNR).
+    """
+
+    betas: Tensor
+    alpha_bar: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+    def __init__(self, betas: Tensor, zero_terminal_snr: bool = False) -> None:
+        super().__init__()
+        betas = betas.double()
+        alpha_bar = torch.cumprod(1 - betas, dim=0)
+        if zero_terminal_snr:
+            if len(betas) < 2:
+                raise ValueError(f"need num_steps >= 2 for zero_terminal_snr, got num_steps={len(betas)}")
+            alpha_bar = rescale_to_zero_terminal_snr(alpha_bar)
+            betas = 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+        if not (betas[:-1] < 1).all() or not ((betas > 0) & (betas <= 1)).all():
+            raise ValueError(f"need every beta in (0, 1), got betas from {betas.min():g} to {betas.max():g}")
+        alpha_bar = torch.cat([alpha_bar.new_ones(1), alpha_bar])
+        self.register_buffer("betas", betas.float())
+        self.register_buffer("alpha_bar", alpha_bar.float())
+        # From float64: 1 - alpha_bar in float32 has lost three digits where t is small.
+        self.register_buffer("alpha", alpha_bar.sqrt().float(), persistent=False)
+        self.register_buffer("sigma", (1 - alpha_bar).sqrt().float(), persistent=False)
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of steps."""
+        return len(self.betas)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Moves, but never rounds: in bfloat16 a thousand steps collapse to about five hundred.
+        return super()._apply(lambda buffer: buffer.to(fn(buffer[:0]).device), recurse)
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha_t, sigma_t) for integer t in 0..T."""
+        return self.alpha[t], self.sigma[t]
+
+    def time(self, u: Tensor) -> Tensor:
+        """Steps 1..T with equal probability."""
+        return (u * self.num_steps).long().clamp(max=self.num_steps - 1) + 1
+
+    def label(self, t: Tensor) -> Tensor:
+        """t - 1: the first step has label 0, as in published checkpoints."""
+        return (t - 1).float()
+
+    def grid(self, num_steps: int | None) -> Tensor:
+        """Evenly spaced steps that begin at T itself ("trailing" in Lin et al. 2023, table 2) and end at 0.
+
+        Raises ValueError if num_steps is not in 1..T.
+        """
+        num_steps = self.num_steps if num_steps is None else num_steps
+        if not 1 <= num_steps <= self.num_steps:
+            raise ValueError(f"need 1 <= num_steps <= {self.num_steps}, the schedule's own, got num_steps={num_steps}")
+        steps = torch.linspace(self.num_steps, 0, num_steps + 1, dtype=torch.float64)
+        return steps.round().long().to(self.betas.device)

@@ -1,0 +1,1 @@
+"""Networks and the frozen parts around them: torch, never Lightning or Hydra."""

@@ -1,0 +1,24 @@
+"""Diffusion on the pixels themselves."""
+
+import torch
+from torch import Tensor
+
+from alphabar.models.codecs import Codec
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """uint8 in 0..255 from floats in [-1, 1], rounded; what lies outside is clipped and NaN becomes 0.
+
+    The one way by which images leave the program: files, loggers and metrics see the same pixels.
+    """
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().nan_to_num(0).to(torch.uint8)
+
+
+class Pixels(Codec):
+    """x = image / 127.5 - 1, in [-1, 1]; exact both ways."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images.float() / 127.5 - 1
+
+    def decode(self, x: Tensor) -> Tensor:
+        return to_uint8(x)

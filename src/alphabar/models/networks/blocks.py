@@ -1,0 +1,132 @@
+"""The parts of a diffusion U-Net: noise-level embedding, residual block, self-attention, resampling."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def zero_init(module: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+    """The module with weight and bias 0, so that the branch it ends adds nothing before training."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def sinusoidal_embedding(label: Tensor, num_channels: int, frequency_shift: int) -> Tensor:
+    """[B] -> [B, num_channels]: sin(label * w_i) for all i, then cos(label * w_i), in float32.
+
+    w_i = 10000 ** (-i / (num_channels / 2 - frequency_shift)); Vaswani et al. 2017, sec. 3.5.
+    """
+    half = num_channels // 2
+    index = torch.arange(half, dtype=torch.float32, device=label.device)
+    frequencies = torch.exp(-math.log(10_000) * index / (half - frequency_shift))
+    # In bfloat16, 0..999 are but 507 different numbers.
+    angles = label.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class NoiseEmbedding(nn.Module):
+    """The noise level as a vector: SiLU(Linear(SiLU(Linear(sinusoids(label))))); Ho et al. 2020, app. B."""
+
+    def __init__(self, num_channels: int, out_channels: int, frequency_shift: int) -> None:
+        super().__init__()
+        self.num_channels = num_channels
+        self.frequency_shift = frequency_shift
+        self.linear1 = nn.Linear(num_channels, out_channels)
+        self.linear2 = nn.Linear(out_channels, out_channels)
+
+    def forward(self, label: Tensor) -> Tensor:
+        """[B] -> [B, out_channels], in the dtype of the weights whatever the autocast."""
+        with torch.autocast(label.device.type, enabled=False):
+            sinusoids = sinusoidal_embedding(label, self.num_channels, self.frequency_shift)
+            hidden = F.silu(self.linear1(sinusoids.to(self.linear1.weight.dtype)))
+            return F.silu(self.linear2(hidden))
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(dropout(SiLU(norm(conv(SiLU(norm(x))) + Linear(embedding))))); Ho et al. 2020, app. B.
+
+    scale_shift: the embedding scales and shifts after the second norm instead (Dhariwal & Nichol 2021, sec. 3.1):
+        norm(h) * (1 + scale) + shift.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding_channels: int,
+        norm_groups: int,
+        norm_eps: float,
+        dropout: float,
+        scale_shift: bool,
+    ) -> None:
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.norm1 = nn.GroupNorm(norm_groups, in_channels, norm_eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.project = nn.Linear(embedding_channels, 2 * out_channels if scale_shift else out_channels)
+        self.norm2 = nn.GroupNorm(norm_groups, out_channels, norm_eps)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1))
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        modulation = self.project(embedding)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = modulation.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + modulation)
+        h = self.conv2(self.dropout(F.silu(h)))
+        return self.shortcut(x) + h
+
+
+class SelfAttention(nn.Module):
+    """x + Linear(attention over all pixels of norm(x)): softmax(q k^T / sqrt(head_channels)) v.
+
+    head_channels: channels per head; None is one head.
+    """
+
+    def __init__(self, channels: int, head_channels: int | None, norm_groups: int, norm_eps: float) -> None:
+        super().__init__()
+        self.num_heads = 1 if head_channels is None else channels // head_channels
+        self.norm = nn.GroupNorm(norm_groups, channels, norm_eps)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = zero_init(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = self.norm(x).flatten(2).transpose(1, 2)  # [B, H*W, C]
+        heads = self.qkv(pixels).unflatten(2, (3, self.num_heads, -1))
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each [B, num_heads, H*W, head_channels]
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(mixed.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class Downsample(nn.Module):
+    """Half the resolution by a 3x3 convolution of stride 2.
+
+    symmetric: pad all four sides, else only the right and the lower one, as TensorFlow and with it Ho et al. do.
+    """
+
+    def __init__(self, channels: int, symmetric: bool) -> None:
+        super().__init__()
+        self.symmetric = symmetric
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1 if symmetric else 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Double the resolution by repeating pixels, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

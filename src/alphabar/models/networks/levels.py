@@ -1,0 +1,52 @@
+"""How a U-Net's blocks are joined: layers, and the levels of one resolution on the way down and up."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from alphabar.models.networks.blocks import Downsample, ResidualBlock, SelfAttention, Upsample
+
+
+class Layer(nn.Module):
+    """A residual block, then self-attention (or nothing: the identity)."""
+
+    def __init__(self, residual: ResidualBlock, attention: SelfAttention | nn.Identity) -> None:
+        super().__init__()
+        self.residual = residual
+        self.attention = attention
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        return self.attention(self.residual(h, embedding))
+
+
+class DownLevel(nn.Module):
+    """The layers of one resolution on the way down; whatever it computes becomes a skip, the last also goes on."""
+
+    def __init__(self, layers: Sequence[Layer], downsample: Downsample | None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.downsample = downsample
+
+    def forward(self, h: Tensor, embedding: Tensor) -> list[Tensor]:
+        outputs = []
+        for layer in self.layers:
+            h = layer(h, embedding)
+            outputs.append(h)
+        if self.downsample is not None:
+            outputs.append(self.downsample(h))
+        return outputs
+
+
+class UpLevel(nn.Module):
+    """The layers of one resolution on the way up; each takes the newest skip that is left."""
+
+    def __init__(self, layers: Sequence[Layer], upsample: Upsample | nn.Identity) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.upsample = upsample
+
+    def forward(self, h: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
+        for layer in self.layers:
+            h = layer(torch.cat([h, skips.pop()], dim=1), embedding)
+        return self.upsample(h)

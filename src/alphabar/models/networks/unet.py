@@ -1,0 +1,182 @@
+"""The U-Net of DDPM and ADM."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alphabar.models.networks import Network
+from alphabar.models.networks.blocks import (
+    Downsample,
+    NoiseEmbedding,
+    ResidualBlock,
+    SelfAttention,
+    Upsample,
+    zero_init,
+)
+from alphabar.models.networks.levels import DownLevel, Layer, UpLevel
+
+
+class UNet(Network):
+    """Residual blocks down to the lowest resolution and up again, with a skip across at every layer.
+
+    Ho et al. 2020, app. B; `scale_shift` and `head_channels` as in Dhariwal & Nichol 2021, sec. 3. The outputs of all
+    branches and of the network start at 0.
+
+    resolution: pixels per side; has to be a multiple of 2 ** (len(channel_multipliers) - 1).
+    channel_multipliers: one resolution each, the first at full size; its width is base_channels times the multiplier.
+    attention_resolutions: where self-attention follows every residual block; those this network never has are ignored.
+    head_channels: channels per attention head; None is one head.
+    norm_groups: groups of every GroupNorm; has to divide every width.
+    scale_shift: the noise level scales and shifts after a norm (ADM) instead of adding before it (DDPM).
+    frequency_shift, symmetric_padding, norm_eps: what differs between published checkpoints; see `blocks`.
+    Raises ValueError for arguments that do not fit together.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        resolution: int,
+        base_channels: int = 128,
+        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
+        num_res_blocks: int = 2,
+        attention_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.0,
+        head_channels: int | None = None,
+        norm_groups: int = 32,
+        scale_shift: bool = False,
+        frequency_shift: int = 1,
+        symmetric_padding: bool = False,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        _check_numbers(channels, base_channels, num_res_blocks, dropout, frequency_shift, norm_eps)
+        _check_resolutions(resolution, channel_multipliers, attention_resolutions)
+        self.channels, self.resolution = channels, resolution
+        self.base_channels, self.channel_multipliers = base_channels, tuple(channel_multipliers)
+        self.num_res_blocks, self.dropout, self.scale_shift = num_res_blocks, dropout, scale_shift
+        self.head_channels, self.norm_groups, self.norm_eps = head_channels, norm_groups, norm_eps
+        self.frequency_shift, self.symmetric_padding = frequency_shift, symmetric_padding
+        self.widths = [base_channels * multiplier for multiplier in channel_multipliers]
+        self.attends = [resolution // 2**i in attention_resolutions for i in range(len(self.widths))]
+        _check_widths([base_channels, *self.widths], norm_groups)
+        if head_channels is not None:
+            attended = [width for width, attends in zip(self.widths, self.attends, strict=True) if attends]
+            _check_heads([*attended, self.widths[-1]], head_channels)
+
+        self.embedding = NoiseEmbedding(base_channels, 4 * base_channels, frequency_shift)
+        self.conv_in = nn.Conv2d(channels, base_channels, kernel_size=3, padding=1)
+        skip_widths = [base_channels]
+        self.down = self._build_down(skip_widths)
+        width = self.widths[-1]
+        self.middle = nn.ModuleList([self._layer(width, width, True), self._layer(width, width, False)])
+        self.up = self._build_up(skip_widths)
+        self.norm_out = nn.GroupNorm(norm_groups, self.widths[0], norm_eps)
+        self.conv_out = zero_init(nn.Conv2d(self.widths[0], channels, kernel_size=3, padding=1))
+
+    def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
+        embedding = self.embedding(label)
+        skips = [self.conv_in(x)]
+        for level in self.down:
+            skips += level(skips[-1], embedding)
+        h = skips[-1]
+        for layer in self.middle:
+            h = layer(h, embedding)
+        for level in self.up:
+            h = level(h, skips, embedding)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+    def _layer(self, in_channels: int, out_channels: int, attends: bool) -> Layer:
+        residual = ResidualBlock(
+            in_channels,
+            out_channels,
+            embedding_channels=4 * self.base_channels,
+            norm_groups=self.norm_groups,
+            norm_eps=self.norm_eps,
+            dropout=self.dropout,
+            scale_shift=self.scale_shift,
+        )
+        if not attends:
+            return Layer(residual, nn.Identity())
+        return Layer(residual, SelfAttention(out_channels, self.head_channels, self.norm_groups, self.norm_eps))
+
+    def _build_down(self, skip_widths: list[int]) -> nn.ModuleList:
+        """Levels from full to lowest resolution; appends the width of every skip they leave."""
+        levels = []
+        for width, attends in zip(self.widths, self.attends, strict=True):
+            layers = []
+            for _ in range(self.num_res_blocks):
+                layers.append(self._layer(skip_widths[-1], width, attends))
+                skip_widths.append(width)
+            lowest = len(levels) == len(self.widths) - 1
+            if not lowest:
+                skip_widths.append(width)
+            levels.append(DownLevel(layers, None if lowest else Downsample(width, self.symmetric_padding)))
+        return nn.ModuleList(levels)
+
+    def _build_up(self, skip_widths: list[int]) -> nn.ModuleList:
+        """Levels from lowest to full resolution; uses `skip_widths` up, one layer more per level than on the way down:
+        it takes the skip of the downsampling (in the last level: of the first convolution)."""
+        levels, in_channels = [], self.widths[-1]
+        for width, attends in zip(reversed(self.widths), reversed(self.attends), strict=True):
+            layers = []
+            for _ in range(self.num_res_blocks + 1):
+                layers.append(self._layer(in_channels + skip_widths.pop(), width, attends))
+                in_channels = width
+            highest = len(levels) == len(self.widths) - 1
+            levels.append(UpLevel(layers, nn.Identity() if highest else Upsample(width)))
+        return nn.ModuleList(levels)
+
+
+def _check_numbers(
+    channels: int, base_channels: int, num_res_blocks: int, dropout: float, frequency_shift: int, norm_eps: float
+) -> None:
+    if channels < 1:
+        raise ValueError(f"need channels >= 1, got channels={channels}")
+    if num_res_blocks < 1:
+        raise ValueError(f"need num_res_blocks >= 1, got num_res_blocks={num_res_blocks}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"need 0 <= dropout < 1, got dropout={dropout}")
+    if norm_eps <= 0:
+        raise ValueError(f"need norm_eps > 0, got norm_eps={norm_eps}")
+    if base_channels < 2 or base_channels % 2 or not 0 <= frequency_shift < base_channels // 2:
+        raise ValueError(
+            "need base_channels even and 0 <= frequency_shift < base_channels / 2 (half sines, half cosines), "
+            f"got base_channels={base_channels}, frequency_shift={frequency_shift}"
+        )
+
+
+def _check_resolutions(
+    resolution: int, channel_multipliers: Sequence[int], attention_resolutions: Sequence[int]
+) -> None:
+    multipliers = list(channel_multipliers)
+    if not multipliers or min(multipliers) < 1:
+        raise ValueError(f"need channel_multipliers, one per resolution and each >= 1, got {multipliers}")
+    if any(size < 1 for size in attention_resolutions):
+        raise ValueError(f"need attention_resolutions > 0, got {list(attention_resolutions)}")
+    num_halvings = len(multipliers) - 1
+    factor = 2**num_halvings
+    if resolution < factor or resolution % factor:
+        below = resolution // factor * factor
+        nearest = f"{below} or {below + factor}" if below > 0 else f"{factor}"
+        raise ValueError(
+            f"need resolution to be a multiple of {factor}, as {len(multipliers)} channel_multipliers halve it "
+            f"{num_halvings} times, got resolution={resolution}: choose another network=... that halves less often, "
+            f"or data.resolution={nearest}"
+        )
+
+
+def _check_widths(widths: Sequence[int], norm_groups: int) -> None:
+    if norm_groups < 1 or any(width % norm_groups for width in widths):
+        raise ValueError(
+            "need norm_groups >= 1 that divides base_channels and base_channels times every multiplier, "
+            f"got norm_groups={norm_groups}, channels {sorted(set(widths))}"
+        )
+
+
+def _check_heads(widths: Sequence[int], head_channels: int) -> None:
+    if head_channels < 1 or any(width % head_channels for width in widths):
+        raise ValueError(
+            "need head_channels >= 1 that divides the channels wherever there is attention, "
+            f"got head_channels={head_channels}, channels {sorted(set(widths))}"
+        )

@@ -1,0 +1,70 @@
+"""Checkpoints: the last one, and the one with the best FID."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from alphabar.training.generate import diffusion_module, due
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to disk, then renames: whatever happens, a checkpoint is the old one or the new one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class Checkpoints(Checkpoint):
+    """Writes `checkpoints/last.ckpt` every so many steps and at the end, and `checkpoints/best.ckpt` at every best FID.
+
+    Lightning calls it after all other callbacks, so that what they know of a step is in the file.
+    Raises ValueError unless every_n_steps >= 1.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"need every_n_steps >= 1, got every_n_steps={every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self.config: dict[str, Any] = {}
+        self.last_step = -1
+        self.best = math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_step": self.last_step, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last_step = state_dict["last_step"]
+        self.best = state_dict["best"]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        folder = Path(trainer.default_root_dir) / "checkpoints"
+        fid = diffusion_module(pl_module).figures.get("fid", math.inf)
+        improved = fid < self.best
+        if not improved and not due(trainer, self.every_n_steps, self.last_step):
+            return
+        self.best = min(self.best, fid)
+        self.last_step = trainer.global_step
+        trainer.save_checkpoint(folder / "last.ckpt")
+        if improved:
+            trainer.save_checkpoint(folder / "best.ckpt")

@@ -1,0 +1,58 @@
+"""The denoising film: what becomes of noise, from x_T to x_0."""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from alphabar.diffusion.denoiser import Denoiser
+from alphabar.diffusion.samplers import Sampler
+from alphabar.models.codecs import Codec
+from alphabar.training.generate import Generation, diffusion_module, evaluation, image_shape
+from alphabar.training.loggers.mirror import log_film, log_picture
+from alphabar.training.pictures import grid, save_gif, save_png
+
+
+class Film(Callback):
+    """Writes `film.png`, one row an image, and `film.gif` at the end of training.
+
+    num: images. num_frames: moments, evenly spaced over the sampler's steps, the first x_T and the last x_0.
+    Raises ValueError unless num >= 1 and num_frames >= 2.
+    """
+
+    def __init__(self, sampler: Sampler, seed: int, num: int = 8, num_frames: int = 12) -> None:
+        if num < 1 or num_frames < 2:
+            raise ValueError(f"need num >= 1 and num_frames >= 2, got num={num}, num_frames={num_frames}")
+        self.sampler = sampler
+        self.seed = seed
+        self.num = num
+        self.num_frames = num_frames
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:  # a few images: not worth sharing, and nothing here waits for other ranks
+            return
+        module = diffusion_module(pl_module)
+        generation = Generation(self.sampler, image_shape(trainer), self.seed, self.num)
+        with evaluation(trainer, module):
+            frames = record(generation, module.denoiser, module.codec, module.device, self.num_frames)
+        strip = write(frames, Path(trainer.default_root_dir))
+        log_picture(trainer, "film/strip", strip)
+        log_film(trainer, "film/film", Path(trainer.default_root_dir) / "film.gif")
+
+
+def record(
+    generation: Generation, denoiser: Denoiser, codec: Codec, device: torch.device, num_frames: int
+) -> list[Tensor]:
+    """At most `num_frames` moments of the first batch's trajectory, each uint8 [B, C, H, W]."""
+    states = [codec.decode(x).cpu() for x in generation.trajectory(denoiser, range(generation.batch_size), device)]
+    moments = torch.linspace(0, len(states) - 1, min(num_frames, len(states))).round().long().tolist()
+    return [states[moment] for moment in moments]
+
+
+def write(frames: list[Tensor], folder: Path) -> Tensor:
+    """Writes film.png and film.gif; returns the strip [C, H, W]: a row for every image, a column for every moment."""
+    strip = grid(torch.stack(frames, dim=1).flatten(0, 1), num_columns=len(frames))
+    save_png(strip, folder / "film.png")
+    save_gif([grid(frame) for frame in frames], folder / "film.gif")
+    return strip

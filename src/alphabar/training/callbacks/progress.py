@@ -1,0 +1,69 @@
+"""How far the run is, and when it will be done."""
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+from alphabar.training.generate import diffusion_module
+
+
+class Progress(Callback):
+    """One bar over all optimizer steps with loss, images/s, FID and time left; without a terminal, a line now and then.
+
+    seconds: between two lines where there is no terminal. Raises ValueError unless seconds > 0.
+    """
+
+    def __init__(self, seconds: float = 15.0) -> None:
+        if not seconds > 0:
+            raise ValueError(f"need seconds > 0, got seconds={seconds}")
+        self.seconds = seconds
+        self.bar: tqdm | None = None
+        self.total = 0
+        self.first_step = 0
+        self.begin = 0.0
+        self.written = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.total = int(trainer.estimated_stepping_batches)
+        self.first_step = trainer.global_step
+        self.begin = self.written = time.monotonic()
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=self.total, initial=self.first_step, unit="step", dynamic_ncols=True, desc="training")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        if self.bar is not None:
+            if trainer.global_step % trainer.log_every_n_steps == 0:
+                self.bar.set_postfix_str(summary(diffusion_module(pl_module).figures), refresh=False)
+            self.bar.update(trainer.global_step - self.bar.n)
+        elif time.monotonic() - self.written >= self.seconds:
+            self.written = time.monotonic()
+            pace = (self.written - self.begin) / max(1, trainer.global_step - self.first_step)
+            left = tqdm.format_interval(pace * (self.total - trainer.global_step))
+            figures = summary(diffusion_module(pl_module).figures)
+            print(f"step {trainer.global_step:,} of {self.total:,}, {figures}, {left} left", file=sys.stderr, flush=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def summary(figures: dict[str, float]) -> str:
+    """The latest figures that a person wants to see."""
+    shown = {"loss": ("train/loss", ".4f"), "images/s": ("train/images_per_second", ",.0f"), "FID": ("fid", ".1f")}
+    return ", ".join(f"{label} {figures[name]:{form}}" for label, (name, form) in shown.items() if name in figures)

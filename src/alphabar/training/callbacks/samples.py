@@ -1,0 +1,62 @@
+"""A grid of samples, again and again from the same noise."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from alphabar.diffusion.samplers import Sampler
+from alphabar.training.generate import Generation, diffusion_module, due, evaluation, gather, image_shape
+from alphabar.training.loggers.mirror import log_picture
+from alphabar.training.pictures import grid, save_png
+
+
+class Samples(Callback):
+    """Writes `samples/step_N.png`: before the first step, every so many steps, and at the end.
+
+    num: images, drawn by all ranks together, `batch_size` at a time. Raises ValueError unless all three are >= 1.
+    """
+
+    def __init__(self, sampler: Sampler, seed: int, num: int, every_n_steps: int, batch_size: int = 64) -> None:
+        if min(num, every_n_steps, batch_size) < 1:
+            raise ValueError(
+                f"need num, every_n_steps and batch_size >= 1, got num={num}, every_n_steps={every_n_steps}, "
+                f"batch_size={batch_size}"
+            )
+        self.sampler = sampler
+        self.seed = seed
+        self.num = num
+        self.every_n_steps = every_n_steps
+        self.batch_size = batch_size
+        self.last_step = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_step": self.last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last_step = state_dict["last_step"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if due(trainer, self.every_n_steps, self.last_step):
+            self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.last_step = trainer.global_step
+        module = diffusion_module(pl_module)
+        generation = Generation(self.sampler, image_shape(trainer), self.seed, min(self.batch_size, self.num))
+        with evaluation(trainer, module):
+            share = list(
+                generation.images(
+                    module.denoiser, module.codec, self.num, module.device, trainer.global_rank, trainer.world_size
+                )
+            )
+            picture = grid(gather(trainer, generation, self.num, share))
+        if trainer.is_global_zero:
+            save_png(picture, Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png")
+            log_picture(trainer, "samples", picture)

@@ -1,0 +1,87 @@
+"""Loss, loss by noise level, gradient norm, learning rate and images per second."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from alphabar.errors import UserError
+from alphabar.training.generate import diffusion_module, due
+from alphabar.training.loggers.mirror import log_figures
+
+
+class TrainingLog(Callback):
+    """Averages over every `trainer.log_every_n_steps` optimizer steps, kept on the device and fetched once per average.
+
+    The noise levels 0..1, from clean data to pure noise, are cut into `num_levels` equal parts. Images per second are counted over
+    all ranks, without the time that sampling and metrics take. Raises UserError when the loss is no longer a number.
+    """
+
+    def __init__(self, num_levels: int = 4) -> None:
+        if num_levels < 1:
+            raise ValueError(f"need num_levels >= 1, got num_levels={num_levels}")
+        self.num_levels = num_levels
+        self.sums = torch.zeros(2 * num_levels + 2)  # loss by level, number of examples by level, gradient norm, steps
+        self.seconds = 0.0  # of training, all sittings together
+        self.last_step = -1
+        self.seen_step = 0
+        self.mark = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums.cpu(), "seconds": self.seconds, "last_step": self.last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.sums = state_dict["sums"]
+        self.seconds = state_dict["seconds"]
+        self.last_step = state_dict["last_step"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.sums = self.sums.to(pl_module.device)
+        self.seen_step = trainer.global_step
+        self.mark = self._clock(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        module = diffusion_module(pl_module)
+        losses, levels = outputs["losses"], outputs["levels"]
+        bins = (levels * self.num_levels).long().clamp(max=self.num_levels - 1)
+        self.sums.index_add_(0, bins, losses.float())
+        self.sums.index_add_(0, bins + self.num_levels, torch.ones_like(levels))
+        if trainer.global_step == self.seen_step:  # a batch that only accumulated gradients
+            return
+        self.seen_step = trainer.global_step
+        if module.grad_norm is not None:
+            self.sums[-2] += module.grad_norm
+        self.sums[-1] += 1
+        if due(trainer, trainer.log_every_n_steps, self.last_step):
+            self._flush(trainer, pl_module)
+
+    def _flush(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        sums = trainer.strategy.reduce(self.sums.clone(), reduce_op="sum").cpu()
+        loss, count = sums[: self.num_levels], sums[self.num_levels : -2]
+        now = self._clock(pl_module)
+        elapsed, self.mark = now - self.mark, now
+        self.seconds += elapsed
+        figures = {"train/loss": float(loss.sum() / count.sum())}
+        if not torch.isfinite(loss.sum()):
+            raise UserError(
+                f"the loss is {figures['train/loss']} at step {trainer.global_step}: lower optimizer.lr, "
+                "or set trainer.gradient_clip_val, or train with trainer.precision=32-true"
+            )
+        for index in range(self.num_levels):
+            if count[index] > 0:
+                name = f"train/loss_level_{index / self.num_levels:.2f}_{(index + 1) / self.num_levels:.2f}"
+                figures[name] = float(loss[index] / count[index])
+        figures["train/grad_norm"] = float(sums[-2] / sums[-1])
+        figures["train/lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        figures["train/images_per_second"] = float(count.sum()) / max(elapsed, 1e-9)
+        figures["train/seconds"] = self.seconds
+        log_figures(trainer, figures)
+        self.sums.zero_()
+        self.last_step = trainer.global_step
+
+    def _clock(self, pl_module: LightningModule) -> float:
+        return time.perf_counter() - diffusion_module(pl_module).seconds_evaluating

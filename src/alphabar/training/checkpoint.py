@@ -1,0 +1,61 @@
+"""Reading checkpoints: a denoiser to sample from, out of a file."""
+
+import pickle
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from zipfile import BadZipFile
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from alphabar.errors import UserError
+from alphabar.training.config import build, check
+from alphabar.training.data import Shape
+from alphabar.training.module import DiffusionModule
+
+
+class Loaded(NamedTuple):
+    """A module with the weights of a checkpoint, in eval mode on the CPU, and what it was trained with."""
+
+    module: DiffusionModule
+    config: DictConfig
+    shape: Shape
+    step: int
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The content of a training checkpoint; nothing in it is executed. Raises UserError if it is not one."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint={path}: no such file; a run keeps its own in checkpoints/last.ckpt and best.ckpt")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError, ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"checkpoint={path}: cannot be read, it is truncated or not a checkpoint ({reason})") from error
+    missing = {"state_dict", "config", "global_step"} - set(content if isinstance(content, dict) else ())
+    if missing:
+        raise UserError(f"checkpoint={path}: not a checkpoint of alphabar, it has no {', '.join(sorted(missing))}")
+    return content
+
+
+def load(path: str | Path, weights: Literal["ema", "raw"]) -> Loaded:
+    """The module of a checkpoint with its averaged or its live weights.
+
+    Raises UserError if the file is not a checkpoint, has no averaged weights, or holds weights of another network.
+    """
+    content = read(path)
+    config = OmegaConf.create(content["config"])
+    check(config)
+    module = build(config.module)
+    state = content["state_dict"]
+    if weights == "ema":
+        if "ema" not in content:
+            raise UserError(f"checkpoint={path}: has no averaged weights; use weights=raw")
+        state = state | content["ema"]["weights"]
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"checkpoint={path}: its weights do not fit its configuration ({str(error).splitlines()[0]})") from error
+    shape = Shape(config.shape.channels, config.shape.resolution)
+    return Loaded(module.eval().requires_grad_(False), config, shape, content["global_step"])

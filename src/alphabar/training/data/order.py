@@ -1,0 +1,69 @@
+"""Which image comes when: a function of (seed, epoch) and of nothing else."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from alphabar.diffusion.noise import derive_seed
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """A fresh permutation of all images for every epoch, cut into batches.
+
+    The first `world_size * batch_size` images are the first batch of all ranks together, and so on; a rest that fills no
+    batch is left out of this epoch (the next one leaves out others). No image comes twice, and all ranks get equally many
+    batches. Which images make up a global batch depends on its size alone, not on how many ranks share it.
+
+    batch_size: per rank.
+    """
+
+    num_images: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"need batch_size >= 1, got {self.batch_size}")
+        if self.num_images < self.global_batch_size:
+            raise ValueError(
+                f"need at least batch_size * devices = {self.batch_size} * {self.world_size} = {self.global_batch_size}"
+                f" training images, got {self.num_images} (data.batch_size=... makes the batch smaller)"
+            )
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.batch_size * self.world_size
+
+    @property
+    def num_batches(self) -> int:
+        """In one epoch."""
+        return self.num_images // self.global_batch_size
+
+    def indices(self, epoch: int) -> Tensor:
+        """What this rank sees in `epoch`, int64 [num_batches, batch_size]."""
+        generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
+        return self._share(torch.randperm(self.num_images, generator=generator))
+
+    def flips(self, epoch: int) -> Tensor:
+        """Fair coins for the same places, bool [num_batches, batch_size]: a function of (seed, epoch, position)."""
+        generator = torch.Generator().manual_seed(derive_seed("flip", self.seed, epoch))
+        return self._share(torch.rand(self.num_images, generator=generator) < 0.5)
+
+    def batches(self, start: int, flip: bool, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor | None]]:
+        """(indices [B], flips [B] or None) on `device`, without end, from batch `start` of all epochs on."""
+        for epoch in count(start // self.num_batches):
+            indices = self.indices(epoch).to(device)
+            flips = self.flips(epoch).to(device) if flip else None
+            first = start % self.num_batches if epoch == start // self.num_batches else 0
+            for row in range(first, self.num_batches):
+                yield indices[row], None if flips is None else flips[row]
+
+    def _share(self, values: Tensor) -> Tensor:
+        used = values[: self.num_batches * self.global_batch_size]
+        return used.view(self.num_batches, self.world_size, self.batch_size)[:, self.rank]

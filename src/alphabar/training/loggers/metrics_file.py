@@ -1,0 +1,95 @@
+"""metrics.csv: the figures of a run, one row a step."""
+
+import csv
+import io
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+
+class MetricsFile(Logger):
+    """Writes each row at once; figures of the same step share a row, and a new column widens the file.
+
+    A run that is resumed goes on below the rows up to its checkpoint's step. Rows that had come after it will be made again; they
+    are set aside in `metrics_after_step_N.csv`, so that nothing is lost.
+    """
+
+    def __init__(self, run_dir: Path, resumed_at: int | None = None) -> None:
+        super().__init__()
+        self.path = run_dir / "metrics.csv"
+        self.columns: list[str] = ["step"]
+        self.rows: list[dict[str, str]] = []
+        self.last_row_at = 0
+        if resumed_at is not None and self.path.exists():
+            self._take_up(resumed_at)
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the configuration has a file of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Adds figures to the row of `step`."""
+        values = {"step": str(step)} | {name: format(value, ".8g") for name, value in metrics.items()}
+        same_row = bool(self.rows) and self.rows[-1]["step"] == values["step"]
+        row = self.rows.pop() | values if same_row else values
+        self.rows.append(row)
+        new_columns = [name for name in row if name not in self.columns]
+        if new_columns or not self.path.exists():
+            self.columns += new_columns
+            self._rewrite()
+            return
+        with self.path.open("r+", encoding="utf-8", newline="") as file:
+            file.seek(self.last_row_at if same_row else 0, os.SEEK_SET if same_row else os.SEEK_END)
+            self.last_row_at = file.tell()
+            file.write(self._line(row))
+            file.truncate()
+
+    def _line(self, row: Mapping[str, str]) -> str:
+        line = io.StringIO()
+        csv.DictWriter(line, self.columns, lineterminator="\n").writerow(row)
+        return line.getvalue()
+
+    def _rewrite(self) -> None:
+        head = ",".join(self.columns) + "\n" + "".join(self._line(row) for row in self.rows[:-1])
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(head + "".join(self._line(row) for row in self.rows[-1:]), encoding="utf-8")
+        temporary.replace(self.path)
+        self.last_row_at = len(head.encode())
+
+    @rank_zero_only
+    def _take_up(self, step: int) -> None:
+        rows = read(self.path)
+        self.columns = list(rows[0]) if rows else self.columns
+        self.rows = [row for row in rows if int(row["step"]) <= step]
+        if len(self.rows) < len(rows):
+            aside, number = self.path.with_name(f"metrics_after_step_{step}.csv"), 1
+            while aside.exists():
+                number += 1
+                aside = self.path.with_name(f"metrics_after_step_{step}_{number}.csv")
+            self.path.replace(aside)
+            self._rewrite()
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics file; a last row that was cut off by a crash is left out."""
+    text = path.read_text(encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+
+
+def series(path: Path, column: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of one column, where it has any."""
+    found = [(int(row["step"]), float(row[column])) for row in read(path) if row.get(column)]
+    return [step for step, _ in found], [value for _, value in found]

@@ -1,0 +1,34 @@
+"""Figures and pictures, handed to every logger of a run in the form that it takes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from torch import Tensor
+
+from alphabar.training.generate import diffusion_module
+from alphabar.training.pictures import to_pil
+
+
+def log_figures(trainer: Trainer, figures: Mapping[str, float]) -> None:
+    """Figures at the current optimizer step, to all loggers; every rank calls it, the first one writes."""
+    diffusion_module(trainer.lightning_module).figures.update(figures)
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(figures), step=trainer.global_step)
+
+
+def log_picture(trainer: Trainer, name: str, image: Tensor) -> None:
+    """An image, uint8 [C, H, W], to the loggers that keep images."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key=name, images=[to_pil(image)], step=trainer.global_step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, image, trainer.global_step)
+
+
+def log_film(trainer: Trainer, name: str, path: Path) -> None:
+    """A GIF file, to the loggers that play films."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_video(key=name, videos=[str(path)], format=["gif"], step=trainer.global_step)

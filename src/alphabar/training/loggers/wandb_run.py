@@ -1,0 +1,96 @@
+"""Weights and Biases, where it costs the user nothing."""
+
+import netrc
+import os
+import socket
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+Mode = Literal["auto", "online", "offline", "disabled"]
+
+
+class WandbRun(WandbLogger):
+    """A run on wandb: online if there is an account and a network, else offline; it never asks and never waits.
+
+    mode: "auto" decides as above; the environment's WANDB_MODE comes first. A run that is resumed keeps its id, which is in
+    `wandb_id.txt`; offline, each sitting is a fragment of its own under that id.
+    """
+
+    def __init__(
+        self,
+        run_dir: str,
+        name: str,
+        group: str | None = None,
+        project: str = "alphabar",
+        mode: Mode = "auto",
+    ) -> None:
+        mode = os.environ.get("WANDB_MODE") or mode  # type: ignore[assignment]
+        if mode == "auto":
+            mode = "online" if has_account() and is_reachable() else "offline"
+        settings = wandb.Settings(silent=True, console="off", x_disable_stats=mode == "offline", mode=mode)
+        super().__init__(
+            name=name,
+            save_dir=run_dir,
+            project=project,
+            id=run_id(Path(run_dir)),
+            offline=mode == "offline",
+            settings=settings,
+            group=group,
+            resume="allow" if mode == "online" else None,
+        )
+        self._wandb_init.pop("anonymous", None)  # gone from wandb; Lightning still passes it, and wandb warns
+        self.mode = mode
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Closes the run; one that failed shows as failed."""
+        if self._experiment is not None:
+            self._experiment.finish(exit_code=0 if status == "success" else 1)
+
+    def hint(self) -> str | None:
+        """How to look at the run, in one line."""
+        if self.mode == "offline":
+            fragments = sorted((Path(self.save_dir or ".") / "wandb").glob("offline-run-*"))
+            paths = " ".join(f'"{fragment}"' for fragment in fragments)
+            return f"wandb ran offline. Look: wandb leet {paths}  Upload, in this order: wandb sync {paths}"
+        return f"wandb: {self._experiment.url}" if self.mode == "online" and self._experiment is not None else None
+
+
+def run_id(run_dir: Path) -> str:
+    """The id that this folder's run has on wandb, the same every time the run is taken up."""
+    path = run_dir / "wandb_id.txt"
+    if not path.exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(wandb.util.generate_id() + "\n")
+    return path.read_text().strip()
+
+
+def server() -> str:
+    """The host that wandb would talk to."""
+    return urlsplit(wandb.Settings().base_url).hostname or ""
+
+
+def has_account() -> bool:
+    """Whether a key is at hand, in the environment or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        hosts = netrc.netrc(os.environ.get("NETRC")).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return server() in hosts or "api.wandb.ai" in hosts
+
+
+def is_reachable(seconds: float = 2.0) -> bool:
+    """Whether the server answers within so many seconds."""
+    url = urlsplit(wandb.Settings().base_url)
+    try:
+        with socket.create_connection((server(), url.port or (80 if url.scheme == "http" else 443)), timeout=seconds):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,70 @@
+"""Frozen networks that turn images into features."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+class Extractor(nn.Module):
+    """uint8 [B, C, H, W] -> float32 [B, num_features], the same whatever the precision, the mode or the gradients around it.
+
+    network: the same map, of one batch; frozen here.
+    name: stands in the names of figures; two extractors of one name give figures that can be compared if the data is the same.
+    record: one line that says exactly what it is: equal records mean equal features.
+    channels: the numbers of channels C that the network takes.
+    max_batch: how many images the network gets at a time.
+    cache_dir: where what is computed with the features may be kept.
+
+    Raises ValueError for anything but uint8 images of such channels: floats would be misread without a word.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_features: int,
+        name: str,
+        record: str,
+        channels: tuple[int, ...],
+        max_batch: int,
+        cache_dir: Path,
+    ) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+        self.num_features = num_features
+        self.name = name
+        self.record = record
+        self.channels = channels
+        self.max_batch = max_batch
+        self.cache_dir = cache_dir
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in self.channels:
+            takes = " or ".join(map(str, self.channels))
+            got = f"{images.dtype} {list(images.shape)}"
+            raise ValueError(f"need torch.uint8 images [B, C, H, W] with C = {takes} for {self.name} features, got {got}")
+        self.network.eval()
+        with in_float32(images.device), torch.no_grad():
+            return torch.cat([self.network(part) for part in images.split(self.max_batch)])
+
+
+@contextmanager
+def in_float32(device: torch.device) -> Iterator[None]:
+    """Inside, neither autocast, nor a low-precision default dtype, nor inference mode of the surroundings has an effect."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+@contextmanager
+def own_randomness(seed: int) -> Iterator[None]:
+    """Inside, the CPU's global stream starts from `seed`; outside, nothing has happened to it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs, for good
+        yield

@@ -1,0 +1,52 @@
+"""Going on with a run that stopped."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from alphabar.errors import UserError
+from alphabar.training.checkpoint import read
+from alphabar.training.cli import task_overrides
+from alphabar.training.config import check
+
+MAY_CHANGE = ("trainer", "callbacks", "logger", "name", "data.num_workers")
+
+
+class Stopped(NamedTuple):
+    """Where a run stopped: its last checkpoint and the optimizer step that this was taken at."""
+
+    path: Path
+    step: int
+
+
+def take_up(cfg: DictConfig) -> tuple[DictConfig, Stopped]:
+    """The configuration that the run in `cfg.resume` was started with, with this command's changes, and where it stopped.
+
+    Raises UserError if the folder holds no run or no checkpoint, or for a change that would make it another run.
+    """
+    folder = Path(cfg.run_dir)
+    path = folder / "checkpoints" / "last.ckpt"
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"resume={cfg.resume}: not the folder of a run, it has no config.yaml")
+    if not path.is_file():
+        raise UserError(f"resume={cfg.resume}: this run has no checkpoint yet, checkpoints/last.ckpt is missing")
+    saved = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(saved, DictConfig)
+    for override in task_overrides():
+        key = override.lstrip("+~").split("=", 1)[0]
+        if key != "resume":
+            change(saved, cfg, key)
+    saved.run_dir = str(folder)
+    saved.resume = str(cfg.resume)
+    check(saved)
+    return saved, Stopped(path, read(path)["global_step"])
+
+
+def change(saved: DictConfig, cfg: DictConfig, key: str) -> None:
+    """Takes the value of `key` over from this command's configuration."""
+    if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
+        raise UserError(
+            f"{key}: cannot change when a run is resumed, it would be another run; what can: {', '.join(MAY_CHANGE)}"
+        )
+    OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False, force_add=True)

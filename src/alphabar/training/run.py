@@ -1,0 +1,139 @@
+"""One training run, from its configuration to its result."""
+
+import logging
+import os
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from alphabar.diffusion.noise import derive_seed
+from alphabar.errors import UserError
+from alphabar.training.callbacks.checkpoints import Checkpoints
+from alphabar.training.config import build
+from alphabar.training.data.datamodule import ImageDataModule
+from alphabar.training.loggers.metrics_file import MetricsFile
+from alphabar.training.loggers.wandb_run import WandbRun
+from alphabar.training.module import DiffusionModule
+from alphabar.training.resume import Stopped, take_up
+from alphabar.training.run_dir import claim
+
+
+def train(cfg: DictConfig) -> dict[str, object]:
+    """Builds what the configuration names, trains it, says where everything is, and returns the run's result."""
+    quiet()
+    stopped = None
+    if cfg.resume is not None:
+        cfg, stopped = take_up(cfg)
+    folder = Path(cfg.run_dir)
+    datamodule: ImageDataModule = build(cfg.data, "data")
+    cfg.shape = datamodule.shape._asdict()
+    torch.manual_seed(derive_seed("weights", cfg.seed))
+    module: DiffusionModule = build(cfg.module, "module")
+    check_sampler(cfg, module)
+    callbacks: dict[str, Callback] = build(cfg.callbacks, "callbacks")
+    if stopped is None:
+        claim(folder)
+    trainer = make_trainer(cfg, callbacks, stopped)
+    begin = time.perf_counter()
+    trainer.fit(module, datamodule=datamodule, ckpt_path=stopped.path if stopped else None, weights_only=True)
+    result = outcome(trainer, module, folder, time.perf_counter() - begin)
+    if trainer.is_global_zero:
+        report(result, trainer.loggers)
+    return result
+
+
+def quiet() -> None:
+    """Keeps Lightning's advertisements, and warnings about choices that are made on purpose, off the screen."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
+
+
+def check_sampler(cfg: DictConfig, module: DiffusionModule) -> None:
+    """Refuses a sampler that does not fit the schedule before anything is trained. Raises UserError."""
+    try:
+        module.denoiser.schedule.grid(cfg.sampler.num_steps)
+    except ValueError as error:
+        raise UserError(f"sampler: {error}") from error
+
+
+def make_trainer(cfg: DictConfig, callbacks: dict[str, Callback], stopped: Stopped | None) -> Trainer:
+    """The Trainer with the run's folder, callbacks and loggers; the configuration is written down."""
+    folder = Path(cfg.run_dir)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    for callback in callbacks.values():
+        if isinstance(callback, Checkpoints):
+            callback.config = config
+    make: dict[str, partial[Logger]] = build(cfg.logger, "logger")
+    names: dict[str, Any] = {"name": cfg.name or folder.name, "group": os.environ.get("ALPHABAR_SWEEP")}
+    others = [make_logger(run_dir=str(folder), **names) for make_logger in make.values()]
+    loggers = [MetricsFile(folder, stopped.step if stopped else None), *others]
+    trainer = build(cfg.trainer, "trainer")(default_root_dir=str(folder), callbacks=list(callbacks.values()), logger=loggers)
+    if trainer.is_global_zero:
+        write_config(config, folder / "config.yaml", stopped)
+        for logger in others:
+            logger.log_hyperparams(config)
+        print(f"run folder: {shown(folder)}", flush=True)
+    return trainer
+
+
+def write_config(config: dict[str, Any], path: Path, stopped: Stopped | None) -> None:
+    """Writes the resolved configuration; that of an earlier sitting, if it was another one, is kept beside it."""
+    text = OmegaConf.to_yaml(OmegaConf.create(config))
+    if stopped is not None and path.read_text(encoding="utf-8") != text:
+        path.replace(path.with_name(f"config_until_step_{stopped.step}.yaml"))
+    path.write_text(text, encoding="utf-8")
+
+
+def outcome(trainer: Trainer, module: DiffusionModule, folder: Path, seconds: float) -> dict[str, object]:
+    """What a sweep, or whoever started the run, wants to know of it."""
+    figures = module.figures
+    name = next((name for name in figures if name.startswith("fid/n")), None)
+    floor = next((value for name, value in figures.items() if name.startswith("fid/floor")), None)
+    fid = {"name": name, "value": figures[name], "floor": floor} if name else None
+    loss = figures.get("train/loss")
+    return {
+        "loss": loss,
+        "fid": fid,
+        "objective": fid["value"] if fid else loss,
+        "images_per_second": figures.get("train/images_per_second"),
+        "steps": trainer.global_step,
+        "seconds": seconds,
+        "folder": str(folder),
+        "wandb": next((logger.version for logger in trainer.loggers if isinstance(logger, WandbRun)), None),
+    }
+
+
+def report(result: dict[str, Any], loggers: list[Logger]) -> None:
+    """Says what came out, where everything is and what to do next."""
+    folder = shown(Path(result["folder"]))
+    line = f"done: {result['steps']:,} steps in {result['seconds']:.0f} s"
+    if result["loss"] is not None:
+        line += f", loss {result['loss']:.4f}"
+    if result["fid"] is not None:
+        floor = result["fid"]["floor"]
+        line += f", {result['fid']['name']} {result['fid']['value']:.1f}"
+        line += f" (floor {floor:.1f})" if floor is not None else ""
+    print(line)
+    print(f"  pictures     {folder}/samples/  film.png  film.gif  curves.png")
+    print(f"  figures      {folder}/metrics.csv  config.yaml")
+    print(f"  checkpoints  {folder}/checkpoints/")
+    print(f"  sample       python sample.py checkpoint={folder}/checkpoints/last.ckpt num=64")
+    print(f"  go on        python train.py resume={folder} trainer.max_steps={2 * result['steps']}")
+    for logger in loggers:
+        if isinstance(logger, WandbRun) and (hint := logger.hint()):
+            print(f"  {hint}", flush=True)
+
+
+def shown(path: Path) -> str:
+    """The path as the user would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -1,0 +1,14 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def _quiet_environment(monkeypatch, tmp_path):
+    """No test finds an account, reaches a network or is told that it is part of a sweep."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "ALPHABAR_RESULT", "ALPHABAR_SWEEP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))

@@ -1,0 +1,177 @@
+import pytest
+import torch
+from oracle import seeded
+
+from alphabar.diffusion.schedules.from_alpha_bar import CosineSchedule, SigmoidSchedule
+from alphabar.diffusion.schedules.linear import LinearSchedule, ScaledLinearSchedule
+
+SCHEDULES = {
+    "linear": LinearSchedule,
+    "scaled_linear": ScaledLinearSchedule,
+    "cosine": CosineSchedule,
+    "sigmoid": SigmoidSchedule,
+}
+every_schedule = pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+
+
+@every_schedule
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+def test_betas_alpha_bar_and_snr_are_monotone(make, zero_terminal_snr):
+    schedule = make(zero_terminal_snr=zero_terminal_snr)
+    alpha, sigma = schedule(torch.arange(1001))
+    assert schedule.betas.shape == (1000,)
+    assert schedule.betas.dtype == schedule.alpha_bar.dtype == torch.float32
+    assert (schedule.betas[:-1].diff() >= 0).all()
+    assert (schedule.alpha_bar.diff() < 0).all()
+    assert ((alpha / sigma)[1:].diff() < 0).all()
+    assert schedule.alpha_bar[0] == 1
+    assert (schedule.alpha_bar[-1] == 0) == zero_terminal_snr
+
+
+@every_schedule
+def test_scales_preserve_variance_and_follow_from_the_betas(make):
+    schedule = make()
+    alpha, sigma = schedule(torch.arange(1001))
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(1001))
+    product = torch.cumprod(1 - schedule.betas.double(), 0)
+    torch.testing.assert_close(schedule.alpha_bar[1:].double(), product, rtol=2e-4, atol=1e-9)
+
+
+def test_linear_betas_are_those_of_ho_et_al():
+    schedule = LinearSchedule()
+    assert schedule.betas[0].item() == pytest.approx(1e-4)
+    assert schedule.betas[-1].item() == pytest.approx(0.02)
+    assert schedule.alpha_bar[1000].item() == pytest.approx(4.0358e-5, rel=1e-4)
+
+
+def test_cosine_alpha_bar_at_half_time():
+    # cos^2(pi/2 * 0.508/1.008) / cos^2(pi/2 * 0.008/1.008)
+    assert CosineSchedule().alpha_bar[500].item() == pytest.approx(0.49384, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "ours", "theirs"),
+    [
+        (LinearSchedule, {}, {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}),
+        (ScaledLinearSchedule, {}, {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}),
+        (CosineSchedule, {}, {"beta_schedule": "squaredcos_cap_v2"}),
+        (ScaledLinearSchedule, {"zero_terminal_snr": True},
+         {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "rescale_betas_zero_snr": True}),
+    ],
+    ids=["linear", "scaled_linear", "cosine", "zero_terminal_snr"],
+)
+def test_alpha_bar_equals_that_of_diffusers(make, ours, theirs):
+    from diffusers import DDIMScheduler
+
+    expected = DDIMScheduler(num_train_timesteps=1000, **theirs).alphas_cumprod
+    torch.testing.assert_close(make(**ours).alpha_bar[1:], expected, rtol=2e-4, atol=2e-7)
+
+
+@every_schedule
+def test_q_sample_equals_the_chain_step_by_step(make):
+    """Mean and variance of x_t, from q(x_t | x_{t-1}) = N(sqrt(1 - beta) x_{t-1}, beta), for x = 3."""
+    schedule = make(num_steps=50)
+    mean, variance = torch.tensor(3.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)
+    for step, beta in enumerate(schedule.betas.double(), start=1):
+        mean, variance = (1 - beta).sqrt() * mean, (1 - beta) * variance + beta
+        t = torch.tensor([step])
+        x = torch.full((1, 1), 3.0)
+        at_zero = schedule.q_sample(x, t, torch.zeros(1, 1))
+        at_one = schedule.q_sample(x, t, torch.ones(1, 1))
+        assert at_zero.item() == pytest.approx(mean.item(), abs=1e-5)
+        assert (at_one - at_zero).item() ** 2 == pytest.approx(variance.item(), abs=1e-5)
+
+
+@every_schedule
+@pytest.mark.parametrize(("t", "s"), [(1, 0), (2, 1), (30, 29), (50, 49), (40, 10)])
+def test_posterior_equals_bayes_computed_numerically(make, t, s):
+    """q(x_s | x_t, x) on a fine grid of x_s: likelihood q(x_t | x_s) times prior q(x_s | x), normalised."""
+    schedule = make(num_steps=50)
+    x, x_t = 0.7, -0.4
+    alpha, sigma = (table.double() for table in schedule(torch.arange(51)))
+    mean, variance = schedule.q_posterior(*(torch.tensor([[v]]) for v in (x, x_t)), torch.tensor([t]), torch.tensor([s]))
+    if s == 0:
+        assert mean.item() == pytest.approx(x, abs=1e-6)
+        assert variance.item() == 0
+        return
+    alpha_ts = alpha[t] / alpha[s]
+    var_ts = sigma[t] ** 2 - alpha_ts**2 * sigma[s] ** 2
+    grid = torch.linspace(-12, 12, 2_000_001, dtype=torch.float64)
+    log_density = -((x_t - alpha_ts * grid) ** 2) / (2 * var_ts) - (grid - alpha[s] * x) ** 2 / (2 * sigma[s] ** 2)
+    density = torch.softmax(log_density, 0)
+    expected_mean = (density * grid).sum()
+    expected_variance = (density * (grid - expected_mean) ** 2).sum()
+    assert mean.item() == pytest.approx(expected_mean.item(), rel=1e-3, abs=1e-4)
+    assert variance.item() == pytest.approx(expected_variance.item(), rel=2e-3)
+
+
+def test_one_step_of_the_chain_has_the_variance_beta():
+    schedule = LinearSchedule()
+    t = torch.arange(2, 1001)
+    alpha_ts, var_ts = schedule.q_transition(t, t - 1, torch.zeros(999))
+    torch.testing.assert_close(var_ts, schedule.betas[1:], rtol=2e-3, atol=0)
+    torch.testing.assert_close(alpha_ts, (1 - schedule.betas[1:]).sqrt())
+
+
+@every_schedule
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_buffers_stay_float32_whatever_the_module_is_cast_to(make, dtype):
+    schedule, cast = make(), make().to(dtype)
+    for name, buffer in schedule.named_buffers():
+        assert cast.get_buffer(name).dtype == torch.float32
+        assert torch.equal(cast.get_buffer(name), buffer)
+
+
+def test_times_are_uniform_over_the_steps_and_labels_start_at_zero():
+    schedule = LinearSchedule(num_steps=10)
+    t = schedule.time(torch.linspace(0, 1, 100_001))
+    assert t.min() == 1
+    assert t.max() == 10
+    assert t.bincount()[1:].float().div(100_001).sub(0.1).abs().max() < 1e-4
+    assert schedule.label(torch.tensor([1, 10])).tolist() == [0, 9]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 50, 999, 1000, None])
+def test_grid_falls_from_the_last_step_to_zero(num_steps):
+    grid = LinearSchedule().grid(num_steps)
+    assert len(grid) == (num_steps or 1000) + 1
+    assert grid[0] == 1000
+    assert grid[-1] == 0
+    assert (grid.diff() < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (LinearSchedule, {"beta_end": 1.5}, "need 0 < beta_start < beta_end < 1, got beta_start=0.0001, beta_end=1.5"),
+        (LinearSchedule, {"beta_start": 0.5}, "got beta_start=0.5, beta_end=0.02"),
+        (LinearSchedule, {"beta_start": 0.0}, "got beta_start=0.0"),
+        (ScaledLinearSchedule, {"num_steps": 0}, "need num_steps >= 1, got num_steps=0"),
+        (CosineSchedule, {"num_steps": -5}, "got num_steps=-5"),
+        (CosineSchedule, {"offset": -1.0}, "need offset >= 0"),
+        (CosineSchedule, {"max_beta": 1.0}, "need 0 < max_beta < 1"),
+        (SigmoidSchedule, {"start": 3.0}, "need start < end"),
+        (SigmoidSchedule, {"temperature": 0.0}, "need temperature > 0"),
+        (LinearSchedule, {"num_steps": 1, "zero_terminal_snr": True}, "need num_steps >= 2"),
+    ],
+)
+def test_what_makes_no_schedule_is_refused(make, arguments, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        make(**arguments)
+
+
+@pytest.mark.parametrize("num_steps", [0, -1, 1001])
+def test_a_grid_of_more_steps_than_there_are_is_refused(num_steps):
+    with pytest.raises(ValueError, match=rf"need 1 <= num_steps <= 1000.*got num_steps={num_steps}"):
+        LinearSchedule().grid(num_steps)
+
+
+def test_q_sample_broadcasts_over_any_rank():
+    schedule = LinearSchedule()
+    for shape in [(4,), (4, 3), (4, 3, 8, 8), (4, 2, 3, 8, 8)]:
+        x, eps = seeded(0, *shape), seeded(1, *shape)
+        t = torch.tensor([1, 10, 500, 1000])
+        x_t = schedule.q_sample(x, t, eps)
+        for row in range(4):
+            alone = schedule.q_sample(x[row : row + 1], t[row : row + 1], eps[row : row + 1])
+            assert torch.equal(x_t[row : row + 1], alone)
