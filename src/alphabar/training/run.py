@@ -37,7 +37,7 @@ def train(cfg: DictConfig) -> dict[str, object]:
     torch.manual_seed(derive_seed("weights", cfg.seed))
     module: DiffusionModule = build(cfg.module, "module")
     check_sampler(cfg, module)
-    callbacks: dict[str, Callback] = build(cfg.callbacks, "callbacks")
+    callbacks = [callback for callback in build(cfg.callbacks, "callbacks").values() if callback is not None]
     if stopped is None:
         claim(folder)
     trainer = make_trainer(cfg, callbacks, stopped)
@@ -54,6 +54,7 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
 
 
@@ -65,18 +66,18 @@ def check_sampler(cfg: DictConfig, module: DiffusionModule) -> None:
         raise UserError(f"sampler: {error}") from error
 
 
-def make_trainer(cfg: DictConfig, callbacks: dict[str, Callback], stopped: Stopped | None) -> Trainer:
+def make_trainer(cfg: DictConfig, callbacks: list[Callback], stopped: Stopped | None) -> Trainer:
     """The Trainer with the run's folder, callbacks and loggers; the configuration is written down."""
     folder = Path(cfg.run_dir)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    for callback in callbacks.values():
+    for callback in callbacks:
         if isinstance(callback, Checkpoints):
             callback.config = config
     make: dict[str, partial[Logger]] = build(cfg.logger, "logger")
     names: dict[str, Any] = {"name": cfg.name or folder.name, "group": os.environ.get("ALPHABAR_SWEEP")}
     others = [make_logger(run_dir=str(folder), **names) for make_logger in make.values()]
     loggers = [MetricsFile(folder, stopped.step if stopped else None), *others]
-    trainer = build(cfg.trainer, "trainer")(default_root_dir=str(folder), callbacks=list(callbacks.values()), logger=loggers)
+    trainer = build(cfg.trainer, "trainer")(default_root_dir=str(folder), callbacks=callbacks, logger=loggers)
     if trainer.is_global_zero:
         write_config(config, folder / "config.yaml", stopped)
         for logger in others:
@@ -120,8 +121,8 @@ def report(result: dict[str, Any], loggers: list[Logger]) -> None:
         line += f", loss {result['loss']:.4f}"
     if result["fid"] is not None:
         floor = result["fid"]["floor"]
-        line += f", {result['fid']['name']} {result['fid']['value']:.1f}"
-        line += f" (floor {floor:.1f})" if floor is not None else ""
+        line += f", {result['fid']['name']} {result['fid']['value']:.3g}"
+        line += f" (floor {floor:.3g})" if floor is not None else ""
     print(line)
     print(f"  pictures     {folder}/samples/  film.png  film.gif  curves.png")
     print(f"  figures      {folder}/metrics.csv  config.yaml")

@@ -65,6 +65,6 @@ class Checkpoints(Checkpoint):
             return
         self.best = min(self.best, fid)
         self.last_step = trainer.global_step
-        trainer.save_checkpoint(folder / "last.ckpt")
+        trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
         if improved:
-            trainer.save_checkpoint(folder / "best.ckpt")
+            trainer.save_checkpoint(folder / "best.ckpt", weights_only=False)

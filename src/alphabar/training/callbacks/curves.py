@@ -36,7 +36,7 @@ def plot(metrics: Path, path: Path) -> None:
         axes[1].plot(*series(metrics, name), marker="o", label=name)
         floor = series(metrics, name_of_floor(name, columns))[1]
         if floor:
-            axes[1].axhline(floor[-1], color="grey", linestyle="--", label=f"floor, held-out images: {floor[-1]:.1f}")
+            axes[1].axhline(floor[-1], color="grey", linestyle="--", label=f"floor, held-out images: {floor[-1]:.3g}")
     if fids:
         axes[1].set(xlabel="optimizer step", ylabel="FID", yscale="log", title="Frechet Inception distance")
     for axis in axes:

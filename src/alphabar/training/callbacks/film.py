@@ -17,7 +17,7 @@ from alphabar.training.pictures import grid, save_gif, save_png
 class Film(Callback):
     """Writes `film.png`, one row an image, and `film.gif` at the end of training.
 
-    num: images. num_frames: moments, evenly spaced over the sampler's steps, the first x_T and the last x_0.
+    num: images. num_frames: moments of the sampler's steps, the first x_T and the last x_0, closer together towards the end, where images take shape.
     Raises ValueError unless num >= 1 and num_frames >= 2.
     """
 
@@ -46,8 +46,8 @@ def record(
 ) -> list[Tensor]:
     """At most `num_frames` moments of the first batch's trajectory, each uint8 [B, C, H, W]."""
     states = [codec.decode(x).cpu() for x in generation.trajectory(denoiser, range(generation.batch_size), device)]
-    moments = torch.linspace(0, len(states) - 1, min(num_frames, len(states))).round().long().tolist()
-    return [states[moment] for moment in moments]
+    left = torch.linspace(1, 0, min(num_frames, len(states))) ** 1.5
+    return [states[moment] for moment in ((1 - left) * (len(states) - 1)).round().long().unique().tolist()]
 
 
 def write(frames: list[Tensor], folder: Path) -> Tensor:

@@ -65,5 +65,5 @@ class Progress(Callback):
 
 def summary(figures: dict[str, float]) -> str:
     """The latest figures that a person wants to see."""
-    shown = {"loss": ("train/loss", ".4f"), "images/s": ("train/images_per_second", ",.0f"), "FID": ("fid", ".1f")}
+    shown = {"loss": ("train/loss", ".4f"), "images/s": ("train/images_per_second", ",.0f"), "FID": ("fid", ".3g")}
     return ", ".join(f"{label} {figures[name]:{form}}" for label, (name, form) in shown.items() if name in figures)

@@ -83,8 +83,9 @@ class ImageDataModule(LightningDataModule):
         images, home = self.train_set, torch.device("cpu")
         if isinstance(images, ResidentImages) and self._stays(images) and not self.num_workers:
             images, home = images.to(device), device
-        pin_memory = device.type == "cuda" and home.type == "cpu"
-        num_workers = self._num_workers(pin_memory) if self.num_workers is None else self.num_workers
+        streams_to_gpu = home != device
+        num_workers = self._num_workers(streams_to_gpu) if self.num_workers is None else self.num_workers
+        pin_memory = streams_to_gpu and device.type == "cuda"
         self._loader = ImageLoader(images, self._order(), self.flip, num_workers, home, pin_memory)
         return self._loader
 

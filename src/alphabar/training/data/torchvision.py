@@ -57,8 +57,9 @@ class TorchvisionSource(ImageSource):
         channels: int | None = None,
     ) -> None:
         if name not in CATALOGUE:
-            near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}? " if near else ""
+            by_lower = {known.lower(): known for known in CATALOGUE}
+            near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+            hint = f"did you mean {by_lower[near[0]]}? " if near else ""
             raise UserError(f"unknown dataset {name!r}: {hint}data.name takes {', '.join(CATALOGUE)}")
         if resolution is not None and resolution < 1:
             raise ValueError(f"need resolution >= 1, got {resolution}")

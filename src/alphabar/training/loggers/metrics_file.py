@@ -80,7 +80,7 @@ class MetricsFile(Logger):
                 number += 1
                 aside = self.path.with_name(f"metrics_after_step_{step}_{number}.csv")
             self.path.replace(aside)
-            self._rewrite()
+        self._rewrite()  # also where nothing is set aside: the last row may have been cut off
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alphabar.errors import UserError
-from alphabar.training.data import ImageSet
+from alphabar.training.data import ImageSet, Shape
 from alphabar.training.metrics import Extractor, Features, Splits, cache
 from alphabar.training.metrics.extractor import in_float32, own_randomness
 from alphabar.training.metrics.ranks import from_first
@@ -19,9 +19,9 @@ from alphabar.training.metrics.ranks import from_first
 log = logging.getLogger(__name__)
 VERSION = 1  # goes up with every change below that moves a feature
 SEED = 0  # not the run's: figures of different runs are compared
-NUM_FEATURES = 64
+HALF = 32
 MAX_SIDE = 32
-NUM_STEPS = 500
+NUM_STEPS = 300
 BATCH_SIZE = 64
 LEARNING_RATE = 3e-3
 MAX_TESTED = 2000
@@ -29,23 +29,25 @@ CHUNK = 500
 
 
 class FeatureNetwork(nn.Module):
-    """uint8 [B, C, H, W] -> float32 [B, 64]: four convolutions and the mean over positions.
+    """uint8 [B, C, H, W] -> float32 [B, 64]: the means over positions of the last two layers, 32 channels each.
 
-    The buffer `scale` gives the features of the training images a mean variance of one, so that a distance means about the same
-    for every data set.
+    The last layer tells classes apart and hardly sees anything else; the one before it also sees blur, noise and colour.
+    The buffer `scale` gives each half a mean variance of one on the training images, so that both count, and a distance is of
+    about the same size for every data set.
     """
 
     scale: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            *block(channels, 32, stride=1), *block(32, 64, stride=2), *block(64, 64, stride=1), *block(64, NUM_FEATURES, stride=2)
-        )
-        self.register_buffer("scale", torch.ones(()))
+        stride = 1 if shape.resolution <= MAX_SIDE // 2 else 2
+        self.early = nn.Sequential(*block(shape.channels, 32, stride), *block(32, 64, 2), *block(64, HALF, 1))
+        self.late = nn.Sequential(*block(HALF, HALF, 2))
+        self.register_buffer("scale", torch.ones(2 * HALF))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(shrink(images).float() / 127.5 - 1).mean((2, 3)) * self.scale
+        early = self.early(shrink(images).float() / 127.5 - 1)
+        return torch.cat([early.mean((2, 3)), self.late(early).mean((2, 3))], 1) * self.scale
 
 
 def block(channels: int, out_channels: int, stride: int) -> tuple[nn.Module, ...]:
@@ -79,13 +81,12 @@ class ClassifierFeatures(Features):
 
     def extractor(self, splits: Splits) -> Extractor:
         made = from_first(lambda: self._cached(splits))  # on the first process alone: two trainings may differ in the last bit
-        log.info("classifier features: %s", made["quality"])
-        channels = splits.train.shape.channels
+        shape = splits.train.shape
         with in_float32(torch.device("cpu")), own_randomness(SEED):
-            network = FeatureNetwork(channels)
+            network = FeatureNetwork(shape)
         network.load_state_dict(made["weights"])
-        record = f"classifier of {NUM_FEATURES} features, weights {digest(made['weights'])}: {made['quality']}"
-        return Extractor(network, NUM_FEATURES, "classifier", record, (channels,), CHUNK, Path(self.cache_dir))
+        record = f"classifier of {2 * HALF} features, {made['quality']}, weights {digest(made['weights'])}"
+        return Extractor(network, 2 * HALF, "classifier", record, (shape.channels,), CHUNK, Path(self.cache_dir))
 
     def _cached(self, splits: Splits) -> dict[str, Any]:
         labels = splits.train.labels
@@ -99,6 +100,7 @@ class ClassifierFeatures(Features):
         if made is None:
             made = train(splits, self.max_images)
             cache.write(path, made)
+        log.info("classifier features: %s", made["quality"])
         return made
 
 
@@ -108,19 +110,30 @@ def train(splits: Splits, max_images: int) -> dict[str, Any]:
     log.info("classifier features: training on %d images, once for this data", len(images))
     classes, targets = labels.unique(return_inverse=True)
     with in_float32(torch.device("cpu")), torch.enable_grad(), own_randomness(SEED):
-        network = FeatureNetwork(splits.train.shape.channels)
-        head = nn.Linear(NUM_FEATURES, len(classes))
-        fit(nn.Sequential(network, head), images, targets)
-        with torch.no_grad():
-            head.weight /= rescale(network, images)  # the classifier stays what it is
-            quality = judge(nn.Sequential(network, head), classes, splits.held_out)
-    return {"weights": network.state_dict(), "quality": f"{quality}, trained on {len(images)} images"}
+        network = FeatureNetwork(splits.train.shape)
+        model = nn.Sequential(network, LateHead(len(classes)))
+        fit(model, images, targets)
+    with in_float32(torch.device("cpu")), torch.no_grad():
+        quality = f"{judge(model, classes, splits.held_out)}, trained on {len(images)} images"
+        network.scale.copy_(unit_variance(torch.cat([network(part) for part in images.split(CHUNK)])))
+    return {"weights": network.state_dict(), "quality": quality}
+
+
+class LateHead(nn.Module):
+    """Class scores [B, num_classes] of the last layer's half of the features."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(HALF, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(features[:, HALF:])
 
 
 def load(images: ImageSet, max_num: int) -> tuple[Tensor, Tensor]:
     """The first images, small, and their labels."""
     parts = [images.batch(indices) for indices in torch.arange(min(max_num, len(images))).split(CHUNK)]
-    return torch.cat([shrink(part["image"]) for part in parts]), torch.cat([part["label"] for part in parts])
+    return torch.cat([shrink(part["image"].cpu()) for part in parts]), torch.cat([part["label"].cpu() for part in parts])
 
 
 def fit(model: nn.Module, images: Tensor, targets: Tensor) -> None:
@@ -135,12 +148,10 @@ def fit(model: nn.Module, images: Tensor, targets: Tensor) -> None:
         optimizer.step()
 
 
-def rescale(network: FeatureNetwork, images: Tensor) -> Tensor:
-    """Gives the features of `images` a mean variance of one, and the factor by which they grew."""
-    features = torch.cat([network(part) for part in images.split(CHUNK)])
-    factor = features.var(0).mean().clamp_min(1e-12).rsqrt()
-    network.scale.copy_(factor)
-    return factor
+def unit_variance(features: Tensor) -> Tensor:
+    """[64] factors, one for each half of `features` [N, 64], that give it a mean variance of one."""
+    halves = [half.var(0).mean().clamp_min(1e-12).rsqrt().expand(HALF) for half in features.split(HALF, 1)]
+    return torch.cat(halves)
 
 
 def judge(model: nn.Module, classes: Tensor, held_out: ImageSet) -> str:

@@ -1,0 +1,115 @@
+"""Frechet Inception distance during training, with its floor."""
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from alphabar.diffusion.samplers import Sampler
+from alphabar.errors import UserError
+from alphabar.training.callbacks.ema import EMA
+from alphabar.training.data.datamodule import ImageDataModule
+from alphabar.training.generate import Generation, diffusion_module, due, evaluation, image_shape
+from alphabar.training.loggers.mirror import log_figures
+from alphabar.training.metrics import Features, Splits
+from alphabar.training.metrics.frechet import FrechetDistance
+from alphabar.training.metrics.names import floor_protocol, protocol
+from alphabar.training.metrics.reference import learn_real, measure_floor
+
+
+class FID(Callback):
+    """Every so many steps and at the end: the distance of `num` samples to the training images, under a name that says how.
+
+    All ranks sample their share, `batch_size` at a time. The floor, that of as many held-out images, is logged at the start.
+    Images with NaN or infinity are counted as `samples/num_nonfinite` and left out. features: None for no FID.
+    Raises ValueError unless num >= 2 and every_n_steps, batch_size >= 1.
+    """
+
+    def __init__(
+        self,
+        features: Features | None,
+        sampler: Sampler,
+        seed: int,
+        num: int,
+        every_n_steps: int,
+        batch_size: int = 250,
+    ) -> None:
+        if num < 2 or every_n_steps < 1 or batch_size < 1:
+            raise ValueError(
+                f"need num >= 2, every_n_steps >= 1 and batch_size >= 1, got num={num}, every_n_steps={every_n_steps}, "
+                f"batch_size={batch_size}"
+            )
+        self.features = features
+        self.sampler = sampler
+        self.seed = seed
+        self.num = num
+        self.every_n_steps = every_n_steps
+        self.batch_size = batch_size
+        self.last_step = -1
+        self.distance: FrechetDistance | None = None
+        self.name = ""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_step": self.last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last_step = state_dict["last_step"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.features is None:
+            return
+        module = diffusion_module(pl_module)
+        with evaluation(trainer, module):
+            splits = Splits(*data_of(trainer))
+            try:
+                extractor = self.features.extractor(splits)
+            except UserError as error:
+                raise UserError(f"features: {error}") from error
+            num_steps = len(module.denoiser.schedule.grid(self.sampler.num_steps)) - 1
+            weights = "ema" if any(isinstance(callback, EMA) for callback in callbacks_of(trainer)) else "raw"
+            sampler = type(self.sampler).__name__.lower()
+            self.name = protocol(self.num, extractor.name, weights, sampler, num_steps)
+            self.distance = FrechetDistance(extractor, module.device)
+            learn_real(self.distance, splits, None, self.batch_size)
+            floor = measure_floor(self.distance, splits.held_out, self.num, self.batch_size)
+        if floor is not None:
+            figure = {floor_protocol(floor.num_images, extractor.name): floor.distance}
+            module.figures.update(figure)
+            if trainer.global_step == 0:
+                log_figures(trainer, figure)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.distance is not None and due(trainer, self.every_n_steps, self.last_step):
+            self.last_step = trainer.global_step
+            self._measure(trainer, pl_module, self.distance)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, distance: FrechetDistance) -> None:
+        module = diffusion_module(pl_module)
+        generation = Generation(self.sampler, image_shape(trainer), self.seed, min(self.batch_size, self.num))
+        distance.reset()
+        num_nonfinite = 0
+        with evaluation(trainer, module):
+            for part in generation.images(
+                module.denoiser, module.codec, self.num, module.device, trainer.global_rank, trainer.world_size
+            ):
+                num_nonfinite += int((~part.finite).sum())
+                distance.update_generated(part.images[part.finite])
+            value = distance.compute()
+        counted = trainer.strategy.reduce(torch.tensor(float(num_nonfinite), device=module.device), reduce_op="sum")
+        log_figures(trainer, {self.name: value, "samples/num_nonfinite": float(counted)})
+        module.figures["fid"] = value if math.isfinite(value) else math.inf
+
+
+def data_of(trainer: Trainer) -> tuple[Any, Any, str]:
+    """Both splits and the fingerprint of the run's data."""
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(datamodule, ImageDataModule)
+    return datamodule.train_set, datamodule.held_out_set, datamodule.source.fingerprint()
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """The run's callbacks."""
+    return trainer.callbacks  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""Pictures that sum up what a command did."""

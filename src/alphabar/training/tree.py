@@ -1,0 +1,82 @@
+"""A configuration as plain values, and where in it each value is written down."""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+
+Path = tuple[str | int, ...]
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+
+
+class Blank(Enum):
+    """A value that is not there: `???` itself, or a reference to a `???` that is filled in later."""
+
+    MISSING = "missing"
+    LATER = "later"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A value that cannot be computed."""
+
+    reason: str
+
+
+def plain(node: Container) -> Any:
+    """The content as dicts, lists and scalars, references resolved; what has no value becomes a `Blank` or a `Broken`."""
+    if isinstance(node, DictConfig):
+        return {str(key): _value(node, key) for key in node}
+    return [_value(node, index) for index in range(len(node))]
+
+
+def _value(parent: Container, key: Any) -> Any:
+    try:
+        if OmegaConf.is_missing(parent, key):
+            return Blank.LATER if OmegaConf.is_interpolation(parent, key) else Blank.MISSING
+        value = parent[key]
+    except InterpolationToMissingValueError:
+        return Blank.LATER
+    except OmegaConfBaseException as error:
+        return Broken(str(error).splitlines()[0])
+    return plain(value) if OmegaConf.is_config(value) else value
+
+
+def written(node: Container) -> Any:
+    """The content as dicts, lists and scalars, references as they are written: `${schedule}`."""
+    return OmegaConf.to_container(node, resolve=False)
+
+
+def dig(content: Any, path: Path) -> Any:
+    """The value at `path`. Raises LookupError if there is none."""
+    for key in path:
+        if not isinstance(content, dict | list):
+            raise LookupError(key)
+        content = content[int(key)] if isinstance(content, list) else content[key]
+    return content
+
+
+def home(content: Any, path: Path) -> Path:
+    """The place where the value at `path` of the `written` content really stands, through all references on the way."""
+    place: Path = ()
+    for key in path:
+        place = (*place, key)
+        for _ in range(10):
+            try:
+                value = dig(content, place)
+            except (LookupError, ValueError):
+                break
+            reference = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+            if reference is None:
+                break
+            place = tuple(reference[1].split("."))
+    return place
+
+
+def dotted(path: Path) -> str:
+    """`trainer.plugins[0].x`."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
+    return text.removeprefix(".")

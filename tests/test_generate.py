@@ -1,0 +1,96 @@
+import pytest
+import toy
+import torch
+from lightning.pytorch import Callback
+
+from alphabar.diffusion.samplers.ddim import DDIM
+from alphabar.diffusion.samplers.ddpm import DDPM
+from alphabar.training.callbacks.ema import EMA, trainable
+from alphabar.training.callbacks.film import record
+from alphabar.training.callbacks.samples import Samples
+from alphabar.training.data import Shape
+from alphabar.training.generate import Generation
+
+CPU = torch.device("cpu")
+
+
+def draw(num, batch_size=4, sampler=DDIM(num_steps=5), seed=0, world_size=1, module=None):  # noqa: B008
+    module = (module or randomised()).eval()
+    generation = Generation(sampler, Shape(1, 8), seed, batch_size)
+    images = torch.zeros(num, 1, 8, 8, dtype=torch.uint8)
+    seen = []
+    for rank in range(world_size):
+        for part in generation.images(module.denoiser, module.codec, num, CPU, rank, world_size):
+            images[part.indices] = part.images
+            seen += part.indices
+    assert sorted(seen) == list(range(num))
+    return images
+
+
+def randomised():
+    """A module whose output is not zero, unlike that of a fresh one."""
+    module = toy.module()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return module
+
+
+@pytest.mark.parametrize("sampler", [DDIM(num_steps=5), DDPM(num_steps=5)], ids=["ddim", "ddpm"])
+def test_an_image_depends_on_the_seed_and_its_index_alone(sampler):
+    images = draw(13, sampler=sampler)
+    assert torch.equal(draw(5, sampler=sampler), images[:5])
+    assert torch.equal(draw(13, world_size=3, sampler=sampler), images)
+    assert not torch.equal(draw(13, seed=1, sampler=sampler), images)
+    # A batch of another size may move the last bit of a float, and that a byte by one.
+    other = draw(13, batch_size=6, sampler=sampler)
+    assert (other.int() - images.int()).abs().max() <= 1
+    assert len({image.numpy().tobytes() for image in images}) == 13
+
+
+def test_num_zero_is_refused():
+    with pytest.raises(ValueError, match="need num >= 1, got num=0"):
+        draw(0)
+
+
+def test_images_with_nan_are_pointed_out():
+    module = toy.module()
+    generation = Generation(DDIM(num_steps=2, clip=False), Shape(1, 8), 0, 2)
+
+    class Broken(torch.nn.Module):
+        def forward(self, x, label, cond=None):
+            return torch.cat([torch.full_like(x[:1], float("nan")), torch.zeros_like(x[1:])])
+
+    module.denoiser.network = Broken()
+    (part,) = generation.images(module.denoiser, module.codec, 2, CPU)
+    assert part.finite.tolist() == [False, True]
+    assert part.images.dtype == torch.uint8
+
+
+def test_a_film_begins_with_noise_and_ends_with_the_sample():
+    module = randomised().eval()
+    generation = Generation(DDIM(num_steps=20), Shape(1, 8), 0, 3)
+    frames = record(generation, module.denoiser, module.codec, CPU, num_frames=6)
+    assert len(frames) == 6
+    assert torch.equal(frames[-1], draw(3, batch_size=3, sampler=DDIM(num_steps=20), module=module))
+    noise = module.codec.decode(next(iter(generation.trajectory(module.denoiser, range(3), CPU))))
+    assert torch.equal(frames[0], noise)
+
+
+class Last(Callback):
+    def on_train_end(self, trainer, pl_module):
+        self.weights = {name: value.detach().clone() for name, value in trainable(pl_module).items()}
+
+
+def test_looking_at_samples_does_not_change_training(tmp_path):
+    """Weights are equal with and without the callback, dropout and all; the module is back in training mode."""
+    finals = []
+    for name, callbacks in {"with": [EMA(), Samples(DDPM(num_steps=3), 0, 4, 1)], "without": [EMA()]}.items():
+        last = Last()
+        toy.trainer(tmp_path / name, [*callbacks, last]).fit(toy.module(dropout=0.3), datamodule=toy.digits())
+        finals.append(last.weights)
+    assert all(torch.equal(finals[0][name], finals[1][name]) for name in finals[0])
+    assert sorted(path.name for path in (tmp_path / "with" / "samples").iterdir()) == [
+        f"step_000000{step}.png" for step in range(5)
+    ]

@@ -1,0 +1,57 @@
+import pytest
+
+from alphabar.training.loggers.metrics_file import MetricsFile, read, series
+
+
+def test_figures_of_a_step_share_a_row_and_columns_may_come_later(tmp_path):
+    log = MetricsFile(tmp_path)
+    log.log_metrics({"loss": 0.5}, step=10)
+    log.log_metrics({"loss": 0.25}, step=20)
+    log.log_metrics({"fid": 12.0}, step=20)
+    log.log_metrics({"loss": 0.125}, step=30)
+    log.log_metrics({"fid": 3.0}, step=30)
+    log.log_metrics({"loss": 0.1, "fid": 2.0}, step=40)
+    text = "step,loss,fid\n10,0.5,\n20,0.25,12\n30,0.125,3\n40,0.1,2\n"
+    assert (tmp_path / "metrics.csv").read_text() == text
+    assert series(tmp_path / "metrics.csv", "fid") == ([20, 30, 40], [12.0, 3.0, 2.0])
+
+
+def test_every_row_is_in_the_file_at_once(tmp_path):
+    log = MetricsFile(tmp_path)
+    for step in range(5):
+        log.log_metrics({"loss": 1.0}, step=step)
+        assert [row["step"] for row in read(tmp_path / "metrics.csv")] == [str(i) for i in range(step + 1)]
+
+
+def test_a_resumed_run_goes_on_below_and_loses_no_row(tmp_path):
+    log = MetricsFile(tmp_path)
+    for step in (10, 20, 30):
+        log.log_metrics({"loss": step / 10}, step=step)
+    resumed = MetricsFile(tmp_path, resumed_at=20)
+    resumed.log_metrics({"loss": 3.5}, step=30)
+    resumed.log_metrics({"fid": 1.0}, step=30)
+    assert (tmp_path / "metrics.csv").read_text() == "step,loss,fid\n10,1,\n20,2,\n30,3.5,1\n"
+    assert (tmp_path / "metrics_after_step_20.csv").read_text() == "step,loss\n10,1\n20,2\n30,3\n"
+    MetricsFile(tmp_path, resumed_at=20)
+    assert (tmp_path / "metrics_after_step_20_2.csv").exists()
+
+
+def test_a_row_cut_off_by_a_crash_is_left_out(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,loss\n10,1\n20,0.12")
+    log = MetricsFile(tmp_path, resumed_at=20)
+    log.log_metrics({"loss": 0.125}, step=20)
+    assert (tmp_path / "metrics.csv").read_text() == "step,loss\n10,1\n20,0.125\n"
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    log = MetricsFile(tmp_path)
+    log.log_metrics({"loss": 1.0}, step=1)
+    before = (tmp_path / "metrics.csv").read_text()
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.write_text", fail)
+    with pytest.raises(OSError, match="disk full"):
+        log.log_metrics({"new": 1.0}, step=2)
+    assert (tmp_path / "metrics.csv").read_text() == before
