@@ -134,9 +134,7 @@ def test_resumed_run_sees_what_the_straight_run_sees(tmp_path, mode, hook, step)
         pytest.param({"max_steps": 10}, {"max_steps": 20}, id="mid-epoch"),
         pytest.param({"max_steps": 14}, {"max_steps": 20}, id="epoch-end"),
         pytest.param({"max_epochs": 2}, {"max_epochs": 3}, id="max-epochs"),
-        pytest.param(
-            {"max_steps": 10, "limit_train_batches": 4}, {"max_steps": 20, "limit_train_batches": 4}, id="short-epochs"
-        ),
+        pytest.param({"max_steps": 10, "limit_train_batches": 4}, {"max_steps": 20, "limit_train_batches": 4}, id="short-epochs"),
     ],
 )
 def test_a_finished_run_can_be_made_longer(tmp_path, limits, longer):

@@ -1,8 +1,8 @@
 import pytest
-import toy
 import torch
 from lightning.pytorch import Callback
 
+import toy
 from alphabar.training.callbacks.ema import EMA, averaged, trainable
 
 

@@ -1,9 +1,9 @@
 import pytest
-import toy
 import torch
 from lightning.pytorch import Callback
 from torch import nn
 
+import toy
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.objectives.denoising import Denoising
 from alphabar.diffusion.objectives.weightings import MinSNR, Uniform

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from oracle import seeded
-from test_schedules import SCHEDULES
 from torch import nn
 
 from alphabar.diffusion.denoiser import Clipped, NetworkDenoiser
 from alphabar.diffusion.parameterizations import Epsilon, V, X
 from alphabar.diffusion.schedules.linear import LinearSchedule
+from oracle import seeded
+from test_schedules import SCHEDULES
 
 PARAMETERIZATIONS = {"epsilon": Epsilon(), "x": X(), "v": V()}
 every_parameterization = pytest.mark.parametrize("parameterization", PARAMETERIZATIONS.values(), ids=PARAMETERIZATIONS)

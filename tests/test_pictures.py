@@ -28,7 +28,10 @@ def test_a_grid_enlarges_without_blur_and_leaves_gaps(tmp_path):
     assert (picture[0, 0] == 255).all()
     assert (picture[0, 6:10, 6:10] == 255).all()  # no fourth image
     save_png(picture, tmp_path / "new" / "grid.png")
-    assert torch.equal(torch.frombuffer(bytearray(Image.open(tmp_path / "new" / "grid.png").tobytes()), dtype=torch.uint8).view(11, 11), picture[0])
+    assert torch.equal(
+        torch.frombuffer(bytearray(Image.open(tmp_path / "new" / "grid.png").tobytes()), dtype=torch.uint8).view(11, 11),
+        picture[0],
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,8 +1,5 @@
 import pytest
 import torch
-from oracle import GaussianDenoiser, seeded
-from test_parameterizations import PARAMETERIZATIONS
-from test_schedules import SCHEDULES
 from torch import nn
 
 from alphabar.diffusion.denoiser import NetworkDenoiser
@@ -11,6 +8,9 @@ from alphabar.diffusion.parameterizations import Epsilon
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.samplers.ddpm import DDPM
 from alphabar.diffusion.schedules.linear import LinearSchedule
+from oracle import GaussianDenoiser, seeded
+from test_parameterizations import PARAMETERIZATIONS
+from test_schedules import SCHEDULES
 
 SAMPLERS = {
     "ddpm": DDPM(clip=False),
@@ -105,9 +105,7 @@ def scheduler_step(scheduler, y, timestep, x_t, noise):
     if isinstance(scheduler, DDIMScheduler):
         eta = 0.0 if noise is None else 1.0
         given = None if noise is None else noise(x_t)
-        return scheduler.step(
-            y, timestep, x_t, eta=eta, variance_noise=given, use_clipped_model_output=True
-        ).prev_sample
+        return scheduler.step(y, timestep, x_t, eta=eta, variance_noise=given, use_clipped_model_output=True).prev_sample
     mean = scheduler.step(y, timestep, x_t, generator=torch.Generator().manual_seed(0)).prev_sample
     if timestep == 0:
         noise(x_t)

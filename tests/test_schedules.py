@@ -1,9 +1,9 @@
 import pytest
 import torch
-from oracle import seeded
 
 from alphabar.diffusion.schedules.from_alpha_bar import CosineSchedule, SigmoidSchedule
 from alphabar.diffusion.schedules.linear import LinearSchedule, ScaledLinearSchedule
+from oracle import seeded
 
 SCHEDULES = {
     "linear": LinearSchedule,
@@ -55,8 +55,11 @@ def test_cosine_alpha_bar_at_half_time():
         (LinearSchedule, {}, {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}),
         (ScaledLinearSchedule, {}, {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}),
         (CosineSchedule, {}, {"beta_schedule": "squaredcos_cap_v2"}),
-        (ScaledLinearSchedule, {"zero_terminal_snr": True},
-         {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "rescale_betas_zero_snr": True}),
+        (
+            ScaledLinearSchedule,
+            {"zero_terminal_snr": True},
+            {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "rescale_betas_zero_snr": True},
+        ),
     ],
     ids=["linear", "scaled_linear", "cosine", "zero_terminal_snr"],
 )

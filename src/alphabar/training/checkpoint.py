@@ -46,6 +46,7 @@ def load(path: str | Path, weights: Literal["ema", "raw"]) -> Loaded:
     """
     content = read(path)
     config = OmegaConf.create(content["config"])
+    assert isinstance(config, DictConfig)
     check(config)
     module = build(config.module)
     state = content["state_dict"]

@@ -1,22 +1,18 @@
 """From a denoiser to images, the same images on any number of processes."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers import Sampler
 from alphabar.models.codecs import Codec
-from alphabar.training.callbacks.ema import averaged
 from alphabar.training.data import Shape
-from alphabar.training.module import DiffusionModule
+from alphabar.training.metrics.ranks import total
 
 
 class Generated(NamedTuple):
@@ -65,7 +61,7 @@ class Generation:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
-        on_step: Callable[[], None] = lambda: None,
+        on_step: Callable[[], object] = lambda: None,
     ) -> Iterator[Generated]:
         """This process's share of `num` images; `on_step` is called after every step of the sampler."""
         for padded in self.batches(num, rank, world_size):
@@ -78,47 +74,11 @@ class Generation:
             yield Generated(indices, codec.decode(x), x.isfinite().flatten(1).all(1))
 
 
-@contextmanager
-def evaluation(trainer: Trainer, module: DiffusionModule) -> Iterator[None]:
-    """Around everything that looks at the model during training: averaged weights, no dropout, no gradients, the run's precision.
-
-    Its time is counted on the module, so that images per second are those of training.
-    """
-    begin = time.perf_counter()
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad(), averaged(trainer, module), trainer.precision_plugin.forward_context():
-            yield
-    finally:
-        module.train(was_training)
-        module.seconds_evaluating += time.perf_counter() - begin
-
-
-def gather(trainer: Trainer, generation: Generation, num: int, share: Sequence[Generated]) -> Tensor:
-    """All `num` images on every rank, in order, from the share of each: uint8 [num, C, H, W] on the CPU."""
-    images = torch.zeros(num, *generation.size, dtype=torch.uint8)
+def gather(size: tuple[int, int, int], num: int, share: Iterable[Generated], device: torch.device) -> Tensor:
+    """The first `num` images on every process, in order, from the share of each: uint8 [num, C, H, W] on the CPU."""
+    images = torch.zeros(num, *size, dtype=torch.uint8)
     for part in share:
-        images[part.indices] = part.images.cpu()
-    if trainer.world_size > 1:  # each image is zero on all ranks but one
-        on_device = images.to(trainer.strategy.root_device, torch.int32)
-        images = trainer.strategy.reduce(on_device, reduce_op="sum").to("cpu", torch.uint8)
-    return images
-
-
-def due(trainer: Trainer, every_n_steps: int, last: int) -> bool:
-    """Whether something done every so many optimizer steps is due now, and has not been done at this step (`last`)."""
-    step = trainer.global_step
-    return step != last and (step % every_n_steps == 0 or step == trainer.max_steps)
-
-
-def diffusion_module(pl_module: LightningModule) -> DiffusionModule:
-    """The module as what it is. Raises TypeError for another's."""
-    if not isinstance(pl_module, DiffusionModule):
-        raise TypeError(f"this callback looks at a DiffusionModule, got {type(pl_module).__name__}")
-    return pl_module
-
-
-def image_shape(trainer: Trainer) -> Shape:
-    """The shape of the run's images."""
-    return trainer.datamodule.shape  # type: ignore[attr-defined]
+        kept = [index for index in part.indices if index < num]
+        images[kept] = part.images[: len(kept)].cpu()
+    # Each image is zero on all processes but one.
+    return total(images.to(device, torch.int32)).to("cpu", torch.uint8)

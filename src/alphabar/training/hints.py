@@ -38,7 +38,7 @@ def fits(value: Any, hint: Any) -> bool:
     if (origin or hint) is collections.abc.Callable:
         return _fits_callable(value, typing.get_args(hint))
     kind = origin or hint
-    if not inspect.isclass(kind) or kind is object or kind is type or typing.is_typeddict(kind):
+    if not inspect.isclass(kind) or kind in (object, type) or typing.is_typeddict(kind) or typing.Protocol in kind.__mro__:
         return True
     return _fits_class(value, kind, typing.get_args(hint))
 
@@ -64,7 +64,7 @@ def _fits_callable(value: Any, args: tuple[Any, ...]) -> bool:
     if not isinstance(value, Made) or value.cls is None:
         return False
     if not value.partial:
-        return callable(getattr(value.cls, "__call__", None)) and "__call__" in dir(value.cls)
+        return any("__call__" in vars(base) for base in value.cls.__mro__)
     result = typing.get_origin(args[-1]) or args[-1] if args else None
     return not inspect.isclass(result) or issubclass(value.cls, result)
 
@@ -72,7 +72,7 @@ def _fits_callable(value: Any, args: tuple[Any, ...]) -> bool:
 def _fits_class(value: Any, kind: type, args: tuple[Any, ...]) -> bool:
     if isinstance(value, Made):
         assert value.cls is not None
-        return not value.partial and (issubclass(value.cls, kind) or _is_protocol(kind))
+        return not value.partial and issubclass(value.cls, kind)
     if isinstance(value, list):
         return issubclass(list, kind) or kind in (tuple, set, frozenset) if not args else _fits_items(value, kind, args)
     if isinstance(value, dict):
@@ -89,18 +89,16 @@ def _fits_items(value: list[Any], kind: type, args: tuple[Any, ...]) -> bool:
     return is_sequence and all(fits(item, args[0]) for item in value)
 
 
-def _is_protocol(kind: type) -> bool:
-    return bool(getattr(kind, "_is_protocol", False))
-
-
 def expected(hint: Any) -> str:
     """What the hint asks for, in words; of a union, what can be written in a configuration as it is, if anything can."""
     hint = _plain(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(expected(option) for option in _writable(args)))
+        others = [option for option in _writable(args) if typing.get_origin(option) is not Literal]
+        words = [f"one of {', '.join(dict.fromkeys(map(str, listed(hint))))}"] if listed(hint) else []
+        return " or ".join(dict.fromkeys(words + [expected(option) for option in others]))
     if origin is Literal:
-        return "one of " + ", ".join(shown(option) for option in args)
+        return f"one of {', '.join(map(str, args))}"
     if hint is None or hint is type(None):
         return "null"
     if (origin or hint) is collections.abc.Callable:
@@ -114,6 +112,16 @@ def expected(hint: Any) -> str:
         items = [expected(item) for item in args if item is not Ellipsis]
         return f"a list of {', '.join(dict.fromkeys(items))}" if items else "a list"
     return kind.__name__
+
+
+def listed(hint: Any) -> list[Any]:
+    """The values that the hint lists one by one."""
+    hint = _plain(hint)
+    if typing.get_origin(hint) is Literal:
+        return list(typing.get_args(hint))
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return [value for option in typing.get_args(hint) for value in listed(option)]
+    return []
 
 
 def _writable(options: tuple[Any, ...]) -> list[Any]:

@@ -46,7 +46,5 @@ def take_up(cfg: DictConfig) -> tuple[DictConfig, Stopped]:
 def change(saved: DictConfig, cfg: DictConfig, key: str) -> None:
     """Takes the value of `key` over from this command's configuration."""
     if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
-        raise UserError(
-            f"{key}: cannot change when a run is resumed, it would be another run; what can: {', '.join(MAY_CHANGE)}"
-        )
+        raise UserError(f"{key}: cannot change when a run is resumed, it would be another run; what can: {', '.join(MAY_CHANGE)}")
     OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False, force_add=True)

@@ -7,9 +7,10 @@ from difflib import get_close_matches
 from inspect import Parameter
 from typing import Any
 
-from alphabar.training.hints import expected, fits, shown
+from alphabar.training.hints import expected, fits, listed, shown
 from alphabar.training.tree import Blank
 
+MISSING = "missing"
 GIVEN_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
@@ -25,9 +26,9 @@ def problems(cls: type, arguments: Mapping[str, Any], partial: bool) -> Iterator
         if name not in parameters and not open_ended:
             yield None, _unknown(cls, name, parameters)
         elif value is Blank.MISSING:
-            yield name, "missing"
+            yield name, MISSING
         elif name in hints and not fits(value, hints[name]):
-            yield name, f"expected {expected(hints[name])}, got {shown(value)}"
+            yield name, f"expected {expected(hints[name])}, got {shown(value)}{_nearest_of(value, hints[name])}"
     if not partial:
         for name, parameter in parameters.items():
             if parameter.default is Parameter.empty and name not in arguments:
@@ -37,7 +38,7 @@ def problems(cls: type, arguments: Mapping[str, Any], partial: bool) -> Iterator
 def accepted(cls: type) -> tuple[dict[str, Parameter], bool]:
     """The parameters of the constructor that can be given by name, and whether it takes others besides."""
     constructor: Callable[..., Any] = cls.__init__
-    if constructor.__module__ == "torch.nn.modules.module":
+    if inspect.isfunction(constructor) and constructor.__module__ == "torch.nn.modules.module":
         return {}, False  # its *args and **kwargs are there only to be refused
     try:
         signature = inspect.signature(cls)
@@ -63,3 +64,8 @@ def _unknown(cls: type, name: str, parameters: Mapping[str, Parameter]) -> str:
     if len(parameters) > 12:
         return text
     return f"{text}. It takes: {', '.join(parameters)}" if parameters else f"{text}. It takes none"
+
+
+def _nearest_of(value: Any, hint: Any) -> str:
+    nearest = get_close_matches(str(value), [str(option) for option in listed(hint)], n=1)
+    return f". Did you mean {nearest[0]}?" if nearest else ""

@@ -35,7 +35,7 @@ def refusal(target: object) -> str | None:
     if not isinstance(target, str):
         return f"_target_ must be the dotted name of a class, got {target!r}"
     if not is_allowed(target):
-        return f"_target_ {target} is refused: only classes of alphabar, torch.nn, torch.optim, lightning.pytorch and torchmetrics"
+        return f"_target_ {target} is refused: it must be a class of alphabar, torch.nn, torch.optim, lightning or torchmetrics"
     return None
 
 

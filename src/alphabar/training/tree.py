@@ -1,6 +1,7 @@
 """A configuration as plain values, and where in it each value is written down."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -48,6 +49,19 @@ def _value(parent: Container, key: Any) -> Any:
 def written(node: Container) -> Any:
     """The content as dicts, lists and scalars, references as they are written: `${schedule}`."""
     return OmegaConf.to_container(node, resolve=False)
+
+
+def walk(content: Any, value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every value of the `plain` content, with its path; mappings and lists only where the `written` content has them, too."""
+    if isinstance(value, dict | list) and not isinstance(content, dict | list):
+        return
+    yield path, value
+    if isinstance(content, dict) and isinstance(value, dict):
+        for key in content:
+            yield from walk(content[key], value[str(key)], (*path, str(key)))
+    elif isinstance(content, list) and isinstance(value, list):
+        for index, item in enumerate(content):
+            yield from walk(item, value[index], (*path, index))
 
 
 def dig(content: Any, path: Path) -> Any:

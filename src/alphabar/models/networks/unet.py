@@ -146,9 +146,7 @@ def _check_numbers(
         )
 
 
-def _check_resolutions(
-    resolution: int, channel_multipliers: Sequence[int], attention_resolutions: Sequence[int]
-) -> None:
+def _check_resolutions(resolution: int, channel_multipliers: Sequence[int], attention_resolutions: Sequence[int]) -> None:
     multipliers = list(channel_multipliers)
     if not multipliers or min(multipliers) < 1:
         raise ValueError(f"need channel_multipliers, one per resolution and each >= 1, got {multipliers}")

@@ -10,7 +10,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from alphabar.training.generate import diffusion_module, due
+from alphabar.training.hooks import diffusion_module, due
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -55,9 +55,7 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         folder = Path(trainer.default_root_dir) / "checkpoints"
         fid = diffusion_module(pl_module).figures.get("fid", math.inf)
         improved = fid < self.best

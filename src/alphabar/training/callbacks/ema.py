@@ -39,15 +39,13 @@ class EMA(Callback):
         self.shadow = {name: average.to(pl_module.device) for name, average in self.shadow.items()}
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.num_updates:  # a batch that only accumulated gradients
             return
         self.num_updates = trainer.global_step
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         weights = [weight.float() for weight in trainable(pl_module).values()]
-        torch._foreach_lerp_(list(self.shadow.values()), weights, 1 - decay)
+        torch._foreach_lerp_(list(self.shadow.values()), weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def applied(self, pl_module: LightningModule) -> Iterator[None]:
@@ -83,12 +81,12 @@ def trainable(pl_module: LightningModule) -> dict[str, Tensor]:
 @torch.no_grad()
 def copy_into(weights: dict[str, Tensor], values: dict[str, Tensor]) -> None:
     """Copies in place, so that compiled and distributed networks keep their storage."""
-    torch._foreach_copy_(list(weights.values()), [values[name].to(weight.dtype) for name, weight in weights.items()])
+    for name, weight in weights.items():
+        weight.copy_(values[name])
 
 
 def averaged(trainer: Trainer, pl_module: LightningModule) -> AbstractContextManager[None]:
     """The context in which the module's weights are those to judge: the averages if the run keeps any."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, EMA):
-            return callback.applied(pl_module)
-    return nullcontext()
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    ema = next((callback for callback in callbacks if isinstance(callback, EMA)), None)
+    return ema.applied(pl_module) if ema is not None else nullcontext()

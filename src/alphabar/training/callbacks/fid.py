@@ -9,12 +9,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.training.callbacks.ema import EMA
-from alphabar.training.data.datamodule import ImageDataModule
-from alphabar.training.generate import Generation, diffusion_module, due, evaluation, image_shape
+from alphabar.training.generate import Generation
+from alphabar.training.hooks import all_callbacks, diffusion_module, due, evaluation, image_data
 from alphabar.training.loggers.mirror import log_figures
 from alphabar.training.metrics import Features, Splits
 from alphabar.training.metrics.frechet import FrechetDistance
 from alphabar.training.metrics.names import floor_protocol, protocol
+from alphabar.training.metrics.ranks import total
 from alphabar.training.metrics.reference import learn_real, measure_floor
 
 
@@ -61,13 +62,14 @@ class FID(Callback):
             return
         module = diffusion_module(pl_module)
         with evaluation(trainer, module):
-            splits = Splits(*data_of(trainer))
+            data = image_data(trainer)
+            splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
             try:
                 extractor = self.features.extractor(splits)
             except UserError as error:
                 raise UserError(f"features: {error}") from error
             num_steps = len(module.denoiser.schedule.grid(self.sampler.num_steps)) - 1
-            weights = "ema" if any(isinstance(callback, EMA) for callback in callbacks_of(trainer)) else "raw"
+            weights = "ema" if any(isinstance(callback, EMA) for callback in all_callbacks(trainer)) else "raw"
             sampler = type(self.sampler).__name__.lower()
             self.name = protocol(self.num, extractor.name, weights, sampler, num_steps)
             self.distance = FrechetDistance(extractor, module.device)
@@ -79,37 +81,22 @@ class FID(Callback):
             if trainer.global_step == 0:
                 log_figures(trainer, figure)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.distance is not None and due(trainer, self.every_n_steps, self.last_step):
             self.last_step = trainer.global_step
             self._measure(trainer, pl_module, self.distance)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, distance: FrechetDistance) -> None:
         module = diffusion_module(pl_module)
-        generation = Generation(self.sampler, image_shape(trainer), self.seed, min(self.batch_size, self.num))
+        generation = Generation(self.sampler, image_data(trainer).shape, self.seed, min(self.batch_size, self.num))
         distance.reset()
-        num_nonfinite = 0
+        num_nonfinite = torch.zeros((), device=module.device)
         with evaluation(trainer, module):
             for part in generation.images(
                 module.denoiser, module.codec, self.num, module.device, trainer.global_rank, trainer.world_size
             ):
-                num_nonfinite += int((~part.finite).sum())
+                num_nonfinite += (~part.finite).sum()
                 distance.update_generated(part.images[part.finite])
             value = distance.compute()
-        counted = trainer.strategy.reduce(torch.tensor(float(num_nonfinite), device=module.device), reduce_op="sum")
-        log_figures(trainer, {self.name: value, "samples/num_nonfinite": float(counted)})
+        log_figures(trainer, {self.name: value, "samples/num_nonfinite": float(total(num_nonfinite))})
         module.figures["fid"] = value if math.isfinite(value) else math.inf
-
-
-def data_of(trainer: Trainer) -> tuple[Any, Any, str]:
-    """Both splits and the fingerprint of the run's data."""
-    datamodule = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(datamodule, ImageDataModule)
-    return datamodule.train_set, datamodule.held_out_set, datamodule.source.fingerprint()
-
-
-def callbacks_of(trainer: Trainer) -> list[Callback]:
-    """The run's callbacks."""
-    return trainer.callbacks  # type: ignore[attr-defined]

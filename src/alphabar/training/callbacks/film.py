@@ -9,7 +9,8 @@ from torch import Tensor
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.samplers import Sampler
 from alphabar.models.codecs import Codec
-from alphabar.training.generate import Generation, diffusion_module, evaluation, image_shape
+from alphabar.training.generate import Generation
+from alphabar.training.hooks import diffusion_module, evaluation, image_shape
 from alphabar.training.loggers.mirror import log_film, log_picture
 from alphabar.training.pictures import grid, save_gif, save_png
 
@@ -17,7 +18,8 @@ from alphabar.training.pictures import grid, save_gif, save_png
 class Film(Callback):
     """Writes `film.png`, one row an image, and `film.gif` at the end of training.
 
-    num: images. num_frames: moments of the sampler's steps, the first x_T and the last x_0, closer together towards the end, where images take shape.
+    num: images. num_frames: moments of the sampler's steps, the first x_T and the last x_0; they come closer together towards the
+    end, where images take shape.
     Raises ValueError unless num >= 1 and num_frames >= 2.
     """
 
@@ -41,9 +43,7 @@ class Film(Callback):
         log_film(trainer, "film/film", Path(trainer.default_root_dir) / "film.gif")
 
 
-def record(
-    generation: Generation, denoiser: Denoiser, codec: Codec, device: torch.device, num_frames: int
-) -> list[Tensor]:
+def record(generation: Generation, denoiser: Denoiser, codec: Codec, device: torch.device, num_frames: int) -> list[Tensor]:
     """At most `num_frames` moments of the first batch's trajectory, each uint8 [B, C, H, W]."""
     states = [codec.decode(x).cpu() for x in generation.trajectory(denoiser, range(generation.batch_size), device)]
     left = torch.linspace(1, 0, min(num_frames, len(states))) ** 1.5

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from alphabar.training.generate import diffusion_module
+from alphabar.training.hooks import diffusion_module, log_every_n_steps
 
 
 class Progress(Callback):
@@ -35,13 +35,11 @@ class Progress(Callback):
         if sys.stderr.isatty():
             self.bar = tqdm(total=self.total, initial=self.first_step, unit="step", dynamic_ncols=True, desc="training")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not trainer.is_global_zero:
             return
         if self.bar is not None:
-            if trainer.global_step % trainer.log_every_n_steps == 0:
+            if trainer.global_step % log_every_n_steps(trainer) == 0:
                 self.bar.set_postfix_str(summary(diffusion_module(pl_module).figures), refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
         elif time.monotonic() - self.written >= self.seconds:

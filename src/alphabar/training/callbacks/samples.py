@@ -6,7 +6,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
-from alphabar.training.generate import Generation, diffusion_module, due, evaluation, gather, image_shape
+from alphabar.training.generate import Generation, gather
+from alphabar.training.hooks import diffusion_module, due, evaluation, image_shape
 from alphabar.training.loggers.mirror import log_picture
 from alphabar.training.pictures import grid, save_png
 
@@ -40,9 +41,7 @@ class Samples(Callback):
         if trainer.global_step == 0:
             self._draw(trainer, pl_module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if due(trainer, self.every_n_steps, self.last_step):
             self._draw(trainer, pl_module)
 
@@ -51,12 +50,10 @@ class Samples(Callback):
         module = diffusion_module(pl_module)
         generation = Generation(self.sampler, image_shape(trainer), self.seed, min(self.batch_size, self.num))
         with evaluation(trainer, module):
-            share = list(
-                generation.images(
-                    module.denoiser, module.codec, self.num, module.device, trainer.global_rank, trainer.world_size
-                )
+            share = generation.images(
+                module.denoiser, module.codec, self.num, module.device, trainer.global_rank, trainer.world_size
             )
-            picture = grid(gather(trainer, generation, self.num, share))
+            picture = grid(gather(generation.size, self.num, share, module.device))
         if trainer.is_global_zero:
             save_png(picture, Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png")
             log_picture(trainer, "samples", picture)

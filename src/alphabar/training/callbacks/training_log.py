@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from alphabar.errors import UserError
-from alphabar.training.generate import diffusion_module, due
+from alphabar.training.hooks import diffusion_module, due, log_every_n_steps
 from alphabar.training.loggers.mirror import log_figures
+from alphabar.training.metrics.ranks import total
 
 
 class TrainingLog(Callback):
@@ -42,9 +42,7 @@ class TrainingLog(Callback):
         self.seen_step = trainer.global_step
         self.mark = self._clock(pl_module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         module = diffusion_module(pl_module)
         losses, levels = outputs["losses"], outputs["levels"]
         bins = (levels * self.num_levels).long().clamp(max=self.num_levels - 1)
@@ -56,11 +54,11 @@ class TrainingLog(Callback):
         if module.grad_norm is not None:
             self.sums[-2] += module.grad_norm
         self.sums[-1] += 1
-        if due(trainer, trainer.log_every_n_steps, self.last_step):
+        if due(trainer, log_every_n_steps(trainer), self.last_step):
             self._flush(trainer, pl_module)
 
     def _flush(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        sums = trainer.strategy.reduce(self.sums.clone(), reduce_op="sum").cpu()
+        sums = total(self.sums).cpu()
         loss, count = sums[: self.num_levels], sums[self.num_levels : -2]
         now = self._clock(pl_module)
         elapsed, self.mark = now - self.mark, now

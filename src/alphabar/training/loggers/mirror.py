@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from alphabar.training.generate import diffusion_module
+from alphabar.training.hooks import diffusion_module
 from alphabar.training.pictures import to_pil
 
 

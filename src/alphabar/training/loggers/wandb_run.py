@@ -2,6 +2,7 @@
 
 import netrc
 import os
+import secrets
 import socket
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 import wandb
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
@@ -66,7 +67,7 @@ def run_id(run_dir: Path) -> str:
     path = run_dir / "wandb_id.txt"
     if not path.exists():
         run_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(wandb.util.generate_id() + "\n")
+        path.write_text(secrets.token_hex(4) + "\n")
     return path.read_text().strip()
 
 

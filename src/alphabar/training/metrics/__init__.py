@@ -1,8 +1,8 @@
 """How good images are.
 
-A `Features` (`classifier`, `inception`) makes an `Extractor`, from images to the vectors that they are judged by; `frechet` measures
-the distance between two sets of vectors; `reference` brings in the real images and finds the distance that real images have to each
-other; `names` says under which names figures are logged; `cache` and `ranks` keep work from being done twice.
+A `Features` (`classifier`, `inception`) makes an `Extractor`, from images to the vectors that they are judged by; `frechet`
+measures the distance between two sets of vectors; `reference` brings in the real images and finds how far real images are from
+each other; `names` says under which names figures are logged; `cache` and `ranks` keep work from being done twice.
 """
 
 from abc import ABC, abstractmethod

@@ -21,7 +21,8 @@ VERSION = 1  # goes up with every change below that moves a feature
 SEED = 0  # not the run's: figures of different runs are compared
 HALF = 32
 MAX_SIDE = 32
-NUM_STEPS = 300
+MIN_STEPS = 400
+MIN_EPOCHS = 4
 BATCH_SIZE = 64
 LEARNING_RATE = 3e-3
 MAX_TESTED = 2000
@@ -93,9 +94,7 @@ class ClassifierFeatures(Features):
         if labels is None or len(labels.unique()) < 2:
             lack = "the training images have no classes" if labels is None else "the training images are all of one class"
             raise UserError(f"{lack}, which features=classifier learns from; features=inception does without (none: no FID)")
-        path = cache.location(
-            Path(self.cache_dir), "classifier", VERSION, splits.fingerprint, splits.train.shape, self.max_images
-        )
+        path = cache.location(Path(self.cache_dir), "classifier", VERSION, splits.fingerprint, splits.train.shape, self.max_images)
         made = cache.read(path)
         if made is None:
             made = train(splits, self.max_images)
@@ -139,8 +138,9 @@ def load(images: ImageSet, max_num: int) -> tuple[Tensor, Tensor]:
 def fit(model: nn.Module, images: Tensor, targets: Tensor) -> None:
     """AdamW on the cross-entropy, with a learning rate that falls to zero."""
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
-    for step in range(NUM_STEPS):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / NUM_STEPS)
+    num_steps = max(MIN_STEPS, MIN_EPOCHS * len(images) // BATCH_SIZE)
+    for step in range(num_steps):
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / num_steps)
         picked = torch.randint(len(images), (BATCH_SIZE,))
         loss = F.cross_entropy(model(images[picked]), targets[picked])
         optimizer.zero_grad()

@@ -43,8 +43,8 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 class FrechetDistance:
     """FID of images that come in batches, on one or many processes, each of which brings its own share.
 
-    torchmetrics keeps the sums and adds them up over processes; it has no part in a LightningModule, so the extractor is neither
-    averaged nor saved nor cast with the model. Real images outlive `reset`.
+    torchmetrics keeps the sums and adds them up over processes. This is no nn.Module, so that the extractor is neither averaged
+    nor saved nor cast with the model that it judges. Real images outlive `reset`.
 
     num_real, num_generated: images that the last `compute` saw, of all processes.
     """

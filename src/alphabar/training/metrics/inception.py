@@ -78,7 +78,7 @@ class InceptionFeatures(Features):
         content = path.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
         if self.weights is None and not sha256.startswith(HASH_PREFIX):
-            raise UserError(f"{path} is damaged (its SHA-256 begins with {sha256[:8]}, not {HASH_PREFIX}): delete it and run again")
+            raise UserError(f"{path} is damaged (SHA-256 {sha256[:8]}..., not {HASH_PREFIX}...): delete it and run again")
         log.info("inception features: weights from %s, SHA-256 %s", path, sha256[:16])
         return tensors_only(content, path), sha256, path
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
@@ -16,9 +17,10 @@ def rank_and_size() -> tuple[int, int]:
 
 
 def from_first(work: Callable[[], T]) -> T:
-    """What `work` returns on the first process, on all of them, and so does what it raises: nobody waits for a process that failed.
+    """What `work` returns on the first process, on all of them.
 
-    The result travels between the processes, so that it need not lie in a folder that all machines share.
+    What it raises, all of them raise: nobody waits for a process that failed. The result travels between the processes, so that
+    it need not lie in a folder that all machines share.
     """
     rank, world_size = rank_and_size()
     if world_size == 1:
@@ -34,3 +36,11 @@ def from_first(work: Callable[[], T]) -> T:
     if isinstance(error, Exception):
         raise error
     return result  # type: ignore[return-value]
+
+
+def total(values: torch.Tensor) -> torch.Tensor:
+    """The sum of everyone's `values`, on every process."""
+    values = values.clone()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+    return values

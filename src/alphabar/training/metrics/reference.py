@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from alphabar.training.data import ImageSet
 from alphabar.training.metrics import Splits, cache
@@ -43,19 +44,23 @@ def learn_real(distance: FrechetDistance, splits: Splits, num: int | None, batch
     if known is not None and known.keys() == set(Sums._fields):
         distance.set_real(Sums(**known))
         return
-    for images in batches(splits.train, num, batch_size):
-        distance.update_real(images)
+    rank, world_size = rank_and_size()
+    quiet = True if rank else None  # None: where there is no terminal
+    with tqdm(desc="looking at real images", total=num, unit="img", delay=2, leave=False, disable=quiet) as bar:
+        for images in batches(splits.train, num, batch_size):
+            distance.update_real(images)
+            bar.update(len(images) * world_size)
     real, _ = distance.sums()
-    if rank_and_size()[0] == 0:
+    if rank == 0:
         cache.write(path, {name: value.cpu() for name, value in real._asdict().items()})
 
 
 def measure_floor(distance: FrechetDistance, held_out: ImageSet, num: int, batch_size: int) -> Floor | None:
     """The distance of `num` held-out images to the same training images that generated ones are compared with.
 
-    What a perfect model would reach at that `num`: a distance of equal distributions is about 1 / num, not zero. With fewer held-out
-    images it is that of all of them, which is said in a line, and belongs under another name (`floor_protocol`); None if there are
-    not even two. All processes call it; generated images are forgotten before and after.
+    What a perfect model would reach at that `num`: the distance of equal distributions falls as 1 / num, it is not zero. With
+    fewer held-out images it is that of all of them, which is said in a line and belongs under another name (`floor_protocol`);
+    None if there are not even two. All processes call it; generated images are forgotten before and after.
     """
     available = min(num, len(held_out))
     if rank_and_size()[0] == 0 and available < num:

@@ -1,0 +1,158 @@
+"""The command line: from `sys.argv` to a checked configuration, and from whatever happens then to an exit code.
+
+Only the standard library and Hydra are imported here: help, completion and a misspelt word must not wait for torch.
+"""
+
+import functools
+import inspect
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alphabar.errors import UserError
+from alphabar.training import endings, resolvers
+from alphabar.training.app import App, resolved
+from alphabar.training.diagnose import diagnose
+from alphabar.training.endings import Ending
+from alphabar.training.overrides import requoted
+from alphabar.training.sweep import finish_sweeps
+from alphabar.training.usage import usage
+
+Main = Callable[[DictConfig], dict[str, object]]
+
+
+def command(config_name: str) -> Callable[[Main], Callable[[], NoReturn]]:
+    """Makes a command of a function that takes the configuration in `conf/<config_name>.yaml`, beside the script.
+
+    The command exits with 0, 1 (a bug of ours, or a sweep with failed jobs), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM).
+    """
+
+    def decorate(main: Main) -> Callable[[], NoReturn]:
+        @functools.wraps(main)
+        def run() -> NoReturn:
+            sys.exit(execute(main, App(Path(inspect.getfile(main)).resolve().parent / "conf", config_name)))
+
+        return run
+
+    return decorate
+
+
+def task_overrides() -> list[str]:
+    """The words of the command line, without those that are Hydra's own."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def execute(main: Main, app: App) -> int:
+    """Does what the command line says; returns the exit code. An unforeseen error gets through, with its traceback."""
+    resolvers.register()
+    endings.prepare()
+    result: dict[str, Any] = {}
+    failure: BaseException | None = None
+    try:
+        args = parse_args()
+        if args.help:
+            print(usage(app, args.overrides))
+        elif args.cfg and args.resolve:
+            print(resolved(app, args.overrides, args.cfg, args.package), end="")
+        else:
+            run_hydra(main, app, args, result)
+        ending = endings.FINISHED
+    except BaseException as error:
+        failure = error
+        ending = endings.ending_of(explained(error, app))
+    if os.environ.get("ALPHABAR_TRACEBACK") and failure is not None and not ending.is_bug:
+        sys.excepthook(type(failure), failure, failure.__traceback__)
+    endings.hand_over(ending, result, failure)
+    ending = finish_sweeps(ending)
+    if ending.is_bug and failure is not None:
+        raise failure
+    endings.say(ending)
+    return ending.code
+
+
+def parse_args() -> Namespace:
+    """The command line as Hydra's own parser reads it, but with options wherever they stand.
+
+    Leaves it in `sys.argv` in the order that Hydra can read, and that processes started later can read, too.
+    """
+    words = requoted(sys.argv[1:])
+    args, unknown = get_args_parser().parse_known_intermixed_args(words)
+    args.overrides += unknown
+    options = [word for word in words if word not in args.overrides]
+    sys.argv[1:] = [*options, *args.overrides]
+    return args
+
+
+def run_hydra(main: Main, app: App, args: Namespace, result: dict[str, Any]) -> None:
+    """Runs `main`, or the sweep, or whatever else Hydra is asked for; `main`'s result goes into `result`."""
+    is_own = args.config_name is None and args.config_path is None and args.config_dir is None
+    if is_own and any(word.startswith(("+", "-")) for word in args.overrides):  # Hydra would take what nothing else takes
+        complain(diagnose(app, args.overrides, args.multirun))
+
+    @functools.wraps(main)
+    def task(cfg: DictConfig) -> Any:
+        try:
+            result.update(checked(main, app, cfg) or {})
+        except Exception as error:
+            if endings.user_lines(error):
+                raise SystemExit(endings.BAD_INPUT) from error  # past Hydra, which would print it in its own way
+            raise
+        return result.get("objective", result)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
+    hydra.main(config_path=str(app.folder), config_name=app.name, version_base="1.3")(task)()
+
+
+def checked(main: Main, app: App, cfg: DictConfig) -> dict[str, object]:
+    """Calls `main` with a configuration that has passed the check."""
+    from alphabar.training.config import check
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if "run_dir" in cfg:
+        cfg.run_dir = str(folder)
+    try:
+        check(cfg, app.groups())
+        return main(cfg)
+    except UserError:
+        drop_if_empty(folder)
+        raise
+
+
+def drop_if_empty(folder: Path) -> None:
+    """Removes a folder that was made for a run that did not come about."""
+    try:
+        folder.rmdir()
+    except OSError:
+        pass
+
+
+def explained(error: BaseException, app: App) -> BaseException:
+    """The error, or what is behind it, in our own words."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, UserError):
+            return link
+        link = link.__cause__ or link.__context__
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        words = [word for word in sys.argv[1:] if "=" in word or not word.startswith("-")]
+        lines = diagnose(app, words, bool({"-m", "--multirun"} & set(sys.argv)))
+        return UserError("\n".join(lines or [" ".join(str(error).split()) or type(error).__name__]))
+    if isinstance(error, OSError):
+        return UserError(endings.describe(error))
+    return error
+
+
+def complain(lines: list[str]) -> None:
+    """Raises UserError if there is anything to say."""
+    if lines:
+        raise UserError("\n".join(lines))

@@ -1,0 +1,107 @@
+"""From a checkpoint to figures."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+from omegaconf import OmegaConf
+
+from alphabar.diffusion.noise import ImageNoise
+from alphabar.errors import UserError
+from alphabar.training.checkpoint import Loaded
+from alphabar.training.config import build
+from alphabar.training.data.datamodule import ImageDataModule
+from alphabar.training.generate import Generation
+from alphabar.training.inference import Inference
+from alphabar.training.metrics import Features, Splits
+from alphabar.training.metrics.frechet import FrechetDistance
+from alphabar.training.metrics.names import floor_protocol, protocol
+from alphabar.training.metrics.ranks import total
+from alphabar.training.metrics.reference import learn_real, measure_floor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Inference):
+    """Frechet distance of samples to the training images, beside that of held-out images (the floor) and of noise.
+
+    data_root: where the images lie now; None: where they lay in training.
+    Raises ValueError as `Inference` does, and unless num >= 2.
+    """
+
+    features: Features
+    data_root: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num < 2:
+            raise ValueError(f"need num >= 2, got num={self.num}")
+
+    def run(self) -> dict[str, object]:
+        """Measures, prints a table and writes `figures.json`; returns the figures by their names."""
+        fabric, loaded, generation = self.start()
+        splits = self._splits(fabric, loaded)
+        try:
+            extractor = self.features.extractor(splits)
+        except UserError as error:
+            raise UserError(f"features: {error}") from error
+        distance = FrechetDistance(extractor, fabric.device)
+        learn_real(distance, splits, None, self.batch_size)
+        floor = measure_floor(distance, splits.held_out, self.num, self.batch_size)
+        figures: dict[str, float] = {}
+        if floor is not None:
+            figures[floor_protocol(floor.num_images, extractor.name)] = floor.distance
+        num_steps = len(loaded.module.denoiser.schedule.grid(self.sampler.num_steps)) - 1
+        sampler = type(self.sampler).__name__.lower()
+        name = protocol(self.num, extractor.name, self.weights, sampler, num_steps)
+        figures[name], figures["samples/num_nonfinite"] = self._samples(fabric, loaded, generation, distance)
+        figures[f"fid/noise-n{self.num}-{extractor.name}"] = self._noise(fabric, loaded, generation, distance)
+        if fabric.is_global_zero:
+            self._report(figures, extractor.record, loaded)
+        return dict(figures)
+
+    def _splits(self, fabric: Fabric, loaded: Loaded) -> Splits:
+        config = loaded.config
+        if self.data_root is not None:
+            if "root" not in config.data:
+                raise UserError(f"data_root={self.data_root}: this checkpoint was trained on data without a root")
+            OmegaConf.update(config, "data.root", self.data_root)
+        datamodule: ImageDataModule = build(config.data, "data")
+        with fabric.rank_zero_first():
+            datamodule.prepare_data()
+        return Splits(datamodule.train_set, datamodule.held_out_set, datamodule.source.fingerprint())
+
+    def _samples(self, fabric: Fabric, loaded: Loaded, generation: Generation, distance: FrechetDistance) -> tuple[float, float]:
+        distance.reset()
+        num_nonfinite = torch.zeros(1, device=fabric.device)
+        for part in self.images(fabric, loaded, generation):
+            num_nonfinite += (~part.finite).sum()
+            distance.update_generated(part.images[part.finite])
+        return distance.compute(), float(total(num_nonfinite))
+
+    def _noise(self, fabric: Fabric, loaded: Loaded, generation: Generation, distance: FrechetDistance) -> float:
+        """Of what sampling starts from."""
+        distance.reset()
+        for padded in generation.batches(self.num, fabric.global_rank, fabric.world_size):
+            indices = [index for index in padded if index < self.num]
+            noise = ImageNoise(self.seed, indices).draw(generation.size)
+            distance.update_generated(loaded.module.codec.decode(noise))
+        return distance.compute()
+
+    def _report(self, figures: dict[str, float], record: str, loaded: Loaded) -> None:
+        folder = Path(self.run_dir)
+        receipt = {
+            "figures": figures,
+            "checkpoint": self.checkpoint,
+            "step": loaded.step,
+            "features": record,
+            "seed": self.seed,
+            "sampler": {"name": type(self.sampler).__name__, **vars(self.sampler)},
+            "precision": self.precision,
+        }
+        (folder / "figures.json").write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+        width = max(map(len, figures))
+        for name, value in figures.items():
+            print(f"{name:{width}}  {value:.4g}")
+        print(f"written down in {folder / 'figures.json'}")

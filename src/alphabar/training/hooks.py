@@ -1,0 +1,66 @@
+"""What callbacks ask of a Trainer."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from alphabar.training.callbacks.ema import averaged
+from alphabar.training.data import Shape
+from alphabar.training.data.datamodule import ImageDataModule
+from alphabar.training.module import DiffusionModule
+
+
+def due(trainer: Trainer, every_n_steps: int, last: int) -> bool:
+    """Whether something done every so many optimizer steps is due now, and has not been done at this step (`last`)."""
+    step = trainer.global_step
+    return step != last and (step % every_n_steps == 0 or step == trainer.max_steps)
+
+
+def log_every_n_steps(trainer: Trainer) -> int:
+    """Optimizer steps from one row of figures to the next."""
+    return trainer.log_every_n_steps  # type: ignore[attr-defined]
+
+
+def all_callbacks(trainer: Trainer) -> list[Callback]:
+    """The run's callbacks."""
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def diffusion_module(pl_module: LightningModule) -> DiffusionModule:
+    """The module as what it is. Raises TypeError for another's."""
+    if not isinstance(pl_module, DiffusionModule):
+        raise TypeError(f"this callback looks at a DiffusionModule, got {type(pl_module).__name__}")
+    return pl_module
+
+
+def image_data(trainer: Trainer) -> ImageDataModule:
+    """The run's data as what it is. Raises TypeError for another's."""
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(datamodule, ImageDataModule):
+        raise TypeError(f"this callback looks at an ImageDataModule, got {type(datamodule).__name__}")
+    return datamodule
+
+
+def image_shape(trainer: Trainer) -> Shape:
+    """The shape of the run's images."""
+    return image_data(trainer).shape
+
+
+@contextmanager
+def evaluation(trainer: Trainer, module: DiffusionModule) -> Iterator[None]:
+    """Around everything that looks at the model during training: averaged weights, no dropout, no gradients, the run's precision.
+
+    Its time is counted on the module, so that images per second are those of training.
+    """
+    begin = time.perf_counter()
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), averaged(trainer, module), trainer.precision_plugin.forward_context():
+            yield
+    finally:
+        module.train(was_training)
+        module.seconds_evaluating += time.perf_counter() - begin

@@ -1,0 +1,75 @@
+"""What sampling and evaluation share: a checkpoint, brought onto one or many devices."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from lightning.fabric import Fabric
+from tqdm import tqdm
+
+from alphabar.diffusion.samplers import Sampler
+from alphabar.errors import UserError
+from alphabar.training.checkpoint import Loaded, load
+from alphabar.training.generate import Generated, Generation
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """How images are drawn from a checkpoint.
+
+    num: images; image i depends on the weights, the sampler, the seed and i alone. weights: "ema" or "raw".
+    batch_size: images at a time on each device.
+    Raises ValueError unless num >= 1 and batch_size >= 1.
+    """
+
+    checkpoint: str
+    run_dir: str
+    sampler: Sampler
+    num: int = 64
+    seed: int = 0
+    weights: Literal["ema", "raw"] = "ema"
+    batch_size: int = 64
+    accelerator: str = "auto"
+    devices: int | str = 1
+    precision: Precision = "32-true"
+
+    def __post_init__(self) -> None:
+        if self.num < 1 or self.batch_size < 1:
+            raise ValueError(f"need num >= 1 and batch_size >= 1, got num={self.num}, batch_size={self.batch_size}")
+
+    def start(self) -> tuple[Fabric, Loaded, Generation]:
+        """The processes, the model on their devices, and what is to be drawn.
+
+        Raises UserError for a bad checkpoint, or for a sampler that does not fit its schedule.
+        """
+        loaded = load(self.checkpoint, self.weights)
+        try:
+            loaded.module.denoiser.schedule.grid(self.sampler.num_steps)
+        except ValueError as error:
+            raise UserError(f"sampler: {error}") from error
+        fabric = Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision)
+        fabric.launch()
+        loaded.module.to(fabric.device)
+        return fabric, loaded, Generation(self.sampler, loaded.shape, self.seed, min(self.batch_size, self.num))
+
+    def images(self, fabric: Fabric, loaded: Loaded, generation: Generation) -> Iterator[Generated]:
+        """This process's share, with a progress bar over all steps of the sampler on the first process."""
+        module = loaded.module
+        batches = len(list(generation.batches(self.num, fabric.global_rank, fabric.world_size)))
+        steps = len(module.denoiser.schedule.grid(self.sampler.num_steps)) - 1
+        shown = fabric.is_global_zero and sys.stderr.isatty()
+        with tqdm(total=batches * steps, unit="step", desc=f"{self.num} images", disable=not shown) as bar:
+            with torch.no_grad(), fabric.autocast():
+                yield from generation.images(
+                    module.denoiser,
+                    module.codec,
+                    self.num,
+                    fabric.device,
+                    fabric.global_rank,
+                    fabric.world_size,
+                    on_step=bar.update,
+                )

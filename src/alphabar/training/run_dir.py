@@ -1,0 +1,69 @@
+"""Folders of runs: where a new one goes, whose it is, and whether one can be taken up again."""
+
+import os
+import socket
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+from alphabar.errors import UserError
+
+OWNER = ".owner"
+
+
+@cache
+def new_name() -> str:
+    """<date>_<time>_<process>: the same all through this process, and another's never, even in the same second."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"
+
+
+def run_dir(command: str, resume: str | None) -> str:
+    """The folder of the run to go on with if there is one, else a new one under outputs/<command>.
+
+    Raises UserError if `resume` is not a run that can be taken up, or if others than us started several processes, each of which
+    would choose a folder of its own.
+    """
+    if resume is not None:
+        must_be_resumable(Path(resume), resume)
+        return str(resume)
+    if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        raise UserError("several processes, started from outside, need one folder: give all of them the same hydra.run.dir=...")
+    return f"outputs/{command}/{new_name()}"
+
+
+def must_be_resumable(folder: Path, given: str) -> None:
+    """Raises UserError unless `folder` is that of a run, with its configuration and a checkpoint."""
+    if not folder.is_dir():
+        what = "is a file: give the folder of the run" if folder.exists() else "there is no such folder"
+        raise UserError(f"resume={given}: {what}")
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"resume={given}: not the folder of a run, it has no config.yaml")
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        raise UserError(f"resume={given}: this run left no checkpoint, checkpoints/last.ckpt is missing; start it anew")
+
+
+def claim(folder: Path) -> None:
+    """Makes `folder` this run's own, and nobody else's ever; only the first process of a run does.
+
+    Raises UserError if there is anything in it already, other than Hydra's own logs.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0":
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(not is_log(entry.name) for entry in folder.iterdir()):
+        raise taken(folder)
+    try:
+        with (folder / OWNER).open("x", encoding="utf-8") as file:
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    except FileExistsError as error:
+        raise taken(folder) from error
+
+
+def is_log(name: str) -> bool:
+    """Whether Hydra writes this, where it is asked to."""
+    return name == ".hydra" or name.endswith(".log")
+
+
+def taken(folder: Path) -> UserError:
+    """What to say of a folder that another run owns."""
+    return UserError(f"{folder} is not empty, and a new run needs a folder of its own; to go on with a run: resume={folder}")

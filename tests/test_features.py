@@ -1,0 +1,208 @@
+"""The choices of the `features` group, and the classifier that trains itself."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from torch import nn
+
+from alphabar.errors import UserError
+from alphabar.training.data.digits import DigitsSource
+from alphabar.training.data.resident import ResidentImages
+from alphabar.training.metrics import Splits, classifier
+from alphabar.training.metrics.classifier import ClassifierFeatures
+from alphabar.training.metrics.frechet import FrechetDistance
+from alphabar.training.metrics.inception import InceptionFeatures
+from alphabar.training.metrics.reference import learn_real, measure_floor
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def halves(num, channels=1, resolution=8, seed=0):
+    """Noise that is brighter on the left (class 3) or on the right (class 7)."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 150, (num, channels, resolution, resolution), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 2, (num,), generator=generator)
+    middle = resolution // 2
+    images[labels == 0, :, :, :middle] += 60
+    images[labels == 1, :, :, middle:] += 60
+    return ResidentImages(images, 3 + 4 * labels)
+
+
+def splits_of(fingerprint="halves", **kinds):
+    return Splits(halves(200, **kinds), halves(100, seed=1, **kinds), fingerprint)
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Training that takes a moment."""
+    monkeypatch.setattr(classifier, "MIN_STEPS", 20)
+    monkeypatch.setattr(classifier, "MIN_EPOCHS", 0)
+
+
+@pytest.fixture
+def trainings(monkeypatch, brief):
+    """The trainings that have taken place."""
+    done = []
+    train = classifier.train
+    monkeypatch.setattr(classifier, "train", lambda *arguments: done.append(arguments) or train(*arguments))
+    return done
+
+
+def accuracy(extractor, train, test):
+    """Of a linear fit to the features."""
+    ones = [torch.cat([extractor(split.pixels), torch.ones(len(split), 1)], 1) for split in (train, test)]
+    weights = torch.linalg.lstsq(ones[0], train.labels.float() - 5, driver="gelsd").solution
+    return ((ones[1] @ weights > 0) == (test.labels > 5)).float().mean()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"channels": 3}, {"resolution": 20}, {"channels": 3, "resolution": 72}],
+    ids=["grey", "rgb", "middle", "large"],
+)
+def test_classifier_tells_two_classes_apart(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(classifier, "MIN_STEPS", 60)
+    splits = splits_of(**kind)
+    extractor = ClassifierFeatures(str(tmp_path), 200).extractor(splits)
+    features = extractor(splits.held_out.pixels)
+    assert features.shape == (100, extractor.num_features) == (100, 64)
+    assert features.dtype == torch.float32
+    assert accuracy(extractor, *splits[:2]) > 0.95
+
+
+def test_both_halves_of_the_features_have_a_mean_variance_of_one(tmp_path, brief):
+    splits = splits_of()
+    features = ClassifierFeatures(str(tmp_path), 200).extractor(splits)(splits.train.pixels)
+    for half in features.split(32, 1):
+        assert half.var(0).mean() == pytest.approx(1, rel=1e-4)
+
+
+def test_classifier_is_trained_once(tmp_path, trainings, caplog):
+    caplog.set_level("INFO")
+    images = halves(9).pixels
+    first, second = (ClassifierFeatures(str(tmp_path), 200).extractor(splits_of()) for _ in range(2))
+    assert len(trainings) == 1
+    assert first.record == second.record
+    assert torch.equal(first(images), second(images))
+    assert [message for message in caplog.messages if "% on 100 held-out images" in message] == caplog.messages[1:]
+    assert len(caplog.messages) == 3
+
+
+@pytest.mark.parametrize(
+    ("max_images", "splits"),
+    [(100, splits_of()), (200, splits_of("other")), (200, splits_of(resolution=12))],
+    ids=["setting", "data", "resolution"],
+)
+def test_classifier_is_trained_again_after_a_change(tmp_path, trainings, max_images, splits):
+    ClassifierFeatures(str(tmp_path), 200).extractor(splits_of())
+    ClassifierFeatures(str(tmp_path), max_images).extractor(splits)
+    assert len(trainings) == 2
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 64
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_byte])
+def test_damaged_cache_is_made_again(tmp_path, trainings, caplog, damage):
+    first = ClassifierFeatures(str(tmp_path), 200).extractor(splits_of())
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    damage(path)
+    second = ClassifierFeatures(str(tmp_path), 200).extractor(splits_of())
+    assert len(trainings) == 2
+    assert len(caplog.messages) == 1
+    assert str(path) in caplog.messages[0]
+    assert first.record == second.record
+    assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_classifier_without_a_folder_to_write_into_goes_on(tmp_path, brief, caplog):
+    (tmp_path / "file").touch()
+    ClassifierFeatures(str(tmp_path / "file" / "cache"), 200).extractor(splits_of())
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("surroundings", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_classifier_does_not_depend_on_its_surroundings_nor_change_them(tmp_path, brief, surroundings):
+    expected = ClassifierFeatures(str(tmp_path / "a"), 200).extractor(splits_of()).record
+    torch.manual_seed(5)
+    state, grad = torch.get_rng_state(), torch.is_grad_enabled()
+    with surroundings():
+        extractor = ClassifierFeatures(str(tmp_path / "b"), 200).extractor(splits_of())
+    assert extractor.record == expected
+    assert not any(parameter.requires_grad for parameter in extractor.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.is_grad_enabled() == grad
+
+
+@pytest.mark.parametrize(
+    ("labels", "lack"),
+    [(None, "the training images have no classes"), (torch.zeros(9).long(), "the training images are all of one class")],
+    ids=["no_labels", "one_class"],
+)
+def test_classifier_needs_classes(tmp_path, labels, lack):
+    images = ResidentImages(halves(9).pixels, labels)
+    with pytest.raises(UserError, match=f"^{lack}.*features=inception does without") as error:
+        ClassifierFeatures(str(tmp_path), 200).extractor(Splits(images, images, "data"))
+    assert "\n" not in str(error.value)
+
+
+def test_classifier_refuses_fewer_than_two_images():
+    with pytest.raises(ValueError, match="need max_images >= 2, got max_images=1"):
+        ClassifierFeatures("cache", 1)
+
+
+def test_classifier_works_without_held_out_images(tmp_path, brief):
+    train = halves(50)
+    extractor = ClassifierFeatures(str(tmp_path), 200).extractor(Splits(train, halves(0), "data"))
+    assert "no held-out images" in extractor.record
+
+
+def test_figures_for_digits(tmp_path):
+    """The default experiment's measure sees whole noise, a missing class, blur and a change of brightness."""
+    source = DigitsSource()
+    splits = Splits(source.train(), source.held_out(), source.fingerprint())
+    extractor = ClassifierFeatures(str(tmp_path), 20000).extractor(splits)
+    assert float(extractor.record.split(", ")[1].split("%")[0]) > 95
+    distance = FrechetDistance(extractor, torch.device("cpu"))
+    learn_real(distance, splits, None, batch_size=500)
+    floor = measure_floor(distance, splits.held_out, 1000, batch_size=500)
+    assert floor is not None
+    images = splits.held_out.pixels
+    blurred = (images + nn.functional.avg_pool2d(images.float(), 3, 1, 1)) / 2
+    faults = {
+        "noise": (torch.randint(0, 256, images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8), 20),
+        "missing class": (images[splits.held_out.labels != 3], 2),
+        "blur": (blurred.round().to(torch.uint8), 2),
+        "dark": ((images * 0.85).to(torch.uint8), 2),
+    }
+    for name, (faulty, factor) in faults.items():
+        distance.reset()
+        distance.update_generated(faulty)
+        assert distance.compute() > factor * floor.distance, name
+
+
+@pytest.mark.parametrize(
+    ("choice", "target"), [("classifier", ClassifierFeatures), ("inception", InceptionFeatures), ("none", None)]
+)
+def test_choices_of_the_group(choice, target):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        features = compose(overrides=[f"+features={choice}"]).features
+    if target is None:
+        assert features is None
+    else:
+        arguments = dict(features)
+        assert arguments.pop("_target_") == f"{target.__module__}.{target.__qualname__}"
+        assert isinstance(target(**arguments), target)

@@ -1,0 +1,151 @@
+"""Inception features from a file: random weights stand in for the trained ones."""
+
+import hashlib
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from alphabar.errors import UserError
+from alphabar.training.data.resident import ResidentImages
+from alphabar.training.metrics import Splits, inception
+from alphabar.training.metrics.frechet import FrechetDistance
+from alphabar.training.metrics.inception import FILE_NAME, InceptionFeatures
+
+NO_IMAGES = ResidentImages(torch.empty(0, 1, 8, 8, dtype=torch.uint8), None)
+SPLITS = Splits(NO_IMAGES, NO_IMAGES, "data")
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A file with random weights of torch-fidelity's network, which itself only starts from a file."""
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save({}, path)
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        network = FeatureExtractorInceptionV3("random", ["2048"], str(path))
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def random_inception(weights):
+    return InceptionFeatures(str(weights), "cache").extractor(SPLITS)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty place of torch hub, and no network."""
+
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
+
+
+def test_inception_gives_the_features_of_torch_fidelity(weights, random_inception):
+    images = torch.randint(0, 256, (2, 3, 32, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    (expected,) = FeatureExtractorInceptionV3("reference", ["2048"], str(weights))(images)
+    found = random_inception(images)
+    assert expected.std() > 0.01
+    assert found.shape == (2, 2048) == (2, random_inception.num_features)
+    torch.testing.assert_close(found, expected)
+    assert "without antialiasing" in random_inception.record
+
+
+def test_inception_repeats_grey_images(random_inception):
+    grey = torch.randint(0, 256, (2, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    torch.testing.assert_close(random_inception(grey), random_inception(grey.repeat(1, 3, 1, 1)))
+
+
+def test_inception_frechet_distance(random_inception):
+    images = torch.randint(0, 256, (6, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    distance = FrechetDistance(random_inception, torch.device("cpu"))
+    with torch.autocast("cpu", torch.bfloat16):
+        distance.update_real(images[:3])
+        distance.update_generated(images[3:])
+    real, generated = distance.sums()
+    torch.testing.assert_close(real.first, random_inception(images[:3]).double().sum(0), rtol=1e-4, atol=1e-4)
+    assert real.num == generated.num == 3
+
+
+def test_weights_of_ones_own_stand_in_the_name(weights, random_inception):
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert random_inception.name == f"inception_{sha256[:8]}"
+    assert sha256[:16] in random_inception.record
+
+
+def test_usual_weights_are_found_where_torch_hub_puts_them(weights, hub, monkeypatch):
+    (hub / FILE_NAME).symlink_to(weights)
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    monkeypatch.setattr(inception, "HASH_PREFIX", sha256[:8])
+    assert InceptionFeatures(None, "cache").extractor(SPLITS).name == "inception"
+
+
+def test_missing_inception_weights_without_a_network(hub):
+    with pytest.raises(UserError, match="no network") as error:
+        InceptionFeatures(None, "cache").extractor(SPLITS)
+    message = str(error.value)
+    for part in (str(hub / FILE_NAME), "https://github.com/toshas/torch-fidelity/releases", "features=classifier"):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_download_is_checked(hub, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, path, **options: seen.update(options, path=path))
+    with pytest.raises(UserError, match="there is no file"):
+        InceptionFeatures(None, "cache").extractor(SPLITS)
+    assert seen == {"hash_prefix": "6726825d", "path": str(hub / FILE_NAME)}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("nothing", "there is no file"),
+        ("text", "cannot read weights from"),
+        ("half", "cannot read weights from"),
+        ("other network", "does not hold the weights"),
+        ("no weights", "does not hold the weights"),
+    ],
+)
+def test_wrong_inception_weights(tmp_path, weights, content, reason):
+    path = tmp_path / "file.pth"
+    if content == "text":
+        path.write_text("not found")
+    elif content == "half":
+        path.write_bytes(weights.read_bytes()[:1_000_000])
+    elif content != "nothing":
+        torch.save(nn.Linear(2, 2).state_dict() if content == "other network" else [1, 2], path)
+    with pytest.raises(UserError, match=reason) as error:
+        InceptionFeatures(str(path), "cache").extractor(SPLITS)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_usual_weights(hub):
+    (hub / FILE_NAME).write_text("half")
+    with pytest.raises(UserError, match=r"is damaged .*delete it and run again"):
+        InceptionFeatures(None, "cache").extractor(SPLITS)
+
+
+def test_weights_cannot_run_code(tmp_path):
+    torch.save({"weight": Path("x"), "code": print}, tmp_path / "file.pth")
+    with pytest.raises(UserError, match="cannot read weights from"):
+        InceptionFeatures(str(tmp_path / "file.pth"), "cache").extractor(SPLITS)
+
+
+def test_inception_leaves_the_global_random_state_alone(weights):
+    state = torch.get_rng_state()
+    InceptionFeatures(str(weights), "cache").extractor(SPLITS)
+    assert torch.equal(torch.get_rng_state(), state)
