@@ -35,20 +35,21 @@ class App:
         with self.loaded():
             return compose(self.name, overrides, return_hydra_config=True)
 
-    def groups(self, parent: str = "") -> dict[str, list[str]]:
-        """The choices of every group; of Hydra's own with parent "hydra"."""
+    def groups(self) -> dict[str, list[str]]:
+        """The choices of every group but Hydra's own."""
+        files = sorted(self.folder.glob("*/**/*.yaml"))
+        groups = [file.parent.relative_to(self.folder).as_posix() for file in files]
+        choices: dict[str, list[str]] = {}
+        for group, file in zip(groups, files, strict=True):
+            if group.split("/")[0] != "hydra":
+                choices.setdefault(group, []).append(file.stem)
+        return choices
+
+    def hydra_groups(self) -> dict[str, list[str]]:
+        """The choices of Hydra's groups, by names such as hydra/launcher."""
         with self.loaded() as loader:
-            return dict(_groups(loader, parent))
-
-
-def _groups(loader: ConfigLoader, parent: str) -> Iterator[tuple[str, list[str]]]:
-    for name in loader.get_group_options(parent, ObjectType.GROUP):
-        if parent == "" and name == "hydra":
-            continue
-        group = f"{parent}/{name}" if parent else name
-        if choices := sorted(loader.get_group_options(group, ObjectType.CONFIG)):
-            yield group, choices
-        yield from _groups(loader, group)
+            names = [f"hydra/{name}" for name in loader.get_group_options("hydra", ObjectType.GROUP)]
+            return {name: sorted(loader.get_group_options(name, ObjectType.CONFIG)) for name in names}
 
 
 def resolved(app: App, overrides: list[str], part: str, package: str | None) -> str:

@@ -16,7 +16,8 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.errors import UserError
@@ -39,10 +40,10 @@ def command(config_name: str) -> Callable[[Main], Callable[[], NoReturn]]:
 
     def decorate(main: Main) -> Callable[[], NoReturn]:
         @functools.wraps(main)
-        def run() -> NoReturn:
+        def start() -> NoReturn:
             sys.exit(execute(main, App(Path(inspect.getfile(main)).resolve().parent / "conf", config_name)))
 
-        return run
+        return start
 
     return decorate
 
@@ -59,25 +60,20 @@ def execute(main: Main, app: App) -> int:
     result: dict[str, Any] = {}
     failure: BaseException | None = None
     try:
-        args = parse_args()
-        if args.help:
-            print(usage(app, args.overrides))
-        elif args.cfg and args.resolve:
-            print(resolved(app, args.overrides, args.cfg, args.package), end="")
-        else:
-            run_hydra(main, app, args, result)
-        ending = endings.FINISHED
+        run(main, app, parse_args(), result)
     except BaseException as error:
-        failure = error
-        ending = endings.ending_of(explained(error, app))
-    if os.environ.get("ALPHABAR_TRACEBACK") and failure is not None and not ending.is_bug:
-        sys.excepthook(type(failure), failure, failure.__traceback__)
+        failure = error.__cause__ if isinstance(error, Inside) else explained(error, app)
+    ending = endings.FINISHED if failure is None else endings.ending_of(failure)
     endings.hand_over(ending, result, failure)
     ending = finish_sweeps(ending)
-    if ending.is_bug and failure is not None:
+    if failure is not None and (ending.is_bug or os.environ.get("ALPHABAR_TRACEBACK")):
         raise failure
     endings.say(ending)
     return ending.code
+
+
+class Inside(SystemExit):
+    """Takes an error of `main`, its cause, past Hydra, which would print it in its own way."""
 
 
 def parse_args() -> Namespace:
@@ -85,47 +81,56 @@ def parse_args() -> Namespace:
 
     Leaves it in `sys.argv` in the order that Hydra can read, and that processes started later can read, too.
     """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
     words = requoted(sys.argv[1:])
-    args, unknown = get_args_parser().parse_known_intermixed_args(words)
+    args, unknown = parser.parse_known_intermixed_args(words)
     args.overrides += unknown
     options = [word for word in words if word not in args.overrides]
     sys.argv[1:] = [*options, *args.overrides]
     return args
 
 
-def run_hydra(main: Main, app: App, args: Namespace, result: dict[str, Any]) -> None:
-    """Runs `main`, or the sweep, or whatever else Hydra is asked for; `main`'s result goes into `result`."""
+def run(main: Main, app: App, args: Namespace, result: dict[str, Any]) -> None:
+    """Shows help or the configuration, or lets Hydra run `main`, a sweep, or what else it is asked for."""
     is_own = args.config_name is None and args.config_path is None and args.config_dir is None
     if is_own and any(word.startswith(("+", "-")) for word in args.overrides):  # Hydra would take what nothing else takes
         complain(diagnose(app, args.overrides, args.multirun))
+    if args.help:
+        print(usage(app, args.overrides))
+    elif args.cfg and args.resolve:
+        print(resolved(app, args.overrides, args.cfg, args.package), end="")
+    else:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
+        task = make_task(main, app, result)
+        hydra.main(config_path=str(app.folder), config_name=app.name, version_base="1.3")(task)()
+
+
+def make_task(main: Main, app: App, result: dict[str, Any]) -> Callable[[DictConfig], Any]:
+    """What Hydra calls: checks the configuration, calls `main` with it, and keeps the result."""
 
     @functools.wraps(main)
     def task(cfg: DictConfig) -> Any:
+        from alphabar.training.config import check
+
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if "run_dir" in cfg:
+            cfg.run_dir = str(folder)
         try:
-            result.update(checked(main, app, cfg) or {})
+            check(cfg, app.groups())
+            result.update(main(cfg) or {})
         except Exception as error:
-            if endings.user_lines(error):
-                raise SystemExit(endings.BAD_INPUT) from error  # past Hydra, which would print it in its own way
-            raise
+            drop_if_empty(folder)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # another launcher than ours wants to see it
+                raise
+            raise Inside from error
         return result.get("objective", result)
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
-    hydra.main(config_path=str(app.folder), config_name=app.name, version_base="1.3")(task)()
-
-
-def checked(main: Main, app: App, cfg: DictConfig) -> dict[str, object]:
-    """Calls `main` with a configuration that has passed the check."""
-    from alphabar.training.config import check
-
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    if "run_dir" in cfg:
-        cfg.run_dir = str(folder)
-    try:
-        check(cfg, app.groups())
-        return main(cfg)
-    except UserError:
-        drop_if_empty(folder)
-        raise
+    return task
 
 
 def drop_if_empty(folder: Path) -> None:
@@ -137,19 +142,17 @@ def drop_if_empty(folder: Path) -> None:
 
 
 def explained(error: BaseException, app: App) -> BaseException:
-    """The error, or what is behind it, in our own words."""
+    """An error from outside `main`, in our own words if the user can mend it."""
     link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, UserError):
+    while link is not None and isinstance(error, OmegaConfBaseException | HydraException):
+        if isinstance(link, UserError):  # a resolver's
             return link
         link = link.__cause__ or link.__context__
     if isinstance(error, HydraException | OmegaConfBaseException):
         words = [word for word in sys.argv[1:] if "=" in word or not word.startswith("-")]
         lines = diagnose(app, words, bool({"-m", "--multirun"} & set(sys.argv)))
         return UserError("\n".join(lines or [" ".join(str(error).split()) or type(error).__name__]))
-    if isinstance(error, OSError):
-        return UserError(endings.describe(error))
-    return error
+    return UserError(endings.describe(error)) if isinstance(error, OSError) else error
 
 
 def complain(lines: list[str]) -> None:

@@ -28,7 +28,7 @@ PLUGINS = {
 
 def diagnose(app: App, words: list[str], is_sweep: bool) -> list[str]:
     """One line for every word that is wrong; empty if nothing is, as far as can be seen without building anything."""
-    groups = app.groups() | app.groups("hydra")
+    groups = app.groups() | app.hydra_groups()
     read = [_read(word, groups) for word in words]
     lines = [text for text in read if isinstance(text, str)]
     overrides = [override for override in read if isinstance(override, Override)]

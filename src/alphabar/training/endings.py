@@ -34,28 +34,16 @@ FINISHED = Ending("finished", 0)
 
 def ending_of(error: BaseException) -> Ending:
     """What an exception that ended the command means."""
-    if isinstance(error, KeyboardInterrupt) or is_interrupted(error):
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns it into exit(1)
         return Ending("stopped", CTRL_C, ("stopped by Ctrl-C",))
-    if type(error).__name__ == "SIGTERMException":  # Lightning's; its own exit code is 0
+    if type(error).__name__ == "SIGTERMException":  # Lightning's, whose own exit code is 0
         return Ending("stopped", TERMINATED, ("stopped by SIGTERM",))
     if isinstance(error, SystemExit):
-        return _ending_of_exit(error)
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        return Ending("failed", code, (error.code,) if isinstance(error.code, str) else ()) if code else FINISHED
     if lines := user_lines(error):
         return Ending("failed", BAD_INPUT, lines)
     return Ending("failed", 1, (f"{type(error).__name__}: {_first_line(error)}",), is_bug=True)
-
-
-def is_interrupted(error: BaseException) -> bool:
-    """Whether this is the exit that Lightning makes of Ctrl-C."""
-    return isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
-
-
-def _ending_of_exit(error: SystemExit) -> Ending:
-    if error.__cause__ is not None:
-        return ending_of(error.__cause__)
-    if isinstance(error.code, str):
-        return Ending("failed", 1, (error.code,))
-    return FINISHED if not error.code else Ending("failed", error.code, (f"exit code {error.code}",))
 
 
 def user_lines(error: BaseException) -> tuple[str, ...]:
@@ -115,8 +103,8 @@ def hand_over(ending: Ending, result: Mapping[str, Any], error: BaseException | 
     if path is None or os.environ.get("LOCAL_RANK", "0") != "0":
         return
     content: dict[str, Any] = {"state": ending.state, **result}
-    if ending.lines:
-        content["error"] = " | ".join(ending.lines)
+    if ending != FINISHED:
+        content["error"] = " | ".join(ending.lines) or f"exit code {ending.code}"
     if error is not None and ending.is_bug:
         content["traceback"] = "".join(traceback.format_exception(error))
     temporary = Path(f"{path}.{os.getpid()}.tmp")

@@ -18,7 +18,7 @@ from alphabar.training.inference import Inference
 from alphabar.training.metrics import Features, Splits
 from alphabar.training.metrics.frechet import FrechetDistance
 from alphabar.training.metrics.names import floor_protocol, protocol
-from alphabar.training.metrics.ranks import total
+from alphabar.training.ranks import total
 from alphabar.training.metrics.reference import learn_real, measure_floor
 
 

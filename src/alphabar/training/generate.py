@@ -12,7 +12,7 @@ from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers import Sampler
 from alphabar.models.codecs import Codec
 from alphabar.training.data import Shape
-from alphabar.training.metrics.ranks import total
+from alphabar.training.ranks import total
 
 
 class Generated(NamedTuple):

@@ -13,6 +13,7 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.training.checkpoint import Loaded, load
 from alphabar.training.generate import Generated, Generation
+from alphabar.training.screen import quiet
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -46,6 +47,7 @@ class Inference:
 
         Raises UserError for a bad checkpoint, or for a sampler that does not fit its schedule.
         """
+        quiet()
         loaded = load(self.checkpoint, self.weights)
         try:
             loaded.module.denoiser.schedule.grid(self.sampler.num_steps)

@@ -10,12 +10,13 @@ def quoted(value: str) -> str:
 
 
 def requoted(words: list[str]) -> list[str]:
-    """The words with `hydra.run.dir` quoted so that Hydra can read it: Lightning puts bare quotes around it."""
-    prefix = 'hydra.run.dir="'
-    return [
-        f"hydra.run.dir={quoted(word[len(prefix) : -1])}" if word.startswith(prefix) and word.endswith('"') else word
-        for word in words
-    ]
+    """The words that Lightning starts another process with, made readable: it puts bare quotes around the run's folder."""
+    words = list(words)
+    for index, word in enumerate(words[1:]):
+        if word.startswith("hydra.job.name=train_ddp_process_"):
+            key, value = words[index].split("=", 1)
+            words[index] = f"{key}={quoted(value[1:-1])}"
+    return words
 
 
 def split(word: str) -> tuple[str, str | None]:

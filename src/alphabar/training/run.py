@@ -1,9 +1,7 @@
 """One training run, from its configuration to its result."""
 
-import logging
 import os
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from alphabar.training.loggers.wandb_run import WandbRun
 from alphabar.training.module import DiffusionModule
 from alphabar.training.resume import Stopped, take_up
 from alphabar.training.run_dir import claim
+from alphabar.training.screen import quiet
 
 
 def train(cfg: DictConfig) -> dict[str, object]:
@@ -47,15 +46,6 @@ def train(cfg: DictConfig) -> dict[str, object]:
     if trainer.is_global_zero:
         report(result, trainer.loggers)
     return result
-
-
-def quiet() -> None:
-    """Keeps Lightning's advertisements, and warnings about choices that are made on purpose, off the screen."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-    warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
 
 
 def check_sampler(cfg: DictConfig, module: DiffusionModule) -> None:

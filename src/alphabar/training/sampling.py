@@ -14,7 +14,7 @@ from alphabar.training.callbacks import film
 from alphabar.training.checkpoint import Loaded
 from alphabar.training.generate import Generated, Generation, gather
 from alphabar.training.inference import Inference
-from alphabar.training.metrics.ranks import total
+from alphabar.training.ranks import total
 from alphabar.training.pictures import grid, save_png
 
 MAX_IN_GRID = 256

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from alphabar.errors import UserError
 from alphabar.training.hooks import diffusion_module, due, log_every_n_steps
 from alphabar.training.loggers.mirror import log_figures
-from alphabar.training.metrics.ranks import total
+from alphabar.training.ranks import total
 
 
 class TrainingLog(Callback):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from alphabar.diffusion.noise import derive_seed
+from alphabar.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class EpochOrder:
         if self.batch_size < 1:
             raise ValueError(f"need batch_size >= 1, got {self.batch_size}")
         if self.num_images < self.global_batch_size:
-            raise ValueError(
+            raise UserError(
                 f"need at least batch_size * devices = {self.batch_size} * {self.world_size} = {self.global_batch_size}"
                 f" training images, got {self.num_images} (data.batch_size=... makes the batch smaller)"
             )

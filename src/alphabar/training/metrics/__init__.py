@@ -2,7 +2,7 @@
 
 A `Features` (`classifier`, `inception`) makes an `Extractor`, from images to the vectors that they are judged by; `frechet`
 measures the distance between two sets of vectors; `reference` brings in the real images and finds how far real images are from
-each other; `names` says under which names figures are logged; `cache` and `ranks` keep work from being done twice.
+each other; `names` says under which names figures are logged; `cache` keeps work from being done twice.
 """
 
 from abc import ABC, abstractmethod

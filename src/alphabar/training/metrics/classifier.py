@@ -14,7 +14,7 @@ from alphabar.errors import UserError
 from alphabar.training.data import ImageSet, Shape
 from alphabar.training.metrics import Extractor, Features, Splits, cache
 from alphabar.training.metrics.extractor import in_float32, own_randomness
-from alphabar.training.metrics.ranks import from_first
+from alphabar.training.ranks import from_first
 
 log = logging.getLogger(__name__)
 VERSION = 1  # goes up with every change below that moves a feature

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from alphabar.training.metrics.extractor import Extractor, in_float32
-from alphabar.training.metrics.ranks import rank_and_size
+from alphabar.training.ranks import rank_and_size
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from torchmetrics.image.fid import NoTrainInceptionV3
 from alphabar.errors import UserError
 from alphabar.training.metrics import Extractor, Features, Splits
 from alphabar.training.metrics.extractor import in_float32, own_randomness
-from alphabar.training.metrics.ranks import from_first
+from alphabar.training.ranks import from_first
 
 log = logging.getLogger(__name__)
 NUM_FEATURES = 2048

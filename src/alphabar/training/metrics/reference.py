@@ -11,7 +11,7 @@ from tqdm import tqdm
 from alphabar.training.data import ImageSet
 from alphabar.training.metrics import Splits, cache
 from alphabar.training.metrics.frechet import FrechetDistance, Sums
-from alphabar.training.metrics.ranks import from_first, rank_and_size
+from alphabar.training.ranks import from_first, rank_and_size
 
 log = logging.getLogger(__name__)
 VERSION = 1  # of what is cached here

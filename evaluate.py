@@ -1,0 +1,17 @@
+"""Measures a checkpoint; python evaluate.py --help says how."""
+
+from omegaconf import DictConfig
+
+from alphabar.training.cli import command
+
+
+@command("evaluate")
+def main(cfg: DictConfig) -> dict[str, object]:
+    """Figures, by the protocol that the configuration states."""
+    from alphabar.training.config import build  # here, since objects load torch, which help and completion do not need
+
+    return build(cfg).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Draws images from a checkpoint; python sample.py --help says how."""
+
+from omegaconf import DictConfig
+
+from alphabar.training.cli import command
+
+
+@command("sample")
+def main(cfg: DictConfig) -> dict[str, object]:
+    """Images, as many as the configuration says."""
+    from alphabar.training.config import build  # here, since objects load torch, which help and completion do not need
+
+    return build(cfg).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""What the user sees while something runs."""
+
+import logging
+import os
+import warnings
+
+
+def quiet() -> None:
+    """Shows our own lines, on the first process; keeps off Lightning's advertisements and warnings about what is done on purpose."""
+    own = logging.getLogger("alphabar")
+    own.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
+    if not own.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        own.addHandler(handler)
+        own.propagate = False
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")

@@ -1,0 +1,22 @@
+"""What `--help` prints."""
+
+import shutil
+import textwrap
+from string import Template
+
+from alphabar.training.app import App
+
+
+def usage(app: App, overrides: list[str]) -> str:
+    """The app's template in conf/hydra/help/, with its groups and their choices, the default one marked, in place of $GROUPS."""
+    cfg = app.compose(overrides)
+    groups = app.groups()
+    chosen = {group: choice for group, choice in cfg.hydra.runtime.choices.items() if group in groups}
+    width = max((len(group) for group in chosen), default=0)
+    columns = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    lines = []
+    for group, choice in chosen.items():
+        words = [f"{name}*" if name == choice else name for name in groups[group]]
+        indent = " " * (width + 4)
+        lines.append(textwrap.fill(", ".join(words), columns, initial_indent=f"  {group:{width}}  ", subsequent_indent=indent))
+    return Template(cfg.hydra.help.template).safe_substitute(GROUPS="\n".join(lines)).rstrip()

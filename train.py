@@ -1,0 +1,17 @@
+"""Trains a diffusion model; python train.py --help says how."""
+
+from omegaconf import DictConfig
+
+from alphabar.training.cli import command
+
+
+@command("train")
+def main(cfg: DictConfig) -> dict[str, object]:
+    """One run, from its configuration to its result."""
+    from alphabar.training.run import train  # here, since it loads torch, which help and completion do not need
+
+    return train(cfg)
+
+
+if __name__ == "__main__":
+    main()
