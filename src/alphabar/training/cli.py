@@ -24,7 +24,6 @@ from alphabar.errors import UserError
 from alphabar.training import endings, resolvers
 from alphabar.training.app import App, resolved
 from alphabar.training.diagnose import diagnose
-from alphabar.training.endings import Ending
 from alphabar.training.overrides import requoted
 from alphabar.training.sweep import finish_sweeps
 from alphabar.training.usage import usage
@@ -98,7 +97,8 @@ def parse_args() -> Namespace:
 def run(main: Main, app: App, args: Namespace, result: dict[str, Any]) -> None:
     """Shows help or the configuration, or lets Hydra run `main`, a sweep, or what else it is asked for."""
     is_own = args.config_name is None and args.config_path is None and args.config_dir is None
-    if is_own and any(word.startswith(("+", "-")) for word in args.overrides):  # Hydra would take what nothing else takes
+    # Hydra takes an added key that nothing else takes, and makes a sweep's folder before it looks at the words.
+    if is_own and (args.multirun or any(word.startswith(("+", "-")) for word in args.overrides)):
         complain(diagnose(app, args.overrides, args.multirun))
     if args.help:
         print(usage(app, args.overrides))
@@ -143,16 +143,19 @@ def drop_if_empty(folder: Path) -> None:
 
 def explained(error: BaseException, app: App) -> BaseException:
     """An error from outside `main`, in our own words if the user can mend it."""
+    if not isinstance(error, HydraException | OmegaConfBaseException | ValueError | OSError):
+        return error
     link: BaseException | None = error
-    while link is not None and isinstance(error, OmegaConfBaseException | HydraException):
-        if isinstance(link, UserError):  # a resolver's
+    while link is not None:
+        if isinstance(link, UserError):  # perhaps a resolver's
             return link
         link = link.__cause__ or link.__context__
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        words = [word for word in sys.argv[1:] if "=" in word or not word.startswith("-")]
-        lines = diagnose(app, words, bool({"-m", "--multirun"} & set(sys.argv)))
-        return UserError("\n".join(lines or [" ".join(str(error).split()) or type(error).__name__]))
-    return UserError(endings.describe(error)) if isinstance(error, OSError) else error
+    words = [word for word in sys.argv[1:] if "=" in word or not word.startswith("-")]
+    if lines := diagnose(app, words, bool({"-m", "--multirun"} & set(sys.argv))):
+        return UserError("\n".join(lines))
+    if isinstance(error, OSError):
+        return UserError(endings.describe(error))
+    return error if isinstance(error, ValueError) else UserError(" ".join(str(error).split()) or type(error).__name__)
 
 
 def complain(lines: list[str]) -> None:

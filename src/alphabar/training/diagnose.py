@@ -1,5 +1,6 @@
 """What is wrong with the words of a command line, and what was probably meant."""
 
+import shlex
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
@@ -43,19 +44,20 @@ def _read(word: str, groups: dict[str, list[str]]) -> Override | str:
     key, value = split(word)
     if word.startswith("-"):
         return f"{word}: there is no such option; values are given without dashes, as key=value: {word.lstrip('-')}"
+    if value is not None and not bare(key):
+        return f"{word}: there is no key before the ="
     try:
         return OverridesParser.create().parse_override(word)
-    except (HydraException, AttributeError, IndexError):
+    except HydraException:
         pass
     if value is None:
         group, _, choice = key.replace(".", "/").rpartition("/")
         meant = f"{group}={choice}" if choice in groups.get(group, ()) else f"{key}=..."
         return f"{word}: the word has no value. Did you mean {meant}?"
-    if not bare(key):
-        return f"{word}: there is no key before the ="
+    as_text = shlex.quote(f"{key}={quoted(value)}")
     if value.count('"') % 2 or value.count("'") % 2:
-        return f"{word}: the quotes do not close; a value with quotes in it is written {key}={quoted(value)!r}"
-    return f"{word}: the value cannot be read; if it is a text, put it in quotes: '{key}={quoted(value)}'"
+        return f"{word}: the quotes do not close; a text with quotes in it is written {as_text}"
+    return f"{word}: the value cannot be read; if it is a text, put it in quotes: {as_text}"
 
 
 class _Known:
@@ -81,9 +83,9 @@ class _Known:
                 yield f"{word}: {reason}"
         elif is_addition:
             if not self._has_taker(override):
-                yield f"{word}: nothing takes a key {key}{self._meant(override)}"
+                yield f"{word}: nothing takes a key {key}{self._meant(override) or self._others(key)}"
         elif key not in self.keys:
-            yield f"{word}: there is no key {key}{self._meant(override)}{self._plus(override)}"
+            yield f"{word}: there is no key {key}{self._meant(override) or self._others(key)}{self._plus(override)}"
 
     def _second_choice(self, override: Override) -> str | None:
         group = override.key_or_group
@@ -107,26 +109,32 @@ class _Known:
 
     def _meant(self, override: Override) -> str:
         """The question after an unknown key."""
-        key, value = override.key_or_group, "" if override.is_delete() else override.get_value_element_as_str()
+        key = override.key_or_group
         parent, _, last = key.replace("/", ".").rpartition(".")
-        if last in self.groups and value in self.groups[last]:
-            return f". Did you mean {last}={value}?"
+        for value in _values(override):
+            if value in self.groups.get(last, ()):
+                return f". Did you mean {last}={value}?"
         if last in self.groups.get(parent, ()):
             return f". Did you mean {parent}={last}?"
         same_end = sorted((known for known in self.keys if known.endswith(f".{key}")), key=len)
         nearest = same_end[:1] or get_close_matches(key, [*self.keys, *self.groups], n=1, cutoff=0.7)
-        if nearest:
-            return f". Did you mean {nearest[0]}?"
-        siblings = [known.rpartition(".")[2] for known in self.keys if known.rpartition(".")[0] == parent]
-        return f". {parent} has: {', '.join(siblings)}" if parent and siblings else ""
+        return f". Did you mean {nearest[0]}?" if nearest else ""
+
+    def _others(self, key: str) -> str:
+        """The keys beside an unknown one."""
+        parent = key.rpartition(".")[0]
+        others = [known.rpartition(".")[2] for known in self.keys if known.rpartition(".")[0] == parent]
+        named = [name for name in others if not name.startswith("_")]
+        return f". {parent} has: {', '.join(named)}." if parent and named else ""
 
     def _plus(self, override: Override) -> str:
         """How to give an argument that the YAML does not list, unless the key is a slip of the finger."""
         key = override.key_or_group
-        parent = key.rpartition(".")[0]
-        if f"{parent}._target_" not in self.keys or override.is_delete() or get_close_matches(key, self.keys, n=1, cutoff=0.9):
+        parent, _, last = key.rpartition(".")
+        is_slip = last in self.groups or get_close_matches(key, self.keys, n=1, cutoff=0.9)
+        if f"{parent}._target_" not in self.keys or override.is_delete() or is_slip:
             return ""
-        return f" An argument that the YAML does not list needs a +, as in +{override.input_line}"
+        return f" An argument that the YAML does not list needs a +: +{override.input_line}"
 
 
 def _compose(app: App, chosen: list[Override], groups: dict[str, list[str]]) -> Any:
@@ -135,7 +143,7 @@ def _compose(app: App, chosen: list[Override], groups: dict[str, list[str]]) -> 
     words = [
         f"{'+' if override.is_add() else ''}{override.key_or_group}={_values(override)[0]}"
         for override in sound
-        if not override.is_delete() and _values(override)[0] is not None
+        if _values(override)
     ]
     for attempt in (words, []):
         try:
@@ -148,22 +156,25 @@ def _compose(app: App, chosen: list[Override], groups: dict[str, list[str]]) -> 
 def _choice_problem(override: Override, choices: list[str]) -> str | None:
     group = override.key_or_group
     takes = f"{group} takes: {', '.join(choices)}"
-    for value in [] if override.is_delete() else _values(override):
-        if value in choices or value is None:
+    for value in _values(override):
+        if value in choices:
             continue
         if package := PLUGINS.get(str(value)) if group.startswith("hydra/") else None:
             return f"{value} comes with the package {package}, which is not installed: pip install {package}"
-        if value == "":
+        if value in ("", None):
             return f"no choice given. {takes}"
         nearest = get_close_matches(str(value), choices, n=1)
-        return "no such choice. " + (f"Did you mean {nearest[0]}? " if nearest else "") + takes
+        unknown = f"no such choice as {value}. " if override.is_sweep_override() else "no such choice. "
+        return unknown + (f"Did you mean {nearest[0]}? " if nearest else "") + takes
     return None
 
 
 def _values(override: Override) -> list[Any]:
-    """The values of a word: several if it is a sweep or a list."""
+    """The values of a word: several if it is a sweep or a list, none if it leaves something out."""
+    if override.is_delete():
+        return []
     if override.is_sweep_override():
-        return [value.strip("'\"") for value in override.sweep_string_iterator()] if override.is_discrete_sweep() else [None]
+        return [value.strip("'\"") for value in override.sweep_string_iterator()] if override.is_discrete_sweep() else []
     value = override.value()
     return list(value) if isinstance(value, list) else [value]
 
@@ -173,4 +184,3 @@ def _keys(content: Any, prefix: str = "") -> Iterator[str]:
     for key, value in content.items() if isinstance(content, dict) else ():
         yield f"{prefix}{key}"
         yield from _keys(value, f"{prefix}{key}.")
-

@@ -40,7 +40,8 @@ def ending_of(error: BaseException) -> Ending:
         return Ending("stopped", TERMINATED, ("stopped by SIGTERM",))
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        return Ending("failed", code, (error.code,) if isinstance(error.code, str) else ()) if code else FINISHED
+        state = "stopped" if code > 128 else "failed"
+        return Ending(state, code, (error.code,) if isinstance(error.code, str) else ()) if code else FINISHED
     if lines := user_lines(error):
         return Ending("failed", BAD_INPUT, lines)
     return Ending("failed", 1, (f"{type(error).__name__}: {_first_line(error)}",), is_bug=True)

@@ -18,8 +18,8 @@ from alphabar.training.inference import Inference
 from alphabar.training.metrics import Features, Splits
 from alphabar.training.metrics.frechet import FrechetDistance
 from alphabar.training.metrics.names import floor_protocol, protocol
-from alphabar.training.ranks import total
 from alphabar.training.metrics.reference import learn_real, measure_floor
+from alphabar.training.ranks import total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,4 +104,4 @@ class Evaluation(Inference):
         width = max(map(len, figures))
         for name, value in figures.items():
             print(f"{name:{width}}  {value:.4g}")
-        print(f"written down in {folder / 'figures.json'}")
+        print(f"written down in {shown(folder / 'figures.json')}")

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.training.checkpoint import Loaded, load
 from alphabar.training.generate import Generated, Generation
+from alphabar.training.run_dir import claim
 from alphabar.training.screen import quiet
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -45,7 +47,7 @@ class Inference:
     def start(self) -> tuple[Fabric, Loaded, Generation]:
         """The processes, the model on their devices, and what is to be drawn.
 
-        Raises UserError for a bad checkpoint, or for a sampler that does not fit its schedule.
+        Raises UserError for a bad checkpoint, a sampler that does not fit its schedule, or a folder that is not empty.
         """
         quiet()
         loaded = load(self.checkpoint, self.weights)
@@ -53,6 +55,7 @@ class Inference:
             loaded.module.denoiser.schedule.grid(self.sampler.num_steps)
         except ValueError as error:
             raise UserError(f"sampler: {error}") from error
+        claim(Path(self.run_dir))
         fabric = Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision)
         fabric.launch()
         loaded.module.to(fabric.device)

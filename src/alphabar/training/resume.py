@@ -9,6 +9,7 @@ from alphabar.errors import UserError
 from alphabar.training.checkpoint import read
 from alphabar.training.cli import task_overrides
 from alphabar.training.config import check
+from alphabar.training.run_dir import must_be_resumable
 
 MAY_CHANGE = ("trainer", "callbacks", "logger", "name", "data.num_workers")
 
@@ -27,10 +28,7 @@ def take_up(cfg: DictConfig) -> tuple[DictConfig, Stopped]:
     """
     folder = Path(cfg.run_dir)
     path = folder / "checkpoints" / "last.ckpt"
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"resume={cfg.resume}: not the folder of a run, it has no config.yaml")
-    if not path.is_file():
-        raise UserError(f"resume={cfg.resume}: this run has no checkpoint yet, checkpoints/last.ckpt is missing")
+    must_be_resumable(folder, str(cfg.resume))
     saved = OmegaConf.load(folder / "config.yaml")
     assert isinstance(saved, DictConfig)
     for override in task_overrides():

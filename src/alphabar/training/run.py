@@ -21,7 +21,7 @@ from alphabar.training.loggers.wandb_run import WandbRun
 from alphabar.training.module import DiffusionModule
 from alphabar.training.resume import Stopped, take_up
 from alphabar.training.run_dir import claim
-from alphabar.training.screen import quiet
+from alphabar.training.screen import quiet, shown
 
 
 def train(cfg: DictConfig) -> dict[str, object]:
@@ -122,9 +122,3 @@ def report(result: dict[str, Any], loggers: list[Logger]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbRun) and (hint := logger.hint()):
             print(f"  {hint}", flush=True)
-
-
-def shown(path: Path) -> str:
-    """The path as the user would type it."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)

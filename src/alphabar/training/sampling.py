@@ -14,8 +14,9 @@ from alphabar.training.callbacks import film
 from alphabar.training.checkpoint import Loaded
 from alphabar.training.generate import Generated, Generation, gather
 from alphabar.training.inference import Inference
-from alphabar.training.ranks import total
 from alphabar.training.pictures import grid, save_png
+from alphabar.training.ranks import total
+from alphabar.training.screen import shown
 
 MAX_IN_GRID = 256
 
@@ -48,7 +49,7 @@ class Sampling(Inference):
         broken = int(total(num_nonfinite))
         if fabric.is_global_zero:
             self._write_overview(fabric, loaded, generation, images, folder)
-            print(f"{self.num} images of step {loaded.step:,} in {folder}: grid.png, images{self._suffix}, film.gif")
+            print(f"{self.num} images of step {loaded.step:,} in {shown(folder)}: grid.png, images{self._suffix}, film.gif")
             if broken > 0:
                 print(f"{broken} of them had NaN or infinity in them, and are black there")
         return {"folder": str(folder), "num": self.num, "num_nonfinite": broken}

@@ -15,7 +15,7 @@ def usage(app: App, overrides: list[str]) -> str:
     width = max((len(group) for group in chosen), default=0)
     columns = min(shutil.get_terminal_size((100, 24)).columns, 120)
     lines = []
-    for group, choice in chosen.items():
+    for group, choice in reversed(chosen.items()):  # in the order of the defaults list
         words = [f"{name}*" if name == choice else name for name in groups[group]]
         indent = " " * (width + 4)
         lines.append(textwrap.fill(", ".join(words), columns, initial_indent=f"  {group:{width}}  ", subsequent_indent=indent))

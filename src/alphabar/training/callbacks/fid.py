@@ -15,8 +15,8 @@ from alphabar.training.loggers.mirror import log_figures
 from alphabar.training.metrics import Features, Splits
 from alphabar.training.metrics.frechet import FrechetDistance
 from alphabar.training.metrics.names import floor_protocol, protocol
-from alphabar.training.ranks import total
 from alphabar.training.metrics.reference import learn_real, measure_floor
+from alphabar.training.ranks import total
 
 
 class FID(Callback):

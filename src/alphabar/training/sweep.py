@@ -1,0 +1,144 @@
+"""What is known of a sweep: its jobs, their results, and what is made of them."""
+
+import csv
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alphabar.errors import UserError
+from alphabar.training.endings import Ending
+from alphabar.training.table import aligned
+
+TABLE, PICTURE = "results.csv", "sweep.png"
+
+
+@dataclass
+class Job:
+    """A run of a sweep. overrides: what was given on its command line. result: what it handed over."""
+
+    num: int
+    overrides: dict[str, str]
+    folder: Path
+    state: str = "waiting"
+    error: str = ""
+    seconds: float = 0.0
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fid(self) -> float | None:
+        """None if it was not measured, or is not a number."""
+        return number((self.result.get("fid") or {}).get("value"))
+
+    @property
+    def fid_name(self) -> str:
+        return (self.result.get("fid") or {}).get("name") or ""
+
+    @property
+    def loss(self) -> float | None:
+        return number(self.result.get("loss"))
+
+
+def number(value: Any) -> float | None:
+    """The value if it is a finite number."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+@dataclass
+class Sweep:
+    """The jobs of one sweep, in the order in which they started, in one folder."""
+
+    folder: Path
+    jobs: list[Job] = field(default_factory=list)
+
+    def keys(self) -> list[str]:
+        """What was swept: the overrides that differ between jobs, or all of them if none do."""
+        names = list(dict.fromkeys(key for job in self.jobs for key in job.overrides))
+        swept = [name for name in names if len({job.overrides.get(name) for job in self.jobs}) > 1]
+        return swept or names
+
+    def label(self, job: Job) -> str:
+        """The job's own values of what was swept."""
+        return " ".join(f"{key}={job.overrides[key]}" for key in self.keys() if key in job.overrides)
+
+    def ranked(self) -> list[Job]:
+        """By FID; those without one by loss, and last those that failed."""
+        big = math.inf
+        return sorted(
+            self.jobs,
+            key=lambda job: (job.state != "finished", big if job.fid is None else job.fid, job.loss or big, job.num),
+        )
+
+    def save(self) -> None:
+        """Writes the table."""
+        keys = self.keys()
+        ending = ["state", "error", "loss", "fid", "fid_name", "images_per_second", "seconds", "folder"]
+        temporary = self.folder / f".{TABLE}.tmp"
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["job", *keys, *ending])
+            for job in self.ranked():
+                values = [job.overrides.get(key, "") for key in keys]
+                speed = job.result.get("images_per_second")
+                figures = [job.loss, job.fid, job.fid_name, speed, round(job.seconds, 1)]
+                writer.writerow([job.num, *values, job.state, job.error, *figures, job.folder])
+        temporary.replace(self.folder / TABLE)
+
+    def report(self) -> str:
+        """The table for the terminal."""
+        keys = self.keys()
+        rows: list[Sequence[object]] = [["job", *keys, "state", "loss", "FID", "images/s", "seconds"]]
+        for job in self.ranked():
+            figures = [f"{job.loss:.4f}" if job.loss is not None else "", f"{job.fid:.2f}" if job.fid is not None else ""]
+            speed = number(job.result.get("images_per_second"))
+            values = [job.overrides.get(key, "") for key in keys]
+            rows.append([job.num, *values, job.state, *figures, f"{speed:,.0f}" if speed else "", f"{job.seconds:,.0f}"])
+        names = sorted({job.fid_name for job in self.jobs if job.fid_name})
+        note = [f"FID is {', '.join(names)}"] if names else []
+        return "\n".join([aligned(rows), *note])
+
+
+_sweeps: list[Sweep] = []
+
+
+def open_sweep(folder: Path) -> Sweep:
+    """This process's sweep in `folder`, the same however often a sweeper comes back with more jobs.
+
+    Raises UserError if the folder is that of an earlier sweep.
+    """
+    for sweep in _sweeps:
+        if sweep.folder == folder:
+            return sweep
+    if (folder / TABLE).exists():
+        raise UserError(f"hydra.sweep.dir={folder}: a sweep of another time is in this folder; choose another")
+    _sweeps.append(Sweep(folder))
+    return _sweeps[-1]
+
+
+def finish_sweeps(ending: Ending) -> Ending:
+    """Prints the table and draws the picture of this process's sweep, if it has one; its failed jobs make it fail."""
+    for sweep in _sweeps:
+        if not sweep.jobs:
+            continue
+        print(f"\n{sweep.report()}\n  table    {sweep.folder / TABLE}")
+        if any(job.state == "finished" for job in sweep.jobs):
+            from alphabar.training.reports.sweep import draw
+
+            draw(sweep, sweep.folder / PICTURE)
+            print(f"  picture  {sweep.folder / PICTURE}", flush=True)
+        bad = [str(job.num) for job in sweep.jobs if job.state != "finished"]
+        if bad and ending.state != "stopped":
+            where = f"the column 'error' of {sweep.folder / TABLE}, and error.txt in their folders"
+            line = f"{len(bad)} of {len(sweep.jobs)} jobs did not finish: {', '.join(bad)}; see {where}"
+            ending = Ending("failed", ending.code or 1, (line,))
+    _sweeps.clear()
+    return ending
+
+
+def write_error(job: Job, command: Sequence[str], traceback: str) -> None:
+    """Leaves in the job's folder what went wrong and how to run it again."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    text = f"{job.state}: {job.error}\n\n{shlex.join(command)}\n\n{traceback}"
+    (job.folder / "error.txt").write_text(text.rstrip() + "\n", encoding="utf-8")

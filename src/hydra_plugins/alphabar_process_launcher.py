@@ -1,0 +1,159 @@
+"""Hydra's `hydra/launcher=process`: every job of a sweep in a process of its own.
+
+In one process, the jobs of a sweep share what the first one left behind: process groups, devices, a wandb run, and, with several
+devices, ranks that are in different jobs.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+# What one job must not inherit: whose rank it is, whose result and whose wandb run.
+OWN = ("LOCAL_RANK", "NODE_RANK", "RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PL_GLOBAL_SEED", "WANDB_RUN_ID")
+OWN_PREFIXES = ("MASTER_", "TORCHELASTIC_")
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+@dataclass
+class ProcessLauncherConfig:
+    """What `hydra/launcher=process` stands for."""
+
+    _target_: str = f"{__name__}.ProcessLauncher"
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="process", node=ProcessLauncherConfig, provider="alphabar")
+
+
+class ProcessLauncher(Launcher):
+    """Runs `python <script> <overrides> hydra.run.dir=<sweep>/<subdir>` for one job after the other, come what may of each."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Takes what `launch` needs. Raises UserError for a `hydra.sweep.subdir` that is the same for all jobs."""
+        from alphabar.errors import UserError
+
+        subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
+        if "job.num" not in subdir and "job.override_dirname" not in subdir:
+            raise UserError(
+                f"hydra.sweep.subdir={subdir}: the same folder for all jobs; "
+                "write ${hydra.job.num} or ${hydra.job.override_dirname} into it"
+            )
+        self.hydra_context = hydra_context
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs the jobs; a signal to stop ends the one that is running and leaves out the others."""
+        from alphabar.training.processes import stoppable
+        from alphabar.training.sweep import Job, open_sweep
+
+        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+        sweep = open_sweep(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        configs = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
+        waiting = []
+        for config in configs:
+            words = [word.partition("=") for word in config.hydra.overrides.task]
+            given = {key: value for key, _, value in words}
+            waiting.append(Job(config.hydra.job.num, given, folder / str(config.hydra.sweep.subdir)))
+        returns = []
+        with stoppable() as stop:
+            sweep.jobs += waiting
+            for config, job in zip(configs, waiting, strict=True):
+                if stop.signum is None:
+                    print(f"[{job.num + 1}/{len(sweep.jobs)}] {sweep.label(job)}", flush=True)
+                    self._run(config, job, folder, stop)
+                    sweep.save()
+                returns.append(self._returned(config, job))
+        if stop.signum is not None:
+            raise KeyboardInterrupt if stop.signum == signal.SIGINT else SystemExit(128 + stop.signum)
+        return returns
+
+    def _compose(self, overrides: Sequence[str], num: int) -> DictConfig:
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = f"job_{num}"
+            config.hydra.job.num = num
+        return config
+
+    def _run(self, config: DictConfig, job: Any, folder: Path, stop: Any) -> None:
+        from alphabar.training.overrides import quoted
+        from alphabar.training.processes import run_job
+        from alphabar.training.sweep import write_error
+
+        words = [*config.hydra.overrides.task, f"hydra.run.dir={quoted(str(job.folder))}", "hydra.mode=RUN"]
+        command = [*_script(), *words]
+        begin = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="alphabar-job-") as scratch:
+            result, errors = Path(scratch) / "result.json", Path(scratch) / "errors"
+            env = _clean_environment() | {
+                "ALPHABAR_SWEEP": folder.name,
+                "ALPHABAR_RESULT": str(result),
+                "ALPHABAR_ERRORS": str(errors),
+            }
+            code = run_job(command, env, Path(config.hydra.runtime.cwd), stop)
+            content = _read(result, errors, code)
+        job.seconds = time.monotonic() - begin
+        job.state = "stopped" if stop.signum is not None else content.pop("state")
+        job.error = content.pop("error", "")
+        traceback = content.pop("traceback", "")
+        job.result = content
+        if job.state == "failed":
+            write_error(job, command, traceback)
+
+    def _returned(self, config: DictConfig, job: Any) -> JobReturn:
+        from alphabar.errors import UserError
+
+        is_good = job.state == "finished"
+        # Hydra's own sweeper stops at the first failure it is told of; the sweep's table and exit code tell of all of them.
+        is_told = self.config.hydra.sweeper.get("_target_") != BASIC_SWEEPER
+        objective = job.result.get("objective")
+        value = job.result if objective is None else float(objective)
+        job_return = JobReturn(
+            overrides=list(config.hydra.overrides.task),
+            cfg=config,
+            hydra_cfg=config,
+            working_dir=str(job.folder),
+            task_name=config.hydra.job.name,
+            status=JobStatus.COMPLETED if is_good or not is_told else JobStatus.FAILED,
+        )
+        job_return.return_value = value if is_good else UserError(f"job {job.num} {job.state}: {job.error}")
+        return job_return
+
+
+def _script() -> list[str]:
+    """How this very program was started."""
+    import __main__
+
+    spec = getattr(__main__, "__spec__", None)
+    return [sys.executable, os.path.abspath(sys.argv[0])] if spec is None else [sys.executable, "-m", spec.name]
+
+
+def _clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in OWN and not name.startswith(OWN_PREFIXES)}
+
+
+def _read(result: Path, errors: Path, code: int) -> dict[str, Any]:
+    """What the job handed over, or, if it could not, what can be said of its end."""
+    if result.exists():
+        content = json.loads(result.read_text(encoding="utf-8"))
+        if content["state"] != "finished" or code == 0:
+            return content
+    said = sorted(errors.iterdir(), key=lambda path: path.stat().st_mtime) if errors.exists() else []
+    if said:
+        return {"state": "failed", "error": " | ".join(path.read_text(encoding="utf-8") for path in said)}
+    if code < 0:
+        name = signal.Signals(-code).name
+        return {"state": "stopped" if -code == signal.SIGTERM else "failed", "error": f"ended by {name}"}
+    return {"state": "failed", "error": f"exit code {code}, and no result"}

@@ -1,0 +1,57 @@
+"""Whole runs in a second or two: the real configuration with a network of a few thousand parameters."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "network.base_channels=8",
+    "network.norm_groups=4",
+    "data.batch_size=32",
+    "module.warmup_steps=3",
+    "sampler.num_steps=3",
+    "trainer.log_every_n_steps=7",
+    "callbacks.samples.num=4",
+    "callbacks.samples.every_n_steps=20",
+    "callbacks.film.num=2",
+    "callbacks.fid.num=64",
+    "callbacks.fid.every_n_steps=20",
+    "callbacks.checkpoints.every_n_steps=10",
+    "features.max_images=200",
+)
+
+
+def words(*overrides, folder=None, logger="csv", tiny=TINY):
+    here = () if folder is None else (f'hydra.run.dir="{folder}"',)
+    return [*tiny, f"logger={logger}", *here, *overrides]
+
+
+def start(script, *arguments, cwd, env=None, **options):
+    """A command in a process of its own, away from the repository."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
+    command = [sys.executable, str(ROOT / script), *arguments]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, **options
+    )
+
+
+def finish(process, seconds=120):
+    """(Exit code, stdout, stderr) of a command that ends in time."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out, err
+
+
+def run(script, *arguments, cwd, env=None, seconds=120):
+    return finish(start(script, *arguments, cwd=cwd, env=env), seconds)
+
+
+def checkpoint(folder, name="last"):
+    return torch.load(Path(folder) / "checkpoints" / f"{name}.ckpt", weights_only=True)
