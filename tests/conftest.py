@@ -1,9 +1,14 @@
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+_CACHE = tempfile.TemporaryDirectory(prefix="alphabar-tests-")
+os.environ["ALPHABAR_TEST_CACHE"] = _CACHE.name
 
 
 @pytest.fixture(autouse=True)

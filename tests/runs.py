@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
+CACHE = os.environ["ALPHABAR_TEST_CACHE"]  # made anew for every session of pytest, in conftest.py
 TINY = (
     "network.base_channels=8",
     "network.norm_groups=4",
@@ -22,6 +23,7 @@ TINY = (
     "callbacks.fid.every_n_steps=20",
     "callbacks.checkpoints.every_n_steps=10",
     "features.max_images=200",
+    f"features.cache_dir={CACHE}",
 )
 
 
@@ -35,7 +37,14 @@ def start(script, *arguments, cwd, env=None, **options):
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
     command = [sys.executable, str(ROOT / script), *arguments]
     return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, **options
+        command,
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        **options,
     )
 
 

@@ -16,8 +16,8 @@ from alphabar.training.data.resident import ResidentImages
 from alphabar.training.metrics import Splits, names
 from alphabar.training.metrics.extractor import Extractor
 from alphabar.training.metrics.frechet import FrechetDistance, frechet_distance
-from alphabar.training.ranks import from_first, rank_and_size
 from alphabar.training.metrics.reference import Floor, batches, learn_real, measure_floor
+from alphabar.training.ranks import from_first, rank_and_size
 
 CPU = torch.device("cpu")
 

@@ -41,8 +41,9 @@ class ProcessLauncher(Launcher):
     """Runs `python <script> <overrides> hydra.run.dir=<sweep>/<subdir>` for one job after the other, come what may of each."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Takes what `launch` needs. Raises UserError for a `hydra.sweep.subdir` that is the same for all jobs."""
+        """Raises UserError if all jobs were to share a folder, or the sweep that of an earlier one."""
         from alphabar.errors import UserError
+        from alphabar.training.sweep import open_sweep
 
         subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
         if "job.num" not in subdir and "job.override_dirname" not in subdir:
@@ -52,28 +53,28 @@ class ProcessLauncher(Launcher):
             )
         self.hydra_context = hydra_context
         self.config = config
+        self.sweep = open_sweep(Path(str(config.hydra.sweep.dir)).absolute())
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs; a signal to stop ends the one that is running and leaves out the others."""
         from alphabar.training.processes import stoppable
-        from alphabar.training.sweep import Job, open_sweep
+        from alphabar.training.sweep import Job
 
-        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
-        sweep = open_sweep(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        sweep = self.sweep
+        sweep.folder.mkdir(parents=True, exist_ok=True)
         configs = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
         waiting = []
         for config in configs:
             words = [word.partition("=") for word in config.hydra.overrides.task]
             given = {key: value for key, _, value in words}
-            waiting.append(Job(config.hydra.job.num, given, folder / str(config.hydra.sweep.subdir)))
+            waiting.append(Job(config.hydra.job.num, given, sweep.folder / str(config.hydra.sweep.subdir)))
         returns = []
         with stoppable() as stop:
             sweep.jobs += waiting
             for config, job in zip(configs, waiting, strict=True):
                 if stop.signum is None:
                     print(f"[{job.num + 1}/{len(sweep.jobs)}] {sweep.label(job)}", flush=True)
-                    self._run(config, job, folder, stop)
+                    self._run(config, job, stop)
                     sweep.save()
                 returns.append(self._returned(config, job))
         if stop.signum is not None:
@@ -87,7 +88,7 @@ class ProcessLauncher(Launcher):
             config.hydra.job.num = num
         return config
 
-    def _run(self, config: DictConfig, job: Any, folder: Path, stop: Any) -> None:
+    def _run(self, config: DictConfig, job: Any, stop: Any) -> None:
         from alphabar.training.overrides import quoted
         from alphabar.training.processes import run_job
         from alphabar.training.sweep import write_error
@@ -98,7 +99,7 @@ class ProcessLauncher(Launcher):
         with tempfile.TemporaryDirectory(prefix="alphabar-job-") as scratch:
             result, errors = Path(scratch) / "result.json", Path(scratch) / "errors"
             env = _clean_environment() | {
-                "ALPHABAR_SWEEP": folder.name,
+                "ALPHABAR_SWEEP": self.sweep.folder.name,
                 "ALPHABAR_RESULT": str(result),
                 "ALPHABAR_ERRORS": str(errors),
             }

@@ -9,6 +9,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -128,17 +129,16 @@ def make_task(main: Main, app: App, result: dict[str, Any]) -> Callable[[DictCon
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # another launcher than ours wants to see it
                 raise
             raise Inside from error
-        return result.get("objective", result)
+        objective = result.get("objective")
+        return result if objective is None else float(objective)  # a number is what sweepers optimise
 
     return task
 
 
 def drop_if_empty(folder: Path) -> None:
     """Removes a folder that was made for a run that did not come about."""
-    try:
+    with suppress(OSError):
         folder.rmdir()
-    except OSError:
-        pass
 
 
 def explained(error: BaseException, app: App) -> BaseException:

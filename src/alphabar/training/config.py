@@ -93,7 +93,7 @@ def build(node: DictConfig, path: str = "") -> Any:
     Raises ConfigError for a `_target_` that is not allowed, before anything is imported, or with a constructor's own complaint.
     """
     place: Path = tuple(key for key in (path or node._get_full_key(None)).split(".") if key)
-    root = written(node._get_root())
+    root = written(node._get_root())  # type: ignore[arg-type]
     try:
         content = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

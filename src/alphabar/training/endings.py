@@ -34,7 +34,8 @@ FINISHED = Ending("finished", 0)
 
 def ending_of(error: BaseException) -> Ending:
     """What an exception that ended the command means."""
-    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns it into exit(1)
+    # Lightning makes an exit(1) of Ctrl-C.
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return Ending("stopped", CTRL_C, ("stopped by Ctrl-C",))
     if type(error).__name__ == "SIGTERMException":  # Lightning's, whose own exit code is 0
         return Ending("stopped", TERMINATED, ("stopped by SIGTERM",))

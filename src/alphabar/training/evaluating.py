@@ -20,6 +20,7 @@ from alphabar.training.metrics.frechet import FrechetDistance
 from alphabar.training.metrics.names import floor_protocol, protocol
 from alphabar.training.metrics.reference import learn_real, measure_floor
 from alphabar.training.ranks import total
+from alphabar.training.screen import shown
 
 
 @dataclass(frozen=True, kw_only=True)

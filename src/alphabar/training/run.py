@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from alphabar.diffusion.noise import derive_seed
@@ -17,7 +17,6 @@ from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.config import build
 from alphabar.training.data.datamodule import ImageDataModule
 from alphabar.training.loggers.metrics_file import MetricsFile
-from alphabar.training.loggers.wandb_run import WandbRun
 from alphabar.training.module import DiffusionModule
 from alphabar.training.resume import Stopped, take_up
 from alphabar.training.run_dir import claim
@@ -44,7 +43,7 @@ def train(cfg: DictConfig) -> dict[str, object]:
     trainer.fit(module, datamodule=datamodule, ckpt_path=stopped.path if stopped else None, weights_only=True)
     result = outcome(trainer, module, folder, time.perf_counter() - begin)
     if trainer.is_global_zero:
-        report(result, trainer.loggers)
+        report(result)
     return result
 
 
@@ -99,11 +98,11 @@ def outcome(trainer: Trainer, module: DiffusionModule, folder: Path, seconds: fl
         "steps": trainer.global_step,
         "seconds": seconds,
         "folder": str(folder),
-        "wandb": next((logger.version for logger in trainer.loggers if isinstance(logger, WandbRun)), None),
+        "wandb": next((logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)), None),
     }
 
 
-def report(result: dict[str, Any], loggers: list[Logger]) -> None:
+def report(result: dict[str, Any]) -> None:
     """Says what came out, where everything is and what to do next."""
     folder = shown(Path(result["folder"]))
     line = f"done: {result['steps']:,} steps in {result['seconds']:.0f} s"
@@ -119,6 +118,3 @@ def report(result: dict[str, Any], loggers: list[Logger]) -> None:
     print(f"  checkpoints  {folder}/checkpoints/")
     print(f"  sample       python sample.py checkpoint={folder}/checkpoints/last.ckpt num=64")
     print(f"  go on        python train.py resume={folder} trainer.max_steps={2 * result['steps']}")
-    for logger in loggers:
-        if isinstance(logger, WandbRun) and (hint := logger.hint()):
-            print(f"  {hint}", flush=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def quiet() -> None:
-    """Shows our own lines, on the first process; keeps off Lightning's advertisements and warnings about what is done on purpose."""
+    """Shows our own lines, on the first process; keeps Lightning's advertisements off, and warnings about what is done on purpose."""
     own = logging.getLogger("alphabar")
     own.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
     if not own.handlers:

@@ -22,7 +22,7 @@ class Job:
     num: int
     overrides: dict[str, str]
     folder: Path
-    state: str = "waiting"
+    state: str = "not started"
     error: str = ""
     seconds: float = 0.0
     result: dict[str, Any] = field(default_factory=dict)
@@ -119,22 +119,26 @@ def open_sweep(folder: Path) -> Sweep:
 
 def finish_sweeps(ending: Ending) -> Ending:
     """Prints the table and draws the picture of this process's sweep, if it has one; its failed jobs make it fail."""
-    for sweep in _sweeps:
-        if not sweep.jobs:
-            continue
-        print(f"\n{sweep.report()}\n  table    {sweep.folder / TABLE}")
+    for sweep in [sweep for sweep in _sweeps if sweep.jobs]:
+        print(f"\n{sweep.report()}\n  table    {shown(sweep.folder / TABLE)}")
         if any(job.state == "finished" for job in sweep.jobs):
             from alphabar.training.reports.sweep import draw
 
             draw(sweep, sweep.folder / PICTURE)
-            print(f"  picture  {sweep.folder / PICTURE}", flush=True)
+            print(f"  picture  {shown(sweep.folder / PICTURE)}", flush=True)
         bad = [str(job.num) for job in sweep.jobs if job.state != "finished"]
-        if bad and ending.state != "stopped":
-            where = f"the column 'error' of {sweep.folder / TABLE}, and error.txt in their folders"
+        if bad and ending.state != "stopped" and not ending.is_bug:
+            where = f"the column 'error' of {shown(sweep.folder / TABLE)}, and error.txt in their folders"
             line = f"{len(bad)} of {len(sweep.jobs)} jobs did not finish: {', '.join(bad)}; see {where}"
             ending = Ending("failed", ending.code or 1, (line,))
     _sweeps.clear()
     return ending
+
+
+def shown(path: Path) -> str:
+    """The path as it would be typed here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def write_error(job: Job, command: Sequence[str], traceback: str) -> None:

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 def aligned(rows: Sequence[Sequence[object]]) -> str:
     """Rows of equal length as lines with columns as wide as they need to be; numbers are flush right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [all(_is_number(cell) for cell in column[1:]) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        padded = [cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in zip(row, widths, right, strict=True)]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
+    columns = [_padded([str(cell) for cell in column]) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
+
+
+def _padded(column: list[str]) -> list[str]:
+    width = max(map(len, column))
+    is_numeric = all(_is_number(cell) for cell in column[1:])
+    return [cell.rjust(width) if is_numeric else cell.ljust(width) for cell in column]
 
 
 def _is_number(text: str) -> bool:

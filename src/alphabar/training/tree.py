@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 Path = tuple[str | int, ...]
@@ -27,14 +27,14 @@ class Broken:
     reason: str
 
 
-def plain(node: Container) -> Any:
+def plain(node: DictConfig | ListConfig) -> Any:
     """The content as dicts, lists and scalars, references resolved; what has no value becomes a `Blank` or a `Broken`."""
     if isinstance(node, DictConfig):
         return {str(key): _value(node, key) for key in node}
     return [_value(node, index) for index in range(len(node))]
 
 
-def _value(parent: Container, key: Any) -> Any:
+def _value(parent: DictConfig | ListConfig, key: Any) -> Any:
     try:
         if OmegaConf.is_missing(parent, key):
             return Blank.LATER if OmegaConf.is_interpolation(parent, key) else Blank.MISSING
@@ -46,7 +46,7 @@ def _value(parent: Container, key: Any) -> Any:
     return plain(value) if OmegaConf.is_config(value) else value
 
 
-def written(node: Container) -> Any:
+def written(node: DictConfig | ListConfig) -> Any:
     """The content as dicts, lists and scalars, references as they are written: `${schedule}`."""
     return OmegaConf.to_container(node, resolve=False)
 

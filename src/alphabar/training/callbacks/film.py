@@ -46,7 +46,9 @@ class Film(Callback):
 def record(generation: Generation, denoiser: Denoiser, codec: Codec, device: torch.device, num_frames: int) -> list[Tensor]:
     """At most `num_frames` moments of the first batch's trajectory, each uint8 [B, C, H, W]."""
     states = [codec.decode(x).cpu() for x in generation.trajectory(denoiser, range(generation.batch_size), device)]
-    left = torch.linspace(1, 0, min(num_frames, len(states))) ** 1.5
+    if len(states) <= num_frames:
+        return states
+    left = torch.linspace(1, 0, num_frames) ** 1.5
     return [states[moment] for moment in ((1 - left) * (len(states) - 1)).round().long().unique().tolist()]
 
 

@@ -12,6 +12,8 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from alphabar.training.screen import shown
+
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -49,17 +51,17 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Closes the run; one that failed shows as failed."""
-        if self._experiment is not None:
-            self._experiment.finish(exit_code=0 if status == "success" else 1)
-
-    def hint(self) -> str | None:
-        """How to look at the run, in one line."""
+        """Closes the run, one that failed as failed, and says how to look at it."""
+        if self._experiment is None:
+            return
+        url = self._experiment.url if self.mode == "online" else None
+        self._experiment.finish(exit_code=0 if status == "success" else 1)
         if self.mode == "offline":
             fragments = sorted((Path(self.save_dir or ".") / "wandb").glob("offline-run-*"))
-            paths = " ".join(f'"{fragment}"' for fragment in fragments)
-            return f"wandb ran offline. Look: wandb leet {paths}  Upload, in this order: wandb sync {paths}"
-        return f"wandb: {self._experiment.url}" if self.mode == "online" and self._experiment is not None else None
+            print(f"wandb ran offline. Look:    wandb leet {shown(fragments[-1])}")
+            print(f"                   Upload:  wandb sync {' '.join(map(shown, fragments))}")
+        elif self.mode == "online":
+            print(f"wandb: {url}")
 
 
 def run_id(run_dir: Path) -> str:

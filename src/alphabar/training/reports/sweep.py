@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphabar.training.sweep import Job, Sweep
+from alphabar.training.sweep import Job, Sweep, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,9 +27,9 @@ def draw(sweep: Sweep, path: Path) -> None:
     title_lines = len(layout.keys) + 1
     heights = [4.0, rows * (TILE + 0.22 * title_lines)]
     figure = Figure(figsize=(max(8.0, columns * (TILE + 0.25)), sum(heights)), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=heights)
-    plot(upper.subplots(), layout)
-    show_samples(lower, layout, columns, rows)
+    parts = figure.add_gridspec(2, 1, height_ratios=heights)
+    plot(figure.add_subfigure(parts[0]).subplots(), layout)
+    show_samples(figure.add_subfigure(parts[1]), layout, columns, rows)
     figure.savefig(path, dpi=110)
 
 
@@ -116,9 +116,8 @@ def plot(axes: "Axes", layout: Layout) -> None:
 
 def draw_floor(axes: "Axes", layout: Layout) -> None:
     """A dashed line at the FID of held-out images, if all jobs agree on it."""
-    floors = {(job.result.get("fid") or {}).get("floor") for job in layout.jobs() if job.fid is not None} - {None}
-    if len(floors) == 1:
-        floor = floors.pop()
+    floors = {number(job.result["fid"].get("floor")) for job in layout.jobs() if job.fid is not None}
+    if len(floors) == 1 and (floor := floors.pop()) is not None:
         axes.axhline(floor, color="grey", linestyle="--", label=f"held-out images: {floor:.3g}")
 
 
@@ -127,7 +126,8 @@ def label_axes(axes: "Axes", layout: Layout) -> None:
     from matplotlib.ticker import LogLocator, ScalarFormatter
 
     names = sorted({job.fid_name for job in layout.jobs() if job.fid_name})
-    axes.set_ylabel("\n".join(names[:3] if len(names) <= 3 else ["FID, by several protocols"]) if layout.has_fid else "final loss")
+    protocols = "\n".join(names) if len(names) <= 3 else "FID, by several protocols"
+    axes.set_ylabel(protocols if layout.has_fid else "final loss")
     axes.set_xlabel(layout.x_key)
     heights = [y for job in layout.jobs() if (y := layout.y(job)) is not None]
     if heights and min(heights) > 0 and max(heights) / min(heights) >= 10:

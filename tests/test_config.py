@@ -1,0 +1,334 @@
+import os
+import pickle
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from alphabar.training.app import App
+from alphabar.training.config import ConfigError, build, check
+from alphabar.training.resolvers import register
+
+REPOSITORY = Path(__file__).parent.parent
+GROUPS = App(REPOSITORY / "conf", "train").groups()
+TOYS = """
+class Leaf:
+    pass
+
+class Tree:
+    def __init__(
+        self,
+        width: int,
+        name: str = "oak",
+        height: float = 1.0,
+        flag: bool = False,
+        kind: Literal["soft", "hard"] = "soft",
+        maybe: int | None = None,
+        sizes: Sequence[int] = (1, 2),
+        leaf: Leaf | None = None,
+        leaves: Mapping[str, Leaf] = {},
+        more: list[Leaf] = [],
+        make: Callable[[int], Leaf] | None = None,
+        anything=None,
+    ) -> None:
+        self.given = {name: value for name, value in locals().items() if name != "self"}
+        if width < 1:
+            raise ValueError(f"need width >= 1, got width={width}")
+        if width == 13:
+            raise RuntimeError("a bug")
+
+class Fake:
+    def __init__(self, size: int) -> None:
+        raise TypeError("size does\\nnot matter")
+
+def function():
+    pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    module = types.ModuleType("alphabar.toys")
+    module.__dict__.update(Literal=Literal, Sequence=Sequence, Mapping=Mapping, Callable=Callable, Any=Any, os=os)
+    module.__dict__.update(dataclass=dataclass)
+    exec(TOYS, module.__dict__)
+    monkeypatch.setitem(sys.modules, "alphabar.toys", module)
+    return module
+
+
+def lines(text: str, **choices: list[str]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        check(OmegaConf.create(text), choices)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "{width: 1}",
+        "{width: 1, height: 2}",
+        "{width: 1, height: 1e-4}",
+        "{width: 1, kind: hard, maybe: null, sizes: [1], flag: true, name: '3'}",
+        "{width: 1, maybe: 3, leaf: {_target_: alphabar.toys.Leaf}}",
+        "{width: 1, leaves: {a: {_target_: alphabar.toys.Leaf}}, more: [{_target_: alphabar.toys.Leaf}]}",
+        "{width: 1, make: {_target_: alphabar.toys.Leaf, _partial_: true}}",
+        "{width: 1, anything: {x: [1, y]}}",
+    ],
+)
+def test_what_fits_passes(arguments):
+    check(OmegaConf.create("{tree: {_target_: alphabar.toys.Tree, " + arguments[1:] + "}"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("width: 1, heigth: 3", "tree: Tree has no argument 'heigth'. Did you mean 'height'?"),
+        ("height: 3", "tree: Tree needs 'width'"),
+        ("width: '???'", "tree.width: missing, give tree.width=..."),
+        ("width: fast", "tree.width: expected int, got 'fast'"),
+        ("width: 1.5", "tree.width: expected int, got 1.5"),
+        ("width: true", "tree.width: expected int, got true"),
+        ("width: null", "tree.width: expected int, got null"),
+        ("width: 1, height: true", "tree.height: expected float, got true"),
+        ("width: 1, name: 3", "tree.name: expected str, got 3"),
+        ("width: 1, flag: 1", "tree.flag: expected bool, got 1"),
+        ("width: 1, flag: 'yes'", "tree.flag: expected bool, got 'yes'"),
+        ("width: 1, kind: sofd", "tree.kind: expected one of soft, hard, got 'sofd'. Did you mean soft?"),
+        ("width: 1, maybe: x", "tree.maybe: expected int or null, got 'x'"),
+        ("width: 1, sizes: [1, x]", "tree.sizes: expected a list of int, got [1, 'x']"),
+        ("width: 1, sizes: 3", "tree.sizes: expected a list of int, got 3"),
+        ("width: 1, sizes: abc", "tree.sizes: expected a list of int, got 'abc'"),
+        ("width: 1, leaf: green", "tree.leaf: expected Leaf or null, got 'green'"),
+        ("width: 1, leaf: {x: 1}", "tree.leaf: expected Leaf or null, got {x: 1}"),
+        (
+            "width: 1, leaf: {_target_: alphabar.diffusion.samplers.ddim.DDIM}",
+            "tree.leaf: expected Leaf or null, got DDIM",
+        ),
+        (
+            "width: 1, leaf: {_target_: alphabar.toys.Leaf, _partial_: true}",
+            "tree.leaf: expected Leaf or null, got Leaf with _partial_: true",
+        ),
+        ("width: 1, leaves: {a: 3}", "tree.leaves: expected a mapping to Leaf, got {a: 3}"),
+        (
+            "width: 1, make: {_target_: alphabar.toys.Leaf}",
+            "tree.make: expected a node with _target_ and _partial_: true or null, got Leaf",
+        ),
+        (
+            "width: 1, make: {_target_: alphabar.diffusion.samplers.ddim.DDIM, _partial_: true}",
+            "tree.make: expected a node with _target_ and _partial_: true or null, got DDIM with _partial_: true",
+        ),
+        ("width: 1, _args_: [1]", "tree: _args_ is not supported, only _target_ and _partial_"),
+        ("width: '${nope}'", "tree.width: Interpolation key 'nope' not found"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_what_does_not_fit_is_one_line_with_its_path(arguments, line):
+    assert lines("{tree: {_target_: alphabar.toys.Tree, " + arguments + "}}") == [line]
+
+
+def test_all_problems_are_reported_at_once():
+    found = lines("{a: {_target_: alphabar.toys.Tree, widht: 1, flag: x}, b: {_target_: alphabar.toys.Tree, width: x}}")
+    assert found == [
+        "a: Tree has no argument 'widht'. Did you mean 'width'?",
+        "a.flag: expected bool, got 'x'",
+        "a: Tree needs 'width'",
+        "b.width: expected int, got 'x'",
+    ]
+
+
+def test_what_is_used_twice_is_reported_once_where_it_is_written():
+    found = lines(
+        """
+        leaf: {_target_: alphabar.toys.Leaf, colour: red}
+        width: wide
+        first: {_target_: alphabar.toys.Tree, leaf: '${leaf}', width: '${width}'}
+        second: {_target_: alphabar.toys.Tree, leaf: '${leaf}', width: '${width}', make: '${first.leaf}'}
+        """
+    )
+    assert found == [
+        "leaf: Leaf has no argument 'colour'. It takes none",
+        "width: expected int, got 'wide'",
+        "leaf: expected a node with _target_ and _partial_: true or null, got Leaf",
+    ]
+
+
+def test_what_is_filled_in_later_is_not_judged():
+    check(OmegaConf.create("{shape: {width: '???'}, tree: {_target_: alphabar.toys.Tree, width: '${shape.width}'}}"))
+
+
+def test_a_group_is_named_with_its_choices():
+    (line,) = lines("{tree: {_target_: alphabar.toys.Tree, width: 1, leaf: straight}}", leaf=["maple", "oak"])
+    assert line == "tree.leaf: expected Leaf or null, got 'straight' (leaf=... takes: maple, oak)"
+
+
+def test_an_interface_is_not_an_implementation():
+    (line,) = lines("{sampler: {_target_: alphabar.diffusion.samplers.Sampler, num_steps: 3}}")
+    assert line == "sampler: Sampler is an interface without step: name one of its implementations"
+
+
+def test_a_root_node_is_checked_and_built():
+    cfg = OmegaConf.create("{_target_: alphabar.toys.Tree, width: 0}")
+    check(cfg)
+    with pytest.raises(ConfigError, match=r"^need width >= 1, got width=0$"):
+        build(cfg)
+    assert lines("{_target_: alphabar.toys.Tree, width: x}") == ["width: expected int, got 'x'"]
+
+
+def test_library_constructors_are_judged_as_far_as_they_can_be():
+    found = lines(
+        """
+        optimizer: {_target_: torch.optim.Adam, _partial_: true, lr: fast, momentum: 1}
+        trainer: {_target_: lightning.pytorch.Trainer, device: 3, max_steps: 1.5, precision: bf16-mixed, devices: auto}
+        layer: {_target_: torch.nn.Linear, in_features: 1}
+        """
+    )
+    assert found[0] == "optimizer.lr: expected float, got 'fast'"
+    assert found[1].startswith("optimizer: Adam has no argument 'momentum'")
+    assert found[2:] == [
+        "trainer: Trainer has no argument 'device'. Did you mean 'devices'?",
+        "trainer.max_steps: expected int, got 1.5",
+        "layer: Linear needs 'out_features'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.load",
+        "torch.hub.load",
+        "builtins.getattr",
+        "os.system",
+        "subprocess.Popen",
+        "hydra.utils.instantiate",
+        "lightning.pytorch.cli.LightningCLI",
+        "alphabarx.Tree",
+        "alphabar",
+        "3",
+    ],
+)
+def test_a_foreign_target_is_refused_wherever_it_stands(target):
+    text = "{model: {a: [{_target_: alphabar.toys.Tree, width: 1, anything: {_target_: '" + target + "', f: x}}]}}"
+    (line,) = lines(text)
+    assert line.startswith("model.a[0].anything: _target_")
+    with pytest.raises(ConfigError, match=r"^model.a\[0\].anything: _target_"):
+        build(OmegaConf.create(text).model, "model")
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("alphabar.toys.os.system", "there is no module"),
+        ("alphabar.toys.Path", "there is no class Path"),
+        ("alphabar.toys.os", "is refused"),
+        ("alphabar.toys.function", "is refused"),
+        ("alphabar.toys.Tree.__init__", "there is no module"),
+        ("alphabar.training.run_dir.Path", "is refused"),
+        ("alphabar.training.config.partial", "is refused"),
+        ("torch.nn.init.constant_", "is refused"),
+        ("alphabar.toys.Leef", "there is no class Leef in alphabar.toys. Did you mean Leaf?"),
+        ("alphabar.nowhere.Leaf", "there is no module alphabar.nowhere"),
+        ("alphabar..toys.Leaf", "there is no module"),
+    ],
+)
+def test_an_allowed_name_must_lead_to_a_class_of_that_place(target, reason):
+    (line,) = lines("{x: {_target_: " + target + "}}")
+    assert line.startswith("x: ")
+    assert reason in line
+
+
+def test_nothing_is_imported_when_something_is_refused(tmp_path):
+    (tmp_path / "evil.py").write_text("print('imported')")
+    code = """
+import sys
+from omegaconf import OmegaConf
+from alphabar.training.config import check, build
+cfg = OmegaConf.create({"a": {"_target_": "torch.nn.Linear", "x": {"_target_": "evil.Thing"}}})
+for act in (lambda: check(cfg), lambda: build(cfg.a)):
+    try:
+        act()
+    except ValueError as error:
+        print(error)
+print("torch" in sys.modules, "evil" in sys.modules)
+"""
+    paths = os.pathsep.join([str(REPOSITORY / "src"), str(tmp_path)])
+    env = os.environ | {"PYTHONPATH": paths}
+    output = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    *refusals, modules = output.splitlines()
+    assert [line.split(" is refused")[0] for line in refusals] == ["a.x: _target_ evil.Thing"] * 2
+    assert modules == "False False"
+
+
+def test_constructors_get_plain_values(toys):
+    cfg = OmegaConf.create(
+        "{sizes: [1, 2], tree: {_target_: alphabar.toys.Tree, width: 1, sizes: '${sizes}', leaves: {a: {_target_: alphabar.toys.Leaf}},"
+        "anything: {x: [1]}, make: {_target_: alphabar.toys.Tree, _partial_: true, height: 2}}}"
+    )
+    given = build(cfg.tree).given
+    assert type(given["sizes"]) is list
+    assert type(given["anything"]) is dict
+    assert type(given["anything"]["x"]) is list
+    assert not any(isinstance(value, DictConfig | ListConfig) for value in given.values())
+    assert isinstance(given["leaves"]["a"], toys.Leaf)
+    assert given["make"](5).given["height"] == 2
+
+
+def test_members_that_are_null_are_left_out():
+    cfg = OmegaConf.create("{all: {a: {_target_: alphabar.toys.Leaf}, b: null}}")
+    assert list(build(cfg.all)) == ["a"]
+
+
+@pytest.mark.parametrize("path", ["", "tree"])
+def test_a_constructor_s_complaint_carries_the_path_where_it_is_written(path):
+    cfg = OmegaConf.create(
+        "{inner: {_target_: alphabar.toys.Tree, width: 0}, tree: {_target_: alphabar.toys.Tree, width: 1, anything: '${inner}'}}"
+    )
+    with pytest.raises(ConfigError, match=r"^inner: need width >= 1, got width=0$"):
+        build(cfg.tree, path)
+
+
+def test_a_complaint_is_one_line_even_if_it_comes_late():
+    cfg = OmegaConf.create("{fake: {_target_: alphabar.toys.Fake, _partial_: true}}")
+    make = build(cfg.fake)
+    with pytest.raises(ConfigError, match=r"^fake: size does$"):
+        make(3)
+
+
+def test_devices_that_do_not_exist_are_a_complaint():
+    cfg = OmegaConf.create("{trainer: {_target_: lightning.pytorch.Trainer, accelerator: mps, devices: 7, logger: false}}")
+    with pytest.raises(ConfigError, match=r"^trainer: "):
+        build(cfg.trainer)
+
+
+def test_a_bug_is_not_a_complaint():
+    with pytest.raises(RuntimeError, match="a bug"):
+        build(OmegaConf.create("{tree: {_target_: alphabar.toys.Tree, width: 13}}").tree)
+
+
+def test_a_missing_value_is_named_when_building():
+    cfg = OmegaConf.create("{shape: {width: '???'}, tree: {_target_: alphabar.toys.Tree, width: '${shape.width}'}}")
+    with pytest.raises(ConfigError, match=r"^tree: .*shape.width"):
+        build(cfg.tree)
+
+
+def test_what_makes_something_later_can_be_pickled():
+    cfg = OmegaConf.create("{optimizer: {_target_: torch.optim.SGD, _partial_: true, lr: 1e-4}}")
+    assert pickle.loads(pickle.dumps(build(cfg.optimizer))).keywords == {"lr": 1e-4}
+
+
+NEEDED = {("data", "folder"): ["data.root=x"], ("data", "torchvision"): ["data.name=MNIST"]}
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"), [(group, choice) for group in GROUPS for choice in GROUPS[group]], ids=lambda value: value
+)
+def test_every_choice_of_every_group_passes_the_check(group, choice):
+    register()
+    cfg = App(REPOSITORY / "conf", "train").compose([f"{group}={choice}", *NEEDED.get((group, choice), [])])
+    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    check(cfg, GROUPS)

@@ -1,0 +1,73 @@
+import csv
+import signal
+
+import pytest
+import torch
+
+import runs
+
+CRASH = "tests/crash.py"
+CLOCKED = ("train/images_per_second", "train/seconds")
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [{name: value for name, value in row.items() if name not in CLOCKED} for row in csv.DictReader(file)]
+
+
+def equal(one, other):
+    """Whether two nests of containers, numbers and tensors are equal to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, num_workers):
+    """60 steps, and 60 steps of which the 37th is the last thing the process did: 24 batches an epoch, checkpoints every 10."""
+    words = runs.words("trainer.max_steps=60", "network.dropout=0.1", f"data.num_workers={num_workers}")
+    code, _, err = runs.run("train.py", *words, f"hydra.run.dir={tmp_path / 'straight'}", cwd=tmp_path)
+    assert code == 0, err
+    code, _, _ = runs.run(CRASH, *words, f"hydra.run.dir={tmp_path / 'killed'}", cwd=tmp_path, env={"CRASH": "9 37 0"})
+    assert code == -signal.SIGKILL
+    assert runs.checkpoint(tmp_path / "killed")["global_step"] == 30
+    code, _, err = runs.run("train.py", f"resume={tmp_path / 'killed'}", cwd=tmp_path)
+    assert code == 0, err
+    straight, resumed = runs.checkpoint(tmp_path / "straight"), runs.checkpoint(tmp_path / "killed")
+    assert straight["global_step"] == resumed["global_step"] == 60
+    for key in ("state_dict", "ema", "optimizer_states", "lr_schedulers"):
+        assert equal(straight[key], resumed[key]), key
+    assert rows(tmp_path / "straight") == rows(tmp_path / "killed")
+    assert [row["step"] for row in rows(tmp_path / "killed")] == [
+        "0",
+        "7",
+        "14",
+        "20",
+        "21",
+        "28",
+        "35",
+        "40",
+        "42",
+        "49",
+        "56",
+        "60",
+    ]
+
+
+def test_going_on_takes_new_limits_and_refuses_what_would_be_another_run(tmp_path):
+    folder = tmp_path / "run"
+    code, _, err = runs.run("train.py", *runs.words("trainer.max_steps=10", folder=folder), cwd=tmp_path)
+    assert code == 0, err
+    code, _, err = runs.run("train.py", f"resume={folder}", "schedule.beta_end=0.03", cwd=tmp_path)
+    assert code == 2
+    assert err.startswith("error: schedule.beta_end: cannot change when a run is resumed")
+    assert err.count("\n") == 1
+    code, _, err = runs.run("train.py", f"resume={folder}", "trainer.max_steps=12", cwd=tmp_path)
+    assert code == 0, err
+    assert runs.checkpoint(folder)["global_step"] == 12
+    assert "max_steps: 12" in (folder / "config.yaml").read_text()
+    assert "max_steps: 10" in (folder / "config_until_step_10.yaml").read_text()
