@@ -332,3 +332,10 @@ def test_every_choice_of_every_group_passes_the_check(group, choice):
     cfg = App(REPOSITORY / "conf", "train").compose([f"{group}={choice}", *NEEDED.get((group, choice), [])])
     cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     check(cfg, GROUPS)
+
+
+@pytest.mark.parametrize("name", ["sample", "evaluate"])
+def test_the_other_commands_configurations_pass_the_check(name):
+    register()
+    cfg = App(REPOSITORY / "conf", name).compose(["checkpoint=x"])
+    check(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), GROUPS)

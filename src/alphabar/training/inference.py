@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
 from alphabar.diffusion.samplers import Sampler
@@ -47,7 +48,8 @@ class Inference:
     def start(self) -> tuple[Fabric, Loaded, Generation]:
         """The processes, the model on their devices, and what is to be drawn.
 
-        Raises UserError for a bad checkpoint, a sampler that does not fit its schedule, or a folder that is not empty.
+        Raises UserError for a bad checkpoint, a sampler that does not fit its schedule, devices that do not exist, or a folder
+        that is not empty.
         """
         quiet()
         loaded = load(self.checkpoint, self.weights)
@@ -55,9 +57,12 @@ class Inference:
             loaded.module.denoiser.schedule.grid(self.sampler.num_steps)
         except ValueError as error:
             raise UserError(f"sampler: {error}") from error
-        claim(Path(self.run_dir))
-        fabric = Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision)
+        try:
+            fabric = Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision)
+        except (RuntimeError, ValueError, MisconfigurationException) as error:
+            raise UserError(f"accelerator={self.accelerator} devices={self.devices}: {' '.join(str(error).split())}") from error
         fabric.launch()
+        claim(Path(self.run_dir))
         loaded.module.to(fabric.device)
         return fabric, loaded, Generation(self.sampler, loaded.shape, self.seed, min(self.batch_size, self.num))
 

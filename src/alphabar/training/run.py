@@ -19,7 +19,7 @@ from alphabar.training.data.datamodule import ImageDataModule
 from alphabar.training.loggers.metrics_file import MetricsFile
 from alphabar.training.module import DiffusionModule
 from alphabar.training.resume import Stopped, take_up
-from alphabar.training.run_dir import claim
+from alphabar.training.run_dir import claim, withdraw
 from alphabar.training.screen import quiet, shown
 
 
@@ -38,9 +38,14 @@ def train(cfg: DictConfig) -> dict[str, object]:
     callbacks = [callback for callback in build(cfg.callbacks, "callbacks").values() if callback is not None]
     if stopped is None:
         claim(folder)
-    trainer = make_trainer(cfg, callbacks, stopped)
-    begin = time.perf_counter()
-    trainer.fit(module, datamodule=datamodule, ckpt_path=stopped.path if stopped else None, weights_only=True)
+    trainer, begin = None, time.perf_counter()
+    try:
+        trainer = make_trainer(cfg, callbacks, stopped)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=stopped.path if stopped else None, weights_only=True)
+    except UserError:
+        if stopped is None and (trainer is None or trainer.global_step == 0):
+            withdraw(folder)
+        raise
     result = outcome(trainer, module, folder, time.perf_counter() - begin)
     if trainer.is_global_zero:
         report(result)

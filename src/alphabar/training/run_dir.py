@@ -1,6 +1,7 @@
 """Folders of runs: where a new one goes, whose it is, and whether one can be taken up again."""
 
 import os
+import shutil
 import socket
 from datetime import datetime
 from functools import cache
@@ -47,7 +48,7 @@ def claim(folder: Path) -> None:
 
     Raises UserError if there is anything in it already, other than Hydra's own logs.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0":
+    if not is_first():
         return
     folder.mkdir(parents=True, exist_ok=True)
     if any(not is_log(entry.name) for entry in folder.iterdir()):
@@ -57,6 +58,17 @@ def claim(folder: Path) -> None:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     except FileExistsError as error:
         raise taken(folder) from error
+
+
+def withdraw(folder: Path) -> None:
+    """Takes a folder away again that this run has claimed, when nothing was trained; only the first process does."""
+    if is_first():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_first() -> bool:
+    """Whether this is the first process of a run."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def is_log(name: str) -> bool:

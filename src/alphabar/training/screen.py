@@ -2,16 +2,24 @@
 
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 
 
+class Stderr(logging.Handler):
+    """Writes to whatever sys.stderr is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def quiet() -> None:
-    """Shows our own lines, on the first process; keeps Lightning's advertisements off, and warnings about what is done on purpose."""
+    """Shows our own lines, on the first process; keeps off Lightning's advertisements and warnings of what is done on purpose."""
     own = logging.getLogger("alphabar")
     own.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
     if not own.handlers:
-        handler = logging.StreamHandler()
+        handler = Stderr()
         handler.setFormatter(logging.Formatter("%(message)s"))
         own.addHandler(handler)
         own.propagate = False

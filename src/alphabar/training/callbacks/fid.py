@@ -57,7 +57,7 @@ class FID(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.last_step = state_dict["last_step"]
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.features is None:
             return
         module = diffusion_module(pl_module)
@@ -76,10 +76,12 @@ class FID(Callback):
             learn_real(self.distance, splits, None, self.batch_size)
             floor = measure_floor(self.distance, splits.held_out, self.num, self.batch_size)
         if floor is not None:
-            figure = {floor_protocol(floor.num_images, extractor.name): floor.distance}
-            module.figures.update(figure)
-            if trainer.global_step == 0:
-                log_figures(trainer, figure)
+            module.figures[floor_protocol(floor.num_images, extractor.name)] = floor.distance
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        floor = {name: value for name, value in diffusion_module(pl_module).figures.items() if name.startswith("fid/floor")}
+        if trainer.global_step == 0 and floor:
+            log_figures(trainer, floor)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.distance is not None and due(trainer, self.every_n_steps, self.last_step):

@@ -4,8 +4,9 @@ import netrc
 import os
 import secrets
 import socket
+from argparse import Namespace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import wandb
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from alphabar.training.screen import shown
 
+ID_FILE = "wandb_id.txt"
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -40,7 +42,7 @@ class WandbRun(WandbLogger):
             name=name,
             save_dir=run_dir,
             project=project,
-            id=run_id(Path(run_dir)),
+            id=self.run_id(Path(run_dir) / ID_FILE),
             offline=mode == "offline",
             settings=settings,
             group=group,
@@ -48,6 +50,17 @@ class WandbRun(WandbLogger):
         )
         self._wandb_init.pop("anonymous", None)  # gone from wandb; Lightning still passes it, and wandb warns
         self.mode = mode
+
+    @staticmethod
+    def run_id(path: Path) -> str:
+        """The id that this folder's run has on wandb, the same every time the run is taken up."""
+        return path.read_text().strip() if path.exists() else secrets.token_hex(4)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Writes the configuration down on wandb, and the run's id in its folder."""
+        (Path(self.save_dir or ".") / ID_FILE).write_text(f"{self._wandb_init['id']}\n")
+        super().log_hyperparams(params)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -62,15 +75,6 @@ class WandbRun(WandbLogger):
             print(f"                   Upload:  wandb sync {' '.join(map(shown, fragments))}")
         elif self.mode == "online":
             print(f"wandb: {url}")
-
-
-def run_id(run_dir: Path) -> str:
-    """The id that this folder's run has on wandb, the same every time the run is taken up."""
-    path = run_dir / "wandb_id.txt"
-    if not path.exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(4) + "\n")
-    return path.read_text().strip()
 
 
 def server() -> str:

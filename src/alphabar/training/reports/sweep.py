@@ -56,12 +56,12 @@ class Layout:
         return [job for jobs in self.series.values() for job in jobs]
 
     def shape(self) -> tuple[int, int]:
-        """Columns and rows of the samples: a row for each line where all lines are as long, and not too long."""
-        lengths = {len(jobs) for jobs in self.series.values()}
+        """Columns and rows of the samples: a row for each line, or for a few lines, where all are equally long."""
         num = len(self.jobs())
-        columns = next(iter(lengths)) if len(lengths) == 1 and len(self.series) > 1 else num
-        if not 2 <= columns <= MAX_COLUMNS:
-            columns = min(num, MAX_COLUMNS)
+        lengths = {len(jobs) for jobs in self.series.values()}
+        length = lengths.pop() if len(lengths) == 1 else 1
+        whole_lines = range(length, MAX_COLUMNS + 1, length) if 1 < length < num else ()
+        columns = next((columns for columns in whole_lines if num <= columns * MAX_COLUMNS), min(num, MAX_COLUMNS))
         return columns, math.ceil(num / columns)
 
     def x(self, job: Job) -> float:
@@ -191,7 +191,8 @@ def newest_samples(folder: Path) -> Any | None:
     files = sorted((folder / "samples").glob("*.png"))
     if not files:
         return None
-    picture = np.asarray(Image.open(files[-1]))
+    with Image.open(files[-1]) as file:
+        picture = np.asarray(file)
     gaps = picture == picture.max()
     gaps = gaps.all(axis=-1) if gaps.ndim == 3 else gaps
     height = _cut([bool(row.all()) for row in gaps])

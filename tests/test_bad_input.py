@@ -1,0 +1,150 @@
+"""Bad input: one clear line and exit code 2, no traceback, and no folder left behind."""
+
+import importlib
+import sys
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+import runs
+from alphabar.training.app import App
+from alphabar.training.cli import execute
+
+
+@pytest.fixture
+def told(monkeypatch, tmp_path, capsys):
+    """Runs a command in this process, away from the repository; gives its complaint, which must be the only one."""
+    monkeypatch.chdir(tmp_path)
+
+    def tell(script, *words):
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])
+        main = importlib.import_module(script).main.__wrapped__
+        code = execute(main, App(runs.ROOT / "conf", script))
+        lines = capsys.readouterr().err.splitlines(keepends=True)
+        complaint = "".join(line for line in lines if not line.startswith("classifier features: "))
+        assert code == 2, complaint
+        assert complaint.startswith("error: ")
+        assert complaint.count("\n") == 1, complaint
+        left = [path for path in (tmp_path / "outputs").rglob("*") if path.is_file() and "cache" not in path.parts]
+        assert left == []
+        return complaint
+
+    return tell
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("trained")
+    words = runs.words("trainer.max_steps=2", "callbacks.fid=null", folder=cwd / "out")
+    code, _, err = runs.run("train.py", *words, cwd=cwd)
+    assert code == 0, err
+    return cwd / "out" / "checkpoints" / "last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["schedule=quadratic"], ["schedule=quadratic", "cosine", "linear", "scaled_linear", "sigmoid"]),
+        (["schedule.beta_strt=1e-4"], ["schedule.beta_strt", "schedule.beta_start"]),
+        (["+schedule.beta_strt=1e-4"], ["beta_strt", "beta_start"]),
+        (["+trainer.device=4"], ["device", "devices"]),
+        (["schedule.beta_end=high"], ["schedule.beta_end: expected float, got 'high'"]),
+        (["schedule.beta_end=1.5"], ["schedule: need 0 < beta_start < beta_end < 1, got beta_start=0.0001, beta_end=1.5"]),
+        (["schedule.beta_start=0.5"], ["got beta_start=0.5, beta_end=0.02"]),
+        (["schedule.num_steps=0"], ["schedule: need num_steps >= 1, got num_steps=0"]),
+        (["schedule.zero_terminal_snr=true"], ["Epsilon does not determine x", "choose one of: X, V"]),
+        (["network.channel_multipliers=[1,2,2,2,2]"], ["network: ", "8", "network="]),
+        (["sampler.num_steps=1001"], ["sampler: need 1 <= num_steps <= 1000, the schedule's own, got num_steps=1001"]),
+        (["sampler.num_steps=0"], ["sampler: need 1 <= num_steps", "got num_steps=0"]),
+        (["callbacks.samples.num=0"], ["callbacks.samples: need", "num=0"]),
+        (["data.batch_size=798"], ["798", "797", "data.batch_size"]),
+        (["trainer.accelerator=gpu"], ["gpu"]),
+        (["trainer.devices=0"], ["devices"]),
+        (["hydra.run.dir=/proc/no/such"], ["/proc/no"]),
+        (["data=torchvision", "data.name=FashionMNIST", "data.root=nowhere"], ["nowhere", "data.download=true"]),
+        (["data=torchvision", "data.name=FashionNIST", "data.root=nowhere"], ["FashionNIST", "FashionMNIST"]),
+        (["data=folder", "data.root=nowhere"], ["nowhere"]),
+        (["data=folder"], ["data.root"]),
+        (["resume=nowhere"], ["resume=nowhere", "no such folder"]),
+        (["features=inception", "features.weights=nowhere.pth"], ["features: ", "nowhere.pth"]),
+    ],
+    ids=lambda value: "-".join(value)[:40].replace("/", "_") if isinstance(value, list) else None,
+)  # fmt: skip
+def test_training_refuses(told, words, parts):
+    complaint = told("train", *runs.words(*words, tiny=()))
+    for part in parts:
+        assert part in complaint
+
+
+@pytest.mark.parametrize("content", ["empty", "text"])
+def test_training_refuses_a_folder_without_images(told, tmp_path, content):
+    (tmp_path / "photos").mkdir()
+    if content == "text":
+        (tmp_path / "photos" / "notes.txt").write_text("no image")
+    complaint = told("train", *runs.words("data=folder", "data.root=photos", tiny=()))
+    assert "photos" in complaint
+    assert ".png" in complaint
+
+
+def test_strict_folders_refuse_what_cannot_be_read(told, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for index in range(8):
+        Image.new("RGB", (9, 9), (index, 0, 0)).save(tmp_path / "photos" / f"{index}.png")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"\x89PNG not at all")
+    words = ("data=folder", "data.root=photos", "data.resolution=8", "data.strict=true", "data.batch_size=2")
+    assert "broken.png" in told("train", *runs.words(*words, tiny=()))
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["checkpoint=nowhere.ckpt"], ["checkpoint=nowhere.ckpt: no such file"]),
+        ([], ["checkpoint"]),
+        (["checkpoint=cut.ckpt"], ["checkpoint=cut.ckpt: cannot be read"]),
+        (["checkpoint=text.ckpt"], ["checkpoint=text.ckpt: cannot be read"]),
+        (["checkpoint=empty.ckpt"], ["checkpoint=empty.ckpt: cannot be read"]),
+        (["checkpoint=other.ckpt"], ["checkpoint=other.ckpt: not a checkpoint of alphabar"]),
+        (["checkpoint=foreign.ckpt"], ["os.system"]),
+        (["checkpoint=good.ckpt", "num=0"], ["need num >= 1", "num=0"]),
+        (["checkpoint=good.ckpt", "num=many"], ["num: expected int, got 'many'"]),
+        (["checkpoint=good.ckpt", "sampler.num_steps=2000"], ["sampler: need 1 <= num_steps <= 1000"]),
+        (["checkpoint=good.ckpt", "weights=best"], ["weights", "ema", "raw"]),
+        (["checkpoint=good.ckpt", "accelerator=gpu"], ["accelerator"]),
+        (["checkpoint=good.ckpt", "sampler=euler"], ["sampler=euler", "ddim", "ddpm"]),
+    ],
+    ids=lambda value: "-".join(value)[:50].replace("/", "_") if isinstance(value, list) else None,
+)  # fmt: skip
+def test_sampling_refuses(told, trained, tmp_path, words, parts):
+    good = trained.read_bytes()
+    (tmp_path / "good.ckpt").write_bytes(good)
+    (tmp_path / "cut.ckpt").write_bytes(good[: len(good) // 2])
+    (tmp_path / "text.ckpt").write_text("weights")
+    (tmp_path / "empty.ckpt").write_bytes(b"")
+    torch.save({"model": torch.zeros(3)}, tmp_path / "other.ckpt")
+    foreign = torch.load(trained, weights_only=True)
+    foreign["config"]["module"]["codec"] = {"_target_": "os.system", "command": "touch hacked"}
+    torch.save(foreign, tmp_path / "foreign.ckpt")
+    complaint = told("sample", *words)
+    for part in parts:
+        assert part in complaint
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_checkpoint_that_would_execute_something_is_refused_unread(told, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (exec, ("open('hacked', 'w')",))
+
+    torch.save({"state_dict": Payload()}, tmp_path / "payload.ckpt")
+    assert "payload.ckpt: cannot be read" in told("sample", "checkpoint=payload.ckpt")
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_folder_with_something_in_it_is_not_written_into(told, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    assert "is not empty" in told("train", *runs.words(folder=tmp_path / "mine"))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]

@@ -1,0 +1,315 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from alphabar.training.overrides import quoted
+from alphabar.training.pictures import grid, save_png
+from alphabar.training.reports.sweep import draw, newest_samples
+from alphabar.training.sweep import Job, Sweep
+from alphabar.training.table import aligned
+
+SOURCE = Path(__file__).parent.parent / "src"
+CONF = """
+defaults:
+  - _self_
+  - override hydra/launcher: process
+  - override hydra/job_logging: none
+  - override hydra/hydra_logging: none
+x: 1
+y: a
+act: work
+run_dir: null
+hydra:
+  output_subdir: null
+  run: {dir: "${run_dir:train,null}"}
+  sweep: {dir: sweep, subdir: "${hydra.job.num}"}
+"""
+SCRIPT = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+from alphabar.errors import UserError
+from alphabar.training.cli import command
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(120)"]
+
+@command("train")
+def main(cfg):
+    folder = Path(cfg.run_dir)
+    stdin = sys.stdin.read()
+    seen = {"env": dict(os.environ), "pid": os.getpid(), "group": os.getpgid(0), "stdin": stdin, "x": cfg.x, "y": cfg.y}
+    (folder / "seen.json").write_text(json.dumps(seen))
+    if cfg.act == "refuse":
+        raise UserError("this is no good")
+    if cfg.act == "bug":
+        raise RuntimeError("a bug")
+    if cfg.act == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if cfg.act == "quiet":
+        os._exit(3)
+    if cfg.act in ("orphan", "sleep"):
+        child = subprocess.Popen(SLEEP)
+        (folder / "child").write_text(str(child.pid))
+    if cfg.act == "sleep":
+        (folder / "ready").touch()
+        time.sleep(120)
+    value = 10 / float(cfg.x)
+    fid = {"name": "fid/n10-toy", "value": value, "floor": 1.0}
+    return {"loss": 0.1, "fid": fid, "objective": value, "images_per_second": 5.0, "folder": str(folder)}
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the toy command with some words, in a folder of its own."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "train.yaml").write_text(CONF)
+    (tmp_path / "train.py").write_text(SCRIPT)
+
+    def run(*words, wait=True, **env):
+        environment = os.environ | {"PYTHONPATH": f"{SOURCE}{os.pathsep}{tmp_path}"} | env
+        process = subprocess.Popen(
+            [sys.executable, "train.py", *words],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+        if not wait:
+            return process
+        process.out, process.err = process.communicate(timeout=100)
+        return process
+
+    return run
+
+
+def table(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def is_alive(pid):
+    """Whether the process runs: one that is dead, but that nobody has asked about, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_every_job_is_a_process_of_its_own_that_inherits_no_rank(start, tmp_path):
+    foreign = {"LOCAL_RANK": "0", "NODE_RANK": "0", "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    foreign |= {"PL_GLOBAL_SEED": "3", "WANDB_RUN_ID": "x", "TORCHELASTIC_RUN_ID": "t", "KEPT": "yes"}
+    sweep = start("-m", "x=1,2", **foreign)
+    assert sweep.returncode == 0, sweep.err
+    jobs = [json.loads((tmp_path / "sweep" / str(num) / "seen.json").read_text()) for num in (0, 1)]
+    assert [job["x"] for job in jobs] == [1, 2]
+    assert len({job["pid"] for job in jobs} | {sweep.pid}) == 3
+    for job in jobs:
+        assert job["group"] == job["pid"]
+        assert job["stdin"] == ""
+        assert set(foreign) & set(job["env"]) == {"KEPT"}
+        assert job["env"]["ALPHABAR_SWEEP"] == "sweep"
+
+
+def test_jobs_are_announced_and_the_table_is_sorted_by_fid(start, tmp_path):
+    sweep = start("-m", "y=b", "x=1,4,2")
+    lines = sweep.out.splitlines()
+    assert [line for line in lines if line.startswith("[")] == ["[1/3] x=1", "[2/3] x=4", "[3/3] x=2"]
+    rows = table(tmp_path / "sweep" / "results.csv")
+    assert [(row["job"], row["x"], row["state"], row["fid"]) for row in rows] == [
+        ("1", "4", "finished", "2.5"),
+        ("2", "2", "finished", "5.0"),
+        ("0", "1", "finished", "10.0"),
+    ]
+    assert "y" not in rows[0]
+    assert rows[0]["fid_name"] == "fid/n10-toy"
+    assert rows[0]["folder"] == str(tmp_path / "sweep" / "1")
+    assert "  table    sweep/results.csv" in lines
+    assert "  picture  sweep/sweep.png" in lines
+    with Image.open(tmp_path / "sweep" / "sweep.png") as picture:
+        assert picture.width > 500
+
+
+def test_jobs_that_fail_are_recorded_and_the_others_go_on(start, tmp_path):
+    sweep = start("-m", "act=refuse,bug,crash,quiet,work")
+    assert sweep.returncode == 1
+    last = sweep.err.splitlines()[-1]
+    assert last.startswith("error: 4 of 5 jobs did not finish: 0, 1, 2, 3; see the column 'error' of sweep/results.csv")
+    errors = {row["act"]: (row["state"], row["error"]) for row in table(tmp_path / "sweep" / "results.csv")}
+    assert errors == {
+        "work": ("finished", ""),
+        "refuse": ("failed", "this is no good"),
+        "bug": ("failed", "RuntimeError: a bug"),
+        "crash": ("failed", "ended by SIGKILL"),
+        "quiet": ("failed", "exit code 3, and no result"),
+    }
+    report = (tmp_path / "sweep" / "1" / "error.txt").read_text()
+    assert "in main" in report
+    assert "train.py act=bug" in report
+
+
+def test_the_command_in_the_report_of_a_failure_repeats_it(start, tmp_path):
+    start("-m", "act=refuse", 'y="it\'s, a=b \\"c\\""')
+    folder = tmp_path / "sweep" / "0"
+    command = (folder / "error.txt").read_text().splitlines()[2]
+    seen = json.loads((folder / "seen.json").read_text())
+    assert seen["y"] == 'it\'s, a=b "c"'
+    (folder / "seen.json").unlink()
+    env = os.environ | {"PYTHONPATH": str(SOURCE)}
+    again = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert again.stderr == "error: this is no good\n"
+    assert json.loads((folder / "seen.json").read_text())["y"] == seen["y"]
+
+
+@pytest.mark.parametrize("value", ["a b", "a=b,c", "it's", 'say "x"', "é漢"])
+def test_values_and_folders_may_have_anything_in_them(start, tmp_path, value):
+    folder = tmp_path / value
+    sweep = start("-m", f"y={quoted(value)},b", f"hydra.sweep.dir={quoted(str(folder))}")
+    assert sweep.returncode == 0, sweep.err
+    assert json.loads((folder / "0" / "seen.json").read_text())["y"] == value
+    assert len(table(folder / "results.csv")) == 2
+
+
+def test_what_a_job_started_does_not_outlive_it(start, tmp_path):
+    sweep = start("-m", "act=orphan")
+    assert sweep.returncode == 0
+    assert not is_alive(int((tmp_path / "sweep" / "0" / "child").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda value: str(value)
+)
+def test_a_stopped_sweep_stops_its_job_and_starts_no_other(start, tmp_path, signum, code):
+    sweep = start("-m", "act=sleep", "x=1,2", wait=False)
+    until = time.monotonic() + 30
+    while not (tmp_path / "sweep" / "0" / "ready").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    sweep.send_signal(signum)
+    out, _ = sweep.communicate(timeout=30)
+    assert sweep.returncode == code
+    job = json.loads((tmp_path / "sweep" / "0" / "seen.json").read_text())["pid"]
+    assert not is_alive(job)
+    assert not is_alive(int((tmp_path / "sweep" / "0" / "child").read_text()))
+    assert not (tmp_path / "sweep" / "1").exists()
+    assert [row["state"] for row in table(tmp_path / "sweep" / "results.csv")] == ["stopped", "not started"]
+    assert "not started" in out
+
+
+def test_a_folder_for_all_jobs_is_refused(start, tmp_path):
+    sweep = start("-m", "x=1,2", "hydra.sweep.subdir=same")
+    assert sweep.returncode == 2
+    assert sweep.err.startswith("error: hydra.sweep.subdir=same: the same folder for all jobs")
+    assert not (tmp_path / "sweep").exists()
+    assert start("-m", "x=1,2", "hydra.sweep.subdir=s_${hydra.job.override_dirname}").returncode == 0
+    assert (tmp_path / "sweep" / "s_x=2" / "seen.json").exists()
+
+
+def test_a_sweep_leaves_an_earlier_one_as_it_is(start, tmp_path):
+    start("-m", "x=1")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("sweep/**/*") if path.is_file()}
+    second = start("-m", "x=3")
+    assert second.returncode == 2
+    assert "a sweep of another time is in this folder" in second.err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("sweep/**/*") if path.is_file()} == before
+
+
+SWEEPER = """
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+class Two(Sweeper):
+    def setup(self, *, hydra_context, task_function, config):
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+
+    def sweep(self, arguments):
+        first = self.launcher.launch([["x=1"], ["act=bug"]], initial_job_idx=0)
+        second = self.launcher.launch([["x=4"]], initial_job_idx=2)
+        print("values", first[0].return_value, second[0].return_value, first[1].status.name)
+        try:
+            first[1].return_value
+        except Exception as error:
+            print("raised", error)
+
+ConfigStore.instance().store(group="hydra/sweeper", name="two", node={"_target_": "hydra_plugins.two.Two"})
+"""
+
+
+def test_a_sweeper_that_comes_back_gets_numbers_and_failures(start, tmp_path):
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins" / "two.py").write_text(SWEEPER)
+    sweep = start("-m", "hydra/sweeper=two")
+    assert "values 10.0 2.5 FAILED" in sweep.out, sweep.err
+    assert "raised job 1 failed: RuntimeError: a bug" in sweep.out
+    assert [row["job"] for row in table(tmp_path / "sweep" / "results.csv")] == ["2", "0", "1"]
+    assert sweep.returncode == 1
+
+
+def make_sweep(folder, combinations, failed=(), fid=True):
+    sweep = Sweep(folder)
+    for num, overrides in enumerate(combinations):
+        job = Job(num, overrides, folder / str(num), "failed" if num in failed else "finished")
+        if num in failed:
+            job.error = "schedule: need 0 < beta_start < beta_end < 1, got beta_start=0.0001, beta_end=2"
+        else:
+            save_png(grid(torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8)), job.folder / "samples" / "step_1.png")
+            job.result = {"loss": 0.1, "fid": {"name": "fid/n1000-toy", "value": 9.0 + num, "floor": 8.0} if fid else None}
+        sweep.jobs.append(job)
+    return sweep
+
+
+@pytest.mark.parametrize(
+    ("combinations", "failed", "fid"),
+    [
+        ([{"seed": "1"}], (), True),
+        ([{"schedule": "linear"}, {"schedule": "cosine"}], (), True),
+        ([{"a": a, "lr": lr} for a in "xy" for lr in ("1e-5", "1e-3", "0.1")], (5,), True),
+        ([{"a": str(a), "b": b, "c": c} for a in range(6) for b in "xy" for c in "zw"], (0, 7), True),
+        ([{"lr": str(lr / 7), "decay": str(lr / 3)} for lr in range(1, 14)], (), True),
+        ([{"seed": "1"}, {"seed": "2"}], (), False),
+        ([{"seed": "1"}, {"seed": "2"}, {}], (1,), True),
+    ],
+    ids=["one", "words", "two keys", "24 jobs", "random", "loss", "missing key"],
+)
+def test_the_picture_can_be_drawn_for_any_sweep(tmp_path, combinations, failed, fid):
+    draw(make_sweep(tmp_path, combinations, failed, fid), tmp_path / "sweep.png")
+    with Image.open(tmp_path / "sweep.png") as picture:
+        assert 800 <= picture.width <= 1600
+        assert 500 <= picture.height <= 3000
+
+
+def test_samples_are_cut_off_between_images(tmp_path):
+    images = torch.randint(200, (64, 1, 8, 8), dtype=torch.uint8)
+    save_png(grid(images), tmp_path / "samples" / "step_0000001.png")
+    save_png(grid(images + 1), tmp_path / "samples" / "step_0000010.png")
+    picture = newest_samples(tmp_path)
+    assert picture is not None
+    assert torch.equal(torch.from_numpy(picture.copy()), grid((images + 1).view(8, 8, 1, 8, 8)[:4, :4].reshape(16, 1, 8, 8))[0])
+    assert newest_samples(tmp_path / "nowhere") is None
+
+
+def test_jobs_without_a_usable_fid_come_after_those_with_one(tmp_path):
+    sweep = make_sweep(tmp_path, [{"seed": str(seed)} for seed in range(4)], failed=(1,))
+    sweep.jobs[0].result["fid"]["value"] = float("nan")
+    assert [job.num for job in sweep.ranked()] == [2, 3, 0, 1]
+    sweep.save()
+    assert [row["fid"] for row in table(tmp_path / "results.csv")] == ["11.0", "12.0", "", ""]
+
+
+def test_columns_are_aligned_and_numbers_flush_right():
+    assert aligned([["job", "word", "fid"], [1, "linear", "9.50"], [10, "cos", ""]]) == (
+        "job  word     fid\n  1  linear  9.50\n 10  cos"
+    )
