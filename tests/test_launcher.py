@@ -167,11 +167,11 @@ def test_the_command_in_the_report_of_a_failure_repeats_it(start, tmp_path):
     command = (folder / "error.txt").read_text().splitlines()[2]
     seen = json.loads((folder / "seen.json").read_text())
     assert seen["y"] == 'it\'s, a=b "c"'
-    (folder / "seen.json").unlink()
     env = os.environ | {"PYTHONPATH": str(SOURCE)}
     again = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert again.stderr == "error: this is no good\n"
-    assert json.loads((folder / "seen.json").read_text())["y"] == seen["y"]
+    (again_seen,) = (tmp_path / "outputs" / "train").glob("*/seen.json")
+    assert json.loads(again_seen.read_text())["y"] == seen["y"]
 
 
 @pytest.mark.parametrize("value", ["a b", "a=b,c", "it's", 'say "x"', "é漢"])

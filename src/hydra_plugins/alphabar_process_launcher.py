@@ -93,8 +93,8 @@ class ProcessLauncher(Launcher):
         from alphabar.training.processes import run_job
         from alphabar.training.sweep import write_error
 
-        words = [*config.hydra.overrides.task, f"hydra.run.dir={quoted(str(job.folder))}", "hydra.mode=RUN"]
-        command = [*_script(), *words]
+        alone = [*_script(), *config.hydra.overrides.task]
+        command = [*alone, f"hydra.run.dir={quoted(str(job.folder))}", "hydra.mode=RUN"]
         begin = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="alphabar-job-") as scratch:
             result, errors = Path(scratch) / "result.json", Path(scratch) / "errors"
@@ -111,7 +111,7 @@ class ProcessLauncher(Launcher):
         traceback = content.pop("traceback", "")
         job.result = content
         if job.state == "failed":
-            write_error(job, command, traceback)
+            write_error(job, alone, traceback)
 
     def _returned(self, config: DictConfig, job: Any) -> JobReturn:
         from alphabar.errors import UserError

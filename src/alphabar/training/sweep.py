@@ -142,7 +142,7 @@ def shown(path: Path) -> str:
 
 
 def write_error(job: Job, command: Sequence[str], traceback: str) -> None:
-    """Leaves in the job's folder what went wrong and how to run it again."""
+    """Leaves in the job's folder what went wrong, and the command that repeats it in a folder of its own."""
     job.folder.mkdir(parents=True, exist_ok=True)
     text = f"{job.state}: {job.error}\n\n{shlex.join(command)}\n\n{traceback}"
     (job.folder / "error.txt").write_text(text.rstrip() + "\n", encoding="utf-8")

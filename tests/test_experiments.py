@@ -1,0 +1,81 @@
+"""Every experiment composes and trains two steps, as do the tasks that the README shows."""
+
+import importlib
+import struct
+import sys
+
+import pytest
+import runs
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+from alphabar.training.app import App
+from alphabar.training.cli import execute
+
+EXPERIMENTS = sorted(path.stem for path in (runs.ROOT / "conf" / "experiment").glob("*.yaml"))
+BRIEF = (
+    "trainer.max_steps=2",
+    "data.batch_size=2",
+    "sampler.num_steps=2",
+    "callbacks.samples.num=2",
+    "callbacks.film.num=1",
+    "callbacks.fid=null",
+    "logger=csv",
+)
+# What stands in for downloads.
+DATA = {
+    "cifar10": ["data=folder", "~data.name", "data.root=photos", "data.resolution=32"],
+    "fashion_mnist": ["data.root=files"],
+}
+
+
+@pytest.fixture
+def trains(monkeypatch, tmp_path, capsys):
+    """Runs train.py in this process, away from the repository, with a folder of photos and FashionMNIST's files at hand."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for index in range(12):
+        Image.new("RGB", (40, 36), (20 * index, 0, 90)).save(tmp_path / "photos" / f"{index}.png")
+    raw = tmp_path / "files" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split, num in {"train": 20, "t10k": 10}.items():
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, num, 28, 28) + bytes(range(196)) * 4 * num)
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, num) + bytes(index % 10 for index in range(num)))
+
+    def train(*words):
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["train.py", *BRIEF, *words])
+        code = execute(importlib.import_module("train").main.__wrapped__, App(runs.ROOT / "conf", "train"))
+        assert code == 0, capsys.readouterr().err
+        (folder,) = (tmp_path / "outputs" / "train").iterdir()
+        return runs.checkpoint(folder)
+
+    return train
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_trains_two_steps(trains, experiment):
+    assert trains(f"experiment={experiment}", *DATA.get(experiment, []))["global_step"] == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["schedule=cosine"],
+        ["schedule=sigmoid", "parameterization=x"],
+        ["schedule=scaled_linear", "parameterization=v", "schedule.zero_terminal_snr=true", "weighting=min_snr"],
+        ["network=simple_unet", "callbacks.ema=null", "sampler=ddpm"],
+        ["trainer.precision=bf16-mixed", "optimizer.lr=3e-4", "seed=7"],
+        ["data=folder", "data.root=photos", "data.resolution=16", "data.channels=1"],
+        ["data=folder", "data.root=photos", "data.resolution=16", "data.resident=false", "data.num_workers=1"],
+        ["data=torchvision", "data.name=FashionMNIST", "data.root=files", "network.base_channels=16"],
+        ["logger=tensorboard"],
+        ["~callbacks.film", "callbacks.curves=null", "trainer.accumulate_grad_batches=2"],
+    ],
+    ids=" ".join,
+)
+def test_what_can_be_combined_trains(trains, words):
+    saved = trains(*words)
+    assert saved["global_step"] == 2
+    assert all(bool(torch.isfinite(value).all()) for value in saved["state_dict"].values())
