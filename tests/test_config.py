@@ -337,5 +337,5 @@ def test_every_choice_of_every_group_passes_the_check(group, choice):
 @pytest.mark.parametrize("name", ["sample", "evaluate"])
 def test_the_other_commands_configurations_pass_the_check(name):
     register()
-    cfg = App(REPOSITORY / "conf", name).compose(["checkpoint=x"])
+    cfg = App(REPOSITORY / "conf", name).compose(["checkpoint=x", "run_dir=x"])
     check(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), GROUPS)

@@ -21,6 +21,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from alphabar.errors import UserError
+from alphabar.training.overrides import quoted
+from alphabar.training.processes import Stop, run_job, stoppable
+from alphabar.training.sweep import Job, open_sweep, write_error
+
 # What one job must not inherit: whose rank it is, whose result and whose wandb run.
 OWN = ("LOCAL_RANK", "NODE_RANK", "RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PL_GLOBAL_SEED", "WANDB_RUN_ID")
 OWN_PREFIXES = ("MASTER_", "TORCHELASTIC_")
@@ -42,9 +47,6 @@ class ProcessLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Raises UserError if all jobs were to share a folder, or the sweep that of an earlier one."""
-        from alphabar.errors import UserError
-        from alphabar.training.sweep import open_sweep
-
         subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
         if "job.num" not in subdir and "job.override_dirname" not in subdir:
             raise UserError(
@@ -57,9 +59,6 @@ class ProcessLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs; a signal to stop ends the one that is running and leaves out the others."""
-        from alphabar.training.processes import stoppable
-        from alphabar.training.sweep import Job
-
         sweep = self.sweep
         sweep.folder.mkdir(parents=True, exist_ok=True)
         configs = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
@@ -88,11 +87,7 @@ class ProcessLauncher(Launcher):
             config.hydra.job.num = num
         return config
 
-    def _run(self, config: DictConfig, job: Any, stop: Any) -> None:
-        from alphabar.training.overrides import quoted
-        from alphabar.training.processes import run_job
-        from alphabar.training.sweep import write_error
-
+    def _run(self, config: DictConfig, job: Job, stop: Stop) -> None:
         alone = [*_script(), *config.hydra.overrides.task]
         command = [*alone, f"hydra.run.dir={quoted(str(job.folder))}", "hydra.mode=RUN"]
         begin = time.monotonic()
@@ -113,9 +108,7 @@ class ProcessLauncher(Launcher):
         if job.state == "failed":
             write_error(job, alone, traceback)
 
-    def _returned(self, config: DictConfig, job: Any) -> JobReturn:
-        from alphabar.errors import UserError
-
+    def _returned(self, config: DictConfig, job: Job) -> JobReturn:
         is_good = job.state == "finished"
         # Hydra's own sweeper stops at the first failure it is told of; the sweep's table and exit code tell of all of them.
         is_told = self.config.hydra.sweeper.get("_target_") != BASIC_SWEEPER
