@@ -1,3 +1,4 @@
+import logging
 import os
 import sys
 import tempfile
@@ -17,3 +18,13 @@ def _quiet_environment(monkeypatch, tmp_path):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "ALPHABAR_RESULT", "ALPHABAR_SWEEP"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+
+
+@pytest.fixture(autouse=True)
+def _own_logging():
+    """What a command run in this process does to logging ends with the test."""
+    yield
+    logger = logging.getLogger("alphabar")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True

@@ -5,11 +5,11 @@ import struct
 import sys
 
 import pytest
-import runs
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
+import runs
 from alphabar.training.app import App
 from alphabar.training.cli import execute
 

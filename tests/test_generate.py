@@ -14,7 +14,7 @@ from alphabar.training.generate import Generation
 CPU = torch.device("cpu")
 
 
-def draw(num, batch_size=4, sampler=DDIM(num_steps=5), seed=0, world_size=1, module=None):  # noqa: B008
+def draw(num, batch_size=4, sampler=DDIM(num_steps=5), seed=0, world_size=1, module=None):
     module = (module or randomised()).eval()
     generation = Generation(sampler, Shape(1, 8), seed, batch_size)
     images = torch.zeros(num, 1, 8, 8, dtype=torch.uint8)

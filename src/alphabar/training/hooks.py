@@ -16,7 +16,7 @@ from alphabar.training.module import DiffusionModule
 def due(trainer: Trainer, every_n_steps: int, last: int) -> bool:
     """Whether something done every so many optimizer steps is due now, and has not been done at this step (`last`)."""
     step = trainer.global_step
-    return step != last and (step % every_n_steps == 0 or step == trainer.max_steps)
+    return 0 < step != last and (step % every_n_steps == 0 or step == trainer.max_steps)
 
 
 def log_every_n_steps(trainer: Trainer) -> int:

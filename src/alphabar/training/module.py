@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -11,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.objectives import Objective
+from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
 
 
@@ -64,7 +66,13 @@ class DiffusionModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by norm, and keeps the norm before clipping as `grad_norm`, which costs nothing more."""
+        """Clips by norm, and keeps the norm before clipping as `grad_norm`, which costs nothing more.
+
+        Raises UserError for float16 gradients that a fused optimizer would unscale only after they were clipped.
+        """
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is not None and optimizer.defaults.get("fused"):
+            raise UserError("trainer.precision=16-mixed cannot clip with optimizer.fused=true: use bf16-mixed, or optimizer.fused=false")
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if gradient_clip_algorithm == "value":
             self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

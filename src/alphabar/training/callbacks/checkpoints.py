@@ -56,12 +56,20 @@ class Checkpoints(Checkpoint):
         checkpoint["config"] = self.config
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        folder = Path(trainer.default_root_dir) / "checkpoints"
-        fid = diffusion_module(pl_module).figures.get("fid", math.inf)
-        improved = fid < self.best
-        if not improved and not due(trainer, self.every_n_steps, self.last_step):
-            return
-        self.best = min(self.best, fid)
+        if self._improved(pl_module) or due(trainer, self.every_n_steps, self.last_step):
+            self._save(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.last_step != trainer.global_step:  # stopped by max_epochs, max_time or a signal
+            self._save(trainer, pl_module)
+
+    def _improved(self, pl_module: LightningModule) -> bool:
+        return diffusion_module(pl_module).figures.get("fid", math.inf) < self.best
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder, improved = Path(trainer.default_root_dir) / "checkpoints", self._improved(pl_module)
+        if improved:
+            self.best = diffusion_module(pl_module).figures["fid"]
         self.last_step = trainer.global_step
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
         if improved:

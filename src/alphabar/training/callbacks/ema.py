@@ -66,7 +66,7 @@ class EMA(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if "ema" not in checkpoint:
-            raise UserError("ema: the checkpoint has no averaged weights; resume with callbacks.ema=null or from another checkpoint")
+            raise UserError("ema: the checkpoint has no averaged weights; resume with callbacks.ema=null")
         if checkpoint["ema"]["weights"].keys() != trainable(pl_module).keys():
             raise UserError("ema: the averaged weights in the checkpoint belong to another network")
         self.num_updates = checkpoint["ema"]["num_updates"]

@@ -84,11 +84,17 @@ class FID(Callback):
             log_figures(trainer, floor)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.distance is not None and due(trainer, self.every_n_steps, self.last_step):
-            self.last_step = trainer.global_step
-            self._measure(trainer, pl_module, self.distance)
+        if due(trainer, self.every_n_steps, self.last_step):
+            self._measure(trainer, pl_module)
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule, distance: FrechetDistance) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.last_step != trainer.global_step:  # stopped by max_epochs, max_time or a signal
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.last_step, distance = trainer.global_step, self.distance
+        if distance is None:
+            return
         module = diffusion_module(pl_module)
         generation = Generation(self.sampler, image_data(trainer).shape, self.seed, min(self.batch_size, self.num))
         distance.reset()

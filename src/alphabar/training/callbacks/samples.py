@@ -45,6 +45,10 @@ class Samples(Callback):
         if due(trainer, self.every_n_steps, self.last_step):
             self._draw(trainer, pl_module)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.last_step != trainer.global_step:  # stopped by max_epochs, max_time or a signal
+            self._draw(trainer, pl_module)
+
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last_step = trainer.global_step
         module = diffusion_module(pl_module)

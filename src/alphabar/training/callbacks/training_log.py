@@ -57,6 +57,10 @@ class TrainingLog(Callback):
         if due(trainer, log_every_n_steps(trainer), self.last_step):
             self._flush(trainer, pl_module)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.last_step != trainer.global_step and self.sums[-1] > 0:  # stopped by max_epochs, max_time or a signal
+            self._flush(trainer, pl_module)
+
     def _flush(self, trainer: Trainer, pl_module: LightningModule) -> None:
         sums = total(self.sums).cpu()
         loss, count = sums[: self.num_levels], sums[self.num_levels : -2]
