@@ -79,3 +79,13 @@ def test_what_can_be_combined_trains(trains, words):
     saved = trains(*words)
     assert saved["global_step"] == 2
     assert all(bool(torch.isfinite(value).all()) for value in saved["state_dict"].values())
+
+
+def test_a_run_that_epochs_end_leaves_its_last_state(trains, tmp_path):
+    words = ("data=torchvision", "data.name=FashionMNIST", "data.root=files", "network.base_channels=16", "callbacks.curves=null")
+    saved = trains(*words, "trainer.max_steps=-1", "+trainer.max_epochs=1", "trainer.log_every_n_steps=4")
+    assert saved["global_step"] == 10
+    (folder,) = (tmp_path / "outputs" / "train").iterdir()
+    rows = (folder / "metrics.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["4", "8", "10"]
+    assert (folder / "samples" / "step_0000010.png").exists()

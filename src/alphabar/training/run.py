@@ -46,7 +46,7 @@ def train(cfg: DictConfig) -> dict[str, object]:
         if stopped is None and (trainer is None or trainer.global_step == 0):
             withdraw(folder)
         raise
-    result = outcome(trainer, module, folder, time.perf_counter() - begin)
+    result = outcome(trainer, module, datamodule, time.perf_counter() - begin)
     if trainer.is_global_zero:
         report(result)
     return result
@@ -88,21 +88,22 @@ def write_config(config: dict[str, Any], path: Path, stopped: Stopped | None) ->
     path.write_text(text, encoding="utf-8")
 
 
-def outcome(trainer: Trainer, module: DiffusionModule, folder: Path, seconds: float) -> dict[str, object]:
+def outcome(trainer: Trainer, module: DiffusionModule, datamodule: ImageDataModule, seconds: float) -> dict[str, object]:
     """What a sweep, or whoever started the run, wants to know of it."""
     figures = module.figures
     name = next((name for name in figures if name.startswith("fid/n")), None)
     floor = next((value for name, value in figures.items() if name.startswith("fid/floor")), None)
     fid = {"name": name, "value": figures[name], "floor": floor} if name else None
-    loss = figures.get("train/loss")
+    loss, trained = figures.get("train/loss"), figures.get("train/seconds")
+    images = trainer.global_step * datamodule.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     return {
         "loss": loss,
         "fid": fid,
         "objective": fid["value"] if fid else loss,
-        "images_per_second": figures.get("train/images_per_second"),
+        "images_per_second": images / trained if trained else None,
         "steps": trainer.global_step,
         "seconds": seconds,
-        "folder": str(folder),
+        "folder": str(trainer.default_root_dir),
         "wandb": next((logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)), None),
     }
 
