@@ -58,7 +58,7 @@ def trained(tmp_path_factory):
         (["schedule.zero_terminal_snr=true"], ["Epsilon does not determine x", "choose one of: X, V"]),
         (["network.channel_multipliers=[1,2,2,2,2]"], ["network: ", "8", "network="]),
         (["sampler.num_steps=1001"], ["sampler: need 1 <= num_steps <= 1000, the schedule's own, got num_steps=1001"]),
-        (["sampler.num_steps=0"], ["sampler: need 1 <= num_steps", "got num_steps=0"]),
+        (["sampler.num_steps=0"], ["sampler: need num_steps >= 1, got num_steps=0"]),
         (["callbacks.samples.num=0"], ["callbacks.samples: need", "num=0"]),
         (["data.batch_size=798"], ["798", "797", "data.batch_size"]),
         (["trainer.accelerator=gpu"], ["gpu"]),

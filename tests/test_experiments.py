@@ -43,9 +43,9 @@ def trains(monkeypatch, tmp_path, capsys):
         (raw / f"{split}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, num, 28, 28) + bytes(range(196)) * 4 * num)
         (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, num) + bytes(index % 10 for index in range(num)))
 
-    def train(*words):
+    def train(*words, brief=BRIEF):
         GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["train.py", *BRIEF, *words])
+        monkeypatch.setattr(sys, "argv", ["train.py", *brief, *words])
         code = execute(importlib.import_module("train").main.__wrapped__, App(runs.ROOT / "conf", "train"))
         assert code == 0, capsys.readouterr().err
         (folder,) = (tmp_path / "outputs" / "train").iterdir()
@@ -57,6 +57,13 @@ def trains(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_trains_two_steps(trains, experiment):
     assert trains(f"experiment={experiment}", *DATA.get(experiment, []))["global_step"] == 2
+
+
+def test_a_run_measures_fid_on_files_of_torchvision(trains, tmp_path):
+    words = ("callbacks.fid.num=8", "callbacks.fid.batch_size=4", f"features.cache_dir={runs.CACHE}")
+    trains("experiment=fashion_mnist", "data.root=files", *words, brief=[word for word in BRIEF if word != "callbacks.fid=null"])
+    (folder,) = (tmp_path / "outputs" / "train").iterdir()
+    assert "fid/n8-classifier-ema-ddim2" in (folder / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize(

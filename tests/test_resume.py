@@ -1,5 +1,7 @@
 import csv
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -26,15 +28,22 @@ def equal(one, other):
     return one == other
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, num_workers):
-    """60 steps, and 60 steps of which the 37th is the last thing the process did: 24 batches an epoch, checkpoints every 10."""
+@pytest.mark.parametrize(
+    ("number", "code", "saved", "num_workers"),
+    [(signal.SIGKILL, -9, 30, 0), (signal.SIGKILL, -9, 30, 2), (signal.SIGINT, 130, 37, 0), (signal.SIGTERM, 143, 37, 0)],
+    ids=["kill -9", "kill -9, 2 workers", "Ctrl-C", "SIGTERM"],
+)
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path, number, code, saved, num_workers):
+    """60 steps, and 60 steps with a signal at the 37th, in the middle of an epoch of 24; checkpoints every 10."""
+    stopped_with = code
     words = runs.words("trainer.max_steps=60", "network.dropout=0.1", f"data.num_workers={num_workers}")
     code, _, err = runs.run("train.py", *words, f"hydra.run.dir={tmp_path / 'straight'}", cwd=tmp_path)
     assert code == 0, err
-    code, _, _ = runs.run(CRASH, *words, f"hydra.run.dir={tmp_path / 'killed'}", cwd=tmp_path, env={"CRASH": "9 37 0"})
-    assert code == -signal.SIGKILL
-    assert runs.checkpoint(tmp_path / "killed")["global_step"] == 30
+    there = f"hydra.run.dir={tmp_path / 'killed'}"
+    code, _, err = runs.run(CRASH, *words, there, cwd=tmp_path, env={"CRASH": f"{int(number)} 37 0"})
+    assert code == stopped_with, err
+    assert "Traceback" not in err
+    assert runs.checkpoint(tmp_path / "killed")["global_step"] == saved
     code, _, err = runs.run("train.py", f"resume={tmp_path / 'killed'}", cwd=tmp_path)
     assert code == 0, err
     straight, resumed = runs.checkpoint(tmp_path / "straight"), runs.checkpoint(tmp_path / "killed")
@@ -71,3 +80,38 @@ def test_going_on_takes_new_limits_and_refuses_what_would_be_another_run(tmp_pat
     assert runs.checkpoint(folder)["global_step"] == 12
     assert "max_steps: 12" in (folder / "config.yaml").read_text()
     assert "max_steps: 10" in (folder / "config_until_step_10.yaml").read_text()
+
+
+def test_two_processes_stop_and_go_on_with_the_same_figures(tmp_path):
+    words = runs.words("trainer.max_steps=28", "trainer.accelerator=cpu", "trainer.devices=2", "callbacks.fid=null")
+    code, _, err = runs.run("train.py", *words, f"hydra.run.dir={tmp_path / 'straight'}", cwd=tmp_path)
+    assert code == 0, err
+    there = f"hydra.run.dir={tmp_path / 'killed'}"
+    code, _, _ = runs.run(CRASH, *words, there, cwd=tmp_path, env={"CRASH": "9 13 0"})
+    assert code == -signal.SIGKILL
+    code, _, err = runs.run("train.py", f"resume={tmp_path / 'killed'}", cwd=tmp_path)
+    assert code == 0, err
+    assert equal(runs.checkpoint(tmp_path / "straight")["state_dict"], runs.checkpoint(tmp_path / "killed")["state_dict"])
+    for one, other in zip(rows(tmp_path / "straight"), rows(tmp_path / "killed"), strict=True):
+        assert {name: float(value) for name, value in one.items() if value} == pytest.approx(
+            {name: float(value) for name, value in other.items() if value}, rel=1e-5
+        )
+
+
+def test_a_run_is_not_taken_up_twice_at_once(tmp_path):
+    folder = tmp_path / "run"
+    code, _, err = runs.run("train.py", *runs.words("trainer.max_steps=10", folder=folder), cwd=tmp_path)
+    assert code == 0, err
+    before = (folder / "metrics.csv").read_bytes()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"from pathlib import Path; from alphabar.training.run_dir import lock; lock(Path({str(folder)!r})); print(1, flush=True); input()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=runs.ROOT / "src",
+    )  # fmt: skip
+    try:
+        assert holder.stdout.readline() == b"1\n"
+        code, _, err = runs.run("train.py", f"resume={folder}", "trainer.max_steps=12", cwd=tmp_path)
+    finally:
+        holder.communicate(b"\n")
+    assert code == 2
+    assert "another process is training this run just now" in err
+    assert (folder / "metrics.csv").read_bytes() == before

@@ -177,3 +177,16 @@ def test_noise_of_an_image_depends_on_seed_and_index_alone():
 def test_what_makes_no_sampler_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "label"),
+    [
+        (DDIM(), "ddim50"),
+        (DDIM(num_steps=None, eta=0.5), "ddim1000-eta0.5"),
+        (DDPM(), "ddpm1000"),
+        (DDPM(num_steps=20, variance="beta", clip=False), "ddpm20-clipFalse-variancebeta"),
+    ],
+)
+def test_a_label_says_what_changes_a_figure(sampler, label):
+    assert sampler.label(LinearSchedule()) == label

@@ -148,8 +148,8 @@ def test_samples_as_one_array(finished, tmp_path):
         assert film.n_frames == 5
 
 
-def test_two_processes_train_together(tmp_path):
-    """Other times and noise on each, the same weights on both, nothing written twice."""
+def test_two_processes_train_together(finished, tmp_path):
+    """Other times and noise on each, the same weights on both, nothing written twice, the grid of one process."""
     words = runs.words("trainer.max_steps=20", "trainer.accelerator=cpu", "trainer.devices=2", folder=tmp_path / "out")
     code, _, err = runs.run("tests/crash.py", *words, cwd=tmp_path, env={"CRASH": "note 5 all"})
     assert code == 0, err
@@ -160,6 +160,8 @@ def test_two_processes_train_together(tmp_path):
     rows = metrics(tmp_path / "out")
     assert [row["step"] for row in rows] == ["0", "7", "14", "20"]
     assert float(rows[-1]["fid/n64-classifier-ema-ddim3"]) > 0
+    grids = [folder / "samples" / "step_0000000.png" for folder in (finished[0], tmp_path / "out")]
+    assert grids[0].read_bytes() == grids[1].read_bytes()
     assert sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["note_0.json", "note_1.json", "out"]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.errors import UserError
+from alphabar.training.run_dir import is_first
 
 BAD_INPUT, CTRL_C, TERMINATED = 2, 130, 143
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -102,7 +103,7 @@ def _is_new(line: str) -> bool:
 def hand_over(ending: Ending, result: Mapping[str, Any], error: BaseException | None) -> None:
     """Leaves the ending and the result for the process that asked for them; the first process of a run does."""
     path = os.environ.get("ALPHABAR_RESULT")
-    if path is None or os.environ.get("LOCAL_RANK", "0") != "0":
+    if path is None or not is_first():
         return
     content: dict[str, Any] = {"state": ending.state, **result}
     if ending != FINISHED:

@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from lightning.fabric import Fabric
 from omegaconf import OmegaConf
 
@@ -17,9 +16,9 @@ from alphabar.training.generate import Generation
 from alphabar.training.inference import Inference
 from alphabar.training.metrics import Features, Splits
 from alphabar.training.metrics.frechet import FrechetDistance
+from alphabar.training.metrics.measure import extractor_of, measure
 from alphabar.training.metrics.names import floor_protocol, protocol
 from alphabar.training.metrics.reference import learn_real, measure_floor
-from alphabar.training.ranks import total
 from alphabar.training.screen import shown
 
 
@@ -43,20 +42,15 @@ class Evaluation(Inference):
         """Measures, prints a table and writes `figures.json`; returns the figures by their names."""
         fabric, loaded, generation = self.start()
         splits = self._splits(fabric, loaded)
-        try:
-            extractor = self.features.extractor(splits)
-        except UserError as error:
-            raise UserError(f"features: {error}") from error
+        extractor = extractor_of(self.features, splits)
         distance = FrechetDistance(extractor, fabric.device)
         learn_real(distance, splits, None, self.batch_size)
         floor = measure_floor(distance, splits.held_out, self.num, self.batch_size)
         figures: dict[str, float] = {}
         if floor is not None:
             figures[floor_protocol(floor.num_images, extractor.name)] = floor.distance
-        num_steps = len(loaded.module.denoiser.schedule.grid(self.sampler.num_steps)) - 1
-        sampler = type(self.sampler).__name__.lower()
-        name = protocol(self.num, extractor.name, self.weights, sampler, num_steps)
-        figures[name], figures["samples/num_nonfinite"] = self._samples(fabric, loaded, generation, distance)
+        name = protocol(self.num, extractor.name, self.weights, self.sampler.label(loaded.module.denoiser.schedule))
+        figures[name], figures["samples/num_nonfinite"] = measure(distance, self.images(fabric, loaded, generation))
         figures[f"fid/noise-n{self.num}-{extractor.name}"] = self._noise(fabric, loaded, generation, distance)
         if fabric.is_global_zero:
             self._report(figures, extractor.record, loaded)
@@ -72,14 +66,6 @@ class Evaluation(Inference):
         with fabric.rank_zero_first():
             datamodule.prepare_data()
         return Splits(datamodule.train_set, datamodule.held_out_set, datamodule.source.fingerprint())
-
-    def _samples(self, fabric: Fabric, loaded: Loaded, generation: Generation, distance: FrechetDistance) -> tuple[float, float]:
-        distance.reset()
-        num_nonfinite = torch.zeros(1, device=fabric.device)
-        for part in self.images(fabric, loaded, generation):
-            num_nonfinite += (~part.finite).sum()
-            distance.update_generated(part.images[part.finite])
-        return distance.compute(), float(total(num_nonfinite))
 
     def _noise(self, fabric: Fabric, loaded: Loaded, generation: Generation, distance: FrechetDistance) -> float:
         """Of what sampling starts from."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers import Sampler
+from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
 from alphabar.training.data import Shape
 from alphabar.training.ranks import total
@@ -81,4 +82,12 @@ def gather(size: tuple[int, int, int], num: int, share: Iterable[Generated], dev
         kept = [index for index in part.indices if index < num]
         images[kept] = part.images[: len(kept)].cpu()
     # Each image is zero on all processes but one.
-    return total(images.to(device, torch.int32)).to("cpu", torch.uint8)
+    return total(images.to(device)).cpu()
+
+
+def must_fit(sampler: Sampler, denoiser: Denoiser) -> None:
+    """Raises UserError if the sampler takes more steps than the schedule has."""
+    try:
+        denoiser.schedule.grid(sampler.num_steps)
+    except ValueError as error:
+        raise UserError(f"sampler: {error}") from error

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.training.checkpoint import Loaded, load
-from alphabar.training.generate import Generated, Generation
+from alphabar.training.generate import Generated, Generation, must_fit
 from alphabar.training.run_dir import claim
 from alphabar.training.screen import quiet
 
@@ -53,16 +53,13 @@ class Inference:
         """
         quiet()
         loaded = load(self.checkpoint, self.weights)
-        try:
-            loaded.module.denoiser.schedule.grid(self.sampler.num_steps)
-        except ValueError as error:
-            raise UserError(f"sampler: {error}") from error
+        must_fit(self.sampler, loaded.module.denoiser)
         try:
             fabric = Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision)
         except (RuntimeError, ValueError, MisconfigurationException) as error:
             raise UserError(f"accelerator={self.accelerator} devices={self.devices}: {' '.join(str(error).split())}") from error
-        fabric.launch()
         claim(Path(self.run_dir))
+        fabric.launch()
         loaded.module.to(fabric.device)
         return fabric, loaded, Generation(self.sampler, loaded.shape, self.seed, min(self.batch_size, self.num))
 

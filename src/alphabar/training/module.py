@@ -21,7 +21,7 @@ class DiffusionModule(LightningModule):
 
     optimizer: makes an optimizer of parameters.
     seed: with it the step, the batch and the rank fix every random number of a step, so that a resumed run repeats them.
-    warmup_steps: over which the learning rate rises linearly to its value; 0 for none.
+    warmup_steps: over which the learning rate rises linearly to its value; 0 for none. Raises ValueError if negative.
     """
 
     def __init__(
@@ -72,7 +72,9 @@ class DiffusionModule(LightningModule):
         """
         plugin = self.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision) and plugin.scaler is not None and optimizer.defaults.get("fused"):
-            raise UserError("trainer.precision=16-mixed cannot clip with optimizer.fused=true: use bf16-mixed, or optimizer.fused=false")
+            raise UserError(
+                "trainer.precision=16-mixed cannot clip with optimizer.fused=true: use bf16-mixed, or optimizer.fused=false"
+            )
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if gradient_clip_algorithm == "value":
             self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

@@ -9,7 +9,7 @@ from alphabar.errors import UserError
 from alphabar.training.checkpoint import read
 from alphabar.training.cli import task_overrides
 from alphabar.training.config import check
-from alphabar.training.run_dir import must_be_resumable
+from alphabar.training.run_dir import lock, must_be_resumable
 
 MAY_CHANGE = ("trainer", "callbacks", "logger", "name", "data.num_workers")
 
@@ -24,11 +24,13 @@ class Stopped(NamedTuple):
 def take_up(cfg: DictConfig) -> tuple[DictConfig, Stopped]:
     """The configuration that the run in `cfg.resume` was started with, with this command's changes, and where it stopped.
 
-    Raises UserError if the folder holds no run or no checkpoint, or for a change that would make it another run.
+    Raises UserError if the folder holds no run or no checkpoint, if another process is training it, or for a change that would make
+    it another run.
     """
     folder = Path(cfg.run_dir)
     path = folder / "checkpoints" / "last.ckpt"
     must_be_resumable(folder, str(cfg.resume))
+    lock(folder)
     saved = OmegaConf.load(folder / "config.yaml")
     assert isinstance(saved, DictConfig)
     for override in task_overrides():

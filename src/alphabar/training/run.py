@@ -16,11 +16,14 @@ from alphabar.errors import UserError
 from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.config import build
 from alphabar.training.data.datamodule import ImageDataModule
+from alphabar.training.generate import must_fit
 from alphabar.training.loggers.metrics_file import MetricsFile
 from alphabar.training.module import DiffusionModule
 from alphabar.training.resume import Stopped, take_up
 from alphabar.training.run_dir import claim, withdraw
 from alphabar.training.screen import quiet, shown
+
+PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 
 
 def train(cfg: DictConfig) -> dict[str, object]:
@@ -30,11 +33,12 @@ def train(cfg: DictConfig) -> dict[str, object]:
     if cfg.resume is not None:
         cfg, stopped = take_up(cfg)
     folder = Path(cfg.run_dir)
+    check_trainer(cfg)
     datamodule: ImageDataModule = build(cfg.data, "data")
     cfg.shape = datamodule.shape._asdict()
     torch.manual_seed(derive_seed("weights", cfg.seed))
     module: DiffusionModule = build(cfg.module, "module")
-    check_sampler(cfg, module)
+    must_fit(build(cfg.sampler, "sampler"), module.denoiser)
     callbacks = [callback for callback in build(cfg.callbacks, "callbacks").values() if callback is not None]
     if stopped is None:
         claim(folder)
@@ -46,18 +50,22 @@ def train(cfg: DictConfig) -> dict[str, object]:
         if stopped is None and (trainer is None or trainer.global_step == 0):
             withdraw(folder)
         raise
-    result = outcome(trainer, module, datamodule, time.perf_counter() - begin)
+    result = outcome(trainer, module, time.perf_counter() - begin)
     if trainer.is_global_zero:
-        report(result)
+        report(result, more=f"trainer.max_steps={2 * trainer.max_steps}" if trainer.max_steps > 0 else "+trainer.max_epochs=...")
     return result
 
 
-def check_sampler(cfg: DictConfig, module: DiffusionModule) -> None:
-    """Refuses a sampler that does not fit the schedule before anything is trained. Raises UserError."""
-    try:
-        module.denoiser.schedule.grid(cfg.sampler.num_steps)
-    except ValueError as error:
-        raise UserError(f"sampler: {error}") from error
+def check_trainer(cfg: DictConfig) -> None:
+    """Refuses what the Trainer would accept, to fail or to train badly later. Raises UserError."""
+    if str(cfg.trainer.precision) not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision={cfg.trainer.precision}: need one of {', '.join(PRECISIONS)}; "
+            "weights, schedule and noise must stay float32, of which lower precisions tell only half of the steps apart"
+        )
+    for key in ("log_every_n_steps", "accumulate_grad_batches"):
+        if cfg.trainer[key] < 1:
+            raise UserError(f"trainer.{key}: need a number >= 1, got {cfg.trainer[key]}")
 
 
 def make_trainer(cfg: DictConfig, callbacks: list[Callback], stopped: Stopped | None) -> Trainer:
@@ -88,19 +96,18 @@ def write_config(config: dict[str, Any], path: Path, stopped: Stopped | None) ->
     path.write_text(text, encoding="utf-8")
 
 
-def outcome(trainer: Trainer, module: DiffusionModule, datamodule: ImageDataModule, seconds: float) -> dict[str, object]:
+def outcome(trainer: Trainer, module: DiffusionModule, seconds: float) -> dict[str, object]:
     """What a sweep, or whoever started the run, wants to know of it."""
     figures = module.figures
     name = next((name for name in figures if name.startswith("fid/n")), None)
     floor = next((value for name, value in figures.items() if name.startswith("fid/floor")), None)
     fid = {"name": name, "value": figures[name], "floor": floor} if name else None
-    loss, trained = figures.get("train/loss"), figures.get("train/seconds")
-    images = trainer.global_step * datamodule.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    loss, images, trained = (figures.get(f"train/{name}") for name in ("loss", "images", "seconds"))
     return {
         "loss": loss,
         "fid": fid,
         "objective": fid["value"] if fid else loss,
-        "images_per_second": images / trained if trained else None,
+        "images_per_second": images / trained if images and trained else None,
         "steps": trainer.global_step,
         "seconds": seconds,
         "folder": str(trainer.default_root_dir),
@@ -108,7 +115,7 @@ def outcome(trainer: Trainer, module: DiffusionModule, datamodule: ImageDataModu
     }
 
 
-def report(result: dict[str, Any]) -> None:
+def report(result: dict[str, Any], more: str) -> None:
     """Says what came out, where everything is and what to do next."""
     folder = shown(Path(result["folder"]))
     line = f"done: {result['steps']:,} steps in {result['seconds']:.0f} s"
@@ -123,4 +130,4 @@ def report(result: dict[str, Any]) -> None:
     print(f"  figures      {folder}/metrics.csv  config.yaml")
     print(f"  checkpoints  {folder}/checkpoints/")
     print(f"  sample       python sample.py checkpoint={folder}/checkpoints/last.ckpt num=64")
-    print(f"  go on        python train.py resume={folder} trainer.max_steps={2 * result['steps']}")
+    print(f"  go on        python train.py resume={folder} {more}")

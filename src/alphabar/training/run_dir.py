@@ -3,13 +3,17 @@
 import os
 import shutil
 import socket
+import sys
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import TextIO
 
 from alphabar.errors import UserError
 
 OWNER = ".owner"
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning looks for it
+_locks: list[TextIO] = []  # open for as long as the process lives
 
 
 @cache
@@ -58,17 +62,43 @@ def claim(folder: Path) -> None:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     except FileExistsError as error:
         raise taken(folder) from error
+    lock(folder)
 
 
 def withdraw(folder: Path) -> None:
     """Takes a folder away again that this run has claimed, when nothing was trained; only the first process does."""
-    if is_first():
-        shutil.rmtree(folder, ignore_errors=True)
+    if not is_first():
+        return
+    for entry in folder.iterdir():
+        if entry.is_dir() and not is_log(entry.name):
+            shutil.rmtree(entry, ignore_errors=True)
+        elif not is_log(entry.name):
+            entry.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def is_first() -> bool:
-    """Whether this is the first process of a run."""
-    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+    """Whether this is the first process of a run, whoever started the others: Lightning, torchrun or Slurm."""
+    rank = next((os.environ[name] for name in RANKS if name in os.environ), "0")
+    return rank == "0" and os.environ.get("NODE_RANK", "0") == "0"
+
+
+def lock(folder: Path) -> None:
+    """Keeps others from training the run in `folder` while this process lives; only the first process does.
+
+    Raises UserError if another process is at it.
+    """
+    if not is_first() or sys.platform == "win32":
+        return
+    import fcntl
+
+    file = (folder / OWNER).open("a", encoding="utf-8")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by the workers of a process that was killed
+    except OSError as error:
+        raise UserError(f"{folder}: another process is training this run just now") from error
+    _locks.append(file)
 
 
 def is_log(name: str) -> bool:

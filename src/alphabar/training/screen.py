@@ -1,10 +1,11 @@
 """What the user sees while something runs."""
 
 import logging
-import os
 import sys
 import warnings
 from pathlib import Path
+
+from alphabar.training.run_dir import is_first
 
 
 class Stderr(logging.Handler):
@@ -17,7 +18,7 @@ class Stderr(logging.Handler):
 def quiet() -> None:
     """Shows our own lines, on the first process; keeps off Lightning's advertisements and warnings of what is done on purpose."""
     own = logging.getLogger("alphabar")
-    own.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
+    own.setLevel(logging.INFO if is_first() else logging.ERROR)
     if not own.handlers:
         handler = Stderr()
         handler.setFormatter(logging.Formatter("%(message)s"))

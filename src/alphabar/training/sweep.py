@@ -10,6 +10,7 @@ from typing import Any
 
 from alphabar.errors import UserError
 from alphabar.training.endings import Ending
+from alphabar.training.screen import shown
 from alphabar.training.table import aligned
 
 TABLE, PICTURE = "results.csv", "sweep.png"
@@ -72,8 +73,8 @@ class Sweep:
         )
 
     def save(self) -> None:
-        """Writes the table."""
-        keys = self.keys()
+        """Writes the table, with all overrides, those that are the same everywhere too."""
+        keys = list(dict.fromkeys(key for job in self.jobs for key in job.overrides))
         ending = ["state", "error", "loss", "fid", "fid_name", "images_per_second", "seconds", "folder"]
         temporary = self.folder / f".{TABLE}.tmp"
         with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -133,12 +134,6 @@ def finish_sweeps(ending: Ending) -> Ending:
             ending = Ending("failed", ending.code or 1, (line,))
     _sweeps.clear()
     return ending
-
-
-def shown(path: Path) -> str:
-    """The path as it would be typed here."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def write_error(job: Job, command: Sequence[str], traceback: str) -> None:

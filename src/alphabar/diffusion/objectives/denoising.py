@@ -15,7 +15,7 @@ class Denoising(Objective):
         self.weighting = weighting
 
     def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None) -> Terms:
-        level = torch.rand(len(x), device=x.device)
+        level = torch.rand(len(x), device=x.device, dtype=torch.float32)
         t = denoiser.schedule.time(level)
         eps = torch.randn_like(x)
         alpha, sigma = denoiser.schedule.at(t, x)

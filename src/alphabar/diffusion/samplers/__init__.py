@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from alphabar.diffusion.denoiser import Clipped, Cond, Denoiser
+from alphabar.diffusion.schedules import Schedule
 
 Noise = Callable[[Tensor], Tensor]
 
@@ -27,6 +28,16 @@ class Sampler(ABC):
     def __post_init__(self) -> None:
         if self.num_steps is not None and self.num_steps < 1:
             raise ValueError(f"need num_steps >= 1, got num_steps={self.num_steps}")
+
+    def label(self, schedule: Schedule) -> str:
+        """Its name with the number of steps and what is not as by default, such as "ddim50" or "ddim50-eta0.5"."""
+        num_steps = len(schedule.grid(self.num_steps)) - 1
+        changed = [
+            f"-{field.name}{value}"
+            for field, value in zip(fields(self), astuple(self), strict=True)
+            if field.name != "num_steps" and value != field.default
+        ]
+        return f"{type(self).__name__.lower()}{num_steps}{''.join(changed)}"
 
     @abstractmethod
     def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, cond: Cond, noise: Noise) -> Tensor:

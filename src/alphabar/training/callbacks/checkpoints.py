@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from alphabar.training.hooks import diffusion_module, due
+from alphabar.training.callbacks.stopping import StopSignals, stop
+from alphabar.training.hooks import diffusion_module, due, log_every_n_steps
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -19,6 +21,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f".{target.name}.*.tmp"):  # of a process that was killed in the act
+            left.unlink()
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
@@ -26,14 +30,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
+            sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes the folder's own entries to disk, where the system can do that."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Checkpoints(Checkpoint):
     """Writes `checkpoints/last.ckpt` every so many steps and at the end, and `checkpoints/best.ckpt` at every best FID.
 
-    Lightning calls it after all other callbacks, so that what they know of a step is in the file.
+    Ctrl-C and SIGTERM leave a last.ckpt, too: of the step that was under way, or with several processes of the next one that is
+    logged, where they can agree on it. Lightning calls it after all other callbacks, so that the file has what they know of a step.
     Raises ValueError unless every_n_steps >= 1.
     """
 
@@ -44,6 +61,7 @@ class Checkpoints(Checkpoint):
         self.config: dict[str, Any] = {}
         self.last_step = -1
         self.best = math.inf
+        self.signals = StopSignals()
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_step": self.last_step, "best": self.best}
@@ -58,9 +76,21 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._improved(pl_module) or due(trainer, self.every_n_steps, self.last_step):
             self._save(trainer, pl_module)
+        if trainer.world_size > 1 and trainer.global_step % log_every_n_steps(trainer) != 0:
+            return
+        if (number := self.signals.agreed(pl_module.device)) is not None:
+            if self.last_step != trainer.global_step:
+                self._save(trainer, pl_module)
+            stop(number)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.listen()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.signals.release()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.last_step != trainer.global_step:  # stopped by max_epochs, max_time or a signal
+        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
             self._save(trainer, pl_module)
 
     def _improved(self, pl_module: LightningModule) -> bool:

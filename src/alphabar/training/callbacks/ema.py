@@ -62,7 +62,7 @@ class EMA(Callback):
             copy_into(weights, live)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ema"] = {"num_updates": self.num_updates, "decay": self.decay, "weights": self.shadow}
+        checkpoint["ema"] = {"num_updates": self.num_updates, "weights": self.shadow}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if "ema" not in checkpoint:

@@ -3,20 +3,18 @@
 import math
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
-from alphabar.errors import UserError
 from alphabar.training.callbacks.ema import EMA
 from alphabar.training.generate import Generation
 from alphabar.training.hooks import all_callbacks, diffusion_module, due, evaluation, image_data
 from alphabar.training.loggers.mirror import log_figures
 from alphabar.training.metrics import Features, Splits
 from alphabar.training.metrics.frechet import FrechetDistance
+from alphabar.training.metrics.measure import extractor_of, measure
 from alphabar.training.metrics.names import floor_protocol, protocol
 from alphabar.training.metrics.reference import learn_real, measure_floor
-from alphabar.training.ranks import total
 
 
 class FID(Callback):
@@ -64,14 +62,9 @@ class FID(Callback):
         with evaluation(trainer, module):
             data = image_data(trainer)
             splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
-            try:
-                extractor = self.features.extractor(splits)
-            except UserError as error:
-                raise UserError(f"features: {error}") from error
-            num_steps = len(module.denoiser.schedule.grid(self.sampler.num_steps)) - 1
+            extractor = extractor_of(self.features, splits)
             weights = "ema" if any(isinstance(callback, EMA) for callback in all_callbacks(trainer)) else "raw"
-            sampler = type(self.sampler).__name__.lower()
-            self.name = protocol(self.num, extractor.name, weights, sampler, num_steps)
+            self.name = protocol(self.num, extractor.name, weights, self.sampler.label(module.denoiser.schedule))
             self.distance = FrechetDistance(extractor, module.device)
             learn_real(self.distance, splits, None, self.batch_size)
             floor = measure_floor(self.distance, splits.held_out, self.num, self.batch_size)
@@ -88,7 +81,7 @@ class FID(Callback):
             self._measure(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.last_step != trainer.global_step:  # stopped by max_epochs, max_time or a signal
+        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
             self._measure(trainer, pl_module)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,14 +90,10 @@ class FID(Callback):
             return
         module = diffusion_module(pl_module)
         generation = Generation(self.sampler, image_data(trainer).shape, self.seed, min(self.batch_size, self.num))
-        distance.reset()
-        num_nonfinite = torch.zeros((), device=module.device)
         with evaluation(trainer, module):
-            for part in generation.images(
+            share = generation.images(
                 module.denoiser, module.codec, self.num, module.device, trainer.global_rank, trainer.world_size
-            ):
-                num_nonfinite += (~part.finite).sum()
-                distance.update_generated(part.images[part.finite])
-            value = distance.compute()
-        log_figures(trainer, {self.name: value, "samples/num_nonfinite": float(total(num_nonfinite))})
+            )
+            value, num_nonfinite = measure(distance, share)
+        log_figures(trainer, {self.name: value, "samples/num_nonfinite": num_nonfinite})
         module.figures["fid"] = value if math.isfinite(value) else math.inf

@@ -1,5 +1,6 @@
 """How far the run is, and when it will be done."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -21,7 +22,7 @@ class Progress(Callback):
             raise ValueError(f"need seconds > 0, got seconds={seconds}")
         self.seconds = seconds
         self.bar: tqdm | None = None
-        self.total = 0
+        self.total: int | None = None
         self.first_step = 0
         self.begin = 0.0
         self.written = 0.0
@@ -29,7 +30,8 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        self.total = int(trainer.estimated_stepping_batches)
+        steps = trainer.estimated_stepping_batches
+        self.total = int(steps) if math.isfinite(steps) else None
         self.first_step = trainer.global_step
         self.begin = self.written = time.monotonic()
         if sys.stderr.isatty():
@@ -44,10 +46,14 @@ class Progress(Callback):
             self.bar.update(trainer.global_step - self.bar.n)
         elif time.monotonic() - self.written >= self.seconds:
             self.written = time.monotonic()
-            pace = (self.written - self.begin) / max(1, trainer.global_step - self.first_step)
-            left = tqdm.format_interval(pace * (self.total - trainer.global_step))
             figures = summary(diffusion_module(pl_module).figures)
-            print(f"step {trainer.global_step:,} of {self.total:,}, {figures}, {left} left", file=sys.stderr, flush=True)
+            print(f"step {trainer.global_step:,}{self._rest(trainer)}, {figures}", file=sys.stderr, flush=True)
+
+    def _rest(self, trainer: Trainer) -> str:
+        if self.total is None:
+            return ""
+        pace = (self.written - self.begin) / max(1, trainer.global_step - self.first_step)
+        return f" of {self.total:,}, {tqdm.format_interval(pace * (self.total - trainer.global_step))} left"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()

@@ -46,7 +46,7 @@ class Samples(Callback):
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.last_step != trainer.global_step:  # stopped by max_epochs, max_time or a signal
+        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
             self._draw(trainer, pl_module)
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -9,14 +9,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from alphabar.errors import UserError
 from alphabar.training.hooks import diffusion_module, due, log_every_n_steps
 from alphabar.training.loggers.mirror import log_figures
-from alphabar.training.ranks import total
+from alphabar.training.ranks import rank_and_size, total
 
 
 class TrainingLog(Callback):
     """Averages over every `trainer.log_every_n_steps` optimizer steps, kept on the device and fetched once per average.
 
     The noise levels 0..1, from clean data to pure noise, are cut into `num_levels` equal parts. Images per second are counted over
-    all ranks, without the time that sampling and metrics take. Raises UserError when the loss is no longer a number.
+    all ranks, without the time that sampling and metrics take.
+    Raises ValueError unless num_levels >= 1, and UserError when the loss is no longer a number.
     """
 
     def __init__(self, num_levels: int = 4) -> None:
@@ -25,16 +26,19 @@ class TrainingLog(Callback):
         self.num_levels = num_levels
         self.sums = torch.zeros(2 * num_levels + 2)  # loss by level, number of examples by level, gradient norm, steps
         self.seconds = 0.0  # of training, all sittings together
+        self.images = 0  # trained on, all ranks and sittings together
         self.last_step = -1
         self.seen_step = 0
         self.mark = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self.sums.cpu(), "seconds": self.seconds, "last_step": self.last_step}
+        sums = total(self.sums).cpu()  # of all ranks, each of which comes here: the file is written by the first alone
+        return {"sums": sums, "seconds": self.seconds, "images": self.images, "last_step": self.last_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.sums = state_dict["sums"]
+        self.sums = state_dict["sums"] if rank_and_size()[0] == 0 else torch.zeros_like(self.sums)
         self.seconds = state_dict["seconds"]
+        self.images = state_dict["images"]
         self.last_step = state_dict["last_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,7 +62,7 @@ class TrainingLog(Callback):
             self._flush(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.last_step != trainer.global_step and self.sums[-1] > 0:  # stopped by max_epochs, max_time or a signal
+        if self.last_step != trainer.global_step and self.sums[-1] > 0:  # ended by max_epochs or max_time
             self._flush(trainer, pl_module)
 
     def _flush(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,6 +71,7 @@ class TrainingLog(Callback):
         now = self._clock(pl_module)
         elapsed, self.mark = now - self.mark, now
         self.seconds += elapsed
+        self.images += int(count.sum())
         figures = {"train/loss": float(loss.sum() / count.sum())}
         if not torch.isfinite(loss.sum()):
             raise UserError(
@@ -80,6 +85,7 @@ class TrainingLog(Callback):
         figures["train/grad_norm"] = float(sums[-2] / sums[-1])
         figures["train/lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         figures["train/images_per_second"] = float(count.sum()) / max(elapsed, 1e-9)
+        figures["train/images"] = self.images
         figures["train/seconds"] = self.seconds
         log_figures(trainer, figures)
         self.sums.zero_()

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import shutil
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,7 +80,7 @@ class MetricsFile(Logger):
             while aside.exists():
                 number += 1
                 aside = self.path.with_name(f"metrics_after_step_{step}_{number}.csv")
-            self.path.replace(aside)
+            shutil.copyfile(self.path, aside)
         self._rewrite()  # also where nothing is set aside: the last row may have been cut off
 
 

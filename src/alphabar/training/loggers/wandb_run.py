@@ -1,5 +1,6 @@
 """Weights and Biases, where it costs the user nothing."""
 
+import logging
 import netrc
 import os
 import secrets
@@ -7,14 +8,17 @@ import socket
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from wandb.errors import Error as WandbError
 
+from alphabar.errors import UserError
 from alphabar.training.screen import shown
 
+log = logging.getLogger(__name__)
 ID_FILE = "wandb_id.txt"
 Mode = Literal["auto", "online", "offline", "disabled"]
 
@@ -22,7 +26,8 @@ Mode = Literal["auto", "online", "offline", "disabled"]
 class WandbRun(WandbLogger):
     """A run on wandb: online if there is an account and a network, else offline; it never asks and never waits.
 
-    mode: "auto" decides as above; the environment's WANDB_MODE comes first. A run that is resumed keeps its id, which is in
+    mode: "auto" decides as above, and goes offline with one line if the server refuses or does not answer; the environment's
+    WANDB_MODE comes first. Raises UserError if mode="online" cannot be had. A run that is resumed keeps its id, which is in
     `wandb_id.txt`; offline, each sitting is a fragment of its own under that id.
     """
 
@@ -34,22 +39,21 @@ class WandbRun(WandbLogger):
         project: str = "alphabar",
         mode: Mode = "auto",
     ) -> None:
-        mode = os.environ.get("WANDB_MODE") or mode  # type: ignore[assignment]
-        if mode == "auto":
-            mode = "online" if has_account() and is_reachable() else "offline"
-        settings = wandb.Settings(silent=True, console="off", x_disable_stats=mode == "offline", mode=mode)
+        chosen = os.environ.get("WANDB_MODE") or mode
+        online = has_account() and is_reachable() if chosen == "auto" else chosen == "online"
+        self.mode = ("online" if online else "offline") if chosen == "auto" else chosen
+        self.may_fall_back = chosen == "auto"
         super().__init__(
             name=name,
             save_dir=run_dir,
             project=project,
             id=self.run_id(Path(run_dir) / ID_FILE),
-            offline=mode == "offline",
-            settings=settings,
+            offline=self.mode == "offline",
+            settings=settings(self.mode),
             group=group,
-            resume="allow" if mode == "online" else None,
+            resume="allow" if self.mode == "online" else None,
         )
         self._wandb_init.pop("anonymous", None)  # gone from wandb; Lightning still passes it, and wandb warns
-        self.mode = mode
 
     @staticmethod
     def run_id(path: Path) -> str:
@@ -60,7 +64,16 @@ class WandbRun(WandbLogger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Writes the configuration down on wandb, and the run's id in its folder."""
         (Path(self.save_dir or ".") / ID_FILE).write_text(f"{self._wandb_init['id']}\n")
-        super().log_hyperparams(params)
+        try:
+            super().log_hyperparams(params)
+        except WandbError as error:
+            if not self.may_fall_back:
+                raise UserError(f"logger=wandb: {first_line(error)}; logger.wandb.mode=offline needs no server") from error
+            log.warning("wandb cannot be used online (%s): this run is logged offline", first_line(error))
+            wandb.teardown()  # else the id would be taken
+            self.mode, self._offline = "offline", True
+            self._wandb_init |= {"settings": settings("offline"), "resume": None}
+            super().log_hyperparams(params)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -77,9 +90,19 @@ class WandbRun(WandbLogger):
             print(f"wandb: {url}")
 
 
-def server() -> str:
-    """The host that wandb would talk to."""
-    return urlsplit(wandb.Settings().base_url).hostname or ""
+def settings(mode: str) -> wandb.Settings:
+    """Silent, and soon back if a server does not answer."""
+    return wandb.Settings(silent=True, console="off", x_disable_stats=mode == "offline", init_timeout=15, mode=mode)  # type: ignore[arg-type]
+
+
+def first_line(error: BaseException) -> str:
+    """What happened, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def server() -> SplitResult:
+    """Where wandb would talk to, by its environment and its settings files."""
+    return urlsplit(wandb.setup().settings.base_url)
 
 
 def has_account() -> bool:
@@ -90,14 +113,14 @@ def has_account() -> bool:
         hosts = netrc.netrc(os.environ.get("NETRC")).hosts
     except (OSError, netrc.NetrcParseError):
         return False
-    return server() in hosts or "api.wandb.ai" in hosts
+    return not hosts.keys().isdisjoint({server().netloc, server().hostname, "api.wandb.ai"})
 
 
 def is_reachable(seconds: float = 2.0) -> bool:
-    """Whether the server answers within so many seconds."""
-    url = urlsplit(wandb.Settings().base_url)
+    """Whether the server can be connected to within so many seconds."""
+    url = server()
     try:
-        with socket.create_connection((server(), url.port or (80 if url.scheme == "http" else 443)), timeout=seconds):
+        with socket.create_connection((url.hostname, url.port or (80 if url.scheme == "http" else 443)), timeout=seconds):
             return True
     except OSError:
         return False

@@ -1,9 +1,9 @@
 """Names of figures, which carry what must be equal for two of them to be compared."""
 
 
-def protocol(num_images: int, features: str, weights: str, sampler: str, num_steps: int) -> str:
+def protocol(num_images: int, features: str, weights: str, sampler: str) -> str:
     """Of a distance of `num_images` generated images: `fid/n1000-classifier-ema-ddim50`."""
-    return f"fid/n{num_images}-{features}-{weights}-{sampler}{num_steps}"
+    return f"fid/n{num_images}-{features}-{weights}-{sampler}"
 
 
 def floor_protocol(num_images: int, features: str) -> str:
