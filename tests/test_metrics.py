@@ -252,7 +252,7 @@ def test_floor_says_when_there_are_fewer_held_out_images(tmp_path, caplog):
 
 
 def test_names_carry_the_protocol():
-    assert names.protocol(1000, "classifier", "ema", "ddim", 50) == "fid/n1000-classifier-ema-ddim50"
+    assert names.protocol(1000, "classifier", "ema", "ddim50") == "fid/n1000-classifier-ema-ddim50"
     assert names.floor_protocol(1000, "classifier") == "fid/floor-n1000-classifier"
 
 
