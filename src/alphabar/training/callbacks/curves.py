@@ -41,7 +41,8 @@ def plot(metrics: Path, path: Path) -> None:
         axes[1].set(xlabel="optimizer step", ylabel="FID", yscale="log", title="Frechet Inception distance")
     for axis in axes:
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
+        axis.set_xlim(left=0)  # the same span of training in both, also where FID was measured once
+        axis.legend(fontsize="small", loc="upper right")
     figure.savefig(path, dpi=120)
 
 
