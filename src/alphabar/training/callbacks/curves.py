@@ -23,7 +23,7 @@ def plot(metrics: Path, path: Path) -> None:
     rows = read(metrics)
     columns = list(rows[0]) if rows else []
     fids = [name for name in columns if name.startswith("fid/n")]
-    figure = Figure(figsize=(11 if fids else 5.5, 4), layout="constrained")
+    figure = Figure(figsize=(11 if fids else 5.5, 5), layout="constrained")
     axes = figure.subplots(1, 2 if fids else 1, squeeze=False)[0]
     for name in columns:
         if name == "train/loss":
@@ -42,7 +42,7 @@ def plot(metrics: Path, path: Path) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.set_xlim(left=0)  # the same span of training in both, also where FID was measured once
-        axis.legend(fontsize="small", loc="upper right")
+        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)  # below: on no curve
     figure.savefig(path, dpi=120)
 
 
