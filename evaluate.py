@@ -10,7 +10,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     """Figures, by the protocol that the configuration states."""
     from alphabar.training.config import build  # here, since objects load torch, which help and completion do not need
 
-    return build(cfg).run()
+    return build(cfg.metric, "metric").run()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     """Images, as many as the configuration says."""
     from alphabar.training.config import build  # here, since objects load torch, which help and completion do not need
 
-    return build(cfg).run()
+    return build(cfg.task, "task").run()
 
 
 if __name__ == "__main__":

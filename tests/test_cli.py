@@ -40,7 +40,7 @@ def run(script, *words, **env):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-SCHEDULES = "schedule takes: cosine, linear, scaled_linear, sigmoid"
+SCHEDULES = "schedule takes: cosine, edm, laplace, linear, scaled_linear, shifted_cosine, sigmoid, straight"
 BAD = [
     (["schedule=cosin"], f"schedule=cosin: no such choice. Did you mean cosine? {SCHEDULES}"),
     (["schedule=quadratically"], f"schedule=quadratically: no such choice. {SCHEDULES}"),
@@ -230,7 +230,7 @@ def test_help_is_for_people(monkeypatch, capfd):
     assert say(monkeypatch, "--help") == 0
     text = capfd.readouterr().out
     assert "python train.py -m schedule.beta_end=0.01,0.02,0.04" in text
-    assert "  schedule          cosine, linear*, scaled_linear, sigmoid\n" in text
+    assert "  schedule          cosine, edm, laplace, linear*, scaled_linear, shifted_cosine, sigmoid, straight\n" in text
     assert "hydra/" not in text
     assert "_target_" not in text
 
@@ -269,7 +269,7 @@ def test_torch_is_not_loaded_where_it_is_not_needed(words):
 
 
 @pytest.mark.parametrize(
-    ("line", "choices"), [("train.py schedule=", "schedule=cosine schedule=linear"), ("train.py optimizer.", "optimizer.lr=")]
+    ("line", "choices"), [("train.py schedule=", "schedule=cosine schedule=edm"), ("train.py optimizer.", "optimizer.lr=")]
 )
 def test_completion_works(line, choices):
     output = run(REPOSITORY / "train.py", "-sc", "query=bash", COMP_LINE=line)

@@ -169,7 +169,7 @@ def test_a_group_is_named_with_its_choices():
 
 def test_an_interface_is_not_an_implementation():
     (line,) = lines("{sampler: {_target_: alphabar.diffusion.samplers.Sampler, num_steps: 3}}")
-    assert line == "sampler: Sampler is an interface without step: name one of its implementations"
+    assert line == "sampler: Sampler is an interface without is_reversible, step: name one of its implementations"
 
 
 def test_a_root_node_is_checked_and_built():
@@ -321,7 +321,12 @@ def test_what_makes_something_later_can_be_pickled():
     assert pickle.loads(pickle.dumps(build(cfg.optimizer))).keywords == {"lr": 1e-4}
 
 
-NEEDED = {("data", "folder"): ["data.root=x"], ("data", "torchvision"): ["data.name=MNIST"]}
+NEEDED = {
+    ("data", "folder"): ["data.root=x"],
+    ("data", "torchvision"): ["data.name=MNIST"],
+    ("grid", "file"): ["grid.path=x"],
+}
+COMMANDS = {"task": "sample", "metric": "evaluate"}
 
 
 @pytest.mark.parametrize(
@@ -329,7 +334,9 @@ NEEDED = {("data", "folder"): ["data.root=x"], ("data", "torchvision"): ["data.n
 )
 def test_every_choice_of_every_group_passes_the_check(group, choice):
     register()
-    cfg = App(REPOSITORY / "conf", "train").compose([f"{group}={choice}", *NEEDED.get((group, choice), [])])
+    command = COMMANDS.get(group, "train")
+    words = [f"{group}={choice}", *NEEDED.get((group, choice), []), *(["checkpoint=x", "run_dir=x"] if command != "train" else [])]
+    cfg = App(REPOSITORY / "conf", command).compose(words)
     cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     check(cfg, GROUPS)
 

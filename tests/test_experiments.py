@@ -27,6 +27,7 @@ BRIEF = (
 DATA = {
     "cifar10": ["data=folder", "~data.name", "data.root=photos", "data.resolution=32"],
     "fashion_mnist": ["data.root=files"],
+    "fashion_mnist_methods": ["data.root=files"],
 }
 
 

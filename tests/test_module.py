@@ -90,7 +90,7 @@ def test_min_snr_equals_the_closed_form_of_the_paper(parameterization):
         X: snr.clamp(max=5),
         V: snr.clamp(max=5) / (snr + 1),
     }[type(parameterization)]
-    weights = MinSNR(5.0)(alpha, sigma, parameterization.determinant(alpha, sigma))
+    weights = MinSNR(5.0).weight(alpha, sigma, parameterization.determinant(alpha, sigma))
     torch.testing.assert_close(weights, expected, rtol=1e-6, atol=0)
 
 

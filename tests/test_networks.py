@@ -25,9 +25,10 @@ SMALL = {
 }
 
 
-def preset(name, channels, resolution):
+def preset(name, channels, resolution, learned_variance=False):
     node = OmegaConf.load(CONF / f"{name}.yaml")
-    config = OmegaConf.create({"shape": {"channels": channels, "resolution": resolution}, "network": node})
+    shape = {"channels": channels, "resolution": resolution}
+    config = OmegaConf.create({"shape": shape, "learned_variance": learned_variance, "network": node})
     arguments = OmegaConf.to_container(config, resolve=True)["network"]
     module, _, leaf = arguments.pop("_target_").rpartition(".")
     return getattr(importlib.import_module(module), leaf)(**arguments)
@@ -68,6 +69,12 @@ def test_preset_keeps_the_shape(name, channels, resolution):
     x, label = inputs(2, channels, resolution)
     assert isinstance(network, Network)
     assert network(x, label).shape == x.shape
+
+
+def test_a_learned_variance_doubles_the_channels_that_come_out():
+    network = preset("unet_tiny", 3, 8, learned_variance=True)
+    x, label = inputs(2, 3, 8)
+    assert network(x, label).shape == (2, 6, 8, 8)
 
 
 @pytest.mark.parametrize(

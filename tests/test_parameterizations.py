@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from alphabar.diffusion.denoiser import Clipped, NetworkDenoiser
+from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.parameterizations import Epsilon, V, X
 from alphabar.diffusion.schedules.linear import LinearSchedule
+from alphabar.diffusion.thresholdings import Static, Thresholded
 from oracle import seeded
 from test_schedules import SCHEDULES
 
@@ -62,7 +63,7 @@ def test_a_denoiser_reads_a_perfect_network_right(parameterization):
 def test_clipping_moves_the_noise_so_that_both_still_give_x_t():
     schedule = LinearSchedule()
     x_t, t = 3 * seeded(0, 4, 1, 2, 2), torch.tensor([1, 100, 500, 900])
-    x_hat, eps_hat = Clipped(NetworkDenoiser(Constant(seeded(1, 4, 1, 2, 2)), schedule, Epsilon()))(x_t, t)
+    x_hat, eps_hat = Thresholded(NetworkDenoiser(Constant(seeded(1, 4, 1, 2, 2)), schedule, Epsilon()), Static())(x_t, t)
     alpha, sigma = schedule.at(t, x_t)
     assert x_hat.abs().max() == 1
     torch.testing.assert_close(alpha * x_hat + sigma * eps_hat, x_t)

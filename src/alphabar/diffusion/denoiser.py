@@ -7,17 +7,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from alphabar.diffusion.parameterizations import Epsilon, Parameterization, V, X
+from alphabar.diffusion.parameterizations import EDM, Epsilon, Parameterization, V, Velocity, X
 from alphabar.diffusion.schedules import Schedule
 
 Cond = Mapping[str, Tensor] | None
 
 
 class Prediction(NamedTuple):
-    """A point in the (x, eps) plane, each [B, ...]; alpha_t * x_hat + sigma_t * eps_hat = x_t."""
+    """A point in the (x, eps) plane, each [B, ...]; alpha_t * x_hat + sigma_t * eps_hat = x_t.
+
+    variance: where that of the reverse step lies, [B, ...], 0 at its lower bound and 1 at its upper one; None if it is not learned.
+    """
 
     x_hat: Tensor
     eps_hat: Tensor
+    variance: Tensor | None = None
+
+
+class Output(NamedTuple):
+    """What a network says: y [B, ...], and `variance` as in `Prediction`."""
+
+    y: Tensor
+    variance: Tensor | None
 
 
 class Denoiser(nn.Module, ABC):
@@ -33,14 +44,19 @@ class Denoiser(nn.Module, ABC):
 class NetworkDenoiser(Denoiser):
     """A network, read through a parameterization, under a schedule.
 
+    A network with twice as many channels as the data has, [B, 2C, ...], says in the second half where the variance of the reverse
+    step lies (Nichol & Dhariwal 2021, sec. 3.1).
+
     Raises ValueError if the parameterization does not determine x somewhere on the schedule, such as epsilon where alpha is 0.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, parameterization: Parameterization) -> None:
         super().__init__()
-        ends = schedule(schedule.time(torch.tensor([0.0, 1.0])))
-        if not determined(parameterization, *ends):
-            names = [type(other).__name__ for other in (Epsilon(), X(), V()) if determined(other, *ends)]
+        # The first level above 0: at data itself nothing is ever predicted.
+        ends = schedule(schedule.time(torch.tensor([1e-3, 1.0])))
+        if not parameterization.is_defined(*ends):
+            choices = (Epsilon(), X(), V(), Velocity(), EDM())
+            names = [type(other).__name__ for other in choices if other.is_defined(*ends)]
             raise ValueError(
                 f"parameterization {type(parameterization).__name__} does not determine x on this schedule, "
                 f"where alpha goes down to {ends[0].min():g}; choose one of: {', '.join(names)}"
@@ -49,31 +65,25 @@ class NetworkDenoiser(Denoiser):
         self.schedule = schedule
         self.parameterization = parameterization
 
-    def output(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-        """The network's raw output y [B, ...] in float32, for objectives."""
+    def output(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Output:
+        """The network's raw output in the dtype of x_t [B, C, ...], for objectives.
+
+        Raises ValueError if the network has another number of channels than C or 2C.
+        """
         alpha, sigma = self.schedule.at(t, x_t)
         label = self.parameterization.noise_label(self.schedule.label(t), *self.schedule(t))
-        return self.network(self.parameterization.scale_input(x_t, alpha, sigma), label, cond).float()
+        raw = self.network(self.parameterization.scale_input(x_t, alpha, sigma), label, cond).to(x_t.dtype)
+        if raw.shape == x_t.shape:
+            return Output(raw, None)
+        channels = x_t.shape[1] if x_t.ndim > 1 else 0
+        if raw.ndim != x_t.ndim or raw.shape[1] != 2 * channels or raw.shape[2:] != x_t.shape[2:]:
+            raise ValueError(
+                f"need a network whose output is {list(x_t.shape[1:])}, as the data, or has twice the channels to learn "
+                f"the variance; got {list(raw.shape[1:])}"
+            )
+        return Output(raw[:, :channels], (raw[:, channels:] + 1) / 2)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Prediction:
         alpha, sigma = self.schedule.at(t, x_t)
-        return Prediction(*self.parameterization.invert(self.output(x_t, t, cond), x_t, alpha, sigma))
-
-
-def determined(parameterization: Parameterization, alpha: Tensor, sigma: Tensor) -> bool:
-    """Whether y and x_t determine x at all the given scales."""
-    return bool((parameterization.determinant(alpha, sigma).abs() > 1e-6).all())
-
-
-class Clipped(Denoiser):
-    """Another denoiser with x_hat clipped to the data's range [-1, 1], and eps_hat moved so that both still give x_t."""
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self.schedule = denoiser.schedule
-
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Prediction:
-        alpha, sigma = self.schedule.at(t, x_t)
-        x_hat = self.denoiser(x_t, t, cond).x_hat.clamp(-1, 1)
-        return Prediction(x_hat, (x_t - alpha * x_hat) / sigma)
+        y, variance = self.output(x_t, t, cond)
+        return Prediction(*self.parameterization.invert(y, x_t, alpha, sigma), variance)

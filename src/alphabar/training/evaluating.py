@@ -1,25 +1,19 @@
-"""From a checkpoint to figures."""
+"""From a checkpoint to the distance of its samples to real images."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from lightning.fabric import Fabric
-from omegaconf import OmegaConf
 
 from alphabar.diffusion.noise import ImageNoise
-from alphabar.errors import UserError
 from alphabar.training.checkpoint import Loaded
-from alphabar.training.config import build
-from alphabar.training.data.datamodule import ImageDataModule
 from alphabar.training.generate import Generation
 from alphabar.training.inference import Inference
+from alphabar.training.measuring import data_of, report, withdrawn_on_complaint
 from alphabar.training.metrics import Features, Splits
 from alphabar.training.metrics.frechet import FrechetDistance
 from alphabar.training.metrics.measure import extractor_of, measure
 from alphabar.training.metrics.names import floor_protocol, protocol
 from alphabar.training.metrics.reference import learn_real, measure_floor
-from alphabar.training.screen import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +35,10 @@ class Evaluation(Inference):
     def run(self) -> dict[str, object]:
         """Measures, prints a table and writes `figures.json`; returns the figures by their names."""
         fabric, loaded, generation = self.start()
-        splits = self._splits(fabric, loaded)
-        extractor = extractor_of(self.features, splits)
+        with withdrawn_on_complaint(self):
+            data = data_of(loaded, self.data_root, fabric)
+            splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
+            extractor = extractor_of(self.features, splits)
         distance = FrechetDistance(extractor, fabric.device)
         learn_real(distance, splits, None, self.batch_size)
         floor = measure_floor(distance, splits.held_out, self.num, self.batch_size)
@@ -53,19 +49,8 @@ class Evaluation(Inference):
         figures[name], figures["samples/num_nonfinite"] = measure(distance, self.images(fabric, loaded, generation))
         figures[f"fid/noise-n{self.num}-{extractor.name}"] = self._noise(fabric, loaded, generation, distance)
         if fabric.is_global_zero:
-            self._report(figures, extractor.record, loaded)
+            report(self, loaded.step, figures, {"features": extractor.record, "sampler": self.sampler})
         return dict(figures)
-
-    def _splits(self, fabric: Fabric, loaded: Loaded) -> Splits:
-        config = loaded.config
-        if self.data_root is not None:
-            if "root" not in config.data:
-                raise UserError(f"data_root={self.data_root}: this checkpoint was trained on data without a root")
-            OmegaConf.update(config, "data.root", self.data_root)
-        datamodule: ImageDataModule = build(config.data, "data")
-        with fabric.rank_zero_first():
-            datamodule.prepare_data()
-        return Splits(datamodule.train_set, datamodule.held_out_set, datamodule.source.fingerprint())
 
     def _noise(self, fabric: Fabric, loaded: Loaded, generation: Generation, distance: FrechetDistance) -> float:
         """Of what sampling starts from."""
@@ -75,20 +60,3 @@ class Evaluation(Inference):
             noise = ImageNoise(self.seed, indices).draw(generation.size)
             distance.update_generated(loaded.module.codec.decode(noise))
         return distance.compute()
-
-    def _report(self, figures: dict[str, float], record: str, loaded: Loaded) -> None:
-        folder = Path(self.run_dir)
-        receipt = {
-            "figures": figures,
-            "checkpoint": self.checkpoint,
-            "step": loaded.step,
-            "features": record,
-            "seed": self.seed,
-            "sampler": {"name": type(self.sampler).__name__, **vars(self.sampler)},
-            "precision": self.precision,
-        }
-        (folder / "figures.json").write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
-        width = max(map(len, figures))
-        for name, value in figures.items():
-            print(f"{name:{width}}  {value:.4g}")
-        print(f"written down in {shown(folder / 'figures.json')}")

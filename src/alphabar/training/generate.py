@@ -51,7 +51,7 @@ class Generation:
     def trajectory(self, denoiser: Denoiser, indices: Sequence[int], device: torch.device) -> Iterator[Tensor]:
         """x at every time of the sampler's grid, x_T first."""
         noise = ImageNoise(self.seed, indices)
-        x_T = noise.draw(self.size, device) * denoiser.schedule.prior_std
+        x_T = self.sampler.start(denoiser.schedule, noise.draw(self.size, device))
         return self.sampler.trajectory(denoiser, x_T, noise=noise)
 
     def images(
@@ -85,9 +85,12 @@ def gather(size: tuple[int, int, int], num: int, share: Iterable[Generated], dev
     return total(images.to(device)).cpu()
 
 
-def must_fit(sampler: Sampler, denoiser: Denoiser) -> None:
-    """Raises UserError if the sampler takes more steps than the schedule has."""
+def must_fit(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape) -> None:
+    """Takes one step with one image. Raises UserError if the sampler is not one for the denoiser's schedule or network."""
+    images = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, dtype=torch.uint8)
     try:
-        denoiser.schedule.grid(sampler.num_steps)
+        x = codec.encode(images)
+        steps = sampler.trajectory(denoiser, sampler.start(denoiser.schedule, x))
+        next(steps), next(steps)
     except ValueError as error:
         raise UserError(f"sampler: {error}") from error

@@ -1,6 +1,7 @@
 """What sampling and evaluation share: a checkpoint, brought onto one or many devices."""
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +23,15 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inference:
-    """How images are drawn from a checkpoint.
+class Command(ABC):
+    """What is done with a checkpoint, on one or many devices.
 
-    num: images; image i depends on the weights, the sampler, the seed and i alone. weights: "ema" or "raw".
-    batch_size: images at a time on each device.
+    num: images. weights: "ema" or "raw". batch_size: images at a time on each device.
     Raises ValueError unless num >= 1 and batch_size >= 1.
     """
 
     checkpoint: str
     run_dir: str
-    sampler: Sampler
     num: int = 64
     seed: int = 0
     weights: Literal["ema", "raw"] = "ema"
@@ -45,15 +44,18 @@ class Inference:
         if self.num < 1 or self.batch_size < 1:
             raise ValueError(f"need num >= 1 and batch_size >= 1, got num={self.num}, batch_size={self.batch_size}")
 
-    def start(self) -> tuple[Fabric, Loaded, Generation]:
-        """The processes, the model on their devices, and what is to be drawn.
+    @abstractmethod
+    def must_suit(self, loaded: Loaded) -> None:
+        """Raises UserError if this cannot be done with the checkpoint; asked before anything is written."""
 
-        Raises UserError for a bad checkpoint, a sampler that does not fit its schedule, devices that do not exist, or a folder
-        that is not empty.
+    def begin(self) -> tuple[Fabric, Loaded]:
+        """The processes, and the model on their devices.
+
+        Raises UserError for a bad or unsuitable checkpoint, devices that do not exist, or a folder that is not empty.
         """
         quiet()
         loaded = load(self.checkpoint, self.weights)
-        must_fit(self.sampler, loaded.module.denoiser)
+        self.must_suit(loaded)
         try:
             fabric = Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision)
         except (RuntimeError, ValueError, MisconfigurationException) as error:
@@ -61,13 +63,28 @@ class Inference:
         claim(Path(self.run_dir))
         fabric.launch()
         loaded.module.to(fabric.device)
+        return fabric, loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference(Command, ABC):
+    """How images are drawn from a checkpoint: image i depends on the weights, the sampler, the seed and i alone."""
+
+    sampler: Sampler
+
+    def must_suit(self, loaded: Loaded) -> None:
+        must_fit(self.sampler, loaded.module.denoiser, loaded.module.codec, loaded.shape)
+
+    def start(self) -> tuple[Fabric, Loaded, Generation]:
+        """The processes, the model on their devices, and what is to be drawn. Raises UserError as `begin` does."""
+        fabric, loaded = self.begin()
         return fabric, loaded, Generation(self.sampler, loaded.shape, self.seed, min(self.batch_size, self.num))
 
     def images(self, fabric: Fabric, loaded: Loaded, generation: Generation) -> Iterator[Generated]:
         """This process's share, with a progress bar over all steps of the sampler on the first process."""
         module = loaded.module
         batches = len(list(generation.batches(self.num, fabric.global_rank, fabric.world_size)))
-        steps = len(module.denoiser.schedule.grid(self.sampler.num_steps)) - 1
+        steps = len(self.sampler.times(module.denoiser.schedule)) - 1
         shown = fabric.is_global_zero and sys.stderr.isatty()
         with tqdm(total=batches * steps, unit="step", desc=f"{self.num} images", disable=not shown) as bar:
             with torch.no_grad(), fabric.autocast():

@@ -1,6 +1,7 @@
 """The LightningModule: a denoiser, an objective and the training step."""
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 
 import torch
 from lightning.pytorch import LightningModule
@@ -11,9 +12,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.noise import derive_seed
-from alphabar.diffusion.objectives import Objective
+from alphabar.diffusion.objectives import Objective, Share
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
+from alphabar.training.data import Shape
 
 
 class DiffusionModule(LightningModule):
@@ -46,10 +48,26 @@ class DiffusionModule(LightningModule):
         self.figures: dict[str, float] = {}  # the latest of each, the same on all ranks
         self.seconds_evaluating = 0.0
 
+    @torch.no_grad()
+    def must_learn(self, shape: Shape) -> None:
+        """Raises UserError if network, schedule and objective do not go together, as a trial with one black image shows."""
+        images = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, dtype=torch.uint8)
+        objective = deepcopy(self.objective)  # some learn from what they see
+        was_training = self.training
+        self.eval()
+        try:
+            objective(self.denoiser, self.codec.encode(images))
+        except ValueError as error:
+            raise UserError(f"objective: {error}") from error
+        finally:
+            self.train(was_training)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """{"loss": the mean, "losses": [B], "levels": [B]}, all on the device: nothing here waits for it."""
         torch.manual_seed(derive_seed("step", self.seed, self.global_step, batch_idx, self.global_rank))
-        terms = self.objective(self.denoiser, self.codec.encode(batch["image"]))
+        common = derive_seed("batch", self.seed, self.global_step, batch_idx)
+        share = Share(self.global_rank, self.trainer.world_size, common)
+        terms = self.objective(self.denoiser, self.codec.encode(batch["image"]), share=share)
         return {"loss": terms.loss.mean(), "losses": terms.loss.detach(), "levels": terms.level}
 
     def configure_optimizers(self) -> dict[str, object]:

@@ -38,7 +38,8 @@ def train(cfg: DictConfig) -> dict[str, object]:
     cfg.shape = datamodule.shape._asdict()
     torch.manual_seed(derive_seed("weights", cfg.seed))
     module: DiffusionModule = build(cfg.module, "module")
-    must_fit(build(cfg.sampler, "sampler"), module.denoiser)
+    module.must_learn(datamodule.shape)
+    must_fit(build(cfg.sampler, "sampler"), module.denoiser, module.codec, datamodule.shape)
     callbacks = [callback for callback in build(cfg.callbacks, "callbacks").values() if callback is not None]
     if stopped is None:
         claim(folder)

@@ -1,25 +1,36 @@
 """The objective of DDPM and its relatives: regress the network's output on its target."""
 
-import torch
 from torch import Tensor
 
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser
-from alphabar.diffusion.objectives import Objective, Terms, Weighting
+from alphabar.diffusion.objectives import Coupling, Objective, Share, Terms, Times, Weighting, regress
+from alphabar.diffusion.objectives.couplings import Independent
+from alphabar.diffusion.objectives.times import UniformTimes
+from alphabar.diffusion.objectives.weightings import Uniform
 
 
 class Denoising(Objective):
-    """w(t) * mean((y(x_t, t) - target)^2), t uniform, x_t = alpha_t * x + sigma_t * eps (Ho et al. 2020, Alg. 1)."""
+    """w(t) * mean((y(x_t, t) - target)^2), x_t = alpha_t * x + sigma_t * eps (Ho et al. 2020, Alg. 1).
 
-    def __init__(self, weighting: Weighting) -> None:
+    weighting: w; None: 1. times: how t is drawn; None: uniformly. coupling: how eps is; None: each one by itself.
+    """
+
+    def __init__(self, weighting: Weighting | None = None, times: Times | None = None, coupling: Coupling | None = None) -> None:
         super().__init__()
-        self.weighting = weighting
+        self.weighting = weighting if weighting is not None else Uniform()
+        self.times = times if times is not None else UniformTimes()
+        self.coupling = coupling if coupling is not None else Independent()
 
-    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None) -> Terms:
-        level = torch.rand(len(x), device=x.device, dtype=torch.float32)
-        t = denoiser.schedule.time(level)
-        eps = torch.randn_like(x)
-        alpha, sigma = denoiser.schedule.at(t, x)
-        y = denoiser.output(denoiser.schedule.q_sample(x, t, eps), t, cond)
-        error = (y - denoiser.parameterization.target(x, eps, alpha, sigma)).square().flatten(1).mean(1)
+    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: Share = Share()) -> Terms:
+        t, level, importance = self.times(denoiser.schedule, len(x), x.device, share)
+        eps = self.coupling(x)
+        output, error = regress(denoiser, x, denoiser.schedule.q_sample(x, t, eps), t, eps, cond)
+        if output.variance is not None:
+            raise ValueError(
+                "this network has channels for a variance, which Denoising would leave untrained: "
+                "choose objective=hybrid, or network.learned_variance=false"
+            )
         alpha, sigma = denoiser.schedule(t)
-        return Terms(self.weighting(alpha, sigma, denoiser.parameterization.determinant(alpha, sigma)) * error, level)
+        loss = self.weighting(error, alpha, sigma, denoiser.parameterization.determinant(alpha, sigma))
+        self.times.observe(level, loss.detach())
+        return Terms(importance * loss, level)

@@ -2,46 +2,110 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from alphabar.diffusion.denoiser import Clipped, Cond, Denoiser
+from alphabar.diffusion.denoiser import Cond, Denoiser, Prediction
+from alphabar.diffusion.grids import Grid, Uniform
 from alphabar.diffusion.schedules import Schedule
+from alphabar.diffusion.thresholdings import Static, Thresholded, Thresholding
 
 Noise = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Run:
+    """One trajectory in the making: what its steps have in common.
+
+    noise(like) draws from N(0, 1). times: the grid, floats. index: which step is being taken.
+    memory: what a multistep sampler keeps of earlier steps, newest last.
+    """
+
+    denoiser: Denoiser
+    cond: Cond
+    noise: Noise
+    times: list[float]
+    index: int = 0
+    memory: list[Any] = field(default_factory=list)
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.times) - 1
+
+    @property
+    def ends_at_data(self) -> bool:
+        """Whether this step leads to clean data, s = 0, where nothing can be predicted any more."""
+        return self.times[self.index + 1] == 0
+
+    @property
+    def begins_in_noise(self) -> bool:
+        """Whether nothing at all is left of the data where the trajectory begins, alpha = 0."""
+        first = torch.tensor(self.times[0], dtype=torch.long if self.schedule.is_discrete else torch.float64)
+        alpha, _ = self.schedule(first)
+        return float(alpha) == 0
+
+    def predict(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """(x_hat, eps_hat, variance) at x_t [B, ...] and t [B]."""
+        return self.denoiser(x_t, t, self.cond)
+
+    def move(self, prediction: Prediction, s: Tensor) -> Tensor:
+        """x_s = alpha_s * x_hat + sigma_s * eps_hat: an Euler step along the curve (alpha, sigma), on every schedule."""
+        alpha_s, sigma_s = self.schedule.at(s, prediction.x_hat)
+        return alpha_s * prediction.x_hat + sigma_s * prediction.eps_hat
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
     """Steps from time to time down a grid; a leaf says how to take one step.
 
-    num_steps: how many steps, at most the schedule's own number; None takes all of them.
-    clip: whether x_hat is clipped to the data's range [-1, 1] at every step.
+    num_steps: how many steps, at most as many as a discrete schedule has; None takes all of them.
+    grid: where they lie. thresholding: how x_hat is kept in the data's range at every step; None: not at all.
     """
 
     num_steps: int | None
-    clip: bool = True
+    grid: Grid = Uniform()
+    thresholding: Thresholding | None = Static()
 
     def __post_init__(self) -> None:
         if self.num_steps is not None and self.num_steps < 1:
             raise ValueError(f"need num_steps >= 1, got num_steps={self.num_steps}")
 
+    def times(self, schedule: Schedule) -> Tensor:
+        """Falling times [N + 1], the last of them 0. Raises ValueError if the schedule does not have them."""
+        return self.grid(schedule, self.num_steps)
+
     def label(self, schedule: Schedule) -> str:
         """Its name with the number of steps and what is not as by default, such as "ddim50" or "ddim50-eta0.5"."""
-        num_steps = len(schedule.grid(self.num_steps)) - 1
-        changed = [
-            f"-{field.name}{value}"
-            for field, value in zip(fields(self), astuple(self), strict=True)
-            if field.name != "num_steps" and value != field.default
-        ]
-        return f"{type(self).__name__.lower()}{num_steps}{''.join(changed)}"
+        return f"{type(self).__name__.lower()}{len(self.times(schedule)) - 1}{changes(self, ('num_steps',))}"
+
+    @property
+    @abstractmethod
+    def is_reversible(self) -> bool:
+        """Whether a step depends on x_t and the times alone, and so can be taken upwards, to s > t: no noise, no memory."""
 
     @abstractmethod
-    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, cond: Cond, noise: Noise) -> Tensor:
-        """x_s [B, ...] from x_t [B, ...]; times t and s [B], s < t, s = 0 at the last step; noise(like) draws from N(0, 1)."""
+    def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """x_s [B, ...] from x_t [B, ...]; times t and s [B], s < t, all alike, s = 0 where `run.ends_at_data`.
+
+        Raises ValueError if the sampler is not defined on the schedule.
+        """
+
+    def start(self, schedule: Schedule, eps: Tensor) -> Tensor:
+        """x_T = sigma_T * eps, where the grid begins."""
+        _, sigma = schedule.at(on_device(self.times(schedule)[:1], eps), eps)
+        return sigma * eps
+
+    def begin(self, denoiser: Denoiser, cond: Cond, noise: Noise, times: Tensor) -> Run:
+        """The run along `times` [N + 1], before its first step."""
+        return Run(Thresholded(denoiser, self.thresholding) if self.thresholding else denoiser, cond, noise, times.tolist())
 
     @torch.no_grad()
     def trajectory(
@@ -50,25 +114,49 @@ class Sampler(ABC):
         x_T: Tensor,
         cond: Cond = None,
         noise: Noise = torch.randn_like,
-        grid: Tensor | None = None,
+        times: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """x at every time of the grid, the given x_T [B, ...] first and clean data last.
 
-        grid: falling times, the last of them 0, in place of the schedule's `num_steps` evenly spaced ones.
+        times: falling, in place of the sampler's own; they may begin and end anywhere, and rise if the sampler is reversible.
         """
-        grid = denoiser.schedule.grid(self.num_steps) if grid is None else grid
-        denoiser = Clipped(denoiser) if self.clip else denoiser
+        times = self.times(denoiser.schedule) if times is None else times
+        run = self.begin(denoiser, cond, noise, times)
         x_t = x_T
         yield x_t
-        for t, s in pairwise(grid):
-            x_t = self.step(denoiser, x_t, t.expand(len(x_t)), s.expand(len(x_t)), cond, noise)
+        for index, (t, s) in enumerate(pairwise(on_device(times, x_T))):
+            run.index = index
+            x_t = self.step(run, x_t, t.expand(len(x_t)), s.expand(len(x_t)))
             yield x_t
 
     def sample(
-        self, denoiser: Denoiser, x_T: Tensor, cond: Cond = None, noise: Noise = torch.randn_like, grid: Tensor | None = None
+        self, denoiser: Denoiser, x_T: Tensor, cond: Cond = None, noise: Noise = torch.randn_like, times: Tensor | None = None
     ) -> Tensor:
         """Clean data [B, ...], the end of `trajectory`."""
         x = x_T
-        for x in self.trajectory(denoiser, x_T, cond, noise, grid):  # noqa: B007 - the last one is the result
+        for x in self.trajectory(denoiser, x_T, cond, noise, times):  # noqa: B007 - the last one is the result
             pass
         return x
+
+
+def on_device(times: Tensor, like: Tensor) -> Tensor:
+    """The times where `like` is; in float32 on Apple's GPUs, which have no float64."""
+    if like.device.type == "mps" and times.is_floating_point():
+        times = times.float()
+    return times.to(like.device)
+
+
+def changes(settings: Any, left_out: tuple[str, ...] = ()) -> str:
+    """What differs from the defaults of a dataclass: "-eta0.5-karras-rho5.0-nothresholding"."""
+    words = []
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if item.name in left_out or value == item.default:
+            continue
+        if value is None:
+            words.append(f"-no{item.name}")
+        elif is_dataclass(value):
+            words.append(f"-{type(value).__name__.lower()}{changes(value)}")
+        else:
+            words.append(f"-{item.name}{value}".replace("/", "_"))
+    return "".join(words)

@@ -1,28 +1,35 @@
 """Ancestral sampling."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
-from alphabar.diffusion.denoiser import Cond, Denoiser
-from alphabar.diffusion.samplers import Noise, Sampler
+from alphabar.diffusion.samplers import Run, Sampler
+from alphabar.diffusion.variances import Variance, log_variance
 
 
 @dataclass(frozen=True, kw_only=True)
 class DDPM(Sampler):
     """x_s ~ N(mean of q(x_s | x_t, x_hat), variance) (Ho et al. 2020, Alg. 2, over any subset of the steps).
 
-    variance: "posterior", that of q(x_s | x_t, x), right for data at one point, or "beta", that of q(x_t | x_s), right for
-    normal data (Ho et al. 2020, sec. 3.2). The last step adds no noise.
+    variance: "posterior", that of q(x_s | x_t, x), right for data at one point; "beta", that of q(x_t | x_s), right for normal data
+        (Ho et al. 2020, sec. 3.2); "learned", between both as the network says, for whatever steps are left
+        (Nichol & Dhariwal 2021, sec. 3.3). The last step adds no noise.
+    Raises ValueError in use, if "learned" is asked of a network that has learned none.
     """
 
     num_steps: int | None = None
-    variance: Literal["posterior", "beta"] = "posterior"
+    variance: Variance = "posterior"
 
-    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, cond: Cond, noise: Noise) -> Tensor:
-        mean, variance = denoiser.schedule.q_posterior(denoiser(x_t, t, cond).x_hat, x_t, t, s)
-        if self.variance == "beta":
-            _, sigma_s = denoiser.schedule.at(s, x_t)
-            variance = denoiser.schedule.q_transition(t, s, x_t)[1] * (sigma_s > 0)
-        return mean + variance.sqrt() * noise(x_t)
+    @property
+    def is_reversible(self) -> bool:
+        return False
+
+    def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        prediction = run.predict(x_t, t)
+        mean, _ = run.schedule.q_posterior(prediction.x_hat, x_t, t, s)
+        z = run.noise(x_t)
+        if run.ends_at_data:
+            return mean
+        log_var = log_variance(run.schedule, self.variance, prediction.variance, t, s, x_t)
+        return mean + (0.5 * log_var).exp() * z

@@ -1,7 +1,7 @@
 """Schedules over steps 1..T: a table of betas and what follows from it."""
 
 from collections.abc import Callable
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class DiscreteSchedule(Schedule):
     Raises ValueError for betas outside (0, 1]; only the last may be 1 (zero terminal SNR).
     """
 
+    is_discrete: ClassVar[bool] = True
     betas: Tensor
     alpha_bar: Tensor
     alpha: Tensor
@@ -64,17 +65,46 @@ class DiscreteSchedule(Schedule):
         """Steps 1..T with equal probability."""
         return (u * self.num_steps).long().clamp(max=self.num_steps - 1) + 1
 
+    def level(self, t: Tensor) -> Tensor:
+        """The middle of the share of [0, 1] that `time` maps to step t."""
+        return (t - 0.5) / self.num_steps
+
     def label(self, t: Tensor) -> Tensor:
         """t - 1: the first step has label 0, as in published checkpoints."""
         return (t - 1).float()
 
-    def grid(self, num_steps: int | None) -> Tensor:
-        """Evenly spaced steps that begin at T itself ("trailing" in Lin et al. 2023, table 2) and end at 0.
+    def ratios(self) -> Tensor:
+        """sigma / alpha of the steps 1..T, float64 [T] on the CPU, rising; the last is inf with zero terminal SNR."""
+        alpha_bar = self.alpha_bar[1:].double().cpu()
+        return self.sigma[1:].double().cpu() / alpha_bar.sqrt()
 
-        Raises ValueError if num_steps is not in 1..T.
-        """
+    def time_of(self, ratio: Tensor) -> Tensor:
+        ratios = self.ratios()
+        borders = (ratios[:-1] * ratios[1:]).sqrt()
+        steps = torch.searchsorted(borders, ratio.detach().double().cpu().contiguous(), right=True) + 1
+        return steps.to(ratio.device)
+
+    def noise_range(self) -> tuple[float, float]:
+        ratios = self.ratios()
+        return float(ratios[0]), float(ratios[-1])
+
+    def grid(self, num_steps: int | None) -> Tensor:
+        """Evenly spaced steps that begin at T itself ("trailing" in Lin et al. 2023, table 2) and end at 0."""
         num_steps = self.num_steps if num_steps is None else num_steps
-        if not 1 <= num_steps <= self.num_steps:
-            raise ValueError(f"need 1 <= num_steps <= {self.num_steps}, the schedule's own, got num_steps={num_steps}")
+        self._must_have(num_steps)
         steps = torch.linspace(self.num_steps, 0, num_steps + 1, dtype=torch.float64)
         return steps.round().long().to(self.betas.device)
+
+    def settle(self, times: Tensor) -> Tensor:
+        """The nearest steps; where several fall together, those with more noise make room by moving up, or down from T."""
+        self._must_have(len(times))
+        upwards = torch.arange(len(times), 0, -1)  # the least that each step can be
+        steps = times.detach().double().cpu().round().long().clamp(1, self.num_steps)
+        steps = (steps - upwards).flip(0).cummax(0).values.flip(0) + upwards
+        downwards = torch.arange(len(times))
+        steps = (steps.clamp(max=self.num_steps) + downwards).cummin(0).values - downwards
+        return torch.cat([steps, steps.new_zeros(1)]).to(self.betas.device)
+
+    def _must_have(self, num_steps: int) -> None:
+        if not 1 <= num_steps <= self.num_steps:
+            raise ValueError(f"need 1 <= num_steps <= {self.num_steps}, the schedule's own, got num_steps={num_steps}")

@@ -71,3 +71,31 @@ class SigmoidSchedule(DiscreteSchedule):
             return (ends[1] - torch.sigmoid((start + u * (end - start)) / temperature)) / (ends[1] - ends[0])
 
         super().__init__(betas_from(alpha_bar, num_steps, max_beta), zero_terminal_snr)
+
+
+class LaplaceSchedule(DiscreteSchedule):
+    """log snr(u) = mu - b * sign(1/2 - u) * log(1 - 2 |u - 1/2|), alpha_bar = sigmoid(log snr): most steps around log snr = mu
+    (Hang et al. 2024, "Improved Noise Schedule for Diffusion Training", table 1).
+
+    Their scale of 0.5 never gets past a ratio of 22 in 1000 steps, too noisy to sample from: `LaplaceTimes` trains with it.
+    Raises ValueError unless num_steps >= 2, scale > 0 and 0 < max_beta < 1.
+    """
+
+    def __init__(
+        self,
+        num_steps: int = 1000,
+        mu: float = 0.0,
+        scale: float = 1.0,
+        max_beta: float = 0.999,
+        zero_terminal_snr: bool = False,
+    ) -> None:
+        if num_steps < 2:
+            raise ValueError(f"need num_steps >= 2, got num_steps={num_steps}")
+        if not scale > 0:
+            raise ValueError(f"need scale > 0, got scale={scale}")
+
+        def alpha_bar(u: Tensor) -> Tensor:
+            log_snr = mu - scale * torch.sign(0.5 - u) * torch.log(1 - 2 * (u - 0.5).abs())
+            return torch.sigmoid(log_snr)
+
+        super().__init__(betas_from(alpha_bar, num_steps, max_beta), zero_terminal_snr)

@@ -11,7 +11,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The output for `x`, in the shape of `x`.
+        """The output for `x`, in the shape of `x`; with twice the channels if the variance is learned.
 
         x: [B, C, H, W], noisy images.
         label: [B], float, the noise level (c_noise); 0..num_steps - 1 for discrete schedules.

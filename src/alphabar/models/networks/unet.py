@@ -30,6 +30,7 @@ class UNet(Network):
     norm_groups: groups of every GroupNorm; has to divide every width.
     scale_shift: the noise level scales and shifts after a norm (ADM) instead of adding before it (DDPM).
     frequency_shift, symmetric_padding, norm_eps: what differs between published checkpoints; see `blocks`.
+    learned_variance: put out twice as many channels, the second half for the variance of the reverse step.
     Raises ValueError for arguments that do not fit together.
     """
 
@@ -48,6 +49,7 @@ class UNet(Network):
         frequency_shift: int = 1,
         symmetric_padding: bool = False,
         norm_eps: float = 1e-6,
+        learned_variance: bool = False,
     ) -> None:
         super().__init__()
         _check_numbers(channels, base_channels, num_res_blocks, dropout, frequency_shift, norm_eps)
@@ -72,7 +74,8 @@ class UNet(Network):
         self.middle = nn.ModuleList([self._layer(width, width, True), self._layer(width, width, False)])
         self.up = self._build_up(skip_widths)
         self.norm_out = nn.GroupNorm(norm_groups, self.widths[0], norm_eps)
-        self.conv_out = zero_init(nn.Conv2d(self.widths[0], channels, kernel_size=3, padding=1))
+        out_channels = 2 * channels if learned_variance else channels
+        self.conv_out = zero_init(nn.Conv2d(self.widths[0], out_channels, kernel_size=3, padding=1))
 
     def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
         embedding = self.embedding(label)

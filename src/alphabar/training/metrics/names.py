@@ -9,3 +9,13 @@ def protocol(num_images: int, features: str, weights: str, sampler: str) -> str:
 def floor_protocol(num_images: int, features: str) -> str:
     """Of the distance of as many real images: `fid/floor-n1000-classifier`."""
     return f"fid/floor-n{num_images}-{features}"
+
+
+def bound_protocol(num_images: int, weights: str, steps: str) -> str:
+    """Of the variational bound of `num_images` held-out images in bits per dimension: `bpd/vlb-n1000-heldout-ema-beta1000`."""
+    return f"bpd/vlb-n{num_images}-heldout-{weights}-{steps}"
+
+
+def flow_protocol(num_images: int, weights: str, steps: str) -> str:
+    """Of their bits per dimension under the probability-flow ODE: `bpd/ode-n1000-heldout-ema-heun100-probes1`."""
+    return f"bpd/ode-n{num_images}-heldout-{weights}-{steps}"

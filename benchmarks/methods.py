@@ -1,0 +1,175 @@
+"""FID of every method at 10, 20, 50 and (DDPM) 1000 network evaluations: a table and a plot.
+
+    python train.py -m experiment=fashion_mnist_methods method=ddpm,improved_ddpm,edm,flow seed=0,1,2 data.root=data
+    python benchmarks/methods.py outputs/sweeps/NAME
+
+Reads the jobs of one or more sweeps over `method` and `seed`, draws 1,000 images from the averaged weights of each with every
+sampler below, and writes into the folder of the first sweep: `methods.json` (all figures, one at a time, so that it can be stopped
+and started again), `methods.md` (means and standard deviations over the seeds) and `methods.png`.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alphabar.diffusion.samplers import Sampler
+from alphabar.diffusion.samplers.ddim import DDIM
+from alphabar.diffusion.samplers.ddpm import DDPM
+from alphabar.diffusion.samplers.dpmpp_2m import DPMpp2M
+from alphabar.diffusion.samplers.euler import Euler
+from alphabar.diffusion.samplers.heun import Heun
+from alphabar.diffusion.thresholdings import Static, Thresholding
+from alphabar.training.checkpoint import load
+from alphabar.training.config import build
+from alphabar.training.data.datamodule import ImageDataModule
+from alphabar.training.generate import Generation
+from alphabar.training.metrics import Splits
+from alphabar.training.metrics.frechet import FrechetDistance
+from alphabar.training.metrics.measure import extractor_of, measure
+from alphabar.training.metrics.reference import learn_real, measure_floor
+from alphabar.training.screen import quiet
+
+NUM, SEED, BATCH = 1000, 1, 125
+CPU = torch.device("cpu")
+CLIP: Thresholding = Static()
+
+
+def samplers(method: str) -> dict[int, list[Sampler]]:
+    """The samplers of a method by their number of network evaluations."""
+    counts = (10, 20, 50)
+    if method == "ddpm":
+        some = {n: [DDIM(num_steps=n), DPMpp2M(num_steps=n)] for n in counts}
+        return some | {1000: [DDPM(num_steps=1000)]}
+    if method == "improved_ddpm":
+        return {n: [DDPM(num_steps=n, variance="learned"), DPMpp2M(num_steps=n)] for n in counts}
+    if method == "edm":  # Heun's last step takes one evaluation
+        return {n: [Heun(num_steps=n // 2, thresholding=None), DPMpp2M(num_steps=n, thresholding=None)] for n in counts}
+    return {n: [Euler(num_steps=n, thresholding=None), Heun(num_steps=n // 2, thresholding=None)] for n in counts}
+
+
+def jobs(sweeps: list[Path]) -> list[tuple[str, int, Path]]:
+    """(Method, seed, checkpoint) of every finished job."""
+    found = []
+    for sweep in sweeps:
+        with (sweep / "results.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                checkpoint = sweep / row["job"] / "checkpoints" / "last.ckpt"
+                if row["state"] == "finished":
+                    found.append((row["method"], int(row["seed"]), checkpoint))
+    return sorted(found)
+
+
+class Meter:
+    """The real images, looked at once for all jobs."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        config = load(checkpoint, "ema").config
+        data: ImageDataModule = build(config.data, "data")
+        data.prepare_data()
+        splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
+        extractor = extractor_of(build(config.features, "features"), splits)
+        self.distance = FrechetDistance(extractor, CPU)
+        learn_real(self.distance, splits, None, BATCH)
+        floor = measure_floor(self.distance, splits.held_out, NUM, BATCH)
+        self.floor = floor.distance if floor else float("nan")
+
+    def fid(self, checkpoint: Path, sampler: Sampler) -> dict[str, float]:
+        """FID of the averaged weights, and what it took."""
+        loaded = load(checkpoint, "ema")
+        generation = Generation(sampler, loaded.shape, SEED, BATCH)
+        begin = time.perf_counter()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            share = list(generation.images(loaded.module.denoiser, loaded.module.codec, NUM, CPU))
+        seconds = time.perf_counter() - begin
+        value, num_nonfinite = measure(self.distance, share)
+        return {"fid": value, "seconds": seconds, "num_nonfinite": num_nonfinite}
+
+
+def name_of(sampler: Sampler) -> str:
+    """As in the table."""
+    words = [type(sampler).__name__]
+    return "DDPM, learned variance" if getattr(sampler, "variance", "") == "learned" else words[0]
+
+
+def table(results: dict[str, dict[str, Any]], floor: float) -> str:
+    """Means and standard deviations over the seeds, a row for each method and sampler."""
+    groups: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for row in results.values():
+        groups.setdefault((row["method"], row["sampler"]), {}).setdefault(row["evaluations"], []).append(row["fid"])
+    counts = sorted({count for group in groups.values() for count in group})
+    lines = ["| method | sampler | " + " | ".join(f"{count:,}" for count in counts) + " |", "|---" * (2 + len(counts)) + "|"]
+    for (method, sampler), group in sorted(groups.items()):
+        cells = [spread(group.get(count, [])) for count in counts]
+        lines.append(f"| {method} | {sampler} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + f"\n\nfloor: {floor:.3f}, {NUM:,} held-out images\n"
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    if not values:
+        return ""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
+
+
+def plot(results: dict[str, dict[str, Any]], floor: float, path: Path) -> None:
+    """FID over network evaluations."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.subplots()
+    colours = {"ddpm": "C0", "improved_ddpm": "C1", "edm": "C2", "flow": "C3"}
+    pairs = sorted({(row["method"], row["sampler"]) for row in results.values()})
+    seen: dict[str, int] = {}
+    for method, sampler in pairs:
+        rows = [row for row in results.values() if (row["method"], row["sampler"]) == (method, sampler)]
+        counts = sorted({row["evaluations"] for row in rows})
+        groups = [[row["fid"] for row in rows if row["evaluations"] == count] for count in counts]
+        means = [statistics.mean(group) for group in groups]
+        spreads = [statistics.stdev(group) if len(group) > 1 else 0.0 for group in groups]
+        style = ("-", "--", ":")[seen.setdefault(method, -1) + 1]
+        seen[method] += 1
+        label = f"{method}, {sampler}"
+        axes.errorbar(counts, means, spreads, fmt="o", linestyle=style, color=colours.get(method), label=label, capsize=3)
+    axes.axhline(floor, color="grey", linestyle="--", label=f"held-out images: {floor:.2f}")
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations an image", ylabel=f"FID of {NUM:,} samples")
+    axes.set_xticks([10, 20, 50, 1000], ["10", "20", "50", "1000"])
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measures what has not been measured yet, and writes the table and the plot after each figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", type=Path, nargs="+", help="folders of sweeps over method and seed")
+    parser.add_argument("--most", type=int, default=1000, help="leave out samplers with more evaluations")
+    arguments = parser.parse_args()
+    quiet()
+    found = jobs(arguments.sweeps)
+    folder = arguments.sweeps[0]
+    cache = folder / "methods.json"
+    results: dict[str, dict[str, Any]] = json.loads(cache.read_text()) if cache.exists() else {}
+    meter = Meter(found[0][2])
+    for method, seed, checkpoint in found:
+        for count, choices in samplers(method).items():
+            for sampler in choices if count <= arguments.most else []:
+                key = f"{method}-{seed}-{sampler.label(load(checkpoint, 'ema').module.denoiser.schedule)}"
+                if key not in results:
+                    about = {"method": method, "seed": seed, "evaluations": count, "sampler": name_of(sampler)}
+                    results[key] = about | meter.fid(checkpoint, sampler)
+                    cache.write_text(json.dumps(results, indent=2))
+                    print(f"{key}: {results[key]['fid']:.3f} in {results[key]['seconds']:.0f} s", flush=True)
+                    (folder / "methods.md").write_text(table(results, meter.floor), encoding="utf-8")
+                    plot(results, meter.floor, folder / "methods.png")
+    print(table(results, meter.floor))
+
+
+if __name__ == "__main__":
+    main()

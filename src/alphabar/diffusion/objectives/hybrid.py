@@ -1,0 +1,62 @@
+"""Learning the variance of the reverse process."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from alphabar.diffusion.bound import bound_term
+from alphabar.diffusion.denoiser import Cond, NetworkDenoiser, Prediction
+from alphabar.diffusion.objectives import Coupling, Objective, Share, Terms, Times, regress
+from alphabar.diffusion.objectives.couplings import Independent
+from alphabar.diffusion.objectives.times import UniformTimes
+
+
+class Hybrid(Objective):
+    """L_simple + vlb_weight * L_vlb (Nichol & Dhariwal 2021, eq. 16), with a network that has channels for the variance.
+
+    L_simple is the squared error of the network's output and trains the mean; L_vlb, the variational bound in bits per dimension,
+    sees the mean as a constant and trains the variance. A single step stands for the T of the bound, so its term counts T-fold.
+
+    simple: False leaves L_simple out, and the bound trains mean and variance (their L_vlb; draw times by importance then).
+    Raises ValueError unless vlb_weight > 0; in use, on a schedule that is not discrete, or for a network without such channels.
+    """
+
+    def __init__(
+        self,
+        vlb_weight: float = 0.001,
+        simple: bool = True,
+        times: Times | None = None,
+        coupling: Coupling | None = None,
+    ) -> None:
+        super().__init__()
+        if not vlb_weight > 0:
+            raise ValueError(f"need vlb_weight > 0, got vlb_weight={vlb_weight}")
+        self.vlb_weight = vlb_weight
+        self.simple = simple
+        self.times = times if times is not None else UniformTimes()
+        self.coupling = coupling if coupling is not None else Independent()
+
+    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: Share = Share()) -> Terms:
+        schedule = denoiser.schedule
+        if not schedule.is_discrete:
+            raise ValueError(
+                f"the bound sums over the steps of a discrete schedule, {type(schedule).__name__} is not one: "
+                "choose schedule=linear, cosine or another with num_steps, or objective=denoising"
+            )
+        t, level, importance = self.times(schedule, len(x), x.device, share)
+        eps = self.coupling(x)
+        x_t = schedule.q_sample(x, t, eps)
+        (y, variance), error = regress(denoiser, x, x_t, t, eps, cond)
+        if variance is None:
+            raise ValueError(
+                f"the variance is learned by a network with {2 * x.shape[1]} output channels, this one has {x.shape[1]}: "
+                "choose one with learned_variance (network=unet_tiny, unet_small, unet_cifar10 or unet), or objective=denoising"
+            )
+        x_hat, eps_hat = denoiser.parameterization.invert(y, x_t, *schedule.at(t, x))
+        mean = Prediction(x_hat.detach(), eps_hat.detach(), variance) if self.simple else Prediction(x_hat, eps_hat, variance)
+        num_steps = float(schedule.time(torch.ones(())))
+        bits = bound_term(schedule, mean, x, x_t, t, t - 1, "learned") / math.log(2)
+        loss = self.vlb_weight * num_steps * bits + (error if self.simple else 0)
+        self.times.observe(level, loss.detach())
+        return Terms(importance * loss, level)

@@ -1,0 +1,33 @@
+"""Heun's method."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from alphabar.diffusion.samplers import Run
+from alphabar.diffusion.samplers.churn import ChurningSampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heun(ChurningSampler):
+    """dx = x_hat dalpha + eps_hat dsigma by the trapezoidal rule: second order, two evaluations a step but for the last
+    (Karras et al. 2022, Alg. 1, and Alg. 2 with churn; here along the curve (alpha, sigma) of any schedule)."""
+
+    num_steps: int | None = 18
+
+    @property
+    def is_reversible(self) -> bool:
+        return self.churn == 0
+
+    def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        x_t, t = self.churned(run, x_t, t)
+        begin = run.predict(x_t, t)
+        x_s = run.move(begin, s)
+        if run.ends_at_data:
+            return x_s
+        end = run.predict(x_s, s)
+        alpha_t, sigma_t = run.schedule.at(t, x_t)
+        alpha_s, sigma_s = run.schedule.at(s, x_t)
+        along_x = (alpha_s - alpha_t) * (begin.x_hat + end.x_hat) / 2
+        along_eps = (sigma_s - sigma_t) * (begin.eps_hat + end.eps_hat) / 2
+        return x_t + along_x + along_eps

@@ -1,0 +1,322 @@
+"""Times, weightings, couplings and the objectives made of them."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from alphabar.diffusion.bound import bound_term
+from alphabar.diffusion.denoiser import NetworkDenoiser, Prediction
+from alphabar.diffusion.objectives import Share
+from alphabar.diffusion.objectives.couplings import Independent, Offset
+from alphabar.diffusion.objectives.denoising import Denoising
+from alphabar.diffusion.objectives.hybrid import Hybrid
+from alphabar.diffusion.objectives.times import ImportanceTimes, LaplaceTimes, LogitNormalTimes, LogNormalTimes, UniformTimes
+from alphabar.diffusion.objectives.weightings import P2, LearnedUncertainty, MinSNR, Sigmoid, SoftMinSNR, Uniform
+from alphabar.diffusion.parameterizations import EDM, Epsilon, V, Velocity, X
+from alphabar.diffusion.schedules.edm import EDMSchedule
+from alphabar.diffusion.schedules.from_alpha_bar import CosineSchedule
+from alphabar.diffusion.schedules.linear import LinearSchedule
+from alphabar.diffusion.schedules.shifted_cosine import ShiftedCosineSchedule
+from alphabar.diffusion.schedules.straight import StraightSchedule
+from alphabar.models.couplings import Immiscible, OptimalTransport, nearest
+from oracle import seeded
+
+CPU = torch.device("cpu")
+
+
+class Net(nn.Module):
+    """Some function of the input with `channels` times as many channels; remembers what it was shown."""
+
+    def __init__(self, channels=1):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), 0.5))
+        self.seen = None
+
+    def forward(self, x, label, cond=None):
+        self.seen = x
+        return torch.cat([scale * x for scale in self.scale], 1)
+
+
+# --- Times
+
+
+def draw(times, schedule, num=20_000, share=Share()):
+    torch.manual_seed(0)
+    return times(schedule, num, CPU, share)
+
+
+def test_uniform_times_are_uniform():
+    t, level, weight = draw(UniformTimes(), LinearSchedule(num_steps=10))
+    assert torch.bincount(t, minlength=11)[1:].tolist() == pytest.approx([2000] * 10, abs=200)
+    assert torch.equal(t, (10 * level).long() + 1)
+    assert (weight == 1).all()
+
+
+def test_log_normal_times_have_the_mean_and_width_of_edm():
+    t, level, _ = draw(LogNormalTimes(-1.2, 1.2), EDMSchedule())
+    assert t.log().mean().item() == pytest.approx(-1.2, abs=0.03)
+    assert t.log().std().item() == pytest.approx(1.2, abs=0.03)
+    assert 0 <= level.min() <= level.max() <= 1
+    alpha, sigma = StraightSchedule()(draw(LogNormalTimes(-1.2, 1.2), StraightSchedule()).t)
+    assert (sigma / alpha).log().mean().item() == pytest.approx(-1.2, abs=0.03)
+
+
+def test_laplace_times_have_a_laplace_density_of_log_snr():
+    alpha, sigma = ShiftedCosineSchedule(64)(draw(LaplaceTimes(1.0, 0.5), ShiftedCosineSchedule(64)).t)
+    log_snr = 2 * (alpha / sigma).log()
+    assert log_snr.median().item() == pytest.approx(1.0, abs=0.02)
+    assert (log_snr - 1).abs().mean().item() == pytest.approx(0.5, abs=0.02)  # E |x - mu| is the scale
+
+
+def test_logit_normal_times_pile_up_in_the_middle():
+    t = draw(LogitNormalTimes(0.0, 1.0), StraightSchedule()).t
+    logit = (t / (1 - t)).log()
+    assert [logit.mean().item(), logit.std().item()] == pytest.approx([0, 1], abs=0.03)
+    steps = draw(LogitNormalTimes(0.0, 1.0), LinearSchedule()).t
+    assert ((steps > 250) & (steps <= 750)).float().mean().item() == pytest.approx(0.728, abs=0.02)  # P(|N| < ln 3)
+
+
+def test_the_shift_of_sd3_moves_times_towards_noise():
+    level = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
+    schedule = StraightSchedule(shift=3.0)
+    assert schedule.time(level).tolist() == pytest.approx([0, 0.5, 0.75, 1])
+    torch.testing.assert_close(schedule.level(schedule.time(level)), level)
+
+
+@pytest.mark.parametrize("times", [LogNormalTimes(), LaplaceTimes()])
+def test_a_density_of_sigma_is_refused_on_a_table(times):
+    with pytest.raises(ValueError, match=r"undefined on the table of LinearSchedule.*times=uniform, logit_normal or importance"):
+        draw(times, LinearSchedule())
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("times", [UniformTimes, LogitNormalTimes, LogNormalTimes])
+def test_stratified_times_cover_every_stratum_once_over_all_processes(times, world_size):
+    schedule = EDMSchedule() if times is LogNormalTimes else StraightSchedule()
+    parts = [draw(times(stratified=True), schedule, 32, Share(rank, world_size, seed=7)).t for rank in range(world_size)]
+    t = torch.cat(parts).double()
+    quantile = {
+        UniformTimes: t,
+        LogitNormalTimes: torch.special.ndtr((t / (1 - t)).log()),
+        LogNormalTimes: torch.special.ndtr((t.log() + 1.2) / 1.2),
+    }[times]
+    gaps = quantile.sort().values.diff()
+    assert gaps.tolist() == pytest.approx([1 / (32 * world_size)] * (32 * world_size - 1), rel=1e-2)
+    other = draw(times(stratified=True), schedule, 32, Share(0, world_size, seed=8)).t
+    assert not torch.equal(parts[0], other)
+
+
+def test_stratified_times_lower_the_variance_of_the_loss_and_keep_its_mean():
+    def estimates(stratified):
+        torch.manual_seed(0)
+        times = UniformTimes(stratified)
+        return torch.stack([times(StraightSchedule(), 16, CPU, Share()).t.square().mean() for _ in range(400)])
+
+    plain, even = estimates(False), estimates(True)
+    assert even.mean().item() == pytest.approx(1 / 3, abs=0.005)
+    assert even.std() < plain.std() / 4
+
+
+def test_importance_sampling_finds_where_the_loss_is_large_and_stays_unbiased():
+    times, schedule = ImportanceTimes(num_bins=20), LinearSchedule(num_steps=20)
+    loss_of = lambda t: 1 / t.double()  # noqa: E731
+    torch.manual_seed(0)
+    for _ in range(60):
+        t, level, weight = times(schedule, 64, CPU, Share())
+        assert (times.counts >= 10).all() or times.probabilities().tolist() == pytest.approx([0.05] * 20)
+        times.observe(level, loss_of(t))
+    p = times.probabilities()
+    expected = loss_of(torch.arange(1, 21)) / loss_of(torch.arange(1, 21)).sum()
+    assert p.tolist() == pytest.approx(expected.tolist(), rel=0.05, abs=1e-3)
+    t, _, weight = times(schedule, 4000, CPU, Share())
+    assert (weight * loss_of(t)).mean().item() == pytest.approx(loss_of(torch.arange(1, 21)).mean().item(), rel=0.02)
+    assert (weight * loss_of(t)).std() < 0.1 * loss_of(torch.arange(1, 21)).std()
+
+
+def test_importance_sampling_remembers_the_newest_losses():
+    times = ImportanceTimes(num_bins=2, num_losses=3)
+    times.observe(torch.tensor([0.1, 0.9, 0.1, 0.1, 0.1, 0.1]), torch.tensor([1.0, 9.0, 2.0, 3.0, 4.0, 5.0]))
+    assert sorted(times.losses[0].tolist()) == [3.0, 4.0, 5.0]
+    assert times.counts.tolist() == [5, 1]
+
+
+# --- Weightings, against the papers' closed forms
+
+ALPHA, SIGMA = (scale.double() for scale in CosineSchedule()(torch.arange(1, 1000)))
+SNR = (ALPHA / SIGMA) ** 2
+
+
+def in_eps(weighting, parameterization):
+    """The weight of the error of eps_hat that a weighting of y amounts to."""
+    determinant = parameterization.determinant(ALPHA, SIGMA)
+    return weighting.weight(ALPHA, SIGMA, determinant) * (determinant / ALPHA) ** 2
+
+
+@pytest.mark.parametrize("parameterization", [Epsilon(), X(), V(), Velocity(), EDM()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    [
+        (MinSNR(5.0), SNR.clamp(max=5) / SNR),
+        (SoftMinSNR(4.0), 4 / (SNR + 4)),
+        (P2(k=1.0, gamma=0.5), (1 + SNR) ** -0.5),
+        (Sigmoid(bias=-1.0), torch.sigmoid(-1 - SNR.log())),
+    ],
+    ids=["min_snr", "soft_min_snr", "p2", "sigmoid"],
+)
+def test_weights_mean_the_same_whatever_the_network_outputs(weighting, expected, parameterization):
+    torch.testing.assert_close(in_eps(weighting, parameterization), expected, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("weighting", [MinSNR(), SoftMinSNR(), P2(), Sigmoid(), Uniform()], ids=lambda w: type(w).__name__)
+@pytest.mark.parametrize("parameterization", [X(), V(), Velocity()], ids=lambda p: type(p).__name__)
+def test_weights_are_finite_at_both_ends_of_straight_paths(weighting, parameterization):
+    alpha, sigma = StraightSchedule()(torch.tensor([2**-25, 1e-6, 1 - 1e-6, 1.0]))
+    assert weighting.weight(alpha, sigma, parameterization.determinant(alpha, sigma)).isfinite().all()
+
+
+def test_uncertainty_is_learned_for_every_level_by_itself():
+    """The minimum of error / e^u + u is u = ln(error)."""
+    torch.manual_seed(0)
+    weighting, schedule = LearnedUncertainty(), EDMSchedule()
+    optimizer = torch.optim.Adam(weighting.parameters(), lr=0.02)
+    for _ in range(400):
+        t = schedule.time(torch.rand(256))
+        loss = weighting(0.1 + t / (1 + t), torch.ones_like(t), t, t).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    t = torch.tensor([0.01, 0.3, 5.0, 60.0])
+    learned = weighting.uncertainty(torch.ones_like(t), t)
+    assert learned.tolist() == pytest.approx((0.1 + t / (1 + t)).log().tolist(), abs=0.15)
+    assert LearnedUncertainty()(torch.ones(3), torch.ones(3), torch.ones(3), torch.ones(3)).tolist() == [1, 1, 1]
+
+
+# --- Couplings
+
+
+def test_offset_noise_shares_a_constant_within_each_channel():
+    torch.manual_seed(0)
+    eps = Offset(strength=0.5)(torch.zeros(2000, 3, 8, 8))
+    means = eps.mean((2, 3))
+    assert means.var().item() == pytest.approx(0.25 + 1 / 64, abs=0.02)
+    assert (eps - means[..., None, None]).var().item() == pytest.approx(1 - 1 / 64, abs=0.02)
+
+
+@pytest.mark.parametrize("coupling", [Immiscible(), OptimalTransport()], ids=["immiscible", "optimal_transport"])
+def test_paired_noise_is_nearer_than_independent_noise_but_the_same_noise(coupling):
+    x = 2 * seeded(5, 64, 1, 2, 2)
+    torch.manual_seed(0)
+    paired = coupling(x)
+    torch.manual_seed(0)
+    independent = Independent()(x)
+    assert (x - paired).square().sum() < 0.7 * (x - independent).square().sum()
+    assert torch.equal(paired.flatten().sort().values, independent.flatten().sort().values)
+
+
+def test_in_one_dimension_optimal_transport_is_sorting():
+    x, eps = seeded(0, 50, 1), seeded(1, 50, 1)
+    paired = nearest(x, eps, power=2)
+    assert torch.equal(paired[x[:, 0].argsort(), 0], eps[:, 0].sort().values)
+
+
+@pytest.mark.parametrize("coupling", [Offset(0.5), Immiscible(), OptimalTransport()], ids=lambda c: type(c).__name__)
+def test_the_network_is_to_find_the_noise_that_was_added(coupling):
+    """Regression of a bug elsewhere: noise permuted for x_t, but not in the target. A perfect network has no loss."""
+    schedule, x = LinearSchedule(), seeded(0, 32, 1, 2, 2)
+
+    class Perfect(nn.Module):
+        def forward(self, x_t, label, cond=None):
+            alpha, sigma = schedule.at(label.long() + 1, x_t)
+            return (x_t - alpha * x) / sigma
+
+    loss = Denoising(coupling=coupling)(NetworkDenoiser(Perfect(), schedule, Epsilon()), x).loss
+    assert loss.max() < 1e-5
+
+
+# --- Objectives
+
+
+def test_edm_is_the_preconditioner_and_the_loss_of_karras_et_al():
+    """c_skip, c_out, c_in, c_noise and lambda(sigma) from their table 1, with sigma_data = 0.5."""
+    net, sd = Net(), 0.5
+    denoiser = NetworkDenoiser(net, EDMSchedule(), EDM(sd))
+    x = seeded(0, 64, 1, 4, 4)
+    torch.manual_seed(3)
+    terms = Denoising(times=LogNormalTimes(-1.2, 1.2))(denoiser, x)
+    torch.manual_seed(3)
+    t = LogNormalTimes(-1.2, 1.2)(EDMSchedule(), 64, CPU, Share()).t
+    n = t.view(-1, 1, 1, 1) * torch.randn_like(x)
+    s = t.view(-1, 1, 1, 1)
+    c_skip, c_out = sd**2 / (s**2 + sd**2), s * sd / (s**2 + sd**2).sqrt()
+    c_in = 1 / (s**2 + sd**2).sqrt()
+    d = c_skip * (x + n) + c_out * net(c_in * (x + n), None)
+    expected = ((s**2 + sd**2) / (s * sd) ** 2 * (d - x) ** 2).flatten(1).mean(1)
+    torch.testing.assert_close(terms.loss, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(denoiser(x + n, t).x_hat, d, rtol=1e-4, atol=1e-4)
+    assert EDM(sd, label_scale=1.0).noise_label(t, torch.ones_like(t), t).tolist() == pytest.approx((t.log() / 4).tolist())
+    torch.testing.assert_close(net.seen.var(), torch.tensor(x.var().item() / 0.25), rtol=1, atol=1)
+
+
+def test_flow_regresses_the_velocity():
+    net, x = Net(), seeded(0, 16, 1, 4, 4)
+    torch.manual_seed(3)
+    terms = Denoising()(NetworkDenoiser(net, StraightSchedule(), Velocity()), x)
+    torch.manual_seed(3)
+    t = torch.rand(16).view(-1, 1, 1, 1)
+    eps = torch.randn_like(x)
+    expected = (0.5 * ((1 - t) * x + t * eps) - (eps - x)).square().flatten(1).mean(1)
+    torch.testing.assert_close(terms.loss, expected)
+
+
+def hybrid_parts(objective, x):
+    """(The loss, the gradients of the scales of mean and variance) on one batch."""
+    net = Net(2)
+    torch.manual_seed(0)
+    loss = objective(NetworkDenoiser(net, LinearSchedule(), Epsilon()), x).loss.mean()
+    loss.backward()
+    return loss.item(), net.scale.grad.tolist()
+
+
+def test_hybrid_adds_the_bound_for_the_variance_alone():
+    """Nichol & Dhariwal 2021, eq. 16: the mean learns from L_simple as if the bound were not there."""
+    x = seeded(0, 16, 1, 4, 4).clamp(-1, 1)
+    small, (mean_small, variance_small) = hybrid_parts(Hybrid(vlb_weight=0.001), x)
+    large, (mean_large, variance_large) = hybrid_parts(Hybrid(vlb_weight=0.003), x)
+    assert mean_small == pytest.approx(mean_large, rel=1e-5)
+    assert variance_large == pytest.approx(3 * variance_small, rel=1e-4)
+    simple = large - 1.5 * (large - small)
+    net = Net(1)
+    torch.manual_seed(0)
+    plain = Denoising()(NetworkDenoiser(net, LinearSchedule(), Epsilon()), x).loss.mean()
+    assert simple == pytest.approx(plain.item(), rel=1e-4)
+    _, (mean_vlb, _) = hybrid_parts(Hybrid(simple=False), x)
+    assert mean_vlb != pytest.approx(mean_small, rel=0.1)
+
+
+def test_the_bound_counts_every_step_as_one_of_t():
+    schedule, x, net = LinearSchedule(), seeded(0, 16, 1, 4, 4).clamp(-1, 1), Net(2)
+    torch.manual_seed(0)
+    terms = Hybrid(vlb_weight=0.001, simple=False)(NetworkDenoiser(net, schedule, Epsilon()), x)
+    torch.manual_seed(0)
+    t = schedule.time(torch.rand(16))
+    x_t = schedule.q_sample(x, t, torch.randn_like(x))
+    alpha, sigma = schedule.at(t, x)
+    prediction = Prediction(*Epsilon().invert(0.5 * x_t, x_t, alpha, sigma), (0.5 * x_t + 1) / 2)
+    bits = bound_term(schedule, prediction, x, x_t, t, t - 1, "learned") / math.log(2)
+    torch.testing.assert_close(terms.loss, bits, rtol=1e-5, atol=1e-6)  # 0.001 * 1000 steps
+
+
+@pytest.mark.parametrize(
+    ("objective", "channels", "schedule", "message"),
+    [
+        (Hybrid(), 1, LinearSchedule(), r"2 output channels, this one has 1: choose a network with learned_variance"),
+        (Hybrid(), 2, EDMSchedule(), r"EDMSchedule is not one: choose schedule=linear, cosine"),
+        (Denoising(), 2, LinearSchedule(), r"leave untrained: choose objective=hybrid, or network.learned_variance=false"),
+        (Denoising(), 3, LinearSchedule(), r"need a network whose output is \[1, 4, 4\].*got \[3, 4, 4\]"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(objective, channels, schedule, message):
+    with pytest.raises(ValueError, match=message):
+        objective(NetworkDenoiser(Net(channels), schedule, X()), torch.zeros(2, 1, 4, 4))
