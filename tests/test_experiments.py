@@ -60,6 +60,13 @@ def test_every_experiment_trains_two_steps(trains, experiment):
     assert trains(f"experiment={experiment}", *DATA.get(experiment, []))["global_step"] == 2
 
 
+@pytest.mark.parametrize("method", sorted(path.stem for path in (runs.ROOT / "conf" / "method").glob("*.yaml")))
+def test_every_method_trains_and_draws_with_its_own_parts(trains, method):
+    saved = trains(f"method={method}")
+    assert saved["global_step"] == 2
+    assert all(bool(torch.isfinite(value).all()) for value in saved["state_dict"].values())
+
+
 def test_a_run_measures_fid_on_files_of_torchvision(trains, tmp_path):
     words = ("callbacks.fid.num=8", "callbacks.fid.batch_size=4", f"features.cache_dir={runs.CACHE}")
     trains("experiment=fashion_mnist", "data.root=files", *words, brief=[word for word in BRIEF if word != "callbacks.fid=null"])
@@ -72,6 +79,12 @@ def test_a_run_measures_fid_on_files_of_torchvision(trains, tmp_path):
     [
         ["schedule=cosine"],
         ["schedule=sigmoid", "parameterization=x"],
+        ["method=improved_ddpm", "objective=vlb", "times=importance"],
+        ["method=v", "schedule=shifted_cosine", "times=laplace", "weighting=sigmoid", "sampler=unipc", "grid=log_snr"],
+        ["method=edm", "weighting=learned", "sampler=dpmpp_2m_sde", "thresholding=dynamic", "times.stratified=true"],
+        ["method=flow", "coupling=optimal_transport", "schedule.shift=3", "sampler=heun", "sampler.churn=1"],
+        ["schedule=laplace", "coupling=immiscible", "weighting=p2", "sampler=euler_ancestral", "grid=quadratic"],
+        ["coupling=offset", "weighting=soft_min_snr", "times=logit_normal", "sampler=dpmpp_2m", "grid=karras"],
         ["schedule=scaled_linear", "parameterization=v", "schedule.zero_terminal_snr=true", "weighting=min_snr"],
         ["network=simple_unet", "callbacks.ema=null", "sampler=ddpm"],
         ["trainer.precision=bf16-mixed", "optimizer.lr=3e-4", "seed=7"],

@@ -28,6 +28,22 @@ def equal(one, other):
     return one == other
 
 
+def test_what_an_objective_has_learned_is_taken_up_too(tmp_path):
+    """Importance sampling remembers losses, the learned weighting has weights of its own, stratified times share an offset."""
+    words = runs.words("trainer.max_steps=30", "method=v", "times=importance", "times.num_bins=20", "weighting=learned")
+    code, _, err = runs.run("train.py", *words, f"hydra.run.dir={tmp_path / 'straight'}", cwd=tmp_path)
+    assert code == 0, err
+    there = f"hydra.run.dir={tmp_path / 'killed'}"
+    code, _, err = runs.run(CRASH, *words, there, cwd=tmp_path, env={"CRASH": f"{int(signal.SIGKILL)} 25 0"})
+    assert code == -9, err
+    code, _, err = runs.run("train.py", f"resume={tmp_path / 'killed'}", cwd=tmp_path)
+    assert code == 0, err
+    straight, resumed = (runs.checkpoint(tmp_path / name)["state_dict"] for name in ("straight", "killed"))
+    assert straight["objective.times.counts"].sum() == 30 * 32
+    assert straight["objective.weighting.linear.weight"].abs().max() > 0
+    assert equal(dict(straight), dict(resumed))
+
+
 @pytest.mark.parametrize(
     ("number", "code", "saved", "num_workers"),
     [(signal.SIGKILL, -9, 30, 0), (signal.SIGKILL, -9, 30, 2), (signal.SIGINT, 130, 37, 0), (signal.SIGTERM, 143, 37, 0)],
@@ -87,7 +103,7 @@ def test_two_processes_stop_and_go_on_with_the_same_figures(tmp_path):
     code, _, err = runs.run("train.py", *words, f"hydra.run.dir={tmp_path / 'straight'}", cwd=tmp_path)
     assert code == 0, err
     there = f"hydra.run.dir={tmp_path / 'killed'}"
-    code, _, _ = runs.run(CRASH, *words, there, cwd=tmp_path, env={"CRASH": "9 13 0"})
+    code, _, err = runs.run(CRASH, *words, there, cwd=tmp_path, env={"CRASH": "9 13 0"})
     assert code == -signal.SIGKILL
     code, _, err = runs.run("train.py", f"resume={tmp_path / 'killed'}", cwd=tmp_path)
     assert code == 0, err
