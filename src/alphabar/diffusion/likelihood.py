@@ -43,7 +43,7 @@ def variational_bound(
     schedule = denoiser.schedule
     steps = _rising(schedule, times).to(x.device)
     bound = prior_term(schedule, x)
-    for low, high in pairwise(_ranges(len(steps) - 1, num_terms)):
+    for low, high in pairwise(ranges_of_steps(len(steps) - 1, num_terms)):
         place = normal_cdf(noise(x.new_zeros(len(x), 1)))[:, 0]
         index = low + (place * (high - low)).long().clamp(max=high - low - 1)
         s, t = steps[index], steps[index + 1]
@@ -64,7 +64,7 @@ def _rising(schedule: Schedule, times: Tensor | None) -> Tensor:
     return times.flip(0)
 
 
-def _ranges(num_steps: int, num_terms: int | None) -> list[int]:
+def ranges_of_steps(num_steps: int, num_terms: int | None) -> list[int]:
     """The borders of `num_terms` ranges of 0..num_steps; the first are shorter, as terms are larger and fall faster there."""
     num_terms = num_steps if num_terms is None else num_terms
     if not 1 <= num_terms <= num_steps:
@@ -134,10 +134,10 @@ def _slope(
 
 
 def flow_times(schedule: Schedule, num_steps: int) -> Tensor:
-    """Times of `num_steps` steps for `probability_flow`, or of all but one that a discrete schedule has: from the last to the first.
+    """Falling times for `num_steps` steps of `probability_flow`, fewer where a discrete schedule has no more, with 0 behind them.
 
-    Even in (sigma / alpha)^(1/7), as Karras et al. 2022, eq. 5, from the first level of noise of the schedule, or 0.002, up to 150;
-    the last step goes on to the schedule's end. Raises ValueError unless num_steps >= 1.
+    Even in (sigma / alpha)^(1/7), as in Karras et al. 2022, eq. 5, from the schedule's first level of noise, 0.002 if that is 0, up
+    to 150; the last step of the flow goes on to the schedule's end. Raises ValueError unless num_steps >= 1.
     """
     end = schedule.time(torch.ones(1, dtype=torch.float64))
     need_steps(num_steps)

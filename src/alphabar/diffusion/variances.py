@@ -9,6 +9,7 @@ from alphabar.diffusion.schedules import Schedule
 
 Variance = Literal["posterior", "beta", "learned"]
 TINY = 1e-20
+UNLEARNED = "this network has learned none (objective=hybrid trains it); choose posterior or beta"
 
 
 def log_bounds(schedule: Schedule, t: Tensor, s: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,5 +41,5 @@ def log_variance(schedule: Schedule, kind: Variance, fraction: Tensor | None, t:
     if kind == "beta":
         return upper
     if fraction is None:
-        raise ValueError("variance=learned: this network has learned none (objective=hybrid trains it); choose posterior or beta")
+        raise ValueError(f"variance=learned: {UNLEARNED}")
     return torch.lerp(lower.expand_as(fraction), upper.expand_as(fraction), fraction)

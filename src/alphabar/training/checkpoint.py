@@ -1,17 +1,16 @@
 """Reading checkpoints: a denoiser to sample from, out of a file."""
 
-import pickle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from zipfile import BadZipFile
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from alphabar.errors import UserError
 from alphabar.training.config import build, check
 from alphabar.training.data import Shape
 from alphabar.training.module import DiffusionModule
+from alphabar.training.posthoc import of_decay, of_length
+from alphabar.training.stored import content_of
 
 
 class Loaded(NamedTuple):
@@ -28,21 +27,20 @@ def read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint={path}: no such file; a run keeps its own in checkpoints/last.ckpt and best.ckpt")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError, ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"checkpoint={path}: cannot be read, it is truncated or not a checkpoint ({reason})") from error
+    content = content_of(path, f"checkpoint={path}")
     missing = {"state_dict", "config", "global_step"} - set(content if isinstance(content, dict) else ())
     if missing:
         raise UserError(f"checkpoint={path}: not a checkpoint of alphabar, it has no {', '.join(sorted(missing))}")
     return content
 
 
-def load(path: str | Path, weights: Literal["ema", "raw"]) -> Loaded:
+def load(
+    path: str | Path, weights: Literal["ema", "raw"], ema_length: float | None = None, ema_decay: float | None = None
+) -> Loaded:
     """The module of a checkpoint with its averaged or its live weights.
 
-    Raises UserError if the file is not a checkpoint, has no averaged weights, or holds weights of another network.
+    ema_length, ema_decay: see `of_length` and `of_decay`; None: the average that the run itself used.
+    Raises UserError if the file is not a checkpoint, has no such averaged weights, or holds weights of another network.
     """
     content = read(path)
     config = OmegaConf.create(content["config"])
@@ -53,7 +51,11 @@ def load(path: str | Path, weights: Literal["ema", "raw"]) -> Loaded:
     if weights == "ema":
         if "ema" not in content:
             raise UserError(f"checkpoint={path}: has no averaged weights; use weights=raw")
-        state = state | content["ema"]["weights"]
+        if ema_length is not None:
+            averages = of_length(content, Path(path), ema_length)
+        else:
+            averages = content["ema"]["weights"] if ema_decay is None else of_decay(content, ema_decay)
+        state = state | averages
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

@@ -33,7 +33,7 @@ class Evaluation(Inference):
             raise ValueError(f"need num >= 2, got num={self.num}")
 
     def run(self) -> dict[str, object]:
-        """Measures, prints a table and writes `figures.json`; returns the figures by their names."""
+        """Measures, prints a table and writes `figures.json`; returns the figures, and which of them a sweep compares."""
         fabric, loaded, generation = self.start()
         with withdrawn_on_complaint(self):
             data = data_of(loaded, self.data_root, fabric)
@@ -45,12 +45,13 @@ class Evaluation(Inference):
         figures: dict[str, float] = {}
         if floor is not None:
             figures[floor_protocol(floor.num_images, extractor.name)] = floor.distance
-        name = protocol(self.num, extractor.name, self.weights, self.sampler.label(loaded.module.denoiser.schedule))
+        name = protocol(self.num, extractor.name, self.weights_label, self.sampler.label(loaded.module.denoiser.schedule))
         figures[name], figures["samples/num_nonfinite"] = measure(distance, self.images(fabric, loaded, generation))
         figures[f"fid/noise-n{self.num}-{extractor.name}"] = self._noise(fabric, loaded, generation, distance)
         if fabric.is_global_zero:
             report(self, loaded.step, figures, {"features": extractor.record, "sampler": self.sampler})
-        return dict(figures)
+        fid = {"name": name, "value": figures[name], "floor": floor.distance if floor is not None else None}
+        return {**figures, "fid": fid, "objective": figures[name]}
 
     def _noise(self, fabric: Fabric, loaded: Loaded, generation: Generation, distance: FrechetDistance) -> float:
         """Of what sampling starts from."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.training.callbacks.ema import averaged
 from alphabar.training.data import Shape
@@ -22,11 +22,6 @@ def due(trainer: Trainer, every_n_steps: int, last: int) -> bool:
 def log_every_n_steps(trainer: Trainer) -> int:
     """Optimizer steps from one row of figures to the next."""
     return trainer.log_every_n_steps  # type: ignore[attr-defined]
-
-
-def all_callbacks(trainer: Trainer) -> list[Callback]:
-    """The run's callbacks."""
-    return trainer.callbacks  # type: ignore[attr-defined]
 
 
 def diffusion_module(pl_module: LightningModule) -> DiffusionModule:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
+from alphabar.training.averages import MAX_LENGTH
 from alphabar.training.checkpoint import Loaded, load
 from alphabar.training.generate import Generated, Generation, must_fit
 from alphabar.training.run_dir import claim
@@ -27,7 +28,9 @@ class Command(ABC):
     """What is done with a checkpoint, on one or many devices.
 
     num: images. weights: "ema" or "raw". batch_size: images at a time on each device.
-    Raises ValueError unless num >= 1 and batch_size >= 1.
+    ema_length: sigma_rel of a power-function average that is made from the snapshots of the run, in place of the average that the
+        run itself used. ema_decay: of an exponential average that was kept beside that.
+    Raises ValueError unless num >= 1 and batch_size >= 1, and for an average that is none, or that weights=raw leaves out.
     """
 
     checkpoint: str
@@ -35,6 +38,8 @@ class Command(ABC):
     num: int = 64
     seed: int = 0
     weights: Literal["ema", "raw"] = "ema"
+    ema_length: float | None = None
+    ema_decay: float | None = None
     batch_size: int = 64
     accelerator: str = "auto"
     devices: int | str = 1
@@ -43,6 +48,20 @@ class Command(ABC):
     def __post_init__(self) -> None:
         if self.num < 1 or self.batch_size < 1:
             raise ValueError(f"need num >= 1 and batch_size >= 1, got num={self.num}, batch_size={self.batch_size}")
+        given = [f"{name}={vars(self)[name]}" for name in ("ema_length", "ema_decay") if vars(self)[name] is not None]
+        if given and self.weights == "raw":
+            raise ValueError(f"{given[0]}: need weights=ema, got weights=raw, which are not averaged")
+        if len(given) > 1:
+            raise ValueError(f"need ema_length or ema_decay, got {' '.join(given)}")
+        if self.ema_length is not None and not 0 < self.ema_length <= MAX_LENGTH:
+            raise ValueError(f"need 0 < ema_length <= {MAX_LENGTH:.5f}, that of the plain mean, got {given[0]}")
+
+    @property
+    def weights_label(self) -> str:
+        """Which weights, in the names of figures: ema, raw, ema0.15 or decay0.99."""
+        if self.ema_length is not None:
+            return f"ema{self.ema_length}"
+        return self.weights if self.ema_decay is None else f"decay{self.ema_decay}"
 
     @abstractmethod
     def must_suit(self, loaded: Loaded) -> None:
@@ -54,7 +73,7 @@ class Command(ABC):
         Raises UserError for a bad or unsuitable checkpoint, devices that do not exist, or a folder that is not empty.
         """
         quiet()
-        loaded = load(self.checkpoint, self.weights)
+        loaded = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay)
         self.must_suit(loaded)
         try:
             fabric = Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision)

@@ -52,7 +52,7 @@ def report(command: Command, step: int, figures: Mapping[str, float], details: M
         "figures": figures,
         "checkpoint": command.checkpoint,
         "step": step,
-        "weights": command.weights,
+        "weights": command.weights_label,
         "seed": command.seed,
         **details,
         "precision": command.precision,

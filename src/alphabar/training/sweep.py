@@ -72,6 +72,14 @@ class Sweep:
             key=lambda job: (job.state != "finished", big if job.fid is None else job.fid, job.loss or big, job.num),
         )
 
+    def fid_names(self) -> list[str]:
+        """How FID was measured: up to three names, or what more of them have in common, with * for the rest."""
+        names = sorted({job.fid_name for job in self.jobs if job.fid_name})
+        words = [name.split("-") for name in names]
+        if len(names) <= 3 or len(set(map(len, words))) > 1:
+            return names
+        return ["-".join(place[0] if len(set(place)) == 1 else "*" for place in zip(*words, strict=True))]
+
     def save(self) -> None:
         """Writes the table, with all overrides, those that are the same everywhere too."""
         keys = list(dict.fromkeys(key for job in self.jobs for key in job.overrides))
@@ -96,7 +104,7 @@ class Sweep:
             speed = number(job.result.get("images_per_second"))
             values = [job.overrides.get(key, "") for key in keys]
             rows.append([job.num, *values, job.state, *figures, f"{speed:,.0f}" if speed else "", f"{job.seconds:,.0f}"])
-        names = sorted({job.fid_name for job in self.jobs if job.fid_name})
+        names = self.fid_names()
         note = [f"FID is {', '.join(names)}"] if names else []
         return "\n".join([aligned(rows), *note])
 

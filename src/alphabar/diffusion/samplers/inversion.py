@@ -11,11 +11,12 @@ from alphabar.diffusion.samplers import Sampler, changes, on_device
 
 @torch.no_grad()
 def encode(sampler: Sampler, denoiser: Denoiser, x: Tensor, cond: Cond = None) -> Tensor:
-    """x_T [B, ...], from which the sampler leads back to x [B, ...]: its own steps up its own grid, dx = x_hat dalpha + eps_hat dsigma
-    (Song et al. 2021, DDIM, sec. 5.4).
+    """x_T [B, ...], from which the sampler leads back to x [B, ...]: its own steps up its own grid, dx = x_hat dalpha + eps_hat
+    dsigma (Song et al. 2021, DDIM, sec. 5.4).
 
     At data itself nothing can be predicted. The first time t of the grid is reached with what the denoiser says there,
-    x_t = alpha_t * x + sigma_t * eps_hat(alpha_t * x, t), which is what the last step down undoes but for O(sigma_t^3).
+    x_t = alpha_t * x + sigma_t * eps_hat(alpha_t * x, t), which the last step down all but undoes; from x_t = x, the way there and
+    back would be of first order, whatever the sampler's.
     x_hat is not thresholded, since clipping cannot be undone: sample without thresholding, too, to come back.
     Raises ValueError unless the sampler is reversible.
     """

@@ -1,6 +1,7 @@
-"""Exponential moving average of the weights."""
+"""Averages of the weights, one or several at once."""
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -10,46 +11,55 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from alphabar.errors import UserError
+from alphabar.training.averages import Exponential, PowerFunction, Profile
 
 
-class EMA(Callback):
-    """shadow <- shadow + (1 - d_n) * (weights - shadow) after optimizer step n, d_n = min(decay, (1 + n) / (10 + n)).
+class WeightAverages(Callback, ABC):
+    """average <- average + weight(n) * (weights - average) after optimizer step n, for the weight of each profile.
 
-    The shadow is float32, of the trainable parameters only: a schedule's buffers are not averaged. It is kept in checkpoints under
-    the key "ema"; `state_dict` always holds the live weights. Weights are swapped only inside `applied`, whose end, by whatever
-    way, brings the live ones back.
-
-    Raises ValueError unless 0 <= decay < 1.
+    The averages (`shadows`) are float32, of the trainable parameters only: a schedule's buffers are not averaged. They are kept in
+    checkpoints under the key "ema"; `state_dict` always holds the live weights. Weights are swapped only inside `applied`, whose
+    end, by whatever way, brings the live ones back.
     """
 
-    def __init__(self, decay: float = 0.9999) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"need 0 <= decay < 1, got decay={decay}")
-        self.decay = decay
+    def __init__(self) -> None:
         self.num_updates = 0
-        self.shadow: dict[str, Tensor] = {}
+        self.shadows: dict[Profile, dict[str, Tensor]] = {}
+
+    @property
+    @abstractmethod
+    def profiles(self) -> Sequence[Profile]:
+        """What is averaged how: one or more, all different; samples, FID and weights=ema use the first."""
+
+    @property
+    def shadow(self) -> dict[str, Tensor]:
+        """The first average, by name of the parameter."""
+        return self.shadows[self.profiles[0]]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if isinstance(trainer.strategy, FSDPStrategy):
             raise UserError("ema: sharded parameters (FSDP) cannot be averaged; use trainer.strategy=ddp or callbacks.ema=null")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.shadow:
-            self.shadow = {name: weight.detach().float().clone() for name, weight in trainable(pl_module).items()}
-        self.shadow = {name: average.to(pl_module.device) for name, average in self.shadow.items()}
+        for profile in self.profiles:
+            shadow = self.shadows.get(profile) or {
+                name: weight.detach().float().clone() for name, weight in trainable(pl_module).items()
+            }
+            self.shadows[profile] = {name: average.to(pl_module.device) for name, average in shadow.items()}
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.num_updates:  # a batch that only accumulated gradients
             return
         self.num_updates = trainer.global_step
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         weights = [weight.float() for weight in trainable(pl_module).values()]
-        torch._foreach_lerp_(list(self.shadow.values()), weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        for profile, shadow in self.shadows.items():
+            share = profile.weight(self.num_updates)
+            torch._foreach_lerp_(list(shadow.values()), weights, share)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def applied(self, pl_module: LightningModule) -> Iterator[None]:
-        """Inside, the module's parameters are the averages; the live weights before the first update."""
+        """Inside, the module's parameters are the first averages; the live weights before the first update."""
         if self.num_updates == 0:
             yield
             return
@@ -61,16 +71,77 @@ class EMA(Callback):
         finally:
             copy_into(weights, live)
 
+    def content(self) -> dict[str, Any]:
+        """What files hold: the first average under "weights", and all of them, each with the settings of its profile."""
+        averages = [{**vars(profile), "weights": shadow} for profile, shadow in self.shadows.items()]
+        return {"num_updates": self.num_updates, "weights": self.shadow, "averages": averages}
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ema"] = {"num_updates": self.num_updates, "weights": self.shadow}
+        checkpoint["ema"] = self.content()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if "ema" not in checkpoint:
             raise UserError("ema: the checkpoint has no averaged weights; resume with callbacks.ema=null")
-        if checkpoint["ema"]["weights"].keys() != trainable(pl_module).keys():
+        saved = checkpoint["ema"]
+        if saved["weights"].keys() != trainable(pl_module).keys():
             raise UserError("ema: the averaged weights in the checkpoint belong to another network")
-        self.num_updates = checkpoint["ema"]["num_updates"]
-        self.shadow = {name: average.clone() for name, average in checkpoint["ema"]["weights"].items()}
+        records, first = saved.get("averages"), self.profiles[0]
+        if records is None:  # from when a run had one average, an exponential one
+            records = [{**vars(first), "weights": saved["weights"]}] if isinstance(first, Exponential) else []
+        there, kept = [settings(record) for record in records], [settings(vars(profile)) for profile in self.profiles]
+        if there != kept:
+            raise UserError(
+                f"ema: the checkpoint has averages with {', '.join(there) or 'a decay'}, they cannot go on with {', '.join(kept)}; "
+                "resume with those, or with callbacks.ema=null"
+            )
+        self.num_updates = saved["num_updates"]
+        for profile, record in zip(self.profiles, records, strict=True):
+            self.shadows[profile] = {name: average.clone() for name, average in record["weights"].items()}
+
+
+class EMA(WeightAverages):
+    """Exponential moving averages: one with `decay`, which samples and FID use, and others beside it.
+
+    Raises ValueError unless all decays are different and 0 <= decay < 1.
+    """
+
+    def __init__(self, decay: float = 0.9999, more_decays: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.decays = tuple(Exponential(float(each)) for each in (decay, *more_decays))
+        must_differ("decays", [decay, *more_decays])
+
+    @property
+    def profiles(self) -> Sequence[Profile]:
+        return self.decays
+
+
+class PowerEMA(WeightAverages):
+    """Power-function averages of these lengths (sigma_rel; Karras et al. 2024, sec. 3), of which samples and FID use the first.
+
+    Raises ValueError unless there is one, all are different, and 0 < length <= 12^(-1/2).
+    """
+
+    def __init__(self, lengths: Sequence[float]) -> None:
+        super().__init__()
+        if not lengths:
+            raise ValueError("need lengths, such as lengths=[0.05, 0.1], got none")
+        self.lengths = tuple(PowerFunction(float(each)) for each in lengths)
+        must_differ("lengths", lengths)
+
+    @property
+    def profiles(self) -> Sequence[Profile]:
+        return self.lengths
+
+
+def settings(record: Mapping[str, Any]) -> str:
+    """What tells an average from others: "decay=0.9999"."""
+    return ", ".join(f"{name}={value}" for name, value in record.items() if name != "weights")
+
+
+def must_differ(name: str, values: Sequence[float]) -> None:
+    """Raises ValueError for a value that is there twice."""
+    if len(set(values)) < len(values):
+        raise ValueError(f"need different {name}, got {', '.join(map(str, values))}")
 
 
 def trainable(pl_module: LightningModule) -> dict[str, Tensor]:
@@ -85,8 +156,13 @@ def copy_into(weights: dict[str, Tensor], values: dict[str, Tensor]) -> None:
         weight.copy_(values[name])
 
 
+def averages_of(trainer: Trainer) -> WeightAverages | None:
+    """Those that the run keeps, if it does."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, WeightAverages)), None)
+
+
 def averaged(trainer: Trainer, pl_module: LightningModule) -> AbstractContextManager[None]:
     """The context in which the module's weights are those to judge: the averages if the run keeps any."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    ema = next((callback for callback in callbacks if isinstance(callback, EMA)), None)
-    return ema.applied(pl_module) if ema is not None else nullcontext()
+    averages = averages_of(trainer)
+    return averages.applied(pl_module) if averages is not None else nullcontext()

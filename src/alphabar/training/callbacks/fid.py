@@ -6,9 +6,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
-from alphabar.training.callbacks.ema import EMA
+from alphabar.training.callbacks.ema import averages_of
 from alphabar.training.generate import Generation
-from alphabar.training.hooks import all_callbacks, diffusion_module, due, evaluation, image_data
+from alphabar.training.hooks import diffusion_module, due, evaluation, image_data
 from alphabar.training.loggers.mirror import log_figures
 from alphabar.training.metrics import Features, Splits
 from alphabar.training.metrics.frechet import FrechetDistance
@@ -63,7 +63,7 @@ class FID(Callback):
             data = image_data(trainer)
             splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
             extractor = extractor_of(self.features, splits)
-            weights = "ema" if any(isinstance(callback, EMA) for callback in all_callbacks(trainer)) else "raw"
+            weights = "raw" if averages_of(trainer) is None else "ema"
             self.name = protocol(self.num, extractor.name, weights, self.sampler.label(module.denoiser.schedule))
             self.distance = FrechetDistance(extractor, module.device)
             learn_real(self.distance, splits, None, self.batch_size)

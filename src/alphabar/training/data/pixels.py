@@ -11,12 +11,13 @@ SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 PLAIN = ("1", "L", "RGB", "CMYK", "YCbCr", "LAB", "HSV")
 
 
-def to_pixels(image: Image.Image, shape: Shape) -> Tensor:
+def to_pixels(image: Image.Image, shape: Shape, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Tensor:
     """The largest centred square of `image`, scaled to `shape`: uint8 [C, H, W].
 
     The way up is taken from EXIF, what is transparent becomes white, of an animation only the first frame is used.
-    The filter is Lanczos: it averages over all source pixels (no aliasing, whatever the factor) and keeps more of the
-    fine detail than box or bicubic do, which is what a generative model is trained to draw.
+
+    resample: Lanczos averages over all source pixels (no aliasing, whatever the factor) and keeps more of the fine detail
+        than box or bicubic do, which is what a generative model is trained to draw; NEAREST makes no new values, for masks.
     """
     # JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the target is left to the filter.
     image.draft(None, (2 * shape.resolution, 2 * shape.resolution))
@@ -26,7 +27,7 @@ def to_pixels(image: Image.Image, shape: Shape) -> Tensor:
     size = (shape.resolution, shape.resolution)
     if image.size != size:
         box = (left, top, left + side, top + side)
-        image = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+        image = image.resize(size, resample, box=box, reducing_gap=3.0)
     pixels = torch.from_numpy(np.array(image))
     return pixels.reshape(shape.resolution, shape.resolution, shape.channels).permute(2, 0, 1).contiguous()
 

@@ -19,17 +19,19 @@ MAX_LINES = 10  # that have a name and a colour of their own
 
 def draw(sweep: Sweep, path: Path) -> None:
     """Writes the picture: FID (or else the final loss) over the parameter that was swept last, a line for each combination of
-    the others; below, the newest sample grid of every job."""
+    the others; below, the newest sample grid of every job, if any has one or did not finish."""
     from matplotlib.figure import Figure  # half a second that only this needs
 
     layout = Layout(sweep)
     columns, rows = layout.shape()
     title_lines = len(layout.keys) + 1
-    heights = [4.0, rows * (TILE + 0.22 * title_lines)]
-    figure = Figure(figsize=(max(8.0, columns * (TILE + 0.25)), sum(heights)), layout="constrained")
-    parts = figure.add_gridspec(2, 1, height_ratios=heights)
+    has_tiles = any(job.state != "finished" or newest_samples(job.folder) is not None for job in sweep.jobs)
+    heights = [4.0, rows * (TILE + 0.22 * title_lines)] if has_tiles else [4.0]
+    figure = Figure(figsize=(max(8.0, columns * (TILE + 0.25) if has_tiles else 0), sum(heights)), layout="constrained")
+    parts = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     plot(figure.add_subfigure(parts[0]).subplots(), layout)
-    show_samples(figure.add_subfigure(parts[1]), layout, columns, rows)
+    if has_tiles:
+        show_samples(figure.add_subfigure(parts[1]), layout, columns, rows)
     figure.savefig(path, dpi=110)
 
 
@@ -50,6 +52,7 @@ class Layout:
         for jobs in self.series.values():
             jobs.sort(key=lambda job: self.values.index(job.overrides.get(self.x_key, "")))
         self.has_fid = any(job.fid is not None for job in sweep.jobs)
+        self.fid_names = sweep.fid_names()
 
     def jobs(self) -> list[Job]:
         """In the order of the lines, and along them."""
@@ -125,8 +128,7 @@ def label_axes(axes: "Axes", layout: Layout) -> None:
     """Names, scales and ticks; logarithmic where values span a decade or more."""
     from matplotlib.ticker import LogLocator, ScalarFormatter
 
-    names = sorted({job.fid_name for job in layout.jobs() if job.fid_name})
-    protocols = "\n".join(names) if len(names) <= 3 else "FID, by several protocols"
+    protocols = "\n".join(layout.fid_names) if len(layout.fid_names) <= 3 else "FID, by several protocols"
     axes.set_ylabel(protocols if layout.has_fid else "final loss")
     axes.set_xlabel(layout.x_key)
     heights = [y for job in layout.jobs() if (y := layout.y(job)) is not None]

@@ -1,0 +1,29 @@
+"""Images that a user points at: one file, or a folder of them."""
+
+from itertools import islice
+from pathlib import Path
+
+from torch import Tensor
+
+from alphabar.errors import UserError
+from alphabar.training.data import Shape
+from alphabar.training.data.decoded import DecodedImages
+from alphabar.training.data.files import SUFFIXES, image_files
+from alphabar.training.data.folder import FileReader
+
+
+def given_images(path: str, shape: Shape, num: int) -> Tensor:
+    """The first `num` images, or as many as there are, in the order of their names: uint8 [n, C, H, W], read as data=folder does.
+
+    Raises UserError if there are none, or one cannot be read.
+    """
+    place = Path(path).expanduser().absolute()
+    if place.is_dir():
+        names = list(islice(image_files(place), num))
+    elif place.is_file():
+        place, names = place.parent, [place.name]
+    else:
+        raise UserError(f"images={path}: there is no such file or folder")
+    if not names:
+        raise UserError(f"images={path}: no images in this folder and its subfolders ({', '.join(SUFFIXES)})")
+    return DecodedImages(FileReader(place, names), shape, labels=None, strict=True).images(range(len(names)))

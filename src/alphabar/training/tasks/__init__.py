@@ -1,0 +1,86 @@
+"""What can be done with a trained model besides drawing images from noise: `python sample.py task=...`.
+
+A task reads images, edits them on all devices, a column of pictures at a time, and writes rows of these pictures.
+"""
+
+import sys
+from abc import ABC
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+from tqdm import tqdm
+
+from alphabar.errors import UserError
+from alphabar.training.checkpoint import Loaded
+from alphabar.training.data.given import given_images
+from alphabar.training.generate import Generation
+from alphabar.training.inference import Inference
+from alphabar.training.measuring import data_of
+from alphabar.training.pictures import grid, save_png
+from alphabar.training.ranks import total
+from alphabar.training.screen import shown
+
+MAX_ROWS = 16
+
+Edit = Callable[[list[int]], Iterator[Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTask(Inference, ABC):
+    """What is done with images: row i depends on the images in it, the weights, the sampler, the seed and i alone.
+
+    num: rows, at most as many as there are images for.
+    files: an image, or a folder of images; None: images of the checkpoint's own data that it was not trained on.
+    data_root: where that data lies now; None: where it lay in training.
+    """
+
+    files: str | None = None
+    data_root: str | None = None
+
+    def originals(self, fabric: Fabric, loaded: Loaded, num: int) -> Tensor:
+        """At most `num` images, uint8 [n, C, H, W], on every process. Raises UserError if there are none, or one cannot be read."""
+        if self.files is not None:
+            return given_images(self.files, loaded.shape, num)
+        held_out = data_of(loaded, self.data_root, fabric).source.held_out()
+        if len(held_out) == 0:
+            raise UserError("this checkpoint's data has no images that it was not trained on: give images=PATH")
+        return held_out.images(range(min(num, len(held_out))))
+
+    def edited(self, fabric: Fabric, loaded: Loaded, num: int, num_columns: int, edit: Edit) -> Tensor:
+        """What `edit` makes of all rows, in the space of the model: [num, num_columns, ...], on every process.
+
+        edit: for the indices [B] of rows, yields their columns, each [B, ...].
+        """
+        generation = Generation(self.sampler, loaded.shape, self.seed, min(self.batch_size, num))
+        rows = torch.zeros(num, num_columns, *generation.size)
+        batches = list(generation.batches(num, fabric.global_rank, fabric.world_size))
+        is_shown = fabric.is_global_zero and sys.stderr.isatty()
+        with torch.no_grad(), fabric.autocast(), tqdm(total=len(batches) * num_columns, disable=not is_shown) as bar:
+            for padded in batches:
+                indices = [index for index in padded if index < num]
+                for column, x in enumerate(edit([min(index, num - 1) for index in padded])):
+                    rows[indices, column] = x[: len(indices)].float().cpu()
+                    bar.update()
+        # Each row is zero on all processes but one.
+        rows = total(rows.to(fabric.device))
+        broken = int((~rows.isfinite()).flatten(2).any(2).sum())
+        if broken > 0 and fabric.is_global_zero:
+            print(f"{broken} of {num * num_columns} results have NaN or infinity in them, and are black in the pictures")
+        return rows
+
+    def write(self, loaded: Loaded, columns: Mapping[str, Tensor], others: str = "") -> None:
+        """Writes `grid.png`, a row for each of the first 16, and all pictures as images/<row>_<column>.png; for the first process.
+
+        columns: uint8 [num, C, H, W], by name and from left to right. others: what else is in the folder.
+        """
+        folder = Path(self.run_dir)
+        rows = torch.stack([images.cpu() for images in columns.values()], dim=1)
+        save_png(grid(rows[:MAX_ROWS].flatten(0, 1), num_columns=len(columns)), folder / "grid.png")
+        for index, row in enumerate(rows):
+            for name, image in zip(columns, row, strict=True):
+                save_png(image, folder / "images" / f"{index:06d}_{name}.png")
+        print(f"{len(rows)} rows by step {loaded.step:,} in {shown(folder)}: grid.png ({' | '.join(columns)}), images/{others}")

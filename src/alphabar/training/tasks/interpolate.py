@@ -1,0 +1,81 @@
+"""From one image to another, through the noise between them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from alphabar.diffusion.noise import ImageNoise
+from alphabar.diffusion.samplers.interpolation import slerp
+from alphabar.diffusion.samplers.inversion import encode, must_be_reversible
+from alphabar.errors import UserError
+from alphabar.training.checkpoint import Loaded
+from alphabar.training.measuring import withdrawn_on_complaint
+from alphabar.training.tasks import Edit, ImageTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolate(ImageTask):
+    """Writes rows of frames, drawn from points on the great circle between the noise of the first and that of the last.
+
+    between: "images", row i leads from image 2i to image 2i + 1, by way of their encodings; "noise", from what `task=generate` draws
+        as image i with this seed to what it draws with the next.
+    Raises ValueError as `Inference` does, unless num_frames >= 2, and between images unless the sampler is reversible.
+    """
+
+    between: Literal["images", "noise"] = "images"
+    num_frames: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_frames < 2:
+            raise ValueError(f"need num_frames >= 2, got num_frames={self.num_frames}")
+        if self.between == "images":
+            must_be_reversible(self.sampler)
+
+    def run(self) -> dict[str, object]:
+        """Draws and writes; returns where, and how many rows."""
+        fabric, loaded, _ = self.start()
+        num, edit = self._between_images(fabric, loaded) if self.between == "images" else self._between_noise(fabric, loaded)
+        x = self.edited(fabric, loaded, num, self.num_frames, edit)
+        if fabric.is_global_zero:
+            frames = loaded.module.codec.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            self.write(loaded, {f"frame{index:02d}": frames[:, index] for index in range(self.num_frames)})
+        return {"folder": self.run_dir, "num": num}
+
+    def _between_images(self, fabric: Fabric, loaded: Loaded) -> tuple[int, Edit]:
+        """How many rows, and how they are drawn. Raises UserError for less than two images."""
+        with withdrawn_on_complaint(self):
+            originals = self.originals(fabric, loaded, 2 * self.num)
+            if len(originals) < 2:
+                raise UserError(f"images={self.files}: there is nothing between, need two images, got {len(originals)}")
+        denoiser, codec = loaded.module.denoiser, loaded.module.codec
+        sampler = replace(self.sampler, thresholding=None)  # clipped on the way down alone, images would not come back
+
+        def edit(indices: list[int]) -> Iterator[Tensor]:
+            ends = [codec.encode(originals[[2 * index + end for index in indices]].to(fabric.device)) for end in (0, 1)]
+            start, end = (encode(sampler, denoiser, x) for x in ends)
+            for weight in self._weights():
+                yield sampler.sample(denoiser, slerp(start, end, weight))
+
+        return len(originals) // 2, edit
+
+    def _between_noise(self, fabric: Fabric, loaded: Loaded) -> tuple[int, Edit]:
+        """How many rows, and how they are drawn; a sampler that draws noise of its own draws the same in all frames of a row."""
+        denoiser = loaded.module.denoiser
+        size = (loaded.shape.channels, loaded.shape.resolution, loaded.shape.resolution)
+
+        def edit(indices: list[int]) -> Iterator[Tensor]:
+            end = ImageNoise(self.seed + 1, indices).draw(size, fabric.device)
+            for weight in self._weights():
+                noise = ImageNoise(self.seed, indices)
+                eps = slerp(noise.draw(size, fabric.device), end, weight)
+                yield self.sampler.sample(denoiser, self.sampler.start(denoiser.schedule, eps), noise=noise)
+
+        return self.num, edit
+
+    def _weights(self) -> list[float]:
+        return torch.linspace(0, 1, self.num_frames, dtype=torch.float64).tolist()

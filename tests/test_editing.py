@@ -1,0 +1,160 @@
+"""Inversion, interpolation, image-to-image and inpainting, where the answers are known."""
+
+import math
+
+import pytest
+import torch
+
+from alphabar.diffusion.denoiser import Denoiser, Prediction
+from alphabar.diffusion.samplers.ddim import DDIM
+from alphabar.diffusion.samplers.ddpm import DDPM
+from alphabar.diffusion.samplers.dpmpp_2m import DPMpp2M
+from alphabar.diffusion.samplers.euler import Euler
+from alphabar.diffusion.samplers.heun import Heun
+from alphabar.diffusion.samplers.image_to_image import image_to_image, times_below
+from alphabar.diffusion.samplers.inpainting import RePaint
+from alphabar.diffusion.samplers.interpolation import slerp
+from alphabar.diffusion.samplers.inversion import encode
+from alphabar.diffusion.samplers.unipc import UniPC
+from alphabar.diffusion.schedules.edm import EDMSchedule
+from alphabar.diffusion.schedules.from_alpha_bar import CosineSchedule
+from alphabar.diffusion.schedules.linear import LinearSchedule
+from alphabar.diffusion.schedules.straight import StraightSchedule
+from oracle import GaussianDenoiser, MixtureDenoiser, seeded
+
+SCHEDULES = {"linear": LinearSchedule(), "cosine": CosineSchedule(), "straight": StraightSchedule(), "edm": EDMSchedule()}
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+FREE = {"thresholding": None}
+MODES = [torch.tensor([values], dtype=torch.float64) for values in ([0.3, 0.7], [-0.6, 0.5], [0.3, 0.3])]
+
+
+def there_and_back(sampler, denoiser, x):
+    return (sampler.sample(denoiser, encode(sampler, denoiser, x)) - x).abs().max().item()
+
+
+@every_schedule
+@pytest.mark.parametrize("solver", [DDIM, Euler, Heun])
+@pytest.mark.parametrize("data", ["gaussian", "mixture"])
+def test_what_is_encoded_comes_back_the_better_the_more_steps(schedule, solver, data):
+    denoiser = GaussianDenoiser(schedule, 0.3, 0.5) if data == "gaussian" else MixtureDenoiser(schedule, *MODES)
+    x = (0.3 + 0.3 * seeded(0, 64, 1, dtype=torch.float64)).clamp(-1, 1)
+    few, many = (there_and_back(solver(num_steps=num, **FREE), denoiser, x) for num in (25, 200))
+    assert many < 0.05
+    assert many < few / (2 if solver is not Heun else 4)
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULES["straight"], SCHEDULES["edm"]], ids=["straight", "edm"])
+def test_the_latents_of_gaussian_data_are_normal_numbers(schedule):
+    """The ODE keeps quantiles: x = mean + std * z is led to sigma_T * z (and what is left of the mean)."""
+    z = seeded(0, 256, 1, dtype=torch.float64)
+    x_T = encode(Heun(num_steps=200, **FREE), GaussianDenoiser(schedule, 0.3, 0.5), 0.3 + 0.5 * z)
+    _, sigma = schedule(schedule.time(torch.ones((), dtype=torch.float64)))
+    torch.testing.assert_close(x_T / sigma, z, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [DDPM(), DDIM(eta=0.5), Euler(churn=1.0), Heun(churn=1.0), DPMpp2M(), DPMpp2M(eta=1.0), UniPC()],
+    ids=lambda sampler: type(sampler).__name__,
+)
+def test_samplers_that_cannot_run_upwards_are_refused(sampler):
+    with pytest.raises(ValueError, match="choose one of: ddim with eta=0, euler or heun with churn=0"):
+        encode(sampler, GaussianDenoiser(StraightSchedule(), 0.3, 0.5), torch.zeros(2, 1))
+
+
+def test_slerp_keeps_the_length_and_turns_evenly():
+    start, end = torch.tensor([[3.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 3.0], [1.0, math.sqrt(3)]])
+    for weight in (0.0, 0.25, 0.5, 1.0):
+        point = slerp(start, end, weight)
+        torch.testing.assert_close(point.norm(dim=1), torch.tensor([3.0, 2.0]))
+        angle = torch.atan2(point[:, 1], point[:, 0])
+        torch.testing.assert_close(angle, weight * torch.tensor([math.pi / 2, math.pi / 3]), rtol=1e-5, atol=1e-6)
+
+
+def test_slerp_of_parallel_and_opposite_vectors_is_a_straight_line():
+    start = seeded(0, 2, 4)
+    end = torch.stack([2 * start[0], -start[1]])
+    torch.testing.assert_close(slerp(start, end, 0.25), torch.lerp(start, end, 0.25))
+
+
+@every_schedule
+@pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])
+def test_image_to_image_starts_at_the_level_that_was_asked_for(schedule, strength):
+    times = times_below(DDIM(num_steps=50), schedule, strength)
+    assert schedule.level(times[:1]).item() == pytest.approx(strength, abs=0.02)
+    assert times[-1] == 0
+    x = torch.full((4000, 1), 0.9)
+    out = image_to_image(DDIM(num_steps=50, **FREE), GaussianDenoiser(schedule, 0.0, 0.3), x, strength)
+    if strength == 1.0:  # nothing is left of x: new draws of N(0, 0.3^2)
+        assert out.mean().item() == pytest.approx(0, abs=0.03)
+        assert out.std().item() == pytest.approx(0.3, abs=0.03)
+
+
+def test_the_less_strength_the_nearer_the_result():
+    x = torch.full((500, 1), 0.9)
+    denoiser = GaussianDenoiser(StraightSchedule(), 0.0, 0.5)
+    strengths = (0.1, 0.3, 0.6, 0.9)
+    off = [(image_to_image(DDIM(**FREE), denoiser, x, strength) - x).square().mean().item() for strength in strengths]
+    assert off == sorted(off)
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.1, 1.1])
+def test_a_level_outside_the_schedule_is_refused(strength):
+    with pytest.raises(ValueError, match=rf"need 0 < strength <= 1.*got strength={strength}"):
+        image_to_image(DDIM(), GaussianDenoiser(StraightSchedule(), 0.0, 0.5), torch.zeros(1, 1), strength)
+
+
+class Correlated(Denoiser):
+    """E[x | x_t] for data N(0, C) in two dimensions of variance 1/4 and correlation 0.8."""
+
+    covariance = 0.25 * torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.schedule = schedule
+
+    def forward(self, x_t, t, cond=None):
+        alpha, sigma = (scale[0].item() for scale in self.schedule.at(t, x_t))
+        noisy = alpha**2 * self.covariance + sigma**2 * torch.eye(2)
+        x_hat = alpha * x_t @ torch.linalg.solve(noisy, self.covariance)
+        return Prediction(x_hat, (x_t - alpha * x_hat) / sigma)
+
+
+def filled(schedule, num_resamples, sampler, jump_length=1):
+    """The mean and the standard deviation of dimension 2 where dimension 1 is 0.5; exactly, 0.4 and 0.3."""
+    torch.manual_seed(0)
+    x = torch.tensor([[0.5, 0.0]]).expand(3000, 2)
+    known = torch.tensor([True, False])
+    out = RePaint(num_resamples, jump_length).sample(sampler, Correlated(schedule), x, known)
+    assert torch.equal(out[:, 0], x[:, 0])
+    return out[:, 1].mean().item(), out[:, 1].std().item()
+
+
+@every_schedule
+def test_repaint_approaches_the_conditional_distribution(schedule):
+    sampler = DDPM(num_steps=60, thresholding=None)
+    once, often = filled(schedule, 1, sampler), filled(schedule, 10, sampler)
+    assert often[0] == pytest.approx(0.4, abs=0.05)
+    assert often[1] == pytest.approx(0.3, abs=0.06)  # the "posterior" variance is too small for 60 steps
+    assert abs(once[0] - 0.4) > abs(often[0] - 0.4)
+
+
+def test_repaint_may_jump_further_and_with_multistep_samplers():
+    mean, std = filled(StraightSchedule(), 6, DDPM(num_steps=60, thresholding=None), jump_length=5)
+    assert (mean, std) == pytest.approx((0.4, 0.3), abs=0.08)
+    mean, std = filled(LinearSchedule(), 10, DPMpp2M(num_steps=60, eta=1.0, thresholding=None))
+    assert (mean, std) == pytest.approx((0.4, 0.3), abs=0.08)
+
+
+def test_the_walk_of_repaint_goes_back_and_forth():
+    assert list(RePaint(1).walk(3)) == [1, 2, 3]
+    assert list(RePaint(2).walk(3)) == [1, 0, 1, 2, 1, 2, 3]
+    assert list(RePaint(2, jump_length=2).walk(4)) == [1, 2, 3, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [((0, 1), "num_resamples=0"), ((2, 0), "jump_length=0")])
+def test_what_makes_no_walk_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RePaint(*arguments)
+    with pytest.raises(ValueError, match="need jump_length < num_steps=5"):
+        list(RePaint(2, jump_length=9).walk(5))

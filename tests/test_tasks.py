@@ -1,0 +1,119 @@
+"""`python sample.py task=...`, from a checkpoint to pictures."""
+
+import importlib
+import sys
+
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+import runs
+from alphabar.training.app import App
+from alphabar.training.cli import execute
+
+
+@pytest.fixture(scope="module", params=["ddpm", "edm", "flow"])
+def trained(request, tmp_path_factory):
+    cwd = tmp_path_factory.mktemp(request.param)
+    words = runs.words("trainer.max_steps=2", "callbacks.fid=null", f"method={request.param}", folder=cwd / "out")
+    code, _, err = runs.run("train.py", *words, cwd=cwd)
+    assert code == 0, err
+    return cwd / "out" / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture
+def sample(monkeypatch, tmp_path, capsys):
+    """Runs sample.py in this process, away from the repository: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["sample.py", "sampler.num_steps=4", *words])
+        code = execute(importlib.import_module("sample").main.__wrapped__, App(runs.ROOT / "conf", "sample"))
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "columns"),
+    [
+        (["task=encode", "num=3"], ["original", "noise", "reconstruction"]),
+        (["task=interpolate", "num=3", "task.num_frames=3"], ["frame00", "frame01", "frame02"]),
+        (["task=interpolate", "num=3", "task.num_frames=2", "task.between=noise"], ["frame00", "frame01"]),
+        (["task=image_to_image", "num=3", "task.strengths=[0.5,1]"], ["original", "strength0.5", "strength1"]),
+        (
+            ["task=inpaint", "num=3", "task.num_fillings=2", "task.mask=left", "task.num_resamples=2"],
+            ["original", "masked", "filling0", "filling1"],
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) and "=" in value[0] else "",
+)
+def test_a_task_leaves_a_row_for_every_image(sample, trained, tmp_path, words, columns):
+    code, out, err = sample(f"checkpoint={trained}", f"hydra.run.dir={tmp_path / 'new'}", *words)
+    assert code == 0, err
+    names = {path.name for path in (tmp_path / "new" / "images").iterdir()}
+    assert names == {f"{row:06d}_{column}.png" for row in range(3) for column in columns}
+    assert (tmp_path / "new" / "grid.png").exists()
+    assert "3 rows" in out
+    if "task=encode" in words:
+        assert np.load(tmp_path / "new" / "latents.npz")["latents"].shape == (3, 1, 8, 8)
+        assert "grey levels" in out
+    if "task=inpaint" in words:
+        for row in range(3):
+            pixels = [np.asarray(Image.open(tmp_path / "new" / "images" / f"{row:06d}_{name}.png")) for name in columns]
+            assert (pixels[0][:, 4:] == pixels[2][:, 4:]).all()
+            assert (pixels[0][:, 4:] == pixels[3][:, 4:]).all()
+            assert (pixels[2][:, :4] != pixels[3][:, :4]).any()
+
+
+@pytest.mark.parametrize("trained", ["flow"], indirect=True)
+def test_own_images_and_an_own_mask(sample, trained, tmp_path):
+    Image.new("RGB", (30, 20), (200, 30, 30)).save(tmp_path / "photo.jpg")
+    mask = Image.new("L", (16, 16), 255)
+    mask.paste(0, (0, 0, 16, 8))
+    mask.save(tmp_path / "mask.png")
+    words = (f"checkpoint={trained}", "task=inpaint", "images=photo.jpg", "task.mask=mask.png", "task.num_resamples=1")
+    code, out, err = sample(*words, f"hydra.run.dir={tmp_path / 'new'}")
+    assert code == 0, err
+    assert "1 rows" in out
+    original, filling = (
+        np.asarray(Image.open(tmp_path / "new" / "images" / f"000000_{name}.png")) for name in ("original", "filling0")
+    )
+    assert (original[4:] == filling[4:]).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["task=image_to_image", "task.strengths=[0.5,1.5]"], ["need 0 < strength <= 1", "strength=1.5"]),
+        (["task=image_to_image", "task.strengths=[0]"], ["need 0 < strength <= 1"]),
+        (["task=encode", "images=nowhere"], ["images=nowhere: there is no such file or folder"]),
+        (["task=encode", "images=empty"], ["images=empty: no images in this folder", ".png"]),
+        (["task=encode", "images=text.png"], ["text.png"]),
+        (["task=encode", "sampler=ddpm"], ["sampler ddpm", "choose one of: ddim with eta=0, euler or heun"]),
+        (["task=interpolate", "sampler=unipc"], ["sampler unipc", "choose one of: ddim with eta=0"]),
+        (["task=inpaint", "task.mask=nowhere.png"], ["task.mask=nowhere.png", "center, left, right, top, bottom"]),
+        (["task=inpaint", "task.mask=white.png"], ["task.mask=white.png: nothing is to be filled in"]),
+        (["task=inpaint", "task.mask=black.png"], ["task.mask=black.png: nothing is known"]),
+        (["task=inpaint", "task.mask=text.png"], ["task.mask=text.png"]),
+        (["task=inpaint", "task.num_resamples=0"], ["num_resamples=0"]),
+        (["task=interpolate", "task.num_frames=1"], ["num_frames"]),
+        (["task=decode"], ["task=decode", "encode", "generate", "image_to_image", "inpaint", "interpolate"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) and "=" in value[0] else "",
+)
+@pytest.mark.parametrize("trained", ["ddpm"], indirect=True)
+def test_bad_input_gets_one_line(sample, trained, tmp_path, words, parts):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.png").write_text("no image")
+    for name, value in {"white": 255, "black": 0}.items():
+        Image.new("L", (8, 8), value).save(tmp_path / f"{name}.png")
+    code, _, err = sample(f"checkpoint={trained}", *words)
+    assert code == 2, err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    for part in parts:
+        assert part in err
+    assert not list(tmp_path.glob("outputs/sample/*"))
