@@ -91,6 +91,7 @@ def must_fit(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape) -
     try:
         x = codec.encode(images)
         steps = sampler.trajectory(denoiser, sampler.start(denoiser.schedule, x))
-        next(steps), next(steps)
+        next(steps)  # x_T
+        next(steps)
     except ValueError as error:
         raise UserError(f"sampler: {error}") from error

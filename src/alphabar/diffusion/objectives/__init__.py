@@ -28,6 +28,9 @@ class Share(NamedTuple):
     seed: int | None = None
 
 
+ALONE = Share()
+
+
 class Drawn(NamedTuple):
     """Times t [B], their levels [B] in [0, 1], and weights [B] that make up for drawing some times more often than others."""
 
@@ -71,7 +74,7 @@ class Objective(nn.Module, ABC):
     """A loss whose minimum is a good denoiser; a module, since it may learn too."""
 
     @abstractmethod
-    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: Share = Share()) -> Terms:
+    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: Share = ALONE) -> Terms:
         """The loss of clean data x [B, ...]; times and noise are drawn from torch's global stream.
 
         Raises ValueError if the denoiser's network or schedule is not one for this objective.

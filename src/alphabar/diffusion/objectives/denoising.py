@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser
-from alphabar.diffusion.objectives import Coupling, Objective, Share, Terms, Times, Weighting, regress
+from alphabar.diffusion.objectives import ALONE, Coupling, Objective, Share, Terms, Times, Weighting, regress
 from alphabar.diffusion.objectives.couplings import Independent
 from alphabar.diffusion.objectives.times import UniformTimes
 from alphabar.diffusion.objectives.weightings import Uniform
@@ -21,7 +21,7 @@ class Denoising(Objective):
         self.times = times if times is not None else UniformTimes()
         self.coupling = coupling if coupling is not None else Independent()
 
-    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: Share = Share()) -> Terms:
+    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: Share = ALONE) -> Terms:
         t, level, importance = self.times(denoiser.schedule, len(x), x.device, share)
         eps = self.coupling(x)
         output, error = regress(denoiser, x, denoiser.schedule.q_sample(x, t, eps), t, eps, cond)

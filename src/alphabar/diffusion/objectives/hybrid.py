@@ -7,7 +7,7 @@ from torch import Tensor
 
 from alphabar.diffusion.bound import bound_term
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser, Prediction
-from alphabar.diffusion.objectives import Coupling, Objective, Share, Terms, Times, regress
+from alphabar.diffusion.objectives import ALONE, Coupling, Objective, Share, Terms, Times, regress
 from alphabar.diffusion.objectives.couplings import Independent
 from alphabar.diffusion.objectives.times import UniformTimes
 
@@ -37,7 +37,7 @@ class Hybrid(Objective):
         self.times = times if times is not None else UniformTimes()
         self.coupling = coupling if coupling is not None else Independent()
 
-    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: Share = Share()) -> Terms:
+    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: Share = ALONE) -> Terms:
         schedule = denoiser.schedule
         if not schedule.is_discrete:
             raise ValueError(

@@ -21,8 +21,8 @@ from alphabar.training.tasks import Edit, ImageTask
 class Interpolate(ImageTask):
     """Writes rows of frames, drawn from points on the great circle between the noise of the first and that of the last.
 
-    between: "images", row i leads from image 2i to image 2i + 1, by way of their encodings; "noise", from what `task=generate` draws
-        as image i with this seed to what it draws with the next.
+    between: "images", row i leads from image 2i to image 2i + 1, by way of their encodings; "noise", from what `task=generate`
+        draws as image i with this seed to what it draws with the next.
     Raises ValueError as `Inference` does, unless num_frames >= 2, and between images unless the sampler is reversible.
     """
 

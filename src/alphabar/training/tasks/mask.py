@@ -31,7 +31,7 @@ def known_pixels(mask: str, resolution: int) -> Tensor:
     if known.all():
         raise UserError(f"task.mask={mask}: nothing is to be filled in, at {resolution} x {resolution} no pixel is black")
     if not known.any():
-        raise UserError(f"task.mask={mask}: nothing is known, at {resolution} x {resolution} all pixels are black; see task=generate")
+        raise UserError(f"task.mask={mask}: nothing is known, at {resolution} x {resolution} all pixels are black")
     return known
 
 
