@@ -207,7 +207,7 @@ def test_the_bound_counts_every_step_as_one_of_t():
 @pytest.mark.parametrize(
     ("objective", "channels", "schedule", "message"),
     [
-        (Hybrid(), 1, LinearSchedule(), r"2 output channels, this one has 1: choose a network with learned_variance"),
+        (Hybrid(), 1, LinearSchedule(), r"2 output channels, this one has 1: choose one with learned_variance"),
         (Hybrid(), 2, EDMSchedule(), r"EDMSchedule is not one: choose schedule=linear, cosine"),
         (Denoising(), 2, LinearSchedule(), r"leave untrained: choose objective=hybrid, or network.learned_variance=false"),
         (Denoising(), 3, LinearSchedule(), r"need a network whose output is \[1, 4, 4\].*got \[3, 4, 4\]"),
