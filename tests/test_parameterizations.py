@@ -63,7 +63,7 @@ def test_a_denoiser_reads_a_perfect_network_right(parameterization):
 def test_clipping_moves_the_noise_so_that_both_still_give_x_t():
     schedule = LinearSchedule()
     x_t, t = 3 * seeded(0, 4, 1, 2, 2), torch.tensor([1, 100, 500, 900])
-    x_hat, eps_hat = Thresholded(NetworkDenoiser(Constant(seeded(1, 4, 1, 2, 2)), schedule, Epsilon()), Static())(x_t, t)
+    x_hat, eps_hat, _ = Thresholded(NetworkDenoiser(Constant(seeded(1, 4, 1, 2, 2)), schedule, Epsilon()), Static())(x_t, t)
     alpha, sigma = schedule.at(t, x_t)
     assert x_hat.abs().max() == 1
     torch.testing.assert_close(alpha * x_hat + sigma * eps_hat, x_t)
