@@ -259,7 +259,7 @@ def figures(folder):
     return json.loads((folder / "figures.json").read_text())["figures"]
 
 
-def by_hand(file, variance):
+def by_hand(file, variance, probes=1):
     """The two likelihoods of the first six held-out digits, image by image."""
     loaded = load(file, "raw")
     denoiser = loaded.module.denoiser
@@ -269,7 +269,7 @@ def by_hand(file, variance):
         row = x[index : index + 1]
         noise = ImageNoise(derive_seed("flow", 1), [index])
         full = dequantised(row, noise)
-        flows.append(bits_of_density(probability_flow(denoiser, full, None, times, rademacher(noise, full, 1)), 64))
+        flows.append(bits_of_density(probability_flow(denoiser, full, None, times, rademacher(noise, full, probes)), 64))
         if variance is not None:
             noise = ImageNoise(derive_seed("bound", 1), [index])
             seen = Thresholded(denoiser, Static())
@@ -281,7 +281,7 @@ def by_hand(file, variance):
     ("method", "words", "variance", "names"),
     [
         ("ddpm", ["bpd_terms=5"], "beta", ["vlb-n6-heldout-raw-beta1000-terms5", "ode-n6-heldout-raw-heun4-probes1"]),
-        ("ddpm", ["bpd_terms=5", "variance=posterior"], "posterior", ["vlb-n6-heldout-raw-posterior1000-terms5", "ode-n6-heldout-raw-heun4-probes1"]),
+        ("ddpm", ["bpd_terms=5", "variance=posterior", "probes=2"], "posterior", ["vlb-n6-heldout-raw-posterior1000-terms5", "ode-n6-heldout-raw-heun4-probes2"]),
         ("improved_ddpm", ["bpd_terms=5"], "learned", ["vlb-n6-heldout-raw-learned40-terms5", "ode-n6-heldout-raw-heun4-probes1"]),
         ("edm", [], None, ["ode-n6-heldout-raw-heun4-probes1"]),
     ],
@@ -292,7 +292,7 @@ def test_the_command_measures_held_out_images(monkeypatch, tmp_path, capsys, tra
     assert call(monkeypatch, "evaluate", f"checkpoint={trained[method]}", *BPD, *words, f"hydra.run.dir={tmp_path / 'out'}") == 0
     found, printed = figures(tmp_path / "out"), capsys.readouterr().out
     assert list(found) == [f"bpd/{name}{what}" for name in names for what in ("", "-standard_error")]
-    for name, bits in zip(names, by_hand(trained[method], variance), strict=True):
+    for name, bits in zip(names, by_hand(trained[method], variance, 2 if "probes=2" in words else 1), strict=True):
         assert found[f"bpd/{name}"] == pytest.approx(bits.mean().item(), rel=1e-5)
         assert found[f"bpd/{name}-standard_error"] == pytest.approx(bits.std().item() / math.sqrt(6), rel=1e-3)
         assert f"bpd/{name}  " in printed

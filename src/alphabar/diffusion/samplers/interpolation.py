@@ -13,8 +13,7 @@ def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
     way is the straight line.
     """
     a, b = (unit(vector.flatten(1).double()) for vector in (start, end))
-    # Unlike acos(a * b), exact for small angles, too (Kahan 2006).
-    theta = 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))
+    theta = (a * b).sum(1).clamp(-1, 1).acos()
     sine = theta.sin()
     is_circle = sine > 1e-6
     sine = torch.where(is_circle, sine, 1.0)

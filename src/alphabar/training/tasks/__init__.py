@@ -36,10 +36,16 @@ class ImageTask(Inference, ABC):
     num: rows, at most as many as there are images for.
     files: an image, or a folder of images; None: images of the checkpoint's own data that it was not trained on.
     data_root: where that data lies now; None: where it lay in training.
+    Raises ValueError as `Inference` does, and for both of them.
     """
 
     files: str | None = None
     data_root: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.files is not None and self.data_root is not None:
+            raise ValueError(f"need images or data_root, got images={self.files} data_root={self.data_root}")
 
     def originals(self, fabric: Fabric, loaded: Loaded, num: int) -> Tensor:
         """At most `num` images, uint8 [n, C, H, W], on every process. Raises UserError if there are none, or one cannot be read."""
