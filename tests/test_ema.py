@@ -8,6 +8,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Callback
+from PIL import Image
 
 import runs
 import toy
@@ -17,6 +18,9 @@ from alphabar.training.averages import gamma_of
 from alphabar.training.callbacks.ema import EMA, PowerEMA, averaged, trainable
 from alphabar.training.callbacks.snapshots import Snapshots
 from alphabar.training.cli import execute
+from alphabar.training.pictures import save_png
+from alphabar.training.reports.sweep import draw
+from alphabar.training.sweep import Job, Sweep
 
 
 class Weights(Callback):
@@ -358,6 +362,28 @@ def test_fid_over_the_length_is_a_sweep(trained, tmp_path):
         assert receipt["weights"] == f"ema{row['ema_length']}"
         assert float(row["fid"]) == pytest.approx(receipt["figures"][row["fid_name"]])
     assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 5000
+
+
+def test_a_sweep_over_lengths_is_one_protocol_and_needs_no_samples(tmp_path):
+    def job(num, name):
+        return Job(
+            num, {"ema_length": str(num)}, tmp_path / str(num), "finished", result={"fid": {"name": name, "value": 2.0 + num}}
+        )
+
+    sweep = Sweep(tmp_path, [job(num, f"fid/n20-classifier-ema0.{num}-ddim2") for num in range(1, 5)])
+    assert sweep.fid_names() == ["fid/n20-classifier-*-ddim2"]
+    assert sweep.report().endswith("FID is fid/n20-classifier-*-ddim2")
+    draw(sweep, tmp_path / "without.png")
+    for one in sweep.jobs:
+        save_png(torch.zeros(1, 8, 8, dtype=torch.uint8), one.folder / "samples" / "step_1.png")
+    draw(sweep, tmp_path / "with.png")
+    with Image.open(tmp_path / "without.png") as without, Image.open(tmp_path / "with.png") as tiled:
+        assert without.height == 440  # of the plot alone
+        assert tiled.height > 500
+    sweep.jobs = sweep.jobs[:3]
+    assert len(sweep.fid_names()) == 3
+    sweep.jobs = [*sweep.jobs, job(4, "fid/n20-toy")]
+    assert len(sweep.fid_names()) == 4
 
 
 @pytest.mark.parametrize(
