@@ -24,30 +24,17 @@ from alphabar.diffusion.likelihood import (
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.parameterizations import V
 from alphabar.diffusion.schedules.edm import EDMSchedule
-from alphabar.diffusion.schedules.from_alpha_bar import CosineSchedule, LaplaceSchedule, SigmoidSchedule
-from alphabar.diffusion.schedules.linear import LinearSchedule, ScaledLinearSchedule
-from alphabar.diffusion.schedules.shifted_cosine import ShiftedCosineSchedule
-from alphabar.diffusion.schedules.straight import StraightSchedule
+from alphabar.diffusion.schedules.from_alpha_bar import CosineSchedule
+from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.diffusion.thresholdings import Static, Thresholded
 from alphabar.training.app import App
 from alphabar.training.checkpoint import load
 from alphabar.training.cli import execute
 from alphabar.training.data.digits import DigitsSource
 from oracle import GaussianDenoiser, MixtureDenoiser, seeded
+from test_oracle import SCHEDULES as ORACLE_SCHEDULES
 
-SCHEDULES = {
-    "linear": LinearSchedule(),
-    "linear-50": LinearSchedule(50, 1e-3, 0.3),
-    "linear-zero-snr": LinearSchedule(zero_terminal_snr=True),
-    "scaled_linear": ScaledLinearSchedule(),
-    "cosine": CosineSchedule(),
-    "sigmoid": SigmoidSchedule(),
-    "laplace": LaplaceSchedule(),
-    "edm": EDMSchedule(),
-    "straight": StraightSchedule(),
-    "straight-shift3": StraightSchedule(shift=3.0),
-    "shifted_cosine": ShiftedCosineSchedule(resolution=128),
-}
+SCHEDULES = ORACLE_SCHEDULES | {"linear-50": LinearSchedule(50, 1e-3, 0.3)}
 MEAN, STD = 0.3, 0.25
 
 
