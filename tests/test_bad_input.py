@@ -68,6 +68,8 @@ def trained(tmp_path_factory):
         (["method=flow", "grid=karras"], ["grid Karras", "inf", "grid.sigma_max"]),
         (["grid=file", "grid.path=nowhere.txt"], ["sampler: grid.path=nowhere.txt: no such file"]),
         (["grid=file"], ["grid.path"]),
+        (["metric=bpd"], ["metric=bpd: nothing takes metric here", "schedule"]),
+        (["+metric=bpd"], ["+metric=bpd: nothing takes metric here", "schedule"]),
         (["method=ddmp"], ["method=ddmp", "Did you mean ddpm?", "edm, flow, improved_ddpm, v"]),
         (["network.channel_multipliers=[1,2,2,2,2]"], ["network: ", "8", "network="]),
         (["sampler.num_steps=1001"], ["sampler: need 1 <= num_steps <= 1000, the schedule's own, got num_steps=1001"]),

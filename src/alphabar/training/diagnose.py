@@ -79,6 +79,7 @@ class _Known:
             )
         elif key in self.groups:
             reason = self._second_choice(override) if is_addition else None
+            reason = reason or self._no_place(key)
             if reason := reason or _choice_problem(override, self.groups[key]):
                 yield f"{word}: {reason}"
         elif is_addition:
@@ -86,6 +87,14 @@ class _Known:
                 yield f"{word}: nothing takes a key {key}{self._meant(override) or self._others(key)}"
         elif key not in self.keys:
             yield f"{word}: there is no key {key}{self._meant(override) or self._others(key)}{self._plus(override)}"
+
+    def _no_place(self, group: str) -> str | None:
+        """Of a group that this command, or what else was chosen, has no use for."""
+        chosen = self.tree.get("hydra", {}).get("runtime", {}).get("choices", {})
+        if group.startswith("hydra/") or not chosen or group in chosen:
+            return None
+        others = ", ".join(sorted(name for name in chosen if not name.startswith("hydra/")))
+        return f"nothing takes {group} here; the groups that go with this command and its other choices: {others}"
 
     def _second_choice(self, override: Override) -> str | None:
         group = override.key_or_group
@@ -141,16 +150,21 @@ def _compose(app: App, chosen: list[Override], groups: dict[str, list[str]]) -> 
     """The configuration with the choices that are sound, without any other change."""
     sound = [override for override in chosen if not _choice_problem(override, groups[override.key_or_group])]
     words = [
-        f"{'+' if override.is_add() else ''}{override.key_or_group}={_values(override)[0]}"
+        f"{'+' if override.is_add() and override.key_or_group.startswith('hydra/') else ''}"
+        f"{override.key_or_group}={_values(override)[0]}"
         for override in sound
         if _values(override)
     ]
-    for attempt in (words, []):
+    placed: list[str] = []
+    tree: Any = {}
+    for word in [None, *words]:  # one by one, since a choice may leave no place for another
+        attempt = placed if word is None else [*placed, word]
         try:
-            return written(app.compose(attempt))
+            tree = written(app.compose(attempt))
         except (HydraException, OmegaConfBaseException):
             continue
-    return {}
+        placed = attempt
+    return tree
 
 
 def _choice_problem(override: Override, choices: list[str]) -> str | None:
