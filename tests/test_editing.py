@@ -159,6 +159,20 @@ def test_image_to_image_starts_at_the_level_that_was_asked_for(schedule, strengt
         assert out.std().item() == pytest.approx(0.3, abs=0.03)
 
 
+@every_schedule
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_different_strengths_start_at_different_levels_however_few_the_steps(schedule, num_steps):
+    """Regression: they were moved to the sampler's grid, where several fell together."""
+    strengths = [0.2, 0.4, 0.45, 0.6, 0.8, 1.0]
+    ways = [times_below(DDIM(num_steps=num_steps), schedule, strength) for strength in strengths]
+    assert [schedule.level(times[:1]).item() for times in ways] == pytest.approx(strengths, abs=1e-3)
+    for times in ways:
+        assert times[-1] == 0
+        assert (times.diff() < 0).all()
+        assert len(times) <= num_steps + 1
+        assert set(times[1:].tolist()) <= set(DDIM(num_steps=num_steps).times(schedule).tolist())
+
+
 def test_the_less_strength_the_nearer_the_result():
     torch.manual_seed(0)
     x = torch.full((500, 1), 0.9)

@@ -223,3 +223,37 @@ def test_a_variance_that_was_not_learned_is_refused():
     denoiser = NetworkDenoiser(Mean(), LinearSchedule(), Epsilon())
     with pytest.raises(ValueError, match=r"variance=learned: this network has learned none.*choose posterior or beta"):
         DDPM(num_steps=10, variance="learned").sample(denoiser, seeded(0, 2, 1, 4, 4))
+
+
+@every_schedule
+def test_the_speed_is_the_slope_of_log_snr_without_its_infinities(schedule):
+    """alpha * sigma * -d log snr / d level, by differences of log snr; at the ends, where these are no use, still finite."""
+    u = torch.linspace(0.1005, 0.9005, 9, dtype=torch.float64)  # in the middle of steps
+    ends = schedule.time(torch.stack([u - 0.001, u + 0.001]))
+    alpha, sigma = (scale.double() for scale in schedule(ends))
+    change = -2 * (alpha / sigma).log().diff(dim=0)[0] / 0.002
+    t = schedule.time(u)
+    alpha, sigma = (scale.double() for scale in schedule(t))
+    torch.testing.assert_close(schedule.speed(t).double(), alpha * sigma * change, rtol=1e-3, atol=1e-4)
+    ends = schedule.speed(schedule.time(torch.tensor([0.0, 1.0])))
+    assert ends.isfinite().all()
+    assert (ends > 0).all()
+
+
+def test_the_speed_follows_the_shift_of_straight_paths_and_of_edm():
+    for schedule in (StraightSchedule(3.0), EDMSchedule(), ShiftedCosineSchedule(256)):
+        u = torch.linspace(0.05, 0.95, 19, dtype=torch.float64).requires_grad_()
+        alpha, sigma = schedule(schedule.time(u))
+        log_snr = 2 * (alpha / sigma).log()
+        (slope,) = torch.autograd.grad(-log_snr.sum(), u)
+        torch.testing.assert_close(schedule.speed(schedule.time(u)), alpha * sigma * slope)
+    assert LinearSchedule(zero_terminal_snr=True).speed(torch.arange(1, 1001)).isfinite().all()
+
+
+@pytest.mark.parametrize("grid", [Karras, LogSNR])
+@pytest.mark.parametrize("ends", [{"sigma_min": 0}, {"sigma_max": 0}, {"sigma_min": 0.0, "sigma_max": 80.0}, {"sigma_max": -1.0}])
+def test_ends_that_are_no_noise_levels_are_refused(grid, ends):
+    """0 is not null, which stands for the schedule's own."""
+    with pytest.raises(ValueError, match=r"^need 0 < sigma_min < sigma_max, got sigma_min="):
+        grid(**ends)
+    assert grid(sigma_min=None, sigma_max=80.0).sigma_min is None

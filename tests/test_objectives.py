@@ -16,8 +16,8 @@ from alphabar.diffusion.objectives.times import LogNormalTimes
 from alphabar.diffusion.objectives.weightings import P2, LearnedUncertainty, MinSNR, Sigmoid, SoftMinSNR, Uniform
 from alphabar.diffusion.parameterizations import EDM, Epsilon, V, Velocity, X
 from alphabar.diffusion.schedules.edm import EDMSchedule
-from alphabar.diffusion.schedules.from_alpha_bar import CosineSchedule
 from alphabar.diffusion.schedules.linear import LinearSchedule
+from alphabar.diffusion.schedules.shifted_cosine import ShiftedCosineSchedule
 from alphabar.diffusion.schedules.straight import StraightSchedule
 from alphabar.models.couplings import Immiscible, OptimalTransport, nearest
 from oracle import seeded
@@ -40,14 +40,17 @@ class Net(nn.Module):
 
 # --- Weightings, against the papers' closed forms
 
-ALPHA, SIGMA = (scale.double() for scale in CosineSchedule()(torch.arange(1, 1000)))
+# lambda = -2 log(tan(pi t / 2)) + a constant, so -dlambda / dt = 2 pi / sin(pi t), and training's t runs evenly from first to last.
+SHIFTED, T = ShiftedCosineSchedule(256, base_resolution=64), torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+ALPHA, SIGMA = SHIFTED(T)
 SNR = (ALPHA / SIGMA) ** 2
+SLOPE = 2 * math.pi / torch.sin(math.pi * T) * (SHIFTED.last - SHIFTED.first)
 
 
 def in_eps(weighting, parameterization):
     """The weight of the error of eps_hat that a weighting of y amounts to."""
     determinant = parameterization.determinant(ALPHA, SIGMA)
-    return weighting.weight(ALPHA, SIGMA, determinant) * (determinant / ALPHA) ** 2
+    return weighting(torch.ones_like(ALPHA), ALPHA, SIGMA, determinant, SHIFTED.speed(T)) * (determinant / ALPHA) ** 2
 
 
 @pytest.mark.parametrize("parameterization", [Epsilon(), X(), V(), Velocity(), EDM()], ids=lambda p: type(p).__name__)
@@ -57,7 +60,7 @@ def in_eps(weighting, parameterization):
         (MinSNR(5.0), SNR.clamp(max=5) / SNR),
         (SoftMinSNR(4.0), 4 / (SNR + 4)),
         (P2(k=1.0, gamma=0.5), (1 + SNR) ** -0.5),
-        (Sigmoid(bias=-1.0), torch.sigmoid(-1 - SNR.log())),
+        (Sigmoid(bias=-1.0), 0.5 * SLOPE * torch.sigmoid(-1 - SNR.log())),  # Kingma & Gao 2023, eq. 2 and sec. 4
     ],
     ids=["min_snr", "soft_min_snr", "p2", "sigmoid"],
 )
@@ -68,8 +71,28 @@ def test_weights_mean_the_same_whatever_the_network_outputs(weighting, expected,
 @pytest.mark.parametrize("weighting", [MinSNR(), SoftMinSNR(), P2(), Sigmoid(), Uniform()], ids=lambda w: type(w).__name__)
 @pytest.mark.parametrize("parameterization", [X(), V(), Velocity()], ids=lambda p: type(p).__name__)
 def test_weights_are_finite_at_both_ends_of_straight_paths(weighting, parameterization):
-    alpha, sigma = StraightSchedule()(torch.tensor([2**-25, 1e-6, 1 - 1e-6, 1.0]))
-    assert weighting.weight(alpha, sigma, parameterization.determinant(alpha, sigma)).isfinite().all()
+    schedule, t = StraightSchedule(), torch.tensor([2**-25, 1e-6, 1 - 1e-6, 1.0])
+    alpha, sigma = schedule(t)
+    determinant = parameterization.determinant(alpha, sigma)
+    assert weighting(torch.ones_like(t), alpha, sigma, determinant, schedule.speed(t)).isfinite().all()
+
+
+@pytest.mark.parametrize("parameterization", [Epsilon(), V()], ids=lambda p: type(p).__name__)
+def test_the_sigmoid_loss_is_an_integral_over_log_snr_whatever_the_schedule(parameterization):
+    """E_t[w(lambda) * -dlambda/dt * error of eps_hat] / 2 does not depend on how lambda runs from end to end."""
+
+    def loss(schedule):
+        t = schedule.time(torch.linspace(0, 1, 20001, dtype=torch.float64)[:-1] + 0.5 / 20000)
+        alpha, sigma = schedule(t)
+        determinant, log_snr = parameterization.determinant(alpha, sigma), 2 * (alpha / sigma).log()
+        error = (determinant / alpha) ** 2 / (1 + (log_snr - 1).square())  # of y, for some error of eps_hat
+        return Sigmoid(-1.0)(error, alpha, sigma, determinant, schedule.speed(t)).mean().item()
+
+    log_snr = torch.linspace(-15, 15, 20001, dtype=torch.float64)
+    exact = 0.5 * torch.trapezoid(torch.sigmoid(-1 - log_snr) / (1 + (log_snr - 1).square()), log_snr).item()
+    end = math.exp(7.5)
+    for schedule in (ShiftedCosineSchedule(64), SHIFTED, EDMSchedule(1 / end, end)):
+        assert loss(schedule) == pytest.approx(exact, rel=1e-3)
 
 
 def test_uncertainty_is_learned_for_every_level_by_itself():
@@ -79,14 +102,14 @@ def test_uncertainty_is_learned_for_every_level_by_itself():
     optimizer = torch.optim.Adam(weighting.parameters(), lr=0.02)
     for _ in range(400):
         t = schedule.time(torch.rand(256))
-        loss = weighting(0.1 + t / (1 + t), torch.ones_like(t), t, t).mean()
+        loss = weighting(0.1 + t / (1 + t), torch.ones_like(t), t, t, t).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     t = torch.tensor([0.01, 0.3, 5.0, 60.0])
     learned = weighting.uncertainty(torch.ones_like(t), t)
     assert learned.tolist() == pytest.approx((0.1 + t / (1 + t)).log().tolist(), abs=0.15)
-    assert LearnedUncertainty()(torch.ones(3), torch.ones(3), torch.ones(3), torch.ones(3)).tolist() == [1, 1, 1]
+    assert LearnedUncertainty()(*[torch.ones(3)] * 5).tolist() == [1, 1, 1]
 
 
 # --- Couplings
@@ -189,6 +212,28 @@ def test_hybrid_adds_the_bound_for_the_variance_alone():
     assert simple == pytest.approx(plain.item(), rel=1e-4)
     _, (mean_vlb, _) = hybrid_parts(Hybrid(simple=False), x)
     assert mean_vlb != pytest.approx(mean_small, rel=0.1)
+
+
+def test_hybrid_weighs_its_simple_loss_and_the_bound_stays_as_it_is():
+    x = seeded(0, 16, 1, 4, 4).clamp(-1, 1)
+    plain, (mean_plain, variance_plain) = hybrid_parts(Hybrid(), x)
+    assert hybrid_parts(Hybrid(weighting=Uniform()), x) == (plain, [mean_plain, variance_plain])
+    weighted, (_, variance) = hybrid_parts(Hybrid(weighting=MinSNR(0.1)), x)
+    torch.manual_seed(0)
+    simple = Denoising()(NetworkDenoiser(Net(1), LinearSchedule(), Epsilon()), x).loss.mean().item()
+    torch.manual_seed(0)
+    simple_weighted = Denoising(MinSNR(0.1))(NetworkDenoiser(Net(1), LinearSchedule(), Epsilon()), x).loss.mean().item()
+    assert variance == pytest.approx(variance_plain)
+    assert weighted - plain == pytest.approx(simple_weighted - simple, rel=1e-4)
+    assert abs(weighted - plain) > 0.1 * simple
+
+
+def test_the_bound_alone_takes_no_weighting():
+    with pytest.raises(
+        ValueError, match=r"^need weighting=uniform for the bound alone, .* got MinSNR; objective=hybrid takes others$"
+    ):
+        Hybrid(simple=False, weighting=MinSNR())
+    Hybrid(simple=False, weighting=Uniform())
 
 
 def test_the_bound_counts_every_step_as_one_of_t():

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import runs
 
@@ -96,6 +97,26 @@ def test_going_on_takes_new_limits_and_refuses_what_would_be_another_run(tmp_pat
     assert runs.checkpoint(folder)["global_step"] == 12
     assert "max_steps: 12" in (folder / "config.yaml").read_text()
     assert "max_steps: 10" in (folder / "config_until_step_10.yaml").read_text()
+
+
+def test_a_run_of_another_version_is_refused_in_one_line(tmp_path):
+    """As it was written when samplers had `clip` in the place of `thresholding`."""
+    folder = tmp_path / "run"
+    code, _, err = runs.run("train.py", *runs.words("trainer.max_steps=2", "callbacks.fid=null", folder=folder), cwd=tmp_path)
+    assert code == 0, err
+    file = folder / "config.yaml"
+    saved = OmegaConf.load(file)
+    for sampler in (saved.sampler, saved.callbacks.samples.sampler, saved.callbacks.film.sampler):
+        sampler.clip = True
+        del sampler["thresholding"]
+    OmegaConf.save(saved, file)
+    code, _, err = runs.run("train.py", f"resume={folder}", "trainer.max_steps=4", cwd=tmp_path)
+    assert code == 2
+    assert err == (
+        f"error: resume={folder}: its config.yaml does not fit this version of alphabar: "
+        "sampler: DDIM has no argument 'clip'. It takes: num_steps, grid, thresholding, eta (and 2 more); "
+        "go on with the version that wrote it, or start a new run\n"
+    )
 
 
 def test_two_processes_stop_and_go_on_with_the_same_figures(tmp_path):

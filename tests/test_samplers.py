@@ -1,9 +1,13 @@
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.samplers.ddpm import DDPM
+from alphabar.diffusion.samplers.dpmpp_2m import DPMpp2M
+from alphabar.diffusion.samplers.interpolation import slerp
+from alphabar.diffusion.samplers.unipc import UniPC
 from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.diffusion.thresholdings import Static
 from oracle import GaussianDenoiser, seeded
@@ -74,3 +78,60 @@ def test_what_makes_no_sampler_is_refused(make, message):
 )
 def test_a_label_says_what_changes_a_figure(sampler, label):
     assert sampler.label(LinearSchedule()) == label
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_unipc_remembers_no_more_than_its_order(order):
+    """Regression: all of the trajectory stayed in memory."""
+    sampler, denoiser = UniPC(num_steps=8, order=order), GaussianDenoiser(LinearSchedule(), mean=0.3, std=0.5)
+    times = sampler.times(denoiser.schedule)
+    run, x = sampler.begin(denoiser, None, torch.randn_like, times), seeded(0, 2, 3)
+    for index in range(8):
+        run.index = index
+        x = sampler.step(run, x, times[index].expand(2), times[index + 1].expand(2))
+        assert len(run.memory) == min(order, index + 1)
+
+
+class Apple(torch.Tensor):
+    """Stands for a tensor on one of Apple's GPUs."""
+
+
+class NoFloat64(TorchFunctionMode):
+    """Lets `Apple` tensors say that they are on the device mps, and refuses to make float64 of them, as that device does."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func == torch.Tensor.device.__get__ and isinstance(args[0], Apple):
+            return torch.device("mps")
+        if func is torch.Tensor.cpu:
+            return args[0].as_subclass(torch.Tensor)
+        given = [*args[1:], *kwargs.values()]
+        if func is torch.Tensor.to and any(each == torch.device("mps") or isinstance(each, Apple) for each in given):
+            dtypes = [each if isinstance(each, torch.dtype) else each.dtype for each in given if not isinstance(each, torch.device)]
+            moved = args[0].as_subclass(torch.Tensor).to(*dtypes) if dtypes else args[0]
+            return self._checked(moved.as_subclass(Apple))
+        return self._checked(func(*args, **kwargs))
+
+    def _checked(self, made):
+        if isinstance(made, Apple) and made.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return made
+
+
+def test_apples_gpus_which_have_no_float64_are_not_asked_for_it():
+    schedule = LinearSchedule(num_steps=20)
+    start, end = seeded(0, 2, 1, 4, 4), seeded(1, 2, 1, 4, 4)
+    sampler, denoiser = DPMpp2M(num_steps=5), GaussianDenoiser(schedule, 0.3, 0.5)
+    between, drawn = slerp(start, end, 0.3), sampler.sample(denoiser, start)
+    with NoFloat64():
+        for name, buffer in schedule.named_buffers():
+            setattr(schedule, name, buffer.as_subclass(Apple))
+        start, end = start.as_subclass(Apple), end.as_subclass(Apple)
+        assert start.device.type == "mps"
+        with pytest.raises(TypeError, match="MPS"):
+            start.double()
+        torch.testing.assert_close(slerp(start, end, 0.3).cpu(), between)
+        torch.testing.assert_close(sampler.sample(denoiser, start).cpu(), drawn)
+        assert schedule.time_of(schedule.sigma[5:6] / schedule.alpha[5:6]).cpu().tolist() == [5]
+        assert schedule.settle(torch.tensor([9.0, 4.0]).as_subclass(Apple)).cpu().tolist() == [9, 4, 0]
+        assert len(schedule.ratios()) == 20

@@ -111,3 +111,12 @@ def test_importance_sampling_remembers_the_newest_losses():
     times.observe(torch.tensor([0.1, 0.9, 0.1, 0.1, 0.1, 0.1]), torch.tensor([1.0, 9.0, 2.0, 3.0, 4.0, 5.0]))
     assert sorted(times.losses[0].tolist()) == [3.0, 4.0, 5.0]
     assert times.counts.tolist() == [5, 1]
+
+
+def test_a_loss_that_is_not_finite_is_not_remembered():
+    times = ImportanceTimes(num_bins=2, num_losses=2)
+    times.observe(torch.tensor([0.1, 0.1, 0.9, 0.9]), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    times.observe(torch.tensor([0.1, 0.9, 0.9, 0.9]), torch.tensor([float("nan"), 5.0, 6.0, float("inf")]))
+    assert sorted(times.losses[0].tolist()) == [1.0, 2.0]
+    assert times.losses[1].tolist() == [3.0, 6.0]  # the slot whose newest is infinite stays as it was
+    assert draw(times, LinearSchedule()).weight.isfinite().all()

@@ -52,7 +52,9 @@ class NoiseGrid(Grid, ABC):
     sigma_max: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < (self.sigma_min or 1e-12) < (self.sigma_max or math.inf):
+        low = math.ulp(0) if self.sigma_min is None else self.sigma_min
+        high = math.inf if self.sigma_max is None else self.sigma_max
+        if not 0 < low < high:
             raise ValueError(f"need 0 < sigma_min < sigma_max, got sigma_min={self.sigma_min}, sigma_max={self.sigma_max}")
 
     @abstractmethod
@@ -62,7 +64,8 @@ class NoiseGrid(Grid, ABC):
     def __call__(self, schedule: Schedule, num_steps: int | None) -> Tensor:
         name = type(self).__name__
         first, last = schedule.noise_range()
-        low, high = self.sigma_min or first, self.sigma_max or last
+        low = first if self.sigma_min is None else self.sigma_min
+        high = last if self.sigma_max is None else self.sigma_max
         if not 0 < low < high < math.inf:
             raise ValueError(
                 f"grid {name}: need 0 < sigma_min < sigma_max < inf, which for this schedule are {low:g} and {high:g}; "

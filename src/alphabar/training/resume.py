@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from alphabar.errors import UserError
 from alphabar.training.checkpoint import read
 from alphabar.training.cli import task_overrides
-from alphabar.training.config import check
+from alphabar.training.config import ConfigError, check
 from alphabar.training.run_dir import lock, must_be_resumable
 
 MAY_CHANGE = ("trainer", "callbacks", "logger", "name", "data.num_workers")
@@ -24,8 +24,8 @@ class Stopped(NamedTuple):
 def take_up(cfg: DictConfig) -> tuple[DictConfig, Stopped]:
     """The configuration that the run in `cfg.resume` was started with, with this command's changes, and where it stopped.
 
-    Raises UserError if the folder holds no run or no checkpoint, if another process is training it, or for a change that would make
-    it another run.
+    Raises UserError if the folder holds no run or no checkpoint, or one of another version of alphabar, if another process is
+    training it, or for a change that would make it another run.
     """
     folder = Path(cfg.run_dir)
     path = folder / "checkpoints" / "last.ckpt"
@@ -39,7 +39,7 @@ def take_up(cfg: DictConfig) -> tuple[DictConfig, Stopped]:
             change(saved, cfg, key)
     saved.run_dir = str(folder)
     saved.resume = str(cfg.resume)
-    check(saved)
+    must_be_of_this_version(saved)
     return saved, Stopped(path, read(path)["global_step"])
 
 
@@ -48,3 +48,16 @@ def change(saved: DictConfig, cfg: DictConfig, key: str) -> None:
     if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
         raise UserError(f"{key}: cannot change when a run is resumed, it would be another run; what can: {', '.join(MAY_CHANGE)}")
     OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+
+
+def must_be_of_this_version(saved: DictConfig) -> None:
+    """Raises UserError, in one line, for a run's configuration that does not pass; what this command changes has passed before."""
+    try:
+        check(saved)
+    except ConfigError as error:
+        first, *others = str(error).splitlines()
+        more = f" (and {len(others)} more)" if others else ""
+        raise UserError(
+            f"resume={saved.resume}: its config.yaml does not fit this version of alphabar: {first}{more}; "
+            "go on with the version that wrote it, or start a new run"
+        ) from error

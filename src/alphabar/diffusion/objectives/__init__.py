@@ -55,10 +55,11 @@ class Weighting(nn.Module, ABC):
     """How much each noise level counts; a module, since it may learn too."""
 
     @abstractmethod
-    def forward(self, error: Tensor, alpha: Tensor, sigma: Tensor, determinant: Tensor) -> Tensor:
+    def forward(self, error: Tensor, alpha: Tensor, sigma: Tensor, determinant: Tensor, speed: Tensor) -> Tensor:
         """The loss [B] from the squared error [B] of the network's output y.
 
         The error of x_hat is sigma / determinant times that of y: a weight w stated for x is w * (sigma / determinant)^2 here.
+        speed: the schedule's; divided by alpha * sigma, how fast log snr falls.
         """
 
 

@@ -31,6 +31,7 @@ class Denoising(Objective):
                 "choose objective=hybrid, or network.learned_variance=false"
             )
         alpha, sigma = denoiser.schedule(t)
-        loss = self.weighting(error, alpha, sigma, denoiser.parameterization.determinant(alpha, sigma))
+        determinant = denoiser.parameterization.determinant(alpha, sigma)
+        loss = self.weighting(error, alpha, sigma, determinant, denoiser.schedule.speed(t))
         self.times.observe(level, loss.detach())
         return Terms(importance * loss, level)

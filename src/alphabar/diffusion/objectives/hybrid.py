@@ -7,9 +7,10 @@ from torch import Tensor
 
 from alphabar.diffusion.bound import bound_term
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser, Prediction
-from alphabar.diffusion.objectives import ALONE, Coupling, Objective, Share, Terms, Times, regress
+from alphabar.diffusion.objectives import ALONE, Coupling, Objective, Share, Terms, Times, Weighting, regress
 from alphabar.diffusion.objectives.couplings import Independent
 from alphabar.diffusion.objectives.times import UniformTimes
+from alphabar.diffusion.objectives.weightings import Uniform
 
 
 class Hybrid(Objective):
@@ -18,14 +19,17 @@ class Hybrid(Objective):
     L_simple is the squared error of the network's output and trains the mean; L_vlb, the variational bound in bits per dimension,
     sees the mean as a constant and trains the variance. A single step stands for the T of the bound, so its term counts T-fold.
 
+    weighting: of L_simple; None: 1, as in the paper.
     simple: False leaves L_simple out, and the bound trains mean and variance (their L_vlb; draw times by importance then).
-    Raises ValueError unless vlb_weight > 0; in use, on a schedule that is not discrete, or for a network without such channels.
+    Raises ValueError unless vlb_weight > 0, and for a weighting of what is left out; in use, on a schedule that is not discrete, or
+    for a network without such channels.
     """
 
     def __init__(
         self,
         vlb_weight: float = 0.001,
         simple: bool = True,
+        weighting: Weighting | None = None,
         times: Times | None = None,
         coupling: Coupling | None = None,
     ) -> None:
@@ -34,6 +38,12 @@ class Hybrid(Objective):
             raise ValueError(f"need vlb_weight > 0, got vlb_weight={vlb_weight}")
         self.vlb_weight = vlb_weight
         self.simple = simple
+        self.weighting = weighting if weighting is not None else Uniform()
+        if not simple and not isinstance(self.weighting, Uniform):
+            raise ValueError(
+                "need weighting=uniform for the bound alone, whose terms weigh what they do, "
+                f"got {type(weighting).__name__}; objective=hybrid takes others"
+            )
         self.times = times if times is not None else UniformTimes()
         self.coupling = coupling if coupling is not None else Independent()
 
@@ -57,6 +67,10 @@ class Hybrid(Objective):
         mean = Prediction(x_hat.detach(), eps_hat.detach(), variance) if self.simple else Prediction(x_hat, eps_hat, variance)
         num_steps = float(schedule.time(torch.ones(())))
         bits = bound_term(schedule, mean, x, x_t, t, t - 1, "learned") / math.log(2)
-        loss = self.vlb_weight * num_steps * bits + (error if self.simple else 0)
+        loss = self.vlb_weight * num_steps * bits
+        if self.simple:
+            alpha, sigma = schedule(t)
+            determinant = denoiser.parameterization.determinant(alpha, sigma)
+            loss = loss + self.weighting(error, alpha, sigma, determinant, schedule.speed(t))
         self.times.observe(level, loss.detach())
         return Terms(importance * loss, level)

@@ -159,5 +159,7 @@ class ImportanceTimes(Times):
         slots = (self.counts[bins] + place) % self.num_losses
         # Where a bin has more losses than it remembers, those that share a slot all bring the newest one's value.
         newer = (torch.searchsorted(bins, bins, right=True) - 1 - index) // self.num_losses
-        self.losses[bins, slots] = loss[index + newer * self.num_losses]
+        newest = loss[index + newer * self.num_losses]
+        # One NaN among what is remembered would make all of p NaN ever after.
+        self.losses[bins, slots] = torch.where(newest.isfinite(), newest, self.losses[bins, slots])
         self.counts.index_add_(0, bins, torch.ones_like(bins))

@@ -16,7 +16,7 @@ class FixedWeighting(Weighting, ABC):
     def weight(self, alpha: Tensor, sigma: Tensor, determinant: Tensor) -> Tensor:
         """w [B] of the squared error of y."""
 
-    def forward(self, error: Tensor, alpha: Tensor, sigma: Tensor, determinant: Tensor) -> Tensor:
+    def forward(self, error: Tensor, alpha: Tensor, sigma: Tensor, determinant: Tensor, speed: Tensor) -> Tensor:
         return self.weight(alpha, sigma, determinant) * error
 
 
@@ -77,16 +77,20 @@ class P2(FixedWeighting):
         return (self.k + (alpha / sigma) ** 2) ** -self.gamma * (alpha / determinant) ** 2
 
 
-class Sigmoid(FixedWeighting):
-    """w = sigmoid(bias - log snr) on eps_hat (Kingma & Gao 2023, sec. 4; Hoogeboom et al. 2024, sec. 3.1)."""
+class Sigmoid(Weighting):
+    """1/2 * sigmoid(bias - log snr) * (-d log snr / dt) on eps_hat, t even in [0, 1] (Kingma & Gao 2023, eq. 2 and sec. 4;
+    Hoogeboom et al. 2024, sec. 3.1): an integral over log snr, so that the schedule decides how precisely, not how much, a level
+    counts. That is so with times=uniform; others, such as logit_normal, weigh on top of it.
+    """
 
     def __init__(self, bias: float = -1.0) -> None:
         super().__init__()
         self.bias = bias
 
-    def weight(self, alpha: Tensor, sigma: Tensor, determinant: Tensor) -> Tensor:
-        # sigmoid(b - log snr) = sigma^2 / (sigma^2 + e^-b alpha^2)
-        return sigma**2 / (sigma**2 + math.exp(-self.bias) * alpha**2) * (alpha / determinant) ** 2
+    def forward(self, error: Tensor, alpha: Tensor, sigma: Tensor, determinant: Tensor, speed: Tensor) -> Tensor:
+        # sigmoid(b - log snr) = sigma^2 / (sigma^2 + e^-b alpha^2), and the slope is speed / (alpha sigma): finite at both ends.
+        weight = 0.5 * alpha * sigma * speed / (sigma**2 + math.exp(-self.bias) * alpha**2)
+        return weight / determinant**2 * error
 
 
 class LearnedUncertainty(Weighting):
@@ -115,6 +119,6 @@ class LearnedUncertainty(Weighting):
             features = math.sqrt(2) * torch.cos(label.float()[:, None] * self.frequencies + self.phases)
             return self.linear(features)[:, 0]
 
-    def forward(self, error: Tensor, alpha: Tensor, sigma: Tensor, determinant: Tensor) -> Tensor:
+    def forward(self, error: Tensor, alpha: Tensor, sigma: Tensor, determinant: Tensor, speed: Tensor) -> Tensor:
         u = self.uncertainty(alpha, sigma)
         return error / u.exp() + u

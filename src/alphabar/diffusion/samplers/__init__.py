@@ -140,10 +140,15 @@ class Sampler(ABC):
 
 
 def on_device(times: Tensor, like: Tensor) -> Tensor:
-    """The times where `like` is; in float32 on Apple's GPUs, which have no float64."""
-    if like.device.type == "mps" and times.is_floating_point():
-        times = times.float()
+    """The times where `like` is, float64 ones in the finest type that there is."""
+    if times.dtype == torch.float64:
+        times = times.to(finest(like))
     return times.to(like.device)
+
+
+def finest(like: Tensor) -> torch.dtype:
+    """float64, but float32 where `like` is on one of Apple's GPUs, which have no float64."""
+    return torch.float32 if like.device.type == "mps" else torch.float64
 
 
 def changes(settings: Any, left_out: tuple[str, ...] = ()) -> str:

@@ -29,14 +29,16 @@ def image_to_image(
 
 
 def times_below(sampler: Sampler, schedule: Schedule, strength: float) -> Tensor:
-    """The sampler's grid from the time on whose level is nearest to `strength`: [N + 1] with N >= 1.
+    """The time at level `strength`, of a discrete schedule the step it lies in, and then the sampler's grid: [N + 1] with N >= 1.
 
-    Raises ValueError outside (0, 1].
+    It takes the place of the nearest time of the grid, so that no step is much shorter than the others, which multistep samplers
+    would not bear. Raises ValueError outside (0, 1].
     """
     must_be_strength(strength)
     times = sampler.times(schedule)
-    first = int((schedule.level(times[:-1]) - strength).abs().argmin())
-    return times[first:]
+    start = schedule.time(torch.tensor([strength], dtype=torch.float64)).to(times)
+    nearest = int((schedule.level(times[:-1]) - schedule.level(start)).abs().argmin())
+    return torch.cat([start, times[nearest + 1 :]])
 
 
 def must_be_strength(strength: float) -> None:

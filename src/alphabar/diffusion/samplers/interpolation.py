@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from alphabar.diffusion.samplers import finest
+
 
 def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
     """The point at `weight` in [0, 1] of the way from `start` to `end`, both [B, ...], along the great circle through each pair:
@@ -12,7 +14,7 @@ def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
     theta is their angle over all dimensions of an image. Where they are parallel or opposite, there is no one such circle, and the
     way is the straight line.
     """
-    a, b = (unit(vector.flatten(1).double()) for vector in (start, end))
+    a, b = (unit(vector.flatten(1).to(finest(vector))) for vector in (start, end))
     theta = (a * b).sum(1).clamp(-1, 1).acos()
     sine = theta.sin()
     is_circle = sine > 1e-6

@@ -48,6 +48,7 @@ class UniPC(Sampler):
         if past:
             x_t = advance(run, past[-self._order(run, run.index - 1) :], t, now, prediction.x_hat)
         past.append(Past(t, now, x_t, prediction.x_hat))
+        del past[: -self.order]
         return advance(run, past[-self._order(run, run.index) :], s, then, None)
 
     def _order(self, run: Run, index: int) -> int:

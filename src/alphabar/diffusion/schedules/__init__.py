@@ -27,6 +27,11 @@ class Schedule(nn.Module, ABC):
         """The level in [0, 1] of time t: the inverse of `time`."""
 
     @abstractmethod
+    def speed(self, t: Tensor) -> Tensor:
+        """2 * (alpha dsigma/du - sigma dalpha/du) at time t, the shape of t, u being its level: alpha * sigma * (-d log snr / du),
+        which is finite where log snr is not."""
+
+    @abstractmethod
     def label(self, t: Tensor) -> Tensor:
         """What a network is told about t: of the order of 0 to 1000, the shape of t."""
 

@@ -29,6 +29,7 @@ class DiscreteSchedule(Schedule):
     alpha_bar: Tensor
     alpha: Tensor
     sigma: Tensor
+    turn: Tensor
 
     def __init__(self, betas: Tensor, zero_terminal_snr: bool = False) -> None:
         super().__init__()
@@ -47,6 +48,9 @@ class DiscreteSchedule(Schedule):
         # From float64: 1 - alpha_bar in float32 has lost three digits where t is small.
         self.register_buffer("alpha", alpha_bar.sqrt().float(), persistent=False)
         self.register_buffer("sigma", (1 - alpha_bar).sqrt().float(), persistent=False)
+        angle = torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())
+        (turn,) = torch.gradient(angle)  # differences of both neighbours, at the ends of one
+        self.register_buffer("turn", turn.float(), persistent=False)
 
     @property
     def num_steps(self) -> int:
@@ -69,19 +73,23 @@ class DiscreteSchedule(Schedule):
         """The middle of the share of [0, 1] that `time` maps to step t."""
         return (t - 0.5) / self.num_steps
 
+    def speed(self, t: Tensor) -> Tensor:
+        """2 d(angle)/du, alpha = cos(angle), sigma = sin(angle), by differences between steps."""
+        return 2 * self.num_steps * self.turn[t]
+
     def label(self, t: Tensor) -> Tensor:
         """t - 1: the first step has label 0, as in published checkpoints."""
         return (t - 1).float()
 
     def ratios(self) -> Tensor:
         """sigma / alpha of the steps 1..T, float64 [T] on the CPU, rising; the last is inf with zero terminal SNR."""
-        alpha_bar = self.alpha_bar[1:].double().cpu()
-        return self.sigma[1:].double().cpu() / alpha_bar.sqrt()
+        alpha_bar = self.alpha_bar[1:].cpu().double()
+        return self.sigma[1:].cpu().double() / alpha_bar.sqrt()
 
     def time_of(self, ratio: Tensor) -> Tensor:
         ratios = self.ratios()
         borders = (ratios[:-1] * ratios[1:]).sqrt()
-        steps = torch.searchsorted(borders, ratio.detach().double().cpu().contiguous(), right=True) + 1
+        steps = torch.searchsorted(borders, ratio.detach().cpu().double().contiguous(), right=True) + 1
         return steps.to(ratio.device)
 
     def noise_range(self) -> tuple[float, float]:
@@ -99,7 +107,7 @@ class DiscreteSchedule(Schedule):
         """The nearest steps; where several fall together, those with more noise make room by moving up, or down from T."""
         self._must_have(len(times))
         upwards = torch.arange(len(times), 0, -1)  # the least that each step can be
-        steps = times.detach().double().cpu().round().long().clamp(1, self.num_steps)
+        steps = times.detach().cpu().double().round().long().clamp(1, self.num_steps)
         steps = (steps - upwards).flip(0).cummax(0).values.flip(0) + upwards
         downwards = torch.arange(len(times))
         steps = (steps.clamp(max=self.num_steps) + downwards).cummin(0).values - downwards

@@ -31,6 +31,10 @@ class EDMSchedule(Schedule):
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return ((t ** (1 / self.rho) - low) / (high - low)).clamp(0, 1)
 
+    def speed(self, t: Tensor) -> Tensor:
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return 2 * self.rho * (high - low) * t ** (1 - 1 / self.rho)  # 2 dt/du
+
     def label(self, t: Tensor) -> Tensor:
         """250 * ln(t): the c_noise of Karras et al. times 1000, for networks that are not told c_noise itself."""
         return 250 * t.log()

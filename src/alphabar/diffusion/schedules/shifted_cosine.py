@@ -39,6 +39,11 @@ class ShiftedCosineSchedule(Schedule):
     def level(self, t: Tensor) -> Tensor:
         return (t - self.first) / (self.last - self.first)
 
+    def speed(self, t: Tensor) -> Tensor:
+        # 2 d(angle)/du, tan(angle) = ratio * tan(pi t / 2)
+        squared_length = torch.cos(math.pi / 2 * t) ** 2 + (self.ratio * torch.sin(math.pi / 2 * t)) ** 2
+        return (self.last - self.first) * math.pi * self.ratio / squared_length
+
     def label(self, t: Tensor) -> Tensor:
         """1000 * t."""
         return 1000 * t

@@ -31,6 +31,9 @@ class StraightSchedule(Schedule):
     def level(self, t: Tensor) -> Tensor:
         return t / (self.shift - (self.shift - 1) * t)
 
+    def speed(self, t: Tensor) -> Tensor:
+        return 2 * (self.shift - (self.shift - 1) * t) ** 2 / self.shift  # 2 dt/du
+
     def label(self, t: Tensor) -> Tensor:
         """1000 * t."""
         return 1000 * t

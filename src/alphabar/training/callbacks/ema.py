@@ -85,14 +85,12 @@ class WeightAverages(Callback, ABC):
         saved = checkpoint["ema"]
         if saved["weights"].keys() != trainable(pl_module).keys():
             raise UserError("ema: the averaged weights in the checkpoint belong to another network")
-        records, first = saved.get("averages"), self.profiles[0]
-        if records is None:  # from when a run had one average, an exponential one
-            records = [{**vars(first), "weights": saved["weights"]}] if isinstance(first, Exponential) else []
+        records = saved.get("averages", [])
         there, kept = [settings(record) for record in records], [settings(vars(profile)) for profile in self.profiles]
         if there != kept:
             raise UserError(
-                f"ema: the checkpoint has averages with {', '.join(there) or 'a decay'}, they cannot go on with {', '.join(kept)}; "
-                "resume with those, or with callbacks.ema=null"
+                f"ema: the checkpoint has averages with {', '.join(there) or 'unknown settings'}, they cannot go on with "
+                f"{', '.join(kept)}; resume with those, or with callbacks.ema=null"
             )
         self.num_updates = saved["num_updates"]
         for profile, record in zip(self.profiles, records, strict=True):

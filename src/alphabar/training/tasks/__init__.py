@@ -6,7 +6,7 @@ A task reads images, edits them on all devices, a column of pictures at a time, 
 import sys
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,8 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
+from alphabar.diffusion.samplers import Sampler
+from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
 from alphabar.training.checkpoint import Loaded
 from alphabar.training.data.given import given_images
@@ -90,3 +92,14 @@ class ImageTask(Inference, ABC):
             for name, image in zip(columns, row, strict=True):
                 save_png(image, folder / "images" / f"{index:06d}_{name}.png")
         print(f"{len(rows)} rows by step {loaded.step:,} in {shown(folder)}: grid.png ({' | '.join(columns)}), images/{others}")
+
+
+def unclipped(sampler: Sampler) -> Sampler:
+    """The sampler without thresholding: clipped on the way down alone, images would not come back.
+
+    Raises ValueError for a thresholding other than the default, which somebody must have asked for.
+    """
+    if sampler.thresholding not in (None, Static()):
+        name = type(sampler.thresholding).__name__.lower()
+        raise ValueError(f"need thresholding=none, since nothing can be clipped on the way up to noise, got {name}")
+    return replace(sampler, thresholding=None)

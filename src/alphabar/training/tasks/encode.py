@@ -1,7 +1,7 @@
 """From images to noise, and back."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alphabar.diffusion.samplers.inversion import encode, must_be_reversible
 from alphabar.training.measuring import withdrawn_on_complaint
-from alphabar.training.tasks import ImageTask
+from alphabar.training.tasks import ImageTask, unclipped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,20 +18,21 @@ class Encode(ImageTask):
     """Writes the noise that leads to each image, as a picture and in latents.npz, and what the sampler makes of it.
 
     latents.npz: `latents`, float32 [num, C, H, W], x_T / sigma_T: standard normal where the model is perfect.
-    Raises ValueError as `Inference` does, and unless the sampler is reversible.
+    Nothing is thresholded. Raises ValueError as `Inference` and `unclipped` do, and unless the sampler is reversible.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         must_be_reversible(self.sampler)
+        unclipped(self.sampler)
 
     def run(self) -> dict[str, object]:
         """Encodes, decodes and writes; returns where, how many, and by how many of 255 grey levels what comes back is off."""
         fabric, loaded, _ = self.start()
-        with withdrawn_on_complaint(self):
+        with withdrawn_on_complaint(self.run_dir):
             originals = self.originals(fabric, loaded, self.num)
         denoiser, codec = loaded.module.denoiser, loaded.module.codec
-        sampler = replace(self.sampler, thresholding=None)  # clipped on the way down alone, images would not come back
+        sampler = unclipped(self.sampler)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             x_T = encode(sampler, denoiser, codec.encode(originals[indices].to(fabric.device)))

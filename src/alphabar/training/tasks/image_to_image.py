@@ -31,7 +31,7 @@ class ImageToImage(ImageTask):
     def run(self) -> dict[str, object]:
         """Draws and writes; returns where, and how many images there were."""
         fabric, loaded, _ = self.start()
-        with withdrawn_on_complaint(self):
+        with withdrawn_on_complaint(self.run_dir):
             originals = self.originals(fabric, loaded, self.num)
         denoiser, codec = loaded.module.denoiser, loaded.module.codec
 

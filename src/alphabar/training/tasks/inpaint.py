@@ -40,7 +40,7 @@ class Inpaint(ImageTask):
     def run(self) -> dict[str, object]:
         """Draws and writes; returns where, and how many images there were."""
         fabric, loaded, _ = self.start()
-        with withdrawn_on_complaint(self):
+        with withdrawn_on_complaint(self.run_dir):
             known = known_pixels(self.mask, loaded.shape.resolution)
             repaint = self._repaint(loaded)
             originals = self.originals(fabric, loaded, self.num)

@@ -1,7 +1,7 @@
 """From one image to another, through the noise between them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,7 +14,7 @@ from alphabar.diffusion.samplers.inversion import encode, must_be_reversible
 from alphabar.errors import UserError
 from alphabar.training.checkpoint import Loaded
 from alphabar.training.measuring import withdrawn_on_complaint
-from alphabar.training.tasks import Edit, ImageTask
+from alphabar.training.tasks import Edit, ImageTask, unclipped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,8 @@ class Interpolate(ImageTask):
 
     between: "images", row i leads from image 2i to image 2i + 1, by way of their encodings; "noise", from what `task=generate`
         draws as image i with this seed to what it draws with the next.
-    Raises ValueError as `Inference` does, unless num_frames >= 2, and between images unless the sampler is reversible.
+    Nothing is thresholded between images. Raises ValueError as `Inference` does, unless num_frames >= 2, between images as
+    `unclipped` does and unless the sampler is reversible, and between noise for images.
     """
 
     between: Literal["images", "noise"] = "images"
@@ -35,6 +36,10 @@ class Interpolate(ImageTask):
             raise ValueError(f"need num_frames >= 2, got num_frames={self.num_frames}")
         if self.between == "images":
             must_be_reversible(self.sampler)
+            unclipped(self.sampler)
+        elif self.files is not None or self.data_root is not None:
+            given = f"images={self.files}" if self.files is not None else f"data_root={self.data_root}"
+            raise ValueError(f"need task.between=images for images to lead from and to, task.between=noise has none; got {given}")
 
     def run(self) -> dict[str, object]:
         """Draws and writes; returns where, and how many rows."""
@@ -48,12 +53,12 @@ class Interpolate(ImageTask):
 
     def _between_images(self, fabric: Fabric, loaded: Loaded) -> tuple[int, Edit]:
         """How many rows, and how they are drawn. Raises UserError for less than two images."""
-        with withdrawn_on_complaint(self):
+        with withdrawn_on_complaint(self.run_dir):
             originals = self.originals(fabric, loaded, 2 * self.num)
             if len(originals) < 2:
                 raise UserError(f"images={self.files}: there is nothing between, need two images, got {len(originals)}")
         denoiser, codec = loaded.module.denoiser, loaded.module.codec
-        sampler = replace(self.sampler, thresholding=None)  # clipped on the way down alone, images would not come back
+        sampler = unclipped(self.sampler)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             ends = [codec.encode(originals[[2 * index + end for index in indices]].to(fabric.device)) for end in (0, 1)]
