@@ -2,7 +2,10 @@ import logging
 import os
 import sys
 import tempfile
+import types
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -28,3 +31,99 @@ def _own_logging():
     logger.handlers.clear()
     logger.setLevel(logging.NOTSET)
     logger.propagate = True
+
+
+@pytest.fixture
+def shell(monkeypatch, tmp_path):
+    """An empty folder to work in, and an environment that a command may write to."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HYDRA_FULL_ERROR", "ALPHABAR_ERRORS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+TOYS = """
+class Leaf:
+    pass
+
+class Tree:
+    def __init__(
+        self,
+        width: int,
+        name: str = "oak",
+        height: float = 1.0,
+        flag: bool = False,
+        kind: Literal["soft", "hard"] = "soft",
+        maybe: int | None = None,
+        sizes: Sequence[int] = (1, 2),
+        leaf: Leaf | None = None,
+        leaves: Mapping[str, Leaf] = {},
+        more: list[Leaf] = [],
+        make: Callable[[int], Leaf] | None = None,
+        anything=None,
+    ) -> None:
+        self.given = {name: value for name, value in locals().items() if name != "self"}
+        if width < 1:
+            raise ValueError(f"need width >= 1, got width={width}")
+        if width == 13:
+            raise RuntimeError("a bug")
+
+class Fake:
+    def __init__(self, size: int) -> None:
+        raise TypeError("size does\\nnot matter")
+
+def function():
+    pass
+"""
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """The module `alphabar.toys`, whose classes a configuration may name."""
+    module = types.ModuleType("alphabar.toys")
+    module.__dict__.update(Literal=Literal, Sequence=Sequence, Mapping=Mapping, Callable=Callable, os=os)
+    exec(TOYS, module.__dict__)
+    monkeypatch.setitem(sys.modules, "alphabar.toys", module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def dinov2_folder(tmp_path_factory):
+    """A tiny DINOv2 with random weights, as transformers saves it."""
+    import tiny_models
+
+    return tiny_models.dinov2(tmp_path_factory.mktemp("dinov2"))
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A tiny CLIP with random weights, as transformers saves it."""
+    import tiny_models
+
+    return tiny_models.clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty Hugging Face cache, and no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """What the callback for the held-out loss logs: (step, figures)."""
+    from alphabar.training.callbacks import held_out_loss
+
+    calls = []
+    original = held_out_loss.log_figures
+
+    def log_figures(trainer, figures):
+        calls.append((trainer.global_step, dict(figures)))
+        original(trainer, figures)
+
+    monkeypatch.setattr(held_out_loss, "log_figures", log_figures)
+    return calls

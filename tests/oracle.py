@@ -1,5 +1,7 @@
 """What is tested against: data whose exact denoiser is known."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +9,8 @@ from alphabar.diffusion.denoiser import Cond, Denoiser, Prediction
 from alphabar.diffusion.parameterizations import EDM
 from alphabar.diffusion.schedules import Schedule
 from alphabar.diffusion.schedules.edm import EDMSchedule
+
+BYTES = torch.arange(256, dtype=torch.float64) / 127.5 - 1
 
 
 class GaussianDenoiser(Denoiser):
@@ -79,3 +83,8 @@ class OracleNetwork(nn.Module):
 
 def seeded(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def log_normal(z: Tensor | float, mean: Tensor | float, variance: Tensor | float) -> Tensor:
+    """log N(z; mean, variance), of which at least one is a tensor."""
+    return -0.5 * ((z - mean) ** 2 / variance + torch.as_tensor(2 * math.pi * variance, dtype=torch.float64).log())

@@ -1,11 +1,16 @@
 """Whole runs in a second or two: the real configuration with a network of a few thousand parameters."""
 
+import csv
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+
+from alphabar.training.app import App
+from alphabar.training.cli import execute
+from alphabar.training.evaluation import receipt
 
 ROOT = Path(__file__).parents[1]
 CACHE = os.environ["ALPHABAR_TEST_CACHE"]  # made anew for every session of pytest, in conftest.py
@@ -23,6 +28,8 @@ TINY = (
     "callbacks.fid.num=64",
     "callbacks.fid.batch_size=16",
     "callbacks.fid.every_n_steps=20",
+    "callbacks.held_out_loss.num=32",
+    "callbacks.held_out_loss.every_n_steps=20",
     "callbacks.checkpoints.every_n_steps=10",
     "features.max_images=200",
     f"features.cache_dir={CACHE}",
@@ -32,6 +39,12 @@ TINY = (
 def words(*overrides, folder=None, logger="csv", tiny=TINY):
     here = () if folder is None else (f'hydra.run.dir="{folder}"',)
     return [*tiny, f"logger={logger}", *here, *overrides]
+
+
+def say(monkeypatch, *words, main=lambda cfg: {}, app=App(ROOT / "conf", "train")):
+    """The exit code of a command in this process, in which `main` stands for what it would do."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    return execute(main, app)
 
 
 def start(script, *arguments, cwd, env=None, **options):
@@ -64,5 +77,20 @@ def run(script, *arguments, cwd, env=None, seconds=120):
     return finish(start(script, *arguments, cwd=cwd, env=env), seconds)
 
 
+def figures(folder):
+    """{name: mean} of the receipt in a folder."""
+    return {each.name: each.mean for each in receipt.read(Path(folder)).figures}
+
+
 def checkpoint(folder, name="last"):
     return torch.load(Path(folder) / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def checkpoints(folder):
+    """The names of all checkpoints and snapshots below a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.ckpt"))
+
+
+def table(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

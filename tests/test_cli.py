@@ -1,3 +1,5 @@
+"""The command around its words: how it ends, what it shows without a run, and in which folder it may run."""
+
 import json
 import os
 import signal
@@ -6,148 +8,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import OmegaConf
 
 from alphabar.errors import UserError
-from alphabar.training import cli, endings
 from alphabar.training.app import App
-from alphabar.training.overrides import quoted, requoted
+from alphabar.training.overrides import quoted
 from alphabar.training.run_dir import claim, must_be_resumable
+from runs import ROOT, say
 
-REPOSITORY = Path(__file__).parent.parent
-CONF = REPOSITORY / "conf"
-
-
-@pytest.fixture(autouse=True)
-def _shell(monkeypatch, tmp_path):
-    """An empty folder to work in, and an environment that a command may write to."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("HYDRA_FULL_ERROR", "ALPHABAR_ERRORS"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-
-
-def say(monkeypatch, *words, main=lambda cfg: {}, app=App(CONF, "train")):
-    monkeypatch.setattr(sys, "argv", ["train.py", *words])
-    return cli.execute(main, app)
+pytestmark = pytest.mark.usefixtures("shell")
 
 
 def run(script, *words, **env):
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"} | env
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"} | env
     command = [sys.executable, str(script), *words]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-
-
-SCHEDULES = "schedule takes: cosine, edm, laplace, linear, scaled_linear, shifted_cosine, sigmoid, straight"
-BAD = [
-    (["schedule=cosin"], f"schedule=cosin: no such choice. Did you mean cosine? {SCHEDULES}"),
-    (["schedule=quadratically"], f"schedule=quadratically: no such choice. {SCHEDULES}"),
-    (["schedule="], f"schedule=: no choice given. {SCHEDULES}"),
-    (["schedule=null"], f"schedule=null: no choice given. {SCHEDULES}"),
-    (["+schedule=cosine"], "leave the + out: schedule=cosine"),
-    (["-m", "schedule=cosin,linear"], f"no such choice as cosin. Did you mean cosine? {SCHEDULES}"),
-    (["schedule=linear,cosine"], "schedule=linear,cosine: several values are a sweep, which needs -m"),
-    (["schedule.beta_end=0.01,0.02"], "schedule.beta_end=0.01,0.02: several values are a sweep, which needs -m"),
-    (["schedule.beta_end=range(1,3)"], "schedule.beta_end=range(1,3): several values are a sweep, which needs -m"),
-    (["trainer.device=4"], "trainer.device=4: there is no key trainer.device. Did you mean trainer.devices?"),
-    (["-m", "trainer.device=1,2"], "there is no key trainer.device. Did you mean trainer.devices?"),
-    (["+trainer.device=4"], "trainer: Trainer has no argument 'device'. Did you mean 'devices'?"),
-    (["++trainer.device=4"], "trainer: Trainer has no argument 'device'. Did you mean 'devices'?"),
-    (["+schedule.beta_stop=0.1"], "schedule: LinearSchedule has no argument 'beta_stop'. Did you mean 'beta_start'?"),
-    (["trainer.limit_val_batches=0"], "needs a +: +trainer.limit_val_batches=0"),
-    (["optimiser.lr=1"], "optimiser.lr=1: there is no key optimiser.lr. Did you mean optimizer.lr?"),
-    (["sead=1"], "sead=1: there is no key sead. Did you mean seed?"),
-    (["+foo=1"], "+foo=1: nothing takes a key foo"),
-    (["++sead=1"], "++sead=1: nothing takes a key sead. Did you mean seed?"),
-    (["+shape.depth=1"], "+shape.depth=1: nothing takes a key shape.depth. shape has: channels, resolution."),
-    (["+callbacks.fit=1"], "+callbacks.fit=1: nothing takes a key callbacks.fit"),
-    (["lr=1e-3"], "lr=1e-3: there is no key lr. Did you mean optimizer.lr?"),
-    (["~callbacks.filmm"], "~callbacks.filmm: there is no key callbacks.filmm. Did you mean callbacks.film?"),
-    (["module.schedule=cosine"], "there is no key module.schedule. Did you mean schedule=cosine?"),
-    (["module.denoiser.schedule=cosine"], "module.denoiser.schedule: expected Schedule, got 'cosine' (schedule=... takes:"),
-    (["schedule.cosine=1"], "there is no key schedule.cosine. Did you mean schedule=cosine?"),
-    (["schedule.cosine"], "schedule.cosine: the word has no value. Did you mean schedule=cosine?"),
-    (["schedule.beta_end"], "schedule.beta_end: the word has no value. Did you mean schedule.beta_end=...?"),
-    (["=3"], "=3: there is no key before the ="),
-    (["name='a"], "name='a: the quotes do not close"),
-    (["name=a(b"], "name=a(b: the value cannot be read; if it is a text, put it in quotes: 'name=\"a(b\"'"),
-    (["name=a=b"], "name=a=b: the value cannot be read; if it is a text, put it in quotes: 'name=\"a=b\"'"),
-    (["--seed=1"], "--seed=1: there is no such option; values are given without dashes, as key=value: seed=1"),
-    (["--cfg", "everything"], "argument --cfg/-c: invalid choice: 'everything'"),
-    (["hydra.run.dri=x"], "hydra.run.dri=x: there is no key hydra.run.dri. Did you mean hydra.run.dir?"),
-    (["hydra/launcher=submitit_slurm"], "which is not installed: pip install hydra-submitit-launcher"),
-    (["hydra/sweeper=optuna", "-m"], "which is not installed: pip install hydra-optuna-sweeper"),
-    (["-m", "seed=1,2", "hydra.sweep.subdir=here"], "hydra.sweep.subdir=here: the same folder for all jobs"),
-    (["data=folder"], "data.root: missing, give data.root=..."),
-    (["optimizer.lr=fast"], "optimizer.lr: expected float, got 'fast'"),
-    (["schedule.beta_end="], "schedule.beta_end: expected float, got ''"),
-    (["seed=x"], "seed: expected int, got 'x'"),
-    (["trainer.max_steps=1.5"], "trainer.max_steps: expected int, got 1.5"),
-    (["name=${nope}"], "name: Interpolation key 'nope' not found"),
-    (["hydra.run.dir=/dev/null/x"], "/dev/null/x: Not a directory"),
-    (["resume=nowhere"], "resume=nowhere: there is no such folder"),
-]
-
-
-@pytest.mark.parametrize(("words", "line"), BAD, ids=[" ".join(words) for words, _ in BAD])
-def test_a_bad_command_line_gets_one_clear_line(monkeypatch, capfd, tmp_path, words, line):
-    def never(cfg):
-        raise AssertionError("it ran")
-
-    assert say(monkeypatch, *words, main=never) == endings.BAD_INPUT
-    output = capfd.readouterr()
-    (message,) = output.err.splitlines()
-    assert message.startswith("error: ")
-    assert line in message
-    assert output.out == ""
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "multirun.yaml"] == []
-    assert list(tmp_path.glob("outputs/*/*")) == [], "a folder was left behind"
-
-
-def test_all_bad_words_are_named_at_once(monkeypatch, capfd):
-    assert say(monkeypatch, "sead=1", "schedule=cosin", "trainer.device=2", "network") == 2
-    assert [line.split(":")[1] for line in capfd.readouterr().err.splitlines()] == [
-        " network",
-        " sead=1",
-        " schedule=cosin",
-        " trainer.device=2",
-    ]
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["schedule=cosine", "trainer.devices=4", "optimizer.lr=1e-4"],
-        ["+trainer.limit_val_batches=0"],
-        ["++trainer.limit_val_batches=0", "++seed=3"],
-        ["~callbacks.film"],
-        ["callbacks.fid=null"],
-        ["+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor"],
-        ["+callbacks.lr={_target_:lightning.pytorch.callbacks.LearningRateMonitor}"],
-        ['name="a=b, c"', "data=folder", 'data.root="~/my pictures"'],
-        ["seed=0", "-r", "schedule=sigmoid"],
-    ],
-    ids=" ".join,
-)
-def test_a_good_command_line_reaches_main(monkeypatch, words):
-    seen = []
-    assert say(monkeypatch, *words, main=lambda cfg: seen.append(cfg) or {}) == 0
-    (cfg,) = seen
-    assert Path(cfg.run_dir).is_absolute()
-    assert "hydra" not in cfg
-
-
-def test_words_reach_main_as_they_were_given(monkeypatch):
-    seen = []
-    say(monkeypatch, "seed=3", "hydra.verbose=false", "~callbacks.film", main=lambda cfg: seen.extend(cli.task_overrides()) or {})
-    assert seen == ["seed=3", "~callbacks.film"]
-
-
-def test_options_may_stand_between_the_words(monkeypatch, capfd):
-    assert say(monkeypatch, "schedule=cosine", "--cfg", "job", "seed=5", "-p", "schedule") == 0
-    assert "CosineSchedule" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -237,7 +113,7 @@ def test_help_is_for_people(monkeypatch, capfd):
 
 @pytest.mark.parametrize("name", ["train", "sample", "evaluate"])
 def test_every_command_has_help_and_shows_its_configuration(monkeypatch, capfd, name):
-    app = App(CONF, name)
+    app = App(ROOT / "conf", name)
     assert say(monkeypatch, "--help", app=app) == 0
     assert f"python {name}.py" in capfd.readouterr().out
     assert say(monkeypatch, "--cfg", "job", app=app) == 0
@@ -261,9 +137,9 @@ def test_torch_is_not_loaded_where_it_is_not_needed(words):
     code = (
         "import atexit, runpy, sys; atexit.register(lambda: print([m for m in ('torch', 'lightning', 'numpy', 'matplotlib') "
         "if m in sys.modules])); sys.argv = ['train.py', *sys.argv[1:]]; "
-        f"runpy.run_path({str(REPOSITORY / 'train.py')!r}, run_name='__main__')"
+        f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
     )
-    env = os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "COMP_LINE": "train.py sched"}
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "COMP_LINE": "train.py sched"}
     output = subprocess.run([sys.executable, "-c", code, *words], env=env, capture_output=True, text=True, timeout=60)
     assert output.stdout.splitlines()[-1] == "[]", output.stderr
 
@@ -272,13 +148,13 @@ def test_torch_is_not_loaded_where_it_is_not_needed(words):
     ("line", "choices"), [("train.py schedule=", "schedule=cosine schedule=edm"), ("train.py optimizer.", "optimizer.lr=")]
 )
 def test_completion_works(line, choices):
-    output = run(REPOSITORY / "train.py", "-sc", "query=bash", COMP_LINE=line)
+    output = run(ROOT / "train.py", "-sc", "query=bash", COMP_LINE=line)
     assert choices in output.stdout
 
 
 @pytest.mark.parametrize("script", ["train.py", "sample.py", "evaluate.py"])
 def test_a_real_bad_command_line_ends_with_code_2_and_no_traceback(script, tmp_path):
-    output = run(REPOSITORY / script, "sampler.num_step=3")
+    output = run(ROOT / script, "sampler.num_step=3")
     assert output.returncode == 2
     assert output.stderr == ("error: sampler.num_step=3: there is no key sampler.num_step. Did you mean sampler.num_steps?\n")
     assert list(tmp_path.iterdir()) == []
@@ -351,7 +227,7 @@ def test_of_two_runs_in_one_folder_at_once_exactly_one_wins(tmp_path):
         "try: claim(Path(sys.argv[1])); print('mine')\n"
         "except ValueError as error: print('taken')"
     )
-    env = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     import time
 
     start = time.time() + 0.7
@@ -366,28 +242,6 @@ def test_only_the_first_process_of_a_run_claims(monkeypatch, tmp_path):
     claim(tmp_path / "run")
 
 
-NASTY = ["a b", "a=b,c", "it's", 'a"b', "a\\", 'a\\"b', "${x}", "\\${x}", "{a:1}", "[1]", "null", "é漢", "%s", "~/x", "(", "#", ""]
-
-
-@pytest.mark.parametrize("value", NASTY)
-def test_quoted_values_come_back_unchanged(value):
-    override = OverridesParser.create().parse_override(f"key={quoted(value)}")
-    assert OmegaConf.create({"key": override.value()}).key == value
-
-
-@pytest.mark.parametrize("value", NASTY)
-def test_the_folder_that_lightning_hands_to_its_processes_can_be_read(value):
-    words = ["seed=1", f'hydra.run.dir="{value}"', "hydra.job.name=train_ddp_process_1", "hydra.output_subdir=null"]
-    (before, read, *after) = requoted(words)
-    assert [before, *after] == [words[0], *words[2:]]
-    assert OmegaConf.create({"key": OverridesParser.create().parse_override(read).value()}).key == value
-
-
-def test_words_of_the_user_are_not_quoted_again():
-    words = ['hydra.run.dir="a\\"b"', "seed=1"]
-    assert requoted(words) == words
-
-
 def test_sigterm_before_training_ends_the_process(tmp_path):
     script = tmp_path / "train.py"
     (tmp_path / "conf").mkdir()
@@ -396,7 +250,7 @@ def test_sigterm_before_training_ends_the_process(tmp_path):
         "from alphabar.training.cli import command\nimport time\n"
         "@command('train')\ndef main(cfg):\n    print('here', flush=True)\n    time.sleep(60)\nmain()\n"
     )
-    env = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen([sys.executable, str(script)], env=env, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "here\n"

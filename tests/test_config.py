@@ -1,65 +1,19 @@
+"""`check`: what a configuration may say, and what is said about the rest; and that ours pass."""
+
 import os
-import pickle
 import subprocess
 import sys
-import types
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
 
 import pytest
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from alphabar.training.app import App
 from alphabar.training.config import ConfigError, build, check
 from alphabar.training.resolvers import register
+from runs import ROOT
 
-REPOSITORY = Path(__file__).parent.parent
-GROUPS = App(REPOSITORY / "conf", "train").groups()
-TOYS = """
-class Leaf:
-    pass
-
-class Tree:
-    def __init__(
-        self,
-        width: int,
-        name: str = "oak",
-        height: float = 1.0,
-        flag: bool = False,
-        kind: Literal["soft", "hard"] = "soft",
-        maybe: int | None = None,
-        sizes: Sequence[int] = (1, 2),
-        leaf: Leaf | None = None,
-        leaves: Mapping[str, Leaf] = {},
-        more: list[Leaf] = [],
-        make: Callable[[int], Leaf] | None = None,
-        anything=None,
-    ) -> None:
-        self.given = {name: value for name, value in locals().items() if name != "self"}
-        if width < 1:
-            raise ValueError(f"need width >= 1, got width={width}")
-        if width == 13:
-            raise RuntimeError("a bug")
-
-class Fake:
-    def __init__(self, size: int) -> None:
-        raise TypeError("size does\\nnot matter")
-
-def function():
-    pass
-"""
-
-
-@pytest.fixture(autouse=True)
-def toys(monkeypatch):
-    module = types.ModuleType("alphabar.toys")
-    module.__dict__.update(Literal=Literal, Sequence=Sequence, Mapping=Mapping, Callable=Callable, Any=Any, os=os)
-    module.__dict__.update(dataclass=dataclass)
-    exec(TOYS, module.__dict__)
-    monkeypatch.setitem(sys.modules, "alphabar.toys", module)
-    return module
+GROUPS = App(ROOT / "conf", "train").groups()
+pytestmark = pytest.mark.usefixtures("toys")
 
 
 def lines(text: str, **choices: list[str]) -> list[str]:
@@ -256,7 +210,7 @@ for act in (lambda: check(cfg), lambda: build(cfg.a)):
         print(error)
 print("torch" in sys.modules, "evil" in sys.modules)
 """
-    paths = os.pathsep.join([str(REPOSITORY / "src"), str(tmp_path)])
+    paths = os.pathsep.join([str(ROOT / "src"), str(tmp_path)])
     env = os.environ | {"PYTHONPATH": paths}
     output = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
     *refusals, modules = output.splitlines()
@@ -264,69 +218,14 @@ print("torch" in sys.modules, "evil" in sys.modules)
     assert modules == "False False"
 
 
-def test_constructors_get_plain_values(toys):
-    cfg = OmegaConf.create(
-        "{sizes: [1, 2], tree: {_target_: alphabar.toys.Tree, width: 1, sizes: '${sizes}', leaves: {a: {_target_: alphabar.toys.Leaf}},"
-        "anything: {x: [1]}, make: {_target_: alphabar.toys.Tree, _partial_: true, height: 2}}}"
-    )
-    given = build(cfg.tree).given
-    assert type(given["sizes"]) is list
-    assert type(given["anything"]) is dict
-    assert type(given["anything"]["x"]) is list
-    assert not any(isinstance(value, DictConfig | ListConfig) for value in given.values())
-    assert isinstance(given["leaves"]["a"], toys.Leaf)
-    assert given["make"](5).given["height"] == 2
-
-
-def test_members_that_are_null_are_left_out():
-    cfg = OmegaConf.create("{all: {a: {_target_: alphabar.toys.Leaf}, b: null}}")
-    assert list(build(cfg.all)) == ["a"]
-
-
-@pytest.mark.parametrize("path", ["", "tree"])
-def test_a_constructor_s_complaint_carries_the_path_where_it_is_written(path):
-    cfg = OmegaConf.create(
-        "{inner: {_target_: alphabar.toys.Tree, width: 0}, tree: {_target_: alphabar.toys.Tree, width: 1, anything: '${inner}'}}"
-    )
-    with pytest.raises(ConfigError, match=r"^inner: need width >= 1, got width=0$"):
-        build(cfg.tree, path)
-
-
-def test_a_complaint_is_one_line_even_if_it_comes_late():
-    cfg = OmegaConf.create("{fake: {_target_: alphabar.toys.Fake, _partial_: true}}")
-    make = build(cfg.fake)
-    with pytest.raises(ConfigError, match=r"^fake: size does$"):
-        make(3)
-
-
-def test_devices_that_do_not_exist_are_a_complaint():
-    cfg = OmegaConf.create("{trainer: {_target_: lightning.pytorch.Trainer, accelerator: mps, devices: 7, logger: false}}")
-    with pytest.raises(ConfigError, match=r"^trainer: "):
-        build(cfg.trainer)
-
-
-def test_a_bug_is_not_a_complaint():
-    with pytest.raises(RuntimeError, match="a bug"):
-        build(OmegaConf.create("{tree: {_target_: alphabar.toys.Tree, width: 13}}").tree)
-
-
-def test_a_missing_value_is_named_when_building():
-    cfg = OmegaConf.create("{shape: {width: '???'}, tree: {_target_: alphabar.toys.Tree, width: '${shape.width}'}}")
-    with pytest.raises(ConfigError, match=r"^tree: .*shape.width"):
-        build(cfg.tree)
-
-
-def test_what_makes_something_later_can_be_pickled():
-    cfg = OmegaConf.create("{optimizer: {_target_: torch.optim.SGD, _partial_: true, lr: 1e-4}}")
-    assert pickle.loads(pickle.dumps(build(cfg.optimizer))).keywords == {"lr": 1e-4}
-
-
 NEEDED = {
     ("data", "folder"): ["data.root=x"],
     ("data", "torchvision"): ["data.name=MNIST"],
+    ("_data", "folder"): ["data.root=x"],
+    ("_data", "torchvision"): ["data.name=MNIST"],
     ("grid", "file"): ["grid.path=x"],
 }
-COMMANDS = {"task": "sample", "metric": "evaluate"}
+COMMANDS = {"task": "sample", "metric": "evaluate", "_data": "evaluate"}
 
 
 @pytest.mark.parametrize(
@@ -336,7 +235,7 @@ def test_every_choice_of_every_group_passes_the_check(group, choice):
     register()
     command = COMMANDS.get(group, "train")
     words = [f"{group}={choice}", *NEEDED.get((group, choice), []), *(["checkpoint=x", "run_dir=x"] if command != "train" else [])]
-    cfg = App(REPOSITORY / "conf", command).compose(words)
+    cfg = App(ROOT / "conf", command).compose(words)
     cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     check(cfg, GROUPS)
 
@@ -344,5 +243,5 @@ def test_every_choice_of_every_group_passes_the_check(group, choice):
 @pytest.mark.parametrize("name", ["sample", "evaluate"])
 def test_the_other_commands_configurations_pass_the_check(name):
     register()
-    cfg = App(REPOSITORY / "conf", name).compose(["checkpoint=x", "run_dir=x"])
+    cfg = App(ROOT / "conf", name).compose(["checkpoint=x", "run_dir=x"])
     check(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), GROUPS)

@@ -1,0 +1,68 @@
+"""What a sweep leaves: its table, and its picture."""
+
+import pytest
+import torch
+from PIL import Image
+
+from alphabar.training.pictures import grid, save_png
+from alphabar.training.reports.sweep import draw, newest_samples
+from alphabar.training.sweep import Job, Sweep
+from alphabar.training.table import aligned
+from runs import table
+
+
+def make_sweep(folder, combinations, failed=(), fid=True):
+    sweep = Sweep(folder)
+    for num, overrides in enumerate(combinations):
+        job = Job(num, overrides, folder / str(num), "failed" if num in failed else "finished")
+        if num in failed:
+            job.error = "schedule: need 0 < beta_start < beta_end < 1, got beta_start=0.0001, beta_end=2"
+        else:
+            save_png(grid(torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8)), job.folder / "samples" / "step_1.png")
+            job.result = {"loss": 0.1, "fid": {"name": "fid/n1000-toy", "value": 9.0 + num, "floor": 8.0} if fid else None}
+        sweep.jobs.append(job)
+    return sweep
+
+
+@pytest.mark.parametrize(
+    ("combinations", "failed", "fid"),
+    [
+        ([{"seed": "1"}], (), True),
+        ([{"schedule": "linear"}, {"schedule": "cosine"}], (), True),
+        ([{"a": a, "lr": lr} for a in "xy" for lr in ("1e-5", "1e-3", "0.1")], (5,), True),
+        ([{"a": str(a), "b": b, "c": c} for a in range(6) for b in "xy" for c in "zw"], (0, 7), True),
+        ([{"lr": str(lr / 7), "decay": str(lr / 3)} for lr in range(1, 14)], (), True),
+        ([{"seed": "1"}, {"seed": "2"}], (), False),
+        ([{"seed": "1"}, {"seed": "2"}, {}], (1,), True),
+    ],
+    ids=["one", "words", "two keys", "24 jobs", "random", "loss", "missing key"],
+)
+def test_the_picture_can_be_drawn_for_any_sweep(tmp_path, combinations, failed, fid):
+    draw(make_sweep(tmp_path, combinations, failed, fid), tmp_path / "sweep.png")
+    with Image.open(tmp_path / "sweep.png") as picture:
+        assert 800 <= picture.width <= 1600
+        assert 500 <= picture.height <= 3000
+
+
+def test_samples_are_cut_off_between_images(tmp_path):
+    images = torch.randint(200, (64, 1, 8, 8), dtype=torch.uint8)
+    save_png(grid(images), tmp_path / "samples" / "step_0000001.png")
+    save_png(grid(images + 1), tmp_path / "samples" / "step_0000010.png")
+    picture = newest_samples(tmp_path)
+    assert picture is not None
+    assert torch.equal(torch.from_numpy(picture.copy()), grid((images + 1).view(8, 8, 1, 8, 8)[:4, :4].reshape(16, 1, 8, 8))[0])
+    assert newest_samples(tmp_path / "nowhere") is None
+
+
+def test_jobs_without_a_usable_fid_come_after_those_with_one(tmp_path):
+    sweep = make_sweep(tmp_path, [{"seed": str(seed)} for seed in range(4)], failed=(1,))
+    sweep.jobs[0].result["fid"]["value"] = float("nan")
+    assert [job.num for job in sweep.ranked()] == [2, 3, 0, 1]
+    sweep.save()
+    assert [row["fid"] for row in table(tmp_path / "results.csv")] == ["11.0", "12.0", "", ""]
+
+
+def test_columns_are_aligned_and_numbers_flush_right():
+    assert aligned([["job", "word", "fid"], [1, "linear", "9.50"], [10, "cos", ""]]) == (
+        "job  word     fid\n  1  linear  9.50\n 10  cos"
+    )

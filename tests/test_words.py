@@ -1,0 +1,175 @@
+"""The words of a command line: those that reach `main`, those that get one clear line each, and how they are quoted."""
+
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from alphabar.training import cli, endings
+from alphabar.training.app import App
+from alphabar.training.overrides import quoted, requoted
+from alphabar.training.tree import written
+from alphabar.training.unused import references
+from runs import ROOT, say
+
+pytestmark = pytest.mark.usefixtures("shell")
+
+
+SCHEDULES = "schedule takes: cosine, edm, laplace, linear, scaled_linear, shifted_cosine, sigmoid, straight"
+BAD = [
+    (["schedule=cosin"], f"schedule=cosin: no such choice. Did you mean cosine? {SCHEDULES}"),
+    (["schedule=quadratically"], f"schedule=quadratically: no such choice. {SCHEDULES}"),
+    (["schedule="], f"schedule=: no choice given. {SCHEDULES}"),
+    (["schedule=null"], f"schedule=null: no choice given. {SCHEDULES}"),
+    (["+schedule=cosine"], "leave the + out: schedule=cosine"),
+    (["-m", "schedule=cosin,linear"], f"no such choice as cosin. Did you mean cosine? {SCHEDULES}"),
+    (["schedule=linear,cosine"], "schedule=linear,cosine: several values are a sweep, which needs -m"),
+    (["schedule.beta_end=0.01,0.02"], "schedule.beta_end=0.01,0.02: several values are a sweep, which needs -m"),
+    (["schedule.beta_end=range(1,3)"], "schedule.beta_end=range(1,3): several values are a sweep, which needs -m"),
+    (["trainer.device=4"], "trainer.device=4: there is no key trainer.device. Did you mean trainer.devices?"),
+    (["-m", "trainer.device=1,2"], "there is no key trainer.device. Did you mean trainer.devices?"),
+    (["+trainer.device=4"], "trainer: Trainer has no argument 'device'. Did you mean 'devices'?"),
+    (["++trainer.device=4"], "trainer: Trainer has no argument 'device'. Did you mean 'devices'?"),
+    (["+schedule.beta_stop=0.1"], "schedule: LinearSchedule has no argument 'beta_stop'. Did you mean 'beta_start'?"),
+    (["trainer.limit_val_batches=0"], "needs a +: +trainer.limit_val_batches=0"),
+    (["optimiser.lr=1"], "optimiser.lr=1: there is no key optimiser.lr. Did you mean optimizer.lr?"),
+    (["sead=1"], "sead=1: there is no key sead. Did you mean seed?"),
+    (["+foo=1"], "+foo=1: nothing takes a key foo"),
+    (["++sead=1"], "++sead=1: nothing takes a key sead. Did you mean seed?"),
+    (["+shape.depth=1"], "+shape.depth=1: nothing takes a key shape.depth. shape has: channels, resolution."),
+    (["+callbacks.fit=1"], "+callbacks.fit=1: nothing takes a key callbacks.fit"),
+    (["lr=1e-3"], "lr=1e-3: there is no key lr. Did you mean optimizer.lr?"),
+    (["~callbacks.filmm"], "~callbacks.filmm: there is no key callbacks.filmm. Did you mean callbacks.film?"),
+    (["module.schedule=cosine"], "there is no key module.schedule. Did you mean schedule=cosine?"),
+    (["module.denoiser.schedule=cosine"], "module.denoiser.schedule: expected Schedule, got 'cosine' (schedule=... takes:"),
+    (["schedule.cosine=1"], "there is no key schedule.cosine. Did you mean schedule=cosine?"),
+    (["schedule.cosine"], "schedule.cosine: the word has no value. Did you mean schedule=cosine?"),
+    (["schedule.beta_end"], "schedule.beta_end: the word has no value. Did you mean schedule.beta_end=...?"),
+    (["=3"], "=3: there is no key before the ="),
+    (["name='a"], "name='a: the quotes do not close"),
+    (["name=a(b"], "name=a(b: the value cannot be read; if it is a text, put it in quotes: 'name=\"a(b\"'"),
+    (["name=a=b"], "name=a=b: the value cannot be read; if it is a text, put it in quotes: 'name=\"a=b\"'"),
+    (["--seed=1"], "--seed=1: there is no such option; values are given without dashes, as key=value: seed=1"),
+    (["--cfg", "everything"], "argument --cfg/-c: invalid choice: 'everything'"),
+    (["hydra.run.dri=x"], "hydra.run.dri=x: there is no key hydra.run.dri. Did you mean hydra.run.dir?"),
+    (["hydra/launcher=submitit_slurm"], "which is not installed: pip install hydra-submitit-launcher"),
+    (["hydra/sweeper=optuna", "-m"], "which is not installed: pip install hydra-optuna-sweeper"),
+    (["-m", "seed=1,2", "hydra.sweep.subdir=here"], "hydra.sweep.subdir=here: the same folder for all jobs"),
+    (["data=folder"], "data.root: missing, give data.root=..."),
+    (["optimizer.lr=fast"], "optimizer.lr: expected float, got 'fast'"),
+    (["schedule.beta_end="], "schedule.beta_end: expected float, got ''"),
+    (["seed=x"], "seed: expected int, got 'x'"),
+    (["trainer.max_steps=1.5"], "trainer.max_steps: expected int, got 1.5"),
+    (["name=${nope}"], "name: Interpolation key 'nope' not found"),
+    (["hydra.run.dir=/dev/null/x"], "/dev/null/x: Not a directory"),
+    (["resume=nowhere"], "resume=nowhere: there is no such folder"),
+    (["ema=power", "ema_decay=0.5"], "ema_decay=0.5: nothing takes ema_decay with ema=power; what does: ema=exponential"),
+    (["ema=power", "++ema_decay=0.5"], "++ema_decay=0.5: nothing takes ema_decay with ema=power"),
+    (
+        ["network=simple_unet", "learned_variance=true"],
+        "nothing takes learned_variance with network=simple_unet; what does: network=unet, unet_cifar10, unet_small, unet_tiny",
+    ),
+    (["run_dir=here"], "run_dir=here: is filled in; the folder of a run is chosen by hydra.run.dir=here"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), BAD, ids=[" ".join(words) for words, _ in BAD])
+def test_a_bad_command_line_gets_one_clear_line(monkeypatch, capfd, tmp_path, words, line):
+    def never(cfg):
+        raise AssertionError("it ran")
+
+    assert say(monkeypatch, *words, main=never) == endings.BAD_INPUT
+    output = capfd.readouterr()
+    (message,) = output.err.splitlines()
+    assert message.startswith("error: ")
+    assert line in message
+    assert output.out == ""
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "multirun.yaml"] == []
+    assert list(tmp_path.glob("outputs/*/*")) == [], "a folder was left behind"
+
+
+def test_all_bad_words_are_named_at_once(monkeypatch, capfd):
+    assert say(monkeypatch, "sead=1", "schedule=cosin", "trainer.device=2", "network") == 2
+    assert [line.split(":")[1] for line in capfd.readouterr().err.splitlines()] == [
+        " network",
+        " sead=1",
+        " schedule=cosin",
+        " trainer.device=2",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["schedule=cosine", "trainer.devices=4", "optimizer.lr=1e-4"],
+        ["+trainer.limit_val_batches=0"],
+        ["++trainer.limit_val_batches=0", "++seed=3"],
+        ["~callbacks.film"],
+        ["callbacks.fid=null"],
+        ["+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor"],
+        ["+callbacks.lr={_target_:lightning.pytorch.callbacks.LearningRateMonitor}"],
+        ['name="a=b, c"', "data=folder", 'data.root="~/my pictures"'],
+        ["seed=0", "-r", "schedule=sigmoid"],
+        ["ema_decay=0.5", "name=mine", "learned_variance=false", "features=none"],
+        ["ema=power", "recipe=images"],
+    ],
+    ids=" ".join,
+)
+def test_a_good_command_line_reaches_main(monkeypatch, words):
+    seen = []
+    assert say(monkeypatch, *words, main=lambda cfg: seen.append(cfg) or {}) == 0
+    (cfg,) = seen
+    assert Path(cfg.run_dir).is_absolute()
+    assert "hydra" not in cfg
+
+
+def test_in_a_sweep_only_the_job_in_which_a_word_does_nothing_is_refused(monkeypatch, capfd):
+    seen = []
+    words = ("-m", "hydra/launcher=basic", "ema=exponential,power", "ema_decay=0.5")
+    assert say(monkeypatch, *words, main=lambda cfg: seen.append(cfg.ema_decay) or {}) == endings.BAD_INPUT
+    assert seen == [0.5]
+    assert "ema_decay=0.5: nothing takes ema_decay with ema=power; what does: ema=exponential" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "group"), [("sample", "task"), ("evaluate", "metric")])
+def test_whatever_is_done_with_a_checkpoint_takes_every_key_of_its_command(name, group):
+    """Those are not asked for at run time; `run_dir` is filled in."""
+    app = App(ROOT / "conf", name)
+    for choice in app.groups()[group]:
+        cfg = app.compose([f"{group}={choice}"])
+        taken = references(written(cfg[group]))
+        assert set(OmegaConf.load(ROOT / "conf" / f"{name}.yaml")) - {"defaults", "hydra"} <= taken, choice
+
+
+def test_words_reach_main_as_they_were_given(monkeypatch):
+    seen = []
+    say(monkeypatch, "seed=3", "hydra.verbose=false", "~callbacks.film", main=lambda cfg: seen.extend(cli.task_overrides()) or {})
+    assert seen == ["seed=3", "~callbacks.film"]
+
+
+def test_options_may_stand_between_the_words(monkeypatch, capfd):
+    assert say(monkeypatch, "schedule=cosine", "--cfg", "job", "seed=5", "-p", "schedule") == 0
+    assert "CosineSchedule" in capfd.readouterr().out
+
+
+NASTY = ["a b", "a=b,c", "it's", 'a"b', "a\\", 'a\\"b', "${x}", "\\${x}", "{a:1}", "[1]", "null", "é漢", "%s", "~/x", "(", "#", ""]
+
+
+@pytest.mark.parametrize("value", NASTY)
+def test_quoted_values_come_back_unchanged(value):
+    override = OverridesParser.create().parse_override(f"key={quoted(value)}")
+    assert OmegaConf.create({"key": override.value()}).key == value
+
+
+@pytest.mark.parametrize("value", NASTY)
+def test_the_folder_that_lightning_hands_to_its_processes_can_be_read(value):
+    words = ["seed=1", f'hydra.run.dir="{value}"', "hydra.job.name=train_ddp_process_1", "hydra.output_subdir=null"]
+    (before, read, *after) = requoted(words)
+    assert [before, *after] == [words[0], *words[2:]]
+    assert OmegaConf.create({"key": OverridesParser.create().parse_override(read).value()}).key == value
+
+
+def test_words_of_the_user_are_not_quoted_again():
+    words = ['hydra.run.dir="a\\"b"', "seed=1"]
+    assert requoted(words) == words
