@@ -28,11 +28,12 @@ from alphabar.diffusion.thresholdings import Static, Thresholding
 from alphabar.training.checkpoint import load
 from alphabar.training.config import build
 from alphabar.training.data.datamodule import ImageDataModule
+from alphabar.training.evaluation.judge import Judge
+from alphabar.training.evaluation.measurement import measure
 from alphabar.training.generate import Generation
 from alphabar.training.metrics import Splits
-from alphabar.training.metrics.frechet import FrechetDistance
-from alphabar.training.metrics.measure import extractor_of, measure
-from alphabar.training.metrics.reference import learn_real, measure_floor
+from alphabar.training.metrics.measure import extractors_of
+from alphabar.training.metrics.statistics.frechet import Frechet
 from alphabar.training.screen import quiet
 
 NUM, SEED, BATCH = 1000, 1, 125
@@ -73,11 +74,9 @@ class Meter:
         data: ImageDataModule = build(config.data, "data")
         data.prepare_data()
         splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
-        extractor = extractor_of(build(config.features, "features"), splits)
-        self.distance = FrechetDistance(extractor, CPU)
-        learn_real(self.distance, splits, None, BATCH)
-        floor = measure_floor(self.distance, splits.held_out, NUM, BATCH)
-        self.floor = floor.distance if floor else float("nan")
+        extractor = extractors_of(build(config.features, "features"), splits)[0]
+        self.judge = Judge(extractor, {"fid": Frechet()}, splits, CPU, NUM, BATCH)
+        self.floor = self.judge.floor().get("fid", float("nan"))
 
     def fid(self, checkpoint: Path, sampler: Sampler) -> dict[str, float]:
         """FID of the averaged weights, and what it took."""
@@ -87,8 +86,9 @@ class Meter:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             share = list(generation.images(loaded.module.denoiser, loaded.module.codec, NUM, CPU))
         seconds = time.perf_counter() - begin
-        value, num_nonfinite = measure(self.distance, share)
-        return {"fid": value, "seconds": seconds, "num_nonfinite": num_nonfinite}
+        measured = measure(share, generation.size, [self.judge])
+        fid = measured.figures[self.judge.extractor.name]["fid"]
+        return {"fid": fid, "seconds": seconds, "num_nonfinite": measured.num_nonfinite}
 
 
 def name_of(sampler: Sampler) -> str:

@@ -108,5 +108,5 @@ def test_a_run_that_epochs_end_leaves_its_last_state(trains, tmp_path):
     assert saved["global_step"] == 10
     (folder,) = (tmp_path / "outputs" / "train").iterdir()
     rows = (folder / "metrics.csv").read_text().splitlines()[1:]
-    assert [row.split(",")[0] for row in rows] == ["4", "8", "10"]
+    assert [row.split(",")[0] for row in rows] == ["0", "4", "8", "10"]
     assert (folder / "samples" / "step_0000010.png").exists()

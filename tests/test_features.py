@@ -13,9 +13,10 @@ from alphabar.training.data.digits import DigitsSource
 from alphabar.training.data.resident import ResidentImages
 from alphabar.training.metrics import Splits, classifier
 from alphabar.training.metrics.classifier import ClassifierFeatures
-from alphabar.training.metrics.frechet import FrechetDistance
+from alphabar.training.metrics.clip import CLIPFeatures
+from alphabar.training.metrics.dinov2 import DINOv2Features
 from alphabar.training.metrics.inception import InceptionFeatures
-from alphabar.training.metrics.reference import learn_real, measure_floor
+from alphabar.training.metrics.statistics.frechet import frechet_distance
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -78,6 +79,29 @@ def test_both_halves_of_the_features_have_a_mean_variance_of_one(tmp_path, brief
     features = ClassifierFeatures(str(tmp_path), 200).extractor(splits)(splits.train.pixels)
     for half in features.split(32, 1):
         assert half.var(0).mean() == pytest.approx(1, rel=1e-4)
+
+
+def test_logits_are_those_that_were_trained(tmp_path, monkeypatch):
+    """From features that were scaled afterwards, also when they come from the cache."""
+    trained = []
+    fit = classifier.fit
+
+    def keep(model, *arguments):
+        fit(model, *arguments)
+        with torch.no_grad():
+            trained.append(model(splits.held_out.pixels))
+
+    monkeypatch.setattr(classifier, "MIN_STEPS", 60)
+    monkeypatch.setattr(classifier, "fit", keep)
+    splits = splits_of()
+    for _ in range(2):
+        extractor = ClassifierFeatures(str(tmp_path), 200).extractor(splits)
+        features, logits = extractor.extract(splits.held_out.pixels)
+        torch.testing.assert_close(logits, trained[0])
+        assert torch.equal(features, extractor(splits.held_out.pixels))
+        assert extractor.num_classes == logits.shape[1] == 2
+        assert ((logits.argmax(1) == 1) == (splits.held_out.labels == 7)).float().mean() > 0.95
+    assert len(trained) == 1
 
 
 def test_classifier_is_trained_once(tmp_path, trainings, caplog):
@@ -146,6 +170,16 @@ def test_classifier_does_not_depend_on_its_surroundings_nor_change_them(tmp_path
     assert torch.is_grad_enabled() == grad
 
 
+def test_classifier_does_not_depend_on_the_default_precision(tmp_path, brief):
+    expected = ClassifierFeatures(str(tmp_path), 200).extractor(splits_of())
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = ClassifierFeatures(str(tmp_path), 200).extractor(splits_of()).extract(halves(9).pixels)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, expected.extract(halves(9).pixels)))
+
+
 @pytest.mark.parametrize(
     ("labels", "lack"),
     [(None, "the training images have no classes"), (torch.zeros(9).long(), "the training images are all of one class")],
@@ -169,17 +203,20 @@ def test_classifier_works_without_held_out_images(tmp_path, brief):
     assert "no held-out images" in extractor.record
 
 
+def gaussian(features):
+    """Mean and covariance."""
+    return features.double().mean(0), features.double().T.cov()
+
+
 def test_figures_for_digits(tmp_path):
     """The default experiment's measure sees whole noise, a missing class, blur and a change of brightness."""
     source = DigitsSource()
     splits = Splits(source.train(), source.held_out(), source.fingerprint())
     extractor = ClassifierFeatures(str(tmp_path), 20000).extractor(splits)
     assert float(extractor.record.split(", ")[1].split("%")[0]) > 95
-    distance = FrechetDistance(extractor, torch.device("cpu"))
-    learn_real(distance, splits, None, batch_size=500)
-    floor = measure_floor(distance, splits.held_out, 1000, batch_size=500)
-    assert floor is not None
+    real = gaussian(extractor(splits.train.pixels))
     images = splits.held_out.pixels
+    floor = frechet_distance(*real, *gaussian(extractor(images[:1000])))
     blurred = (images + nn.functional.avg_pool2d(images.float(), 3, 1, 1)) / 2
     faults = {
         "noise": (torch.randint(0, 256, images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8), 20),
@@ -188,13 +225,18 @@ def test_figures_for_digits(tmp_path):
         "dark": ((images * 0.85).to(torch.uint8), 2),
     }
     for name, (faulty, factor) in faults.items():
-        distance.reset()
-        distance.update_generated(faulty)
-        assert distance.compute() > factor * floor.distance, name
+        assert frechet_distance(*real, *gaussian(extractor(faulty))) > factor * floor, name
 
 
 @pytest.mark.parametrize(
-    ("choice", "target"), [("classifier", ClassifierFeatures), ("inception", InceptionFeatures), ("none", None)]
+    ("choice", "target"),
+    [
+        ("classifier", ClassifierFeatures),
+        ("inception", InceptionFeatures),
+        ("dinov2", DINOv2Features),
+        ("clip", CLIPFeatures),
+        ("none", None),
+    ],
 )
 def test_choices_of_the_group(choice, target):
     GlobalHydra.instance().clear()

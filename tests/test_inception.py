@@ -12,7 +12,6 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from alphabar.errors import UserError
 from alphabar.training.data.resident import ResidentImages
 from alphabar.training.metrics import Splits, inception
-from alphabar.training.metrics.frechet import FrechetDistance
 from alphabar.training.metrics.inception import FILE_NAME, InceptionFeatures
 
 NO_IMAGES = ResidentImages(torch.empty(0, 1, 8, 8, dtype=torch.uint8), None)
@@ -68,15 +67,16 @@ def test_inception_repeats_grey_images(random_inception):
     torch.testing.assert_close(random_inception(grey), random_inception(grey.repeat(1, 3, 1, 1)))
 
 
-def test_inception_frechet_distance(random_inception):
-    images = torch.randint(0, 256, (6, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    distance = FrechetDistance(random_inception, torch.device("cpu"))
+def test_inception_gives_the_logits_of_torch_fidelity(weights, random_inception):
+    """Those without the bias, which published Inception Scores are made with; whatever the precision around it."""
+    images = torch.randint(0, 256, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    expected = FeatureExtractorInceptionV3("reference", ["2048", "logits_unbiased"], str(weights))(images)
     with torch.autocast("cpu", torch.bfloat16):
-        distance.update_real(images[:3])
-        distance.update_generated(images[3:])
-    real, generated = distance.sums()
-    torch.testing.assert_close(real.first, random_inception(images[:3]).double().sum(0), rtol=1e-4, atol=1e-4)
-    assert real.num == generated.num == 3
+        found = random_inception.extract(images)
+    torch.testing.assert_close(tuple(found), expected, rtol=1e-4, atol=1e-4)
+    assert found.logits.shape == (3, 1008) == (3, random_inception.num_classes)
+    assert found.logits.std() > 0.01
+    assert not found.logits.requires_grad
 
 
 def test_weights_of_ones_own_stand_in_the_name(weights, random_inception):

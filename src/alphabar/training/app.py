@@ -1,8 +1,8 @@
 """A command's configuration as Hydra composes it, without running anything."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,22 @@ from alphabar.training.tree import Blank, Broken, plain
 
 @dataclass(frozen=True)
 class App:
-    """A script with the folder of its YAML files and the name of its main one."""
+    """A script with the folder of its YAML files and the name of its main one.
+
+    aliases: words that stand for groups of other names. verbs: first words after which no configuration follows, with the module
+    whose `main` takes the rest. Groups whose name begins with an underscore have no other name than an alias.
+    """
 
     folder: Path
     name: str
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    verbs: Mapping[str, str] = field(default_factory=dict)
+
+    def in_own_words(self, text: str) -> str:
+        """The text with aliases in the place of groups."""
+        for alias, group in self.aliases.items():
+            text = text.replace(group, alias)
+        return text
 
     @contextmanager
     def loaded(self) -> Iterator[ConfigLoader]:

@@ -4,11 +4,12 @@ Only the standard library and Hydra are imported here: help, completion and a mi
 """
 
 import functools
+import importlib
 import inspect
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,15 +26,20 @@ from alphabar.errors import UserError
 from alphabar.training import endings, resolvers
 from alphabar.training.app import App, resolved
 from alphabar.training.diagnose import diagnose
-from alphabar.training.overrides import requoted
+from alphabar.training.overrides import requoted, written_out
 from alphabar.training.sweep import finish_sweeps
+from alphabar.training.unused import unused
 from alphabar.training.usage import usage
 
 Main = Callable[[DictConfig], dict[str, object]]
 
 
-def command(config_name: str) -> Callable[[Main], Callable[[], NoReturn]]:
+def command(
+    config_name: str, aliases: Mapping[str, str] | None = None, verbs: Mapping[str, str] | None = None
+) -> Callable[[Main], Callable[[], NoReturn]]:
     """Makes a command of a function that takes the configuration in `conf/<config_name>.yaml`, beside the script.
+
+    aliases, verbs: see `App`.
 
     The command exits with 0, 1 (a bug of ours, or a sweep with failed jobs), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM).
     """
@@ -41,7 +47,8 @@ def command(config_name: str) -> Callable[[Main], Callable[[], NoReturn]]:
     def decorate(main: Main) -> Callable[[], NoReturn]:
         @functools.wraps(main)
         def start() -> NoReturn:
-            sys.exit(execute(main, App(Path(inspect.getfile(main)).resolve().parent / "conf", config_name)))
+            folder = Path(inspect.getfile(main)).resolve().parent / "conf"
+            sys.exit(execute(main, App(folder, config_name, aliases or {}, verbs or {})))
 
         return start
 
@@ -60,7 +67,10 @@ def execute(main: Main, app: App) -> int:
     result: dict[str, Any] = {}
     failure: BaseException | None = None
     try:
-        run(main, app, parse_args(), result)
+        if (verb := app.verbs.get("".join(sys.argv[1:2]))) is not None:
+            importlib.import_module(verb).main(sys.argv[2:])
+        else:
+            run(main, app, parse_args(app), result)
     except BaseException as error:
         failure = error.__cause__ if isinstance(error, Inside) else explained(error, app)
     ending = endings.FINISHED if failure is None else endings.ending_of(failure)
@@ -76,8 +86,8 @@ class Inside(SystemExit):
     """Takes an error of `main`, its cause, past Hydra, which would print it in its own way."""
 
 
-def parse_args() -> Namespace:
-    """The command line as Hydra's own parser reads it, but with options wherever they stand.
+def parse_args(app: App) -> Namespace:
+    """The command line as Hydra's own parser reads it, but with options wherever they stand, and aliases written out.
 
     Leaves it in `sys.argv` in the order that Hydra can read, and that processes started later can read, too.
     """
@@ -87,7 +97,7 @@ def parse_args() -> Namespace:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    words = requoted(sys.argv[1:])
+    words = [written_out(word, app.aliases) for word in requoted(sys.argv[1:])]
     args, unknown = parser.parse_known_intermixed_args(words)
     args.overrides += unknown
     options = [word for word in words if word not in args.overrides]
@@ -123,6 +133,7 @@ def make_task(main: Main, app: App, result: dict[str, Any]) -> Callable[[DictCon
             cfg.run_dir = str(folder)
         try:
             check(cfg, app.groups())
+            complain(unused(app, cfg, task_overrides(), HydraConfig.get().runtime.choices))
             result.update(main(cfg) or {})
         except Exception as error:
             drop_if_empty(folder)

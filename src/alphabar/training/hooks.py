@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -45,16 +45,18 @@ def image_shape(trainer: Trainer) -> Shape:
 
 
 @contextmanager
-def evaluation(trainer: Trainer, module: DiffusionModule) -> Iterator[None]:
+def evaluation(trainer: Trainer, module: DiffusionModule, live: bool = False) -> Iterator[None]:
     """Around everything that looks at the model during training: averaged weights, no dropout, no gradients, the run's precision.
 
+    live: the weights as training has them, in place of their averages.
     Its time is counted on the module, so that images per second are those of training.
     """
     begin = time.perf_counter()
     was_training = module.training
     module.eval()
     try:
-        with torch.no_grad(), averaged(trainer, module), trainer.precision_plugin.forward_context():
+        weights = nullcontext() if live else averaged(trainer, module)
+        with torch.no_grad(), weights, trainer.precision_plugin.forward_context():
             yield
     finally:
         module.train(was_training)

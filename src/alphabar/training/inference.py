@@ -1,5 +1,6 @@
 """What sampling and evaluation share: a checkpoint, brought onto one or many devices."""
 
+import hashlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -21,6 +22,21 @@ from alphabar.training.run_dir import claim
 from alphabar.training.screen import quiet
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+def launch(run_dir: str, accelerator: str, devices: int | str, precision: Precision = "32-true") -> Fabric:
+    """The processes of a command, which has `run_dir` for itself.
+
+    Raises UserError for devices that do not exist, or a folder that is not empty.
+    """
+    quiet()
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise UserError(f"accelerator={accelerator} devices={devices}: {' '.join(str(error).split())}") from error
+    claim(Path(run_dir))
+    fabric.launch()
+    return fabric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +79,10 @@ class Command(ABC):
             return f"ema{self.ema_length}"
         return self.weights if self.ema_decay is None else f"decay{self.ema_decay}"
 
+    def identity(self, step: int) -> dict[str, object]:
+        """Which checkpoint, for receipts. step: at which it was written."""
+        return {"checkpoint": self.checkpoint, "sha256": short_hash(Path(self.checkpoint)), "step": step}
+
     @abstractmethod
     def must_suit(self, loaded: Loaded) -> None:
         """Raises UserError if this cannot be done with the checkpoint; asked before anything is written."""
@@ -72,17 +92,17 @@ class Command(ABC):
 
         Raises UserError for a bad or unsuitable checkpoint, devices that do not exist, or a folder that is not empty.
         """
-        quiet()
         loaded = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay)
         self.must_suit(loaded)
-        try:
-            fabric = Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision)
-        except (RuntimeError, ValueError, MisconfigurationException) as error:
-            raise UserError(f"accelerator={self.accelerator} devices={self.devices}: {' '.join(str(error).split())}") from error
-        claim(Path(self.run_dir))
-        fabric.launch()
+        fabric = launch(self.run_dir, self.accelerator, self.devices, self.precision)
         loaded.module.to(fabric.device)
         return fabric, loaded
+
+
+def short_hash(path: Path) -> str:
+    """The first 16 digits of the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)

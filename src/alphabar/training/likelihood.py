@@ -2,8 +2,10 @@
 
 import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -28,17 +30,23 @@ from alphabar.errors import UserError
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.training.checkpoint import Loaded
 from alphabar.training.data import ImageSet
+from alphabar.training.evaluation.receipt import Figure, Receipt, circumstances, write
 from alphabar.training.inference import Command
-from alphabar.training.measuring import data_of, report, withdrawn_on_complaint
+from alphabar.training.measuring import data_of, withdrawn_on_complaint
+from alphabar.training.metrics.content import content_hash, legible
 from alphabar.training.metrics.names import bound_protocol, flow_protocol
 from alphabar.training.ranks import total
+from alphabar.training.screen import shown
+from alphabar.training.table import aligned
 
+BOUND_KEYS = ("variance", "bpd_terms", "thresholding")  # what the probability flow has no use for
 Done = Callable[[], object]
 
 
-class Figure(NamedTuple):
+class Measure(NamedTuple):
     """What is measured of every image: bits(x, indices, done) [B], with `num_steps` calls of `done` on the way."""
 
+    what: str
     name: str
     num_steps: int
     bits: Callable[[Tensor, Sequence[int], Done], Tensor]
@@ -80,32 +88,64 @@ class Likelihood(Command):
         if not isinstance(codec, Pixels):
             raise UserError(f"metric=bpd: need a model of pixels, got one whose codec is {type(codec).__name__}")
         if not schedule.is_discrete:
-            if self.variance is not None:
-                name = type(schedule).__name__
-                raise UserError(f"variance={self.variance}: only a discrete schedule has a bound, {name} is not one")
+            for key in BOUND_KEYS:
+                if vars(self)[key] != type(self).__dataclass_fields__[key].default:
+                    value = type(vars(self)[key]).__name__.lower() if key == "thresholding" else vars(self)[key]
+                    raise UserError(f"{key}={value}: only a discrete schedule has a bound, {type(schedule).__name__} is not one")
         elif self.variance == "learned" and not learns_variance(loaded):
             raise UserError(f"variance=learned: {UNLEARNED}")
 
     def run(self) -> dict[str, object]:
-        """Measures, prints a table and writes `figures.json`; returns means and standard errors, and which one a sweep compares,
+        """Measures, prints a table and writes `receipt.json`; returns means and standard errors, and which one a sweep compares,
         the bound if there is one."""
+        begin = time.perf_counter()
         fabric, loaded = self.begin()
-        with withdrawn_on_complaint(self):
+        with withdrawn_on_complaint(self.run_dir):
             held_out = data_of(loaded, self.data_root, fabric).held_out_set
             if self.num > len(held_out):
                 raise UserError(f"need num <= {len(held_out)}, the number of held-out images, got num={self.num}")
         measured = [self._bound(loaded)] if loaded.module.denoiser.schedule.is_discrete else []
         measured.append(self._flow(loaded.module.denoiser))
-        figures: dict[str, float] = {}
-        for figure, bits in zip(measured, self._measure(measured, held_out, loaded, fabric), strict=True):
-            figures[figure.name] = float(bits.mean())
-            if self.num > 1:
-                figures[f"{figure.name}-standard_error"] = float(bits.std()) / math.sqrt(self.num)
+        bits, content = self._measure(measured, held_out, loaded, fabric)
+        figures = [Figure(each.name, each.what, "", (float(row.mean()),)) for each, row in zip(measured, bits, strict=True)]
+        errors = {
+            f"{each.name}-standard_error": float(row.std()) / math.sqrt(self.num)
+            for each, row in zip(measured, bits, strict=True)
+            if self.num > 1
+        }
         if fabric.is_global_zero:
-            report(self, loaded.step, figures, {"thresholding": self.thresholding})
-        return {**figures, "objective": figures[measured[0].name]}
+            run = circumstances(fabric, time.perf_counter() - begin)
+            receipt = Receipt(
+                tuple(figures),
+                self._protocol(content, len(measured) > 1),
+                self.identity(loaded.step),
+                {"standard_errors": errors},
+                run,
+            )
+            path = write(receipt, Path(self.run_dir))
+            print(aligned([["bits per dimension", "", "+-", "name"], *(self._row(each, errors) for each in figures)]))
+            print(f"receipt  {shown(path)}")
+        bpd = {"name": figures[0].name, "value": figures[0].mean, "floor": None}
+        return {**{each.name: each.mean for each in figures}, **errors, "bpd": bpd, "objective": figures[0].mean}
 
-    def _bound(self, loaded: Loaded) -> Figure:
+    def _row(self, figure: Figure, errors: dict[str, float]) -> list[str]:
+        error = errors.get(f"{figure.name}-standard_error")
+        return [figure.what, f"{figure.mean:.4f}", "" if error is None else f"{error:.2g}", figure.name]
+
+    def _protocol(self, content: str, has_bound: bool) -> dict[str, object]:
+        keys = ("bpd_steps", "probes", *(BOUND_KEYS if has_bound else ()))
+        return {
+            "images": "held-out",
+            "num": self.num,
+            "seeds": [self.seed],
+            "reference": {"split": "held-out", "num": self.num, "content": content},
+            "weights": self.weights_label,
+            "precision": self.precision,
+            "dequantisation": "ode: uniform noise of one grey level; vlb: the last term is that of the byte itself",
+            **{key: vars(self)[key] for key in keys},
+        }
+
+    def _bound(self, loaded: Loaded) -> Measure:
         denoiser = loaded.module.denoiser
         seen = denoiser if self.thresholding is None else Thresholded(denoiser, self.thresholding)
         variance: Variance = self.variance or ("learned" if learns_variance(loaded) else "beta")
@@ -118,9 +158,9 @@ class Likelihood(Command):
 
         terms = "" if num_terms == num_steps else f"-terms{num_terms}"
         steps = f"{variance}{num_steps}{terms}{label(self.thresholding)}"
-        return Figure(bound_protocol(self.num, self.weights_label, steps), num_terms, bits)
+        return Measure("vlb", bound_protocol(self.num, self.weights_label, steps), num_terms, bits)
 
-    def _flow(self, denoiser: Denoiser) -> Figure:
+    def _flow(self, denoiser: Denoiser) -> Measure:
         times = flow_times(denoiser.schedule, self.bpd_steps)
         num_steps = len(times) - 2  # the last time is data, which the ODE does not reach
 
@@ -130,12 +170,13 @@ class Likelihood(Command):
             log_p = probability_flow(denoiser, x, None, times, rademacher(noise, x, self.probes), done)
             return bits_of_density(log_p, x[0].numel())
 
-        return Figure(flow_protocol(self.num, self.weights_label, f"heun{num_steps}-probes{self.probes}"), num_steps, bits)
+        return Measure("ode", flow_protocol(self.num, self.weights_label, f"heun{num_steps}-probes{self.probes}"), num_steps, bits)
 
-    def _measure(self, measured: Sequence[Figure], images: ImageSet, loaded: Loaded, fabric: Fabric) -> Tensor:
-        """Bits per dimension [len(measured), num], float64, on every process the same."""
+    def _measure(self, measured: Sequence[Measure], images: ImageSet, loaded: Loaded, fabric: Fabric) -> tuple[Tensor, str]:
+        """Bits per dimension [len(measured), num], float64, and a hash of the images; on every process the same."""
         home = torch.device("cpu") if fabric.device.type == "mps" else fabric.device  # Apple's GPUs have no float64
         values = torch.zeros(len(measured), self.num, dtype=torch.float64, device=home)
+        content = torch.zeros((), dtype=torch.int64, device=home)
         shares = torch.arange(fabric.global_rank, self.num, fabric.world_size).split(self.batch_size)
         shares = [share for share in shares if len(share)]
         total_steps = len(shares) * sum(figure.num_steps for figure in measured)
@@ -145,10 +186,12 @@ class Likelihood(Command):
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # which leaves 10 bits of what convolutions multiply
         ):
             for indices in shares:
-                x = loaded.module.codec.encode(images.images(indices).to(fabric.device))
+                pixels = images.images(indices)
+                content += content_hash(pixels)
+                x = loaded.module.codec.encode(pixels.to(fabric.device))
                 for row, figure in zip(values, measured, strict=True):
                     row[indices.to(home)] = figure.bits(x, indices.tolist(), bar.update).to(home, torch.float64)
-        return total(values)  # each image is zero on all processes but one
+        return total(values), legible(int(total(content)))  # each image is zero on all processes but one
 
 
 def learns_variance(loaded: Loaded) -> bool:

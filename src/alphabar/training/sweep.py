@@ -14,6 +14,8 @@ from alphabar.training.screen import shown
 from alphabar.training.table import aligned
 
 TABLE, PICTURE = "results.csv", "sweep.png"
+KINDS = {"fid": "FID", "bpd": "bits/dim"}  # figures of merit, less is better
+COSTS = {"network_evaluations": "evaluations", "seconds_per_image": "s/image"}
 
 
 @dataclass
@@ -29,13 +31,28 @@ class Job:
     result: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def fid(self) -> float | None:
-        """None if it was not measured, or is not a number."""
-        return number((self.result.get("fid") or {}).get("value"))
+    def kind(self) -> str:
+        """Which figure of merit it has: "fid" or "bpd"; "" for none."""
+        return next((kind for kind in KINDS if self.result.get(kind)), "")
 
     @property
-    def fid_name(self) -> str:
-        return (self.result.get("fid") or {}).get("name") or ""
+    def figure(self) -> float | None:
+        """Its value; None if it was not measured, or is not a number."""
+        return number(self.result[self.kind].get("value")) if self.kind else None
+
+    @property
+    def figure_name(self) -> str:
+        """How it was measured."""
+        return (self.result[self.kind].get("name") or "") if self.kind else ""
+
+    @property
+    def floor(self) -> float | None:
+        """The same of held-out images."""
+        return number(self.result[self.kind].get("floor")) if self.kind else None
+
+    def cost(self, name: str) -> float | None:
+        """One of COSTS, of an image."""
+        return number(self.result.get(name))
 
     @property
     def loss(self) -> float | None:
@@ -65,16 +82,25 @@ class Sweep:
         return " ".join(f"{key}={job.overrides[key]}" for key in self.keys() if key in job.overrides)
 
     def ranked(self) -> list[Job]:
-        """By FID; those without one by loss, and last those that failed."""
+        """By their figure; those without one by loss, and last those that failed."""
         big = math.inf
         return sorted(
             self.jobs,
-            key=lambda job: (job.state != "finished", big if job.fid is None else job.fid, job.loss or big, job.num),
+            key=lambda job: (job.state != "finished", big if job.figure is None else job.figure, job.loss or big, job.num),
         )
 
-    def fid_names(self) -> list[str]:
-        """How FID was measured: up to three names, or what more of them have in common, with * for the rest."""
-        names = sorted({job.fid_name for job in self.jobs if job.fid_name})
+    @property
+    def kind(self) -> str:
+        """Of the figure of merit."""
+        return next((job.kind for job in self.jobs if job.kind), "fid")
+
+    def costs(self) -> list[str]:
+        """Those that are known."""
+        return [name for name in COSTS if any(job.cost(name) is not None for job in self.jobs)]
+
+    def figure_names(self) -> list[str]:
+        """How it was measured: up to three names, or what more of them have in common, with * for the rest."""
+        names = sorted({job.figure_name for job in self.jobs if job.figure_name})
         words = [name.split("-") for name in names]
         if len(names) <= 3 or len(set(map(len, words))) > 1:
             return names
@@ -83,7 +109,8 @@ class Sweep:
     def save(self) -> None:
         """Writes the table, with all overrides, those that are the same everywhere too."""
         keys = list(dict.fromkeys(key for job in self.jobs for key in job.overrides))
-        ending = ["state", "error", "loss", "fid", "fid_name", "images_per_second", "seconds", "folder"]
+        costs = self.costs()
+        ending = ["state", "error", "loss", self.kind, f"{self.kind}_name", *costs, "images_per_second", "seconds", "folder"]
         temporary = self.folder / f".{TABLE}.tmp"
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -91,22 +118,36 @@ class Sweep:
             for job in self.ranked():
                 values = [job.overrides.get(key, "") for key in keys]
                 speed = job.result.get("images_per_second")
-                figures = [job.loss, job.fid, job.fid_name, speed, round(job.seconds, 1)]
+                figures = [job.loss, job.figure, job.figure_name, *map(job.cost, costs), speed, round(job.seconds, 1)]
                 writer.writerow([job.num, *values, job.state, job.error, *figures, job.folder])
         temporary.replace(self.folder / TABLE)
 
     def report(self) -> str:
         """The table for the terminal."""
-        keys = self.keys()
-        rows: list[Sequence[object]] = [["job", *keys, "state", "loss", "FID", "images/s", "seconds"]]
+        keys, costs = self.keys(), self.costs()
+        has_loss = any(job.loss is not None for job in self.jobs)
+        has_speed = any(job.result.get("images_per_second") for job in self.jobs)
+        titles = [*(["loss"] if has_loss else []), KINDS[self.kind], *(COSTS[name] for name in costs)]
+        rows: list[Sequence[object]] = [["job", *keys, "state", *titles, *(["images/s"] if has_speed else []), "seconds"]]
         for job in self.ranked():
-            figures = [f"{job.loss:.4f}" if job.loss is not None else "", f"{job.fid:.2f}" if job.fid is not None else ""]
-            speed = number(job.result.get("images_per_second"))
             values = [job.overrides.get(key, "") for key in keys]
-            rows.append([job.num, *values, job.state, *figures, f"{speed:,.0f}" if speed else "", f"{job.seconds:,.0f}"])
-        names = self.fid_names()
-        note = [f"FID is {', '.join(names)}"] if names else []
+            loss = [_shown(job.loss, ".4f")] if has_loss else []
+            speed = [_shown(number(job.result.get("images_per_second")), ",.0f")] if has_speed else []
+            spent = [_shown(job.cost(name), ".4g") for name in costs]
+            rows.append([job.num, *values, job.state, *loss, _shown(job.figure, ".4g"), *spent, *speed, f"{job.seconds:,.0f}"])
+        names = self.figure_names()
+        note = [f"{KINDS[self.kind]} is {', '.join(names)}"] if names else []
         return "\n".join([aligned(rows), *note])
+
+
+def core(name: str) -> tuple[str, ...]:
+    """What must be equal whatever is swept: fid, n1000 and classifier of fid/n1000-classifier-ema-ddim50."""
+    what, _, rest = name.partition("/")
+    return (what, *rest.split("-")[:2])
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 _sweeps: list[Sweep] = []
@@ -131,10 +172,12 @@ def finish_sweeps(ending: Ending) -> Ending:
     for sweep in [sweep for sweep in _sweeps if sweep.jobs]:
         print(f"\n{sweep.report()}\n  table    {shown(sweep.folder / TABLE)}")
         if any(job.state == "finished" for job in sweep.jobs):
+            from alphabar.training.reports import pareto
             from alphabar.training.reports.sweep import draw
 
             draw(sweep, sweep.folder / PICTURE)
             print(f"  picture  {shown(sweep.folder / PICTURE)}", flush=True)
+            pareto.report(sweep)
         bad = [str(job.num) for job in sweep.jobs if job.state != "finished"]
         if bad and ending.state != "stopped" and not ending.is_bug:
             where = f"the column 'error' of {shown(sweep.folder / TABLE)}, and error.txt in their folders"

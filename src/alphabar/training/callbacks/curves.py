@@ -6,6 +6,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.training.loggers.metrics_file import read, series
 
+HELD_OUT = (("held_out/loss", "black", "live"), ("held_out/loss_ema", "tab:purple", "averaged"))
+
 
 class Curves(Callback):
     """Writes `curves.png` from `metrics.csv` at the end of training."""
@@ -17,7 +19,7 @@ class Curves(Callback):
 
 
 def plot(metrics: Path, path: Path) -> None:
-    """Loss, loss by noise level and, if there is any, FID with its floor, over optimizer steps."""
+    """Loss, loss by noise level, held-out loss and, if there is any, FID with its floor, over optimizer steps."""
     from matplotlib.figure import Figure  # half a second that only this needs
 
     rows = read(metrics)
@@ -31,7 +33,12 @@ def plot(metrics: Path, path: Path) -> None:
         elif name.startswith("train/loss_level_"):
             low, high = name.removeprefix("train/loss_level_").split("_")
             axes[0].plot(*series(metrics, name), linewidth=1, label=f"level {low} to {high}")
-    axes[0].set(xlabel="optimizer step", ylabel="loss", yscale="log", title="training loss")
+    for name, color, weights in HELD_OUT:
+        if name in columns:
+            points = [point for point in zip(*series(metrics, name), strict=True) if point[0] > 0]  # the training loss begins there
+            label = f"held out, {weights} weights, no weighting"
+            axes[0].plot(*zip(*points, strict=True), color=color, linestyle="--", linewidth=1, marker=".", label=label, zorder=4)
+    axes[0].set(xlabel="optimizer step", ylabel="loss", yscale="log", title="loss")
     for name in fids:
         axes[1].plot(*series(metrics, name), marker="o", label=name)
         floor = series(metrics, name_of_floor(name, columns))[1]

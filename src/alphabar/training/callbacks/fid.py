@@ -1,26 +1,33 @@
-"""Frechet Inception distance during training, with its floor."""
+"""Frechet Inception distance during training, with its floor, and whether the samples look healthy."""
 
+import logging
 import math
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
 from alphabar.training.callbacks.ema import averages_of
+from alphabar.training.evaluation.findings import Findings, draw_panel, find
+from alphabar.training.evaluation.judge import Judge
+from alphabar.training.evaluation.measurement import Measurement, measure
 from alphabar.training.generate import Generation
 from alphabar.training.hooks import diffusion_module, due, evaluation, image_data
-from alphabar.training.loggers.mirror import log_figures
+from alphabar.training.loggers.mirror import log_figures, log_file
 from alphabar.training.metrics import Features, Splits
-from alphabar.training.metrics.frechet import FrechetDistance
-from alphabar.training.metrics.measure import extractor_of, measure
+from alphabar.training.metrics.measure import extractors_of
 from alphabar.training.metrics.names import floor_protocol, protocol
-from alphabar.training.metrics.reference import learn_real, measure_floor
+from alphabar.training.metrics.statistics.frechet import Frechet
+
+log = logging.getLogger(__name__)
 
 
 class FID(Callback):
     """Every so many steps and at the end: the distance of `num` samples to the training images, under a name that says how.
 
-    All ranks sample their share, `batch_size` at a time. The floor, that of as many held-out images, is logged at the start.
+    All ranks sample their share, `batch_size` at a time. The floor, that of as many held-out images, is logged at the start. The
+    same samples tell of colour casts, contrast, saturation and diversity (`health/...`) and, at the end, of copied training images.
     Images with NaN or infinity are counted as `samples/num_nonfinite` and left out. features: None for no FID.
     Raises ValueError unless num >= 2 and every_n_steps, batch_size >= 1.
     """
@@ -46,7 +53,7 @@ class FID(Callback):
         self.every_n_steps = every_n_steps
         self.batch_size = batch_size
         self.last_step = -1
-        self.distance: FrechetDistance | None = None
+        self.judge: Judge | None = None
         self.name = ""
 
     def state_dict(self) -> dict[str, Any]:
@@ -62,14 +69,25 @@ class FID(Callback):
         with evaluation(trainer, module):
             data = image_data(trainer)
             splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
-            extractor = extractor_of(self.features, splits)
+            extractor = extractors_of(self.features, splits)[0]
             weights = "raw" if averages_of(trainer) is None else "ema"
-            self.name = protocol(self.num, extractor.name, weights, self.sampler.label(module.denoiser.schedule))
-            self.distance = FrechetDistance(extractor, module.device)
-            learn_real(self.distance, splits, None, self.batch_size)
-            floor = measure_floor(self.distance, splits.held_out, self.num, self.batch_size)
-        if floor is not None:
-            module.figures[floor_protocol(floor.num_images, extractor.name)] = floor.distance
+            label = f"{weights}-{self.sampler.label(module.denoiser.schedule)}"
+            self.name = protocol("fid", self.num, extractor.name, label)
+            statistics = {"fid": Frechet(allow_few=True)}
+            judge = self.judge = Judge(extractor, statistics, splits, module.device, self.num, self.batch_size)
+            floor = judge.floor()
+        if trainer.is_global_zero and self.num <= extractor.num_features:
+            log.warning(
+                "callbacks.fid.num=%d: with fewer images than the %d features FID is mostly bias", self.num, extractor.num_features
+            )
+        if judge.held_out is not None:
+            if trainer.is_global_zero and judge.held_out.num < self.num:
+                log.warning(
+                    "the data has %d held-out images, so the floor of FID is not at n=%d as FID itself",
+                    judge.held_out.num,
+                    self.num,
+                )
+            module.figures[floor_protocol("fid", judge.held_out.num, extractor.name)] = floor["fid"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         floor = {name: value for name, value in diffusion_module(pl_module).figures.items() if name.startswith("fid/floor")}
@@ -78,15 +96,15 @@ class FID(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if due(trainer, self.every_n_steps, self.last_step):
-            self._measure(trainer, pl_module)
+            self._measure(trainer, pl_module, is_last=trainer.global_step == trainer.max_steps)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
-            self._measure(trainer, pl_module)
+            self._measure(trainer, pl_module, is_last=True)
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.last_step, distance = trainer.global_step, self.distance
-        if distance is None:
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
+        self.last_step, judge = trainer.global_step, self.judge
+        if judge is None:
             return
         module = diffusion_module(pl_module)
         generation = Generation(self.sampler, image_data(trainer).shape, self.seed, min(self.batch_size, self.num))
@@ -94,6 +112,17 @@ class FID(Callback):
             share = generation.images(
                 module.denoiser, module.codec, self.num, module.device, trainer.global_rank, trainer.world_size
             )
-            value, num_nonfinite = measure(distance, share)
-        log_figures(trainer, {self.name: value, "samples/num_nonfinite": num_nonfinite})
+            measured = measure(share, generation.size, [judge])
+            findings = find(judge, measured, with_neighbours=is_last)
+        value = measured.figures[judge.extractor.name].get("fid", math.nan)
+        log_figures(trainer, {self.name: value, "samples/num_nonfinite": measured.num_nonfinite, **findings.figures()})
         module.figures["fid"] = value if math.isfinite(value) else math.inf
+        if trainer.is_global_zero:
+            self._tell(trainer, judge, measured, findings)
+
+    def _tell(self, trainer: Trainer, judge: Judge, measured: Measurement, findings: Findings) -> None:
+        for line in findings.complaints:
+            log.warning("samples at step %d: %s", trainer.global_step, line)
+        panel = draw_panel(findings, measured.gallery, judge.training, Path(trainer.default_root_dir))
+        if panel is not None:
+            log_file(trainer, "memorisation", panel)

@@ -30,8 +30,8 @@ class ImageDataModule(LightningDataModule):
     def __init__(
         self,
         source: ImageSource,
-        batch_size: int,
-        seed: int,
+        batch_size: int = 64,
+        seed: int = 0,
         flip: bool | None = None,
         num_workers: int | None = None,
         resident: bool | None = None,

@@ -68,8 +68,8 @@ class Digits(ImageDataModule):
 
     def __init__(
         self,
-        batch_size: int,
-        seed: int,
+        batch_size: int = 64,
+        seed: int = 0,
         num_held_out: int = 1000,
         flip: bool | None = None,
         num_workers: int | None = None,

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
 from torch import Tensor
 
 from alphabar.training.hooks import diffusion_module
@@ -25,6 +28,13 @@ def log_picture(trainer: Trainer, name: str, image: Tensor) -> None:
             logger.log_image(key=name, images=[to_pil(image)], step=trainer.global_step)
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, image, trainer.global_step)
+
+
+def log_file(trainer: Trainer, name: str, path: Path) -> None:
+    """A PNG file, to the loggers that keep images."""
+    with Image.open(path) as picture:
+        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    log_picture(trainer, name, pixels)
 
 
 def log_film(trainer: Trainer, name: str, path: Path) -> None:

@@ -1,8 +1,9 @@
 """How good images are.
 
-A `Features` (`classifier`, `inception`) makes an `Extractor`, from images to the vectors that they are judged by; `frechet`
-measures the distance between two sets of vectors; `reference` brings in the real images and finds how far real images are from
-each other; `names` says under which names figures are logged; `cache` keeps work from being done twice.
+A `Features` (`classifier`, `inception`, `dinov2`, `clip`, `several` of them) makes extractors, from images to the vectors that
+they are judged by. A `Collector` keeps what is needed of the features of many images, `real` does so of real ones and keeps it on
+the disk (`cache`), and `statistics` make figures of both. `health` looks at pixels, `memorisation` at copies of training images;
+`names` says under which names figures are logged.
 """
 
 from abc import ABC, abstractmethod
@@ -24,8 +25,8 @@ class Features(ABC):
     """Where the features come from; what a choice of the `features` group builds."""
 
     @abstractmethod
-    def extractor(self, splits: Splits) -> Extractor:
-        """The same network on every process, on the CPU: every process calls this once, before the first step.
+    def extractors(self, splits: Splits) -> list[Extractor]:
+        """At least one; the same networks on every process, on the CPU: every process calls this once, before the first step.
 
         Raises `UserError` on all of them if the data or a file does not allow it.
         """

@@ -17,7 +17,7 @@ from alphabar.training.metrics.extractor import in_float32, own_randomness
 from alphabar.training.ranks import from_first
 
 log = logging.getLogger(__name__)
-VERSION = 1  # goes up with every change below that moves a feature
+VERSION = 2  # goes up with every change below that moves a feature or a logit
 SEED = 0  # not the run's: figures of different runs are compared
 HALF = 32
 MAX_SIDE = 32
@@ -80,14 +80,19 @@ class ClassifierFeatures(Features):
         if self.max_images < 2:
             raise ValueError(f"need max_images >= 2, got max_images={self.max_images}")
 
+    def extractors(self, splits: Splits) -> list[Extractor]:
+        return [self.extractor(splits)]
+
     def extractor(self, splits: Splits) -> Extractor:
+        """The one that there is."""
         made = from_first(lambda: self._cached(splits))  # on the first process alone: two trainings may differ in the last bit
         shape = splits.train.shape
         with in_float32(torch.device("cpu")), own_randomness(SEED):
-            network = FeatureNetwork(shape)
+            network, head = FeatureNetwork(shape), LateHead(len(made["head"]["linear.bias"]))
         network.load_state_dict(made["weights"])
-        record = f"classifier of {2 * HALF} features, {made['quality']}, weights {digest(made['weights'])}"
-        return Extractor(network, 2 * HALF, "classifier", record, (shape.channels,), CHUNK, Path(self.cache_dir))
+        head.load_state_dict(made["head"])
+        record = f"classifier of {2 * HALF} features, {made['quality']}, weights {digest(made['weights'] | made['head'])}"
+        return Extractor(network, 2 * HALF, "classifier", record, (shape.channels,), CHUNK, Path(self.cache_dir), head)
 
     def _cached(self, splits: Splits) -> dict[str, Any]:
         labels = splits.train.labels
@@ -104,18 +109,19 @@ class ClassifierFeatures(Features):
 
 
 def train(splits: Splits, max_images: int) -> dict[str, Any]:
-    """{"weights": the network's, "quality": a line on how well it tells the classes apart}."""
+    """{"weights": the network's, "head": of its class scores, "quality": a line on how well it tells the classes apart}."""
     images, labels = load(splits.train, max_images)
     log.info("classifier features: training on %d images, once for this data", len(images))
     classes, targets = labels.unique(return_inverse=True)
     with in_float32(torch.device("cpu")), torch.enable_grad(), own_randomness(SEED):
-        network = FeatureNetwork(splits.train.shape)
-        model = nn.Sequential(network, LateHead(len(classes)))
+        network, head = FeatureNetwork(splits.train.shape), LateHead(len(classes))
+        model = nn.Sequential(network, head)
         fit(model, images, targets)
     with in_float32(torch.device("cpu")), torch.no_grad():
         quality = f"{judge(model, classes, splits.held_out)}, trained on {len(images)} images"
         network.scale.copy_(unit_variance(torch.cat([network(part) for part in images.split(CHUNK)])))
-    return {"weights": network.state_dict(), "quality": quality}
+        head.linear.weight /= network.scale[HALF:]  # the scores stay as they were trained
+    return {"weights": network.state_dict(), "head": head.state_dict(), "quality": quality}
 
 
 class LateHead(nn.Module):

@@ -3,9 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+class Extracted(NamedTuple):
+    """float32 features [B, D], and class logits [B, K] where there are classes."""
+
+    features: Tensor
+    logits: Tensor | None
 
 
 class Extractor(nn.Module):
@@ -17,6 +25,9 @@ class Extractor(nn.Module):
     channels: the numbers of channels C that the network takes.
     max_batch: how many images the network gets at a time.
     cache_dir: where what is computed with the features may be kept.
+    head: features [B, num_features] -> class logits [B, K]; frozen here. None: there are no classes.
+
+    num_classes: K, or None.
 
     Raises ValueError for anything but uint8 images of such channels: floats would be misread without a word.
     """
@@ -30,15 +41,29 @@ class Extractor(nn.Module):
         channels: tuple[int, ...],
         max_batch: int,
         cache_dir: Path,
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).eval()
+        self.head = None if head is None else head.requires_grad_(False).eval()
         self.num_features = num_features
         self.name = name
         self.record = record
         self.channels = channels
         self.max_batch = max_batch
         self.cache_dir = cache_dir
+        blank = torch.zeros(1, num_features, dtype=torch.float32)
+        self.num_classes = None if self.head is None else self._logits(self.head, blank).shape[1]
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether there are logits."""
+        return self.head is not None
+
+    def extract(self, images: Tensor) -> Extracted:
+        """The features and, where there are classes, the logits of the same pass."""
+        features = self(images)
+        return Extracted(features, None if self.head is None else self._logits(self.head, features))
 
     def forward(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in self.channels:
@@ -48,6 +73,12 @@ class Extractor(nn.Module):
         self.network.eval()
         with in_float32(images.device), torch.no_grad():
             return torch.cat([self.network(part) for part in images.split(self.max_batch)])
+
+    @staticmethod
+    def _logits(head: nn.Module, features: Tensor) -> Tensor:
+        head.eval()
+        with in_float32(features.device), torch.no_grad():
+            return head(features)
 
 
 @contextmanager

@@ -45,6 +45,13 @@ class InceptionNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.inception(images.expand(-1, 3, -1, -1))
 
+    def head(self) -> nn.Linear:
+        """2048 features -> 1008 class logits, without the bias of the last layer: those of published Inception Scores."""
+        last: nn.Linear = self.inception.fc  # type: ignore[assignment]
+        head = nn.Linear(last.in_features, last.out_features, bias=False, device="meta")
+        head.weight = last.weight
+        return head
+
 
 @dataclass(frozen=True)
 class InceptionFeatures(Features):
@@ -57,7 +64,11 @@ class InceptionFeatures(Features):
     weights: str | None
     cache_dir: str
 
+    def extractors(self, splits: Splits) -> list[Extractor]:
+        return [self.extractor(splits)]
+
     def extractor(self, splits: Splits) -> Extractor:
+        """The one that there is."""
         state, sha256, path = from_first(self._resolve)
         try:
             with in_float32(torch.device("cpu")), own_randomness(0):
@@ -66,7 +77,7 @@ class InceptionFeatures(Features):
             raise UserError(f"{path} does not hold the weights of torch-fidelity's InceptionV3") from error
         name = "inception" if sha256.startswith(HASH_PREFIX) else f"inception_{sha256[:8]}"
         record = f"InceptionV3, {NUM_FEATURES} features, resized to 299 without antialiasing, weights {sha256[:16]}"
-        return Extractor(network, NUM_FEATURES, name, record, (1, 3), MAX_BATCH, Path(self.cache_dir))
+        return Extractor(network, NUM_FEATURES, name, record, (1, 3), MAX_BATCH, Path(self.cache_dir), network.head())
 
     def _resolve(self) -> tuple[bytes, str, Path]:
         """(The weights, checked to be tensors and written anew; the SHA-256 of the file; the file)."""

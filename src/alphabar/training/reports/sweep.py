@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alphabar.training.sweep import Job, Sweep, number
+from alphabar.training.sweep import KINDS, Job, Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,8 +51,9 @@ class Layout:
             self.series.setdefault(tuple(job.overrides.get(key, "") for key in self.keys[:-1]), []).append(job)
         for jobs in self.series.values():
             jobs.sort(key=lambda job: self.values.index(job.overrides.get(self.x_key, "")))
-        self.has_fid = any(job.fid is not None for job in sweep.jobs)
-        self.fid_names = sweep.fid_names()
+        self.has_figure = any(job.figure is not None for job in sweep.jobs)
+        self.figure_names = sweep.figure_names()
+        self.title = KINDS[sweep.kind]
 
     def jobs(self) -> list[Job]:
         """In the order of the lines, and along them."""
@@ -76,7 +77,7 @@ class Layout:
         """FID, or the loss where no job has a FID; None for a job that did not finish."""
         if job.state != "finished":
             return None
-        return job.fid if self.has_fid else job.loss
+        return job.figure if self.has_figure else job.loss
 
     def label(self, values: tuple[str, ...]) -> str:
         """What a line is called."""
@@ -119,7 +120,7 @@ def plot(axes: "Axes", layout: Layout) -> None:
 
 def draw_floor(axes: "Axes", layout: Layout) -> None:
     """A dashed line at the FID of held-out images, if all jobs agree on it."""
-    floors = {number(job.result["fid"].get("floor")) for job in layout.jobs() if job.fid is not None}
+    floors = {job.floor for job in layout.jobs() if job.figure is not None}
     if len(floors) == 1 and (floor := floors.pop()) is not None:
         axes.axhline(floor, color="grey", linestyle="--", label=f"held-out images: {floor:.3g}")
 
@@ -128,8 +129,8 @@ def label_axes(axes: "Axes", layout: Layout) -> None:
     """Names, scales and ticks; logarithmic where values span a decade or more."""
     from matplotlib.ticker import LogLocator, ScalarFormatter
 
-    protocols = "\n".join(layout.fid_names) if len(layout.fid_names) <= 3 else "FID, by several protocols"
-    axes.set_ylabel(protocols if layout.has_fid else "final loss")
+    protocols = "\n".join(layout.figure_names) if len(layout.figure_names) <= 3 else f"{layout.title}, by several protocols"
+    axes.set_ylabel(protocols if layout.has_figure else "final loss")
     axes.set_xlabel(layout.x_key)
     heights = [y for job in layout.jobs() if (y := layout.y(job)) is not None]
     if heights and min(heights) > 0 and max(heights) / min(heights) >= 10:
@@ -159,7 +160,7 @@ def show_samples(figure: "SubFigure", layout: Layout, columns: int, rows: int) -
         words = [f"{layout.short[key]}={job.overrides[key]}" for key in layout.keys if key in job.overrides]
         lines = [textwrap.shorten(word, 30, placeholder="...") for word in words]
         y = layout.y(job)
-        figure_of_merit = "" if y is None else f"FID {y:.4g}" if layout.has_fid else f"loss {y:.4g}"
+        figure_of_merit = "" if y is None else f"{layout.title} {y:.4g}" if layout.has_figure else f"loss {y:.4g}"
         picture = newest_samples(job.folder)
         if picture is not None:
             tile.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")

@@ -1,0 +1,141 @@
+"""The loss on held-out images, almost without noise: always the same images, times and noise."""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from alphabar.diffusion.noise import ImageNoise, derive_seed
+from alphabar.diffusion.objectives import regress
+from alphabar.training.callbacks.ema import averages_of
+from alphabar.training.hooks import diffusion_module, due, evaluation, image_data
+from alphabar.training.loggers.mirror import log_figures
+from alphabar.training.module import DiffusionModule
+from alphabar.training.ranks import rank_and_size, total
+
+log = logging.getLogger(__name__)
+SEED = derive_seed("held-out loss")  # not the run's: runs are compared on the same noise
+GOLDEN = (math.sqrt(5) - 1) / 2
+EDGES = ("1e-2", "1e-1", "1e0", "1e1", "1e2")
+BINS = [f"{low}_{high}" for low, high in zip(("0", *EDGES), (*EDGES, "inf"), strict=True)]
+
+
+class HeldOutLoss(Callback):
+    """The mean squared error of the network's output against its target, before the first step, every so many steps and at the end.
+
+    It is that of the run's parameterization without weighting or importance, so that among runs with the same parameterization and
+    schedule it compares. Its bank is fixed: the first `num` held-out images (all, if they are fewer; without any this is off), each
+    at `num_times` noise levels that lie evenly in the schedule's own time (`levels`), with noise that is a function of image and
+    draw alone, independent of the image whatever the run's coupling.
+
+    `held_out/loss` is of the live weights, `held_out/loss_ema` of the first average if the run keeps any; both come once more by
+    signal-to-noise ratio snr = (alpha / sigma)^2, in decades from 1e-2 to 1e2 and what lies beyond (`held_out/loss_snr_1e-1_1e0`),
+    where bins without a pair are left out. So most schedules have all six bins: EDM, with its sigma of 0.002 to 80, has a fifth of
+    its levels above 1e2 and a third below 1e-2, the linear schedule a thirtieth and a third.
+
+    batch_size: images of each rank, at a time. With R ranks each looks at every R-th image, and keeps their bytes in memory.
+    Raises ValueError unless all four are >= 1.
+    """
+
+    def __init__(self, num: int, every_n_steps: int, num_times: int = 4, batch_size: int = 128) -> None:
+        if min(num, every_n_steps, num_times, batch_size) < 1:
+            raise ValueError(
+                f"need num, every_n_steps, num_times and batch_size >= 1, got num={num}, every_n_steps={every_n_steps}, "
+                f"num_times={num_times}, batch_size={batch_size}"
+            )
+        self.num = num
+        self.every_n_steps = every_n_steps
+        self.num_times = num_times
+        self.batch_size = batch_size
+        self.last_step = -1
+        self.is_on = False
+        self.bank: list[tuple[Tensor, Tensor]] = []  # this rank's indices [B] and images [B, C, H, W]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_step": self.last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last_step = state_dict["last_step"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        held_out = image_data(trainer).held_out_set
+        num, (rank, world_size) = min(self.num, len(held_out)), rank_and_size()
+        self.is_on = num > 0
+        if not self.is_on and rank == 0:
+            log.warning("the data has no held-out images, so there is no held-out loss")
+        shares = torch.arange(rank, num, world_size).split(self.batch_size)
+        self.bank = [(indices, held_out.images(indices)) for indices in shares if len(indices)]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 0:
+            self._measure(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if due(trainer, self.every_n_steps, self.last_step):
+            self._measure(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.last_step = trainer.global_step
+        if not self.is_on:
+            return
+        module, averages = diffusion_module(pl_module), averages_of(trainer)
+        with evaluation(trainer, module, live=True):
+            sums = self.sums(module)
+        figures = named("held_out/loss", sums)
+        if averages is not None:
+            if averages.num_updates > 0:  # else they are the live weights
+                with evaluation(trainer, module):
+                    sums = self.sums(module)
+            figures |= named("held_out/loss_ema", sums)
+        log_figures(trainer, figures)
+
+    def sums(self, module: DiffusionModule) -> Tensor:
+        """[2, len(BINS)], float64 on the CPU: the losses of the whole bank, and how many they are; all ranks call it."""
+        parts = [self._losses(module, indices, images) for indices, images in self.bank]
+        sums = torch.zeros(2, len(BINS), dtype=torch.float64)
+        if parts:
+            snr, losses = torch.cat(parts, dim=1).cpu().double()
+            bins = torch.bucketize(snr, torch.tensor([float(edge) for edge in EDGES], dtype=torch.float64))
+            sums.index_add_(1, bins, torch.stack([losses, torch.ones_like(losses)]))
+        # Apple's GPUs have no float64, and no other processes.
+        return sums if module.device.type == "mps" else total(sums.to(module.device)).cpu()
+
+    def _losses(self, module: DiffusionModule, indices: Tensor, images: Tensor) -> Tensor:
+        """[2, num_times * B] on the device: the signal-to-noise ratio and the loss of every pair."""
+        denoiser, schedule = module.denoiser, module.denoiser.schedule
+        x = module.codec.encode(images.to(module.device))
+        noise = ImageNoise(SEED, indices.tolist())
+        parts: list[Tensor] = []
+        for level in levels(indices, self.num_times).to(module.device):
+            eps, t = noise(x), schedule.time(level)
+            alpha, sigma = schedule(t)
+            _, losses = regress(denoiser, x, schedule.q_sample(x, t, eps), t, eps, None)
+            parts.append(torch.stack([(alpha / sigma).float().square(), losses.float()]))
+        return torch.cat(parts, dim=1)
+
+
+def levels(indices: Tensor, num_times: int) -> Tensor:
+    """[num_times, B] in (0, 1): those of the images `indices` [B], float32.
+
+    Pair j of the bank has the fractional part of 1/2 + j * (sqrt(5) - 1) / 2. So the levels of one image lie evenly, those of the
+    whole bank do, and those of the first images stay what they are when there are more.
+    """
+    pairs = indices * num_times + torch.arange(num_times).unsqueeze(1)
+    return ((0.5 + pairs.double() * GOLDEN) % 1).float()
+
+
+def named(name: str, sums: Tensor) -> dict[str, float]:
+    """The mean over all pairs, and those of the bins that have any."""
+    losses, counts = sums
+    figures = {name: float(losses.sum() / counts.sum())}
+    for label, loss, count in zip(BINS, losses.tolist(), counts.tolist(), strict=True):
+        if count > 0:
+            figures[f"{name}_snr_{label}"] = loss / count
+    return figures

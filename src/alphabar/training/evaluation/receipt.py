@@ -1,0 +1,182 @@
+"""Receipts: figures with everything that they depend on, in a JSON file that notices when it is edited."""
+
+import hashlib
+import json
+import math
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric import Fabric
+
+import alphabar
+from alphabar.errors import UserError
+
+FORMAT = "alphabar receipt 1"
+FILE_NAME = "receipt.json"
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "torch-fidelity", "transformers", "numpy", "scipy", "pillow")
+
+
+class Figure(NamedTuple):
+    """A figure over K seeds.
+
+    name: says how it was measured. what: "fid". extractor: "" where none is used. values: of each seed [K].
+    floor: of as many real images as are held out; None where there is none.
+    """
+
+    name: str
+    what: str
+    extractor: str
+    values: tuple[float, ...]
+    floor: float | None = None
+
+    @property
+    def mean(self) -> float:
+        return sum(self.values) / len(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation over seeds, with K - 1; None for one seed."""
+        if len(self.values) < 2:
+            return None
+        return (sum((value - self.mean) ** 2 for value in self.values) / (len(self.values) - 1)) ** 0.5
+
+
+class Receipt(NamedTuple):
+    """figures: by name. protocol: what must be equal for figures to be compared. subject: what was judged.
+
+    findings: what else was seen of the images. run: how, where, when and with which code.
+    """
+
+    figures: tuple[Figure, ...]
+    protocol: Mapping[str, Any]
+    subject: Mapping[str, Any]
+    findings: Mapping[str, Any]
+    run: Mapping[str, Any]
+
+
+def circumstances(fabric: Fabric, seconds: float) -> dict[str, Any]:
+    """Code, versions and hardware of a run that took so many `seconds`."""
+    device = fabric.device
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv[1:],
+        "code": revision(),
+        "versions": {"alphabar": alphabar.__version__, "python": platform.python_version(), **versions()},
+        "hardware": f"{fabric.world_size} x {device.type} ({hardware})",
+        "seconds": round(seconds, 2),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that figures may depend on, as far as they are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def revision() -> str | None:
+    """The commit of the source tree that this package lies in, with "+changes" if files differ; None outside a repository."""
+    folder = Path(alphabar.__file__).parent
+    try:
+        head = _git(folder, "rev-parse", "HEAD")
+        return head + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def write(receipt: Receipt, folder: Path) -> Path:
+    """Writes `receipt.json`; returns its path."""
+    content = {
+        "format": FORMAT,
+        "figures": [{**each._asdict(), "mean": each.mean, "std": each.std} for each in receipt.figures],
+        "protocol": receipt.protocol,
+        "subject": receipt.subject,
+        "findings": receipt.findings,
+        "run": receipt.run,
+    }
+    plain = without_nan(json.loads(json.dumps(content, default=named)))
+    path = folder / FILE_NAME
+    path.write_text(json.dumps({**plain, "sha256": digest(plain)}, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def without_nan(content: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON does not have."""
+    if isinstance(content, dict):
+        return {key: without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """The SHA-256 of everything in a receipt but this hash itself: it finds slips, not forgers."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def named(settings: object) -> object:
+    """A dataclass, such as a sampler or its grid, as its class's name with its settings. Raises TypeError for anything else."""
+    if not is_dataclass(settings):
+        raise TypeError(f"cannot write {type(settings).__name__} into a receipt")
+    return {"name": type(settings).__name__, **vars(settings)}
+
+
+def read(path: Path) -> Receipt:
+    """A receipt, or that of a folder. Raises UserError for what is none, or was edited."""
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{path}: there is no receipt; evaluate.py leaves one in its folder as {FILE_NAME}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{file}: not a receipt of evaluate.py, it is no JSON") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{file}: not a receipt of evaluate.py, need format {FORMAT!r}")
+    stored = content.pop("sha256", None)
+    if stored != digest(content):
+        raise UserError(f"{file}: was edited after it was written (its SHA-256 is not that of its content): measure again")
+    figures = tuple(_figure(record) for record in content["figures"])
+    return Receipt(figures, content["protocol"], content["subject"], content["findings"], content["run"])
+
+
+def _figure(record: Mapping[str, Any]) -> Figure:
+    values = tuple(math.nan if value is None else value for value in record["values"])
+    return Figure(record["name"], record["what"], record["extractor"], values, record["floor"])
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(content, Mapping):
+        return {prefix: content}
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def differences(protocols: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The dotted keys of what is not equal in all protocols, with the value in each."""
+    tables = [flat(protocol) for protocol in protocols]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    values = {key: [table.get(key) for table in tables] for key in keys}
+    return {key: found for key, found in values.items() if any(value != found[0] for value in found)}

@@ -1,0 +1,67 @@
+"""Features of images that come in batches, on one or many processes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from alphabar.training.metrics.extractor import Extractor, in_float32
+from alphabar.training.metrics.feature_set import NUM_PARTS, ClassSums, FeatureSet, Sums
+from alphabar.training.metrics.statistics.inception_score import class_sums
+from alphabar.training.ranks import total
+
+
+class Collector:
+    """Gathers the features of `num` images, of which each process brings its own share, in memory that does not grow with `num`.
+
+    Sums are float64 and are kept for equal parts of the set, in the order of the images: so they depend neither on the number of
+    processes nor on the size of batches, and figures of fewer images can be had of the same sums.
+
+    num_rows: of how many images, the first ones, the features themselves are kept.
+    num_parts: of the sums over features; 1 where parts are of no use. Class probabilities are always kept for ten.
+    """
+
+    def __init__(self, extractor: Extractor, device: torch.device, num: int, num_rows: int = 0, num_parts: int = NUM_PARTS) -> None:
+        # Apple's GPUs have no float64, without which the covariance loses its small eigenvalues.
+        self.device = torch.device("cpu") if device.type == "mps" else device
+        self.extractor = extractor.to(self.device)
+        self.num = num
+        self.num_parts = num_parts
+        size, home = extractor.num_features, {"dtype": torch.float64, "device": self.device}
+        self.count = torch.zeros(num_parts, **home)
+        self.first = torch.zeros(num_parts, size, **home)
+        self.second = torch.zeros(num_parts, size, size, **home)
+        self.rows = torch.zeros(min(num_rows, num), size, dtype=torch.float32)
+        self.is_there = torch.zeros(len(self.rows), dtype=torch.float32)
+        num_classes = extractor.num_classes
+        self.classes = ClassSums(
+            torch.zeros(NUM_PARTS, **home), torch.zeros(NUM_PARTS, num_classes or 0, **home), torch.zeros(NUM_PARTS, **home)
+        )
+
+    def add(self, indices: Sequence[int] | Tensor, images: Tensor) -> None:
+        """Adds uint8 images [B, C, H, W], which are those of `indices` among the `num`."""
+        if len(images) == 0:
+            return
+        features, logits = self.extractor.extract(images.to(self.device))
+        places = torch.as_tensor(indices, dtype=torch.int64)
+        parts = ((self.num_parts * (places + 1) - 1) // self.num).to(self.device)
+        with in_float32(self.device), torch.no_grad():
+            wide = features.double()
+            for part in parts.unique().tolist():
+                chosen = wide[parts == part]
+                self.count[part] += len(chosen)
+                self.first[part] += chosen.sum(0)
+                self.second[part] += chosen.T @ chosen
+            if logits is not None:
+                self.classes = ClassSums(*map(torch.add, self.classes, class_sums(logits, places, self.num)))
+            kept = places < len(self.rows)
+            self.rows[places[kept]] = features[kept.to(features.device)].cpu()
+            self.is_there[places[kept]] = 1
+
+    def collected(self) -> FeatureSet:
+        """What all processes brought; all of them call it and get the same."""
+        parts = Sums(total(self.count), total(self.first), total(self.second))
+        classes = None if self.extractor.num_classes is None else ClassSums(*map(total, self.classes))
+        rows = total(self.rows.to(self.device)).cpu()
+        is_there = total(self.is_there.to(self.device)).cpu() > 0
+        return FeatureSet(parts, rows if is_there.all() else rows[is_there], classes)

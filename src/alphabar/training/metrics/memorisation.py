@@ -1,0 +1,76 @@
+"""Whether generated images are copies of training images.
+
+A model that has learnt a distribution comes as close to its training images as other real images do; one that has learnt images
+comes closer (Meehan et al. 2020, "A non-parametric test to detect data-copying"). Distances are Euclidean, in feature space.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+QUANTILE = 0.01  # of held-out images that are nearest to a training image: as near as that is suspicious
+SHARE = 0.05  # of generated images that may be, which is five times as many as by chance
+NUM_NEIGHBOURS = 3
+CHUNK = 1000
+
+
+class Neighbours(NamedTuple):
+    """The nearest training images: distances [M, 3], the nearest first, and indices [M, 3]."""
+
+    distances: Tensor
+    indices: Tensor
+
+
+class Memorisation(NamedTuple):
+    """threshold: the distance that a hundredth of the held-out images are within. share: of the generated images within it.
+
+    num, num_held_out, num_searched: how many images of each kind were looked at. is_flagged: share is 0.05 or more, by more than
+    three standard errors.
+    """
+
+    threshold: float
+    share: float
+    median: float
+    median_held_out: float
+    num: int
+    num_held_out: int
+    num_searched: int
+    is_flagged: bool
+
+
+def nearest(queries: Tensor, bank: Tensor, device: torch.device) -> Neighbours:
+    """For features [M, D] the nearest rows of the bank [N, D], N >= 1, a few thousand at a time."""
+    found = [_nearest(part.to(device), bank, device) for part in queries.split(CHUNK)]
+    return Neighbours(torch.cat([each.distances for each in found]), torch.cat([each.indices for each in found]))
+
+
+def _nearest(queries: Tensor, bank: Tensor, device: torch.device) -> Neighbours:
+    num = min(NUM_NEIGHBOURS, len(bank))
+    distances, indices = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+    for start in range(0, len(bank), 5 * CHUNK):
+        part = torch.cdist(queries, bank[start : start + 5 * CHUNK].to(device)).cpu()
+        near = part.topk(min(num, part.shape[1]), largest=False)
+        distances = torch.cat([distances, near.values], 1)
+        indices = torch.cat([indices, near.indices + start], 1)
+    best = distances.topk(num, largest=False)
+    return Neighbours(best.values, indices.gather(1, best.indices))
+
+
+def compare(generated: Neighbours, held_out: Neighbours, num_searched: int) -> Memorisation:
+    """Compares the nearest distances of generated images with those of held-out ones, at least one of each."""
+    ours, theirs = generated.distances[:, 0].double(), held_out.distances[:, 0].double()
+    threshold = float(theirs.quantile(QUANTILE))
+    share = float((ours <= threshold).double().mean())
+    slack = 3 * math.sqrt(SHARE * (1 - SHARE) / len(ours))
+    return Memorisation(
+        threshold,
+        share,
+        float(ours.median()),
+        float(theirs.median()),
+        len(ours),
+        len(theirs),
+        num_searched,
+        share > SHARE + slack,
+    )

@@ -1,0 +1,147 @@
+"""Judges: the real images that generated ones are measured against, and what several processes make of them."""
+
+import logging
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from alphabar.errors import UserError
+from alphabar.training.data.resident import ResidentImages
+from alphabar.training.evaluation.judge import Judge
+from alphabar.training.metrics import names
+from alphabar.training.metrics.real import batches, learn
+from alphabar.training.metrics.statistics.frechet import Frechet
+from alphabar.training.ranks import from_first, rank_and_size
+from simple_features import CPU, Witness, collected, fid, gaussian_images, pixels_as_features, splits_of
+
+
+def judge(splits, num, extractor, **statistics):
+    return Judge(extractor, statistics or {"fid": Frechet()}, splits, CPU, num, batch_size=7)
+
+
+def test_it_does_not_join_the_weights_of_a_module_that_holds_it(tmp_path):
+    module = nn.Module()
+    extractor = pixels_as_features(8, tmp_path, network=nn.Sequential(Witness(), nn.Linear(16, 8)))
+    module.judge = judge(splits_of(gaussian_images(50, 16, seed=0)), 20, extractor)
+    assert not module.state_dict()
+
+
+def test_real_images_are_measured_once(tmp_path):
+    images, generated = gaussian_images(50, 4, seed=0), gaussian_images(20, 4, seed=1)
+    found = []
+    for _ in range(2):
+        witness = Witness()
+        extractor = pixels_as_features(4, tmp_path, witness)
+        judged = judge(splits_of(images), 20, extractor)
+        found.append("seen" in vars(witness))
+        assert judged.figures(collected(generated, extractor))["fid"] == pytest.approx(fid(images, generated), rel=1e-9)
+        assert judged.real.num == 50
+        assert torch.equal(judged.real.features.rows, images.flatten(1).float())
+        assert float(judged.real.pixels.mean) == pytest.approx(float(images.double().mean()))
+    assert found == [True, False]
+
+
+@pytest.mark.parametrize("change", ["data", "features", "num", "damage", "rows"])
+def test_real_images_are_measured_again_after_a_change(tmp_path, caplog, change):
+    images = ResidentImages(gaussian_images(50, 4, seed=0), None)
+    learn(pixels_as_features(4, tmp_path), CPU, images, "train", "data", 40, batch_size=25)
+    rows, path = sorted(tmp_path.iterdir(), key=lambda path: path.suffix)
+    if change == "damage":
+        path.write_bytes(path.read_bytes()[:-100])
+    if change == "rows":
+        rows.write_bytes(rows.read_bytes()[:-100])
+    witness = Witness()
+    extractor = pixels_as_features(4, tmp_path, witness, record="others" if change == "features" else "pixels")
+    num, fingerprint = 50 if change == "num" else 40, "other" if change == "data" else "data"
+    found = learn(extractor, CPU, images, "train", fingerprint, num, batch_size=25)
+    assert "seen" in vars(witness)
+    assert len(found.features.rows) == num
+    assert len(caplog.messages) == (change == "damage")
+    assert len(list(tmp_path.iterdir())) == (2 if change in ("damage", "rows") else 4)
+
+
+def test_cache_that_cannot_be_written_costs_a_line_and_nothing_else(tmp_path, caplog):
+    (tmp_path / "file").write_text("not a folder")
+    images = ResidentImages(gaussian_images(50, 4, seed=0), None)
+    found = learn(pixels_as_features(4, tmp_path / "file"), CPU, images, "train", "data", 40, batch_size=25)
+    assert found.num == len(found.features.rows) == 40
+    assert caplog.messages
+
+
+def test_content_of_real_images_is_what_they_are_and_not_where_they_lie(tmp_path):
+    pixels = gaussian_images(50, 4, seed=0)
+    first = learn(pixels_as_features(4, tmp_path), CPU, ResidentImages(pixels, None), "train", "here", 50, batch_size=25)
+    moved = learn(pixels_as_features(4, tmp_path), CPU, ResidentImages(pixels.flip(0), None), "train", "there", 50, batch_size=7)
+    pixels[0, 0, 0, 0] += 1
+    changed = learn(pixels_as_features(4, tmp_path), CPU, ResidentImages(pixels, None), "train", "other", 50, batch_size=25)
+    assert first.content == moved.content != changed.content
+
+
+def test_floor_is_the_distance_of_as_many_held_out_images(tmp_path):
+    train, held_out = gaussian_images(500, 16, seed=0), gaussian_images(300, 16, seed=1)
+    judged = judge(splits_of(train, held_out), 200, pixels_as_features(16, tmp_path))
+    assert judged.floor()["fid"] == pytest.approx(fid(train, held_out[:200]), rel=1e-9)
+    assert judged.held_out.num == 200
+    fewer = judge(splits_of(train, held_out[:30]), 200, pixels_as_features(16, tmp_path))
+    assert fewer.held_out.num == 30
+    assert judge(splits_of(train, held_out[:1]), 200, pixels_as_features(16, tmp_path)).floor() == {}
+
+
+@pytest.mark.parametrize(("num", "num_real", "kind"), [(16, 100, "generated"), (100, 16, "training")])
+def test_too_few_images_for_a_figure_are_refused(tmp_path, num, num_real, kind):
+    with pytest.raises(UserError, match=rf"^statistics.fid: takes 17 images of each kind in pixels features, got 16 {kind}"):
+        judge(splits_of(gaussian_images(num_real, 16, seed=0)), num, pixels_as_features(16, tmp_path))
+    judge(splits_of(gaussian_images(16, 16, seed=0)), 16, pixels_as_features(16, tmp_path), fid=Frechet(True))
+
+
+def test_names_carry_the_protocol():
+    assert names.protocol("fid", 1000, "classifier", "ema-ddim50") == "fid/n1000-classifier-ema-ddim50"
+    assert names.floor_protocol("kid", 1000, "classifier") == "kid/floor-n1000-classifier"
+
+
+def work_of_one_rank(rank, folder, world_size):
+    """What each of several processes does in the test below."""
+    logging.disable()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world_size}", rank=rank, world_size=world_size)
+    splits = splits_of(gaussian_images(41, 16, seed=0), gaussian_images(20, 16, seed=2))
+    results = {"from_first": from_first(lambda: {"made on": dist.get_rank()})}
+    try:
+        from_first(lambda: fail(rank))
+    except UserError as error:
+        results["error"] = str(error)
+    generated = gaussian_images(19, 16, seed=1)
+    for name in ("computed", "cached"):
+        judged = judge(splits, 19, pixels_as_features(16, folder / f"cache{world_size}"))
+        collector = judged.collector()
+        for indices in batches(19, batch_size=2):
+            collector.add(indices, generated[indices])
+        found = collector.collected()
+        results[name] = (judged.figures(found)["fid"], judged.floor()["fid"], judged.real.num, found.num, judged.real.content)
+        assert torch.equal(found.rows, generated.flatten(1).float())
+    torch.save(results, folder / f"{world_size}rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def fail(rank):
+    raise UserError(f"no data on rank {rank}")
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_several_processes_measure_what_one_does(tmp_path, world_size):
+    """19 images: dealt out without padding; sums from the cache are not counted twice; what fails on one fails on all."""
+    torch.multiprocessing.spawn(work_of_one_rank, (tmp_path, world_size), nprocs=world_size)
+    real = gaussian_images(41, 16, seed=0)
+    expected = fid(real, gaussian_images(19, 16, seed=1)), fid(real, gaussian_images(20, 16, seed=2)[:19])
+    content = learn(pixels_as_features(16, tmp_path), CPU, ResidentImages(real, None), "train", "x", 41, batch_size=9).content
+    for rank in range(world_size):
+        results = torch.load(tmp_path / f"{world_size}rank{rank}.pt", weights_only=True)
+        assert results["from_first"] == {"made on": 0}
+        assert results["error"] == "no data on rank 0"
+        for name in ("computed", "cached"):
+            value, floor, num_real, num_generated, found = results[name]
+            assert (num_real, num_generated, found) == (41, 19, content)
+            assert (value, floor) == pytest.approx(expected, rel=1e-6)
+    assert rank_and_size() == (0, 1)

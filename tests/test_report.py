@@ -1,0 +1,211 @@
+"""Runs and sweeps as HTML pages."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from alphabar.errors import UserError
+from alphabar.training.evaluation.receipt import Receipt, write
+from alphabar.training.reports.report import main
+from pages import EVIL, make_grid, make_receipt, make_run, make_sweep, report
+
+
+def test_a_run_is_told_whole(tmp_path, capsys):
+    run = make_run(tmp_path / "outputs" / "train" / "one")
+    make_receipt(tmp_path / "outputs" / "evaluate" / "first", run / "checkpoints" / "last.ckpt", complaints=["colour cast: red"])
+    make_receipt(tmp_path / "outputs" / "evaluate" / "other", tmp_path / "outputs" / "train" / "two" / "last.ckpt")
+    page = report(capsys, run)
+    assert page.all("html")[0]["lang"] == "en"
+    assert any("width=device-width" in meta.get("content", "") for meta in page.all("meta"))
+    for words in (
+        "DDPM",
+        "Linear: num_steps 1000",
+        "Min SNR",
+        "DDIM: num_steps 50",
+        "UNet",
+        "Digits",
+        "8 x 8",
+        "1 min 15 s",
+        "6,336",
+    ):
+        assert words in page.text
+    assert "fid/n100-classifier-ema-ddim50" in page.text
+    assert "floor 0.5 (held-out images)" in page.text
+    assert "2 samples have NaN or infinity" in page.text
+    assert page.text.count("look here") == 2
+    assert "news" in page.text
+    assert "1.5 ± 0.71" in page.text
+    assert "FID of pure noise" in page.text
+    assert "inception_score_std" not in "".join(" ".join(page.words).split("receipt.json")[0])
+    assert "first: colour cast: red" in page.text
+    assert "Memorised: 40.0%" in page.text
+    assert "protocol" in page.text.lower()
+    assert "other" not in [word.split("/")[0] for word in page.words]
+    slider = page.all("input")[0]
+    assert (slider["type"], slider["min"], slider["max"]) == ("range", "0", "2")
+    assert len([figure for figure in page.all("figure") if "data-step" in figure]) == 3
+    charts = [json.loads(svg["data-lines"]) for svg in page.all("svg") if "data-lines" in svg]
+    assert [line["name"] for line in charts[0]] == ["level 0.00 to 0.50", "all levels"]
+    assert charts[2][0]["points"][-1][2:] == [99, "1.25"]
+
+
+def test_what_comes_from_outside_is_only_text(tmp_path, capsys):
+    run = make_run(tmp_path / "run", name=json.dumps(EVIL))
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("seed: 0", f"seed: {json.dumps(EVIL)}"))
+    (run / "samples" / "step_0000010.png").rename(run / "samples" / "<b onload=alert(1)>'.png")
+    receipt = make_receipt(tmp_path / "<i>", EVIL, complaints=[EVIL])
+    rows = (run / "metrics.csv").read_text()
+    (run / "metrics.csv").write_text(rows.replace("fid/n100-classifier-ema-ddim50", "fid/n100-<i>-ema-ddim50"))
+    page = report(capsys, run, receipt)
+    assert len(page.all("script")) == 1
+    assert not page.all("b onload=alert(1)")
+    assert not page.all("i")
+    assert page.text.count(EVIL) >= 5
+    assert page.all("title")
+    assert "This receipt is not about a checkpoint in this run's folder" in page.text
+
+
+def test_what_is_missing_or_broken_takes_nothing_else_with_it(tmp_path, capsys):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.yaml").write_text("name: [")
+    assert "config.yaml is no YAML" in report(capsys, bare).text
+    run = make_run(tmp_path / "run")
+    (run / "film.gif").write_bytes((run / "film.gif").read_bytes()[:40])
+    (run / "samples" / "step_0000010.png").write_bytes(b"no picture")
+    (run / "metrics.csv").write_text("step,train/loss\n0,1.0\n1,fast\nlast,2.0\n2,0.5\n")
+    page = report(capsys, run)
+    assert "step_0000010.png cannot be shown: UnidentifiedImageError" in page.text
+    assert "film.gif cannot be shown" in page.text
+    assert "metrics.csv: left out 2 rows or cells that are no numbers" in page.text
+    assert page.all("input")[0]["max"] == "1"
+    (run / "metrics.csv").write_bytes(b"step,train/loss\n\xff\xfe\n")
+    shutil.rmtree(run / "samples")
+    page = report(capsys, run)
+    assert "metrics.csv cannot be read: UnicodeDecodeError" in page.text
+    assert not page.all("input")
+
+
+def test_at_most_40_grids_are_shown(tmp_path, capsys):
+    page = report(capsys, make_run(tmp_path / "run", num_grids=95))
+    steps = [figure["data-step"] for figure in page.all("figure") if "data-step" in figure]
+    assert (len(steps), steps[0], steps[-1]) == (40, "0", "940")
+    assert "40 of 95 grids" in page.text
+
+
+def test_large_pictures_are_reduced(tmp_path, capsys):
+    run = make_run(tmp_path / "run", num_grids=1)
+    noise = torch.randint(256, (2000, 1000, 3), dtype=torch.uint8)
+    Image.fromarray(noise.numpy()).save(run / "samples" / "step_0000100.png")
+    page = report(capsys, run)
+    large = next(image for image in page.all("img") if image["src"].startswith("data:image/jpeg"))
+    assert (large["width"], large["height"]) == ("800", "1600")
+    assert "They are smaller here than in their files" in page.text
+
+
+def test_receipts_are_found_named_and_compared(tmp_path, capsys):
+    run = make_run(tmp_path / "outputs" / "train" / "one")
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    make_receipt(tmp_path / "outputs" / "evaluate" / "a", checkpoint)
+    make_receipt(tmp_path / "elsewhere" / "b", checkpoint, steps=10)
+    page = report(capsys, run, "--receipts", tmp_path / "elsewhere")
+    assert "Measured alike but for what is compared: sampler.num_steps." in page.text
+    unlike = make_receipt(tmp_path / "c", checkpoint, num=50)
+    page = report(capsys, run, unlike)
+    assert "Not measured alike, so not to be compared: these differ num" in page.text
+    assert len([table for table in page.all("table") if table.get("class") == "sortable"]) == 1
+    assert len(page.all("article")) == 3
+    unlike.write_text(unlike.read_text().replace("797", "798"))
+    with pytest.raises(UserError, match="was edited"):
+        report(capsys, run, unlike)
+    found = tmp_path / "outputs" / "evaluate" / "a" / "receipt.json"
+    found.write_text(found.read_text().replace("797", "798"))
+    assert "was edited after it was written" in report(capsys, run).text
+
+
+def test_a_receipt_with_holes_is_a_line(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    write(Receipt((), {}, {}, {}, {}), tmp_path)
+    assert "not a whole receipt: KeyError" in report(capsys, run, "--receipts", tmp_path).text
+
+
+def test_a_sweep_is_told_whole(tmp_path, capsys):
+    sweep = make_sweep(tmp_path / "sweep")
+    make_grid(sweep / "pareto.png")
+    (sweep / "1" / "error.txt").write_text("went wrong")
+    page = report(capsys, sweep)
+    anchors = {details["id"] for details in page.all("details") if "id" in details}
+    assert anchors == {"job-0", "job-1", "job-2"}
+    assert {link["href"] for link in page.all("a")} > {f"#{anchor}" for anchor in anchors}
+    assert "Measured alike but for weights or sampler" in page.text
+    assert "lowest FID 1.5" in page.text
+    assert len(page.all("img")) == 6  # two thumbnails, two grids, pareto and picture
+    assert "went wrong" in page.text
+    assert "its folder is not in that of the sweep" in page.text
+    assert len(page.all("script")) == 1
+    assert [table["class"] for table in page.all("table")] == ["sortable"]
+
+
+def test_a_sweep_says_where_its_figures_are_unlike(tmp_path, capsys):
+    sweep = make_sweep(tmp_path / "sweep", ("fid/n100-classifier-ema-ddim50", "fid/n100-inception-ema-ddim50"))
+    page = report(capsys, sweep)
+    assert "Not measured alike, so not to be compared" in page.text
+    assert "lowest FID" not in page.text
+    table = (sweep / "results.csv").read_text().replace("inception", "classifier").replace("lr", "data.root")
+    (sweep / "results.csv").write_text(table)
+    page = report(capsys, sweep)
+    assert "FID is against other real images where these differ data.root" in page.text
+    assert "lowest FID" not in page.text
+    (sweep / "results.csv").write_bytes(b"job,\xff\n")
+    assert "results.csv cannot be read: UnicodeDecodeError" in report(capsys, sweep).text
+
+
+def test_a_job_s_folder_is_only_looked_for_inside_the_sweep(tmp_path, capsys):
+    make_run(tmp_path / "secret")
+    sweep = make_sweep(tmp_path / "sweep", ())
+    (sweep / "results.csv").write_text("job,state,folder\n0,finished,../secret\n1,finished,/\n")
+    assert "there is nothing in its folder" not in (page := report(capsys, sweep)).text
+    assert page.text.count("its folder is not in that of the sweep") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "report: nowhere: there is no such folder"),
+        (["file"], "report: file: is a file"),
+        (["empty"], "report: empty: neither a run, which has config.yaml or metrics.csv, nor a sweep, which has results.csv"),
+        (["run", "--out", "nowhere/a.html"], "there is no folder nowhere"),
+        (["run", "--out", "file"], "is there already and no report of ours"),
+        (["run", "--out", "empty"], "is a folder"),
+        (["run", "empty"], "there is no receipt"),
+        (["run", "--receipts", "empty"], "there is no receipt.json in it"),
+        ([], "report: the following arguments are required: folder"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    make_run(tmp_path / "run", num_grids=0)
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        main(words)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_page_of_ours_is_replaced(tmp_path, capsys):
+    run = make_run(tmp_path / "run", num_grids=0)
+    (run / "report.html").write_text("<title>mine</title>")
+    with pytest.raises(UserError, match="no report of ours"):
+        main([str(run)])
+    main([str(run), "--out", str(tmp_path / "page.html")])
+    before = (tmp_path / "page.html").read_text()
+    make_grid(run / "samples" / "step_0000001.png")
+    main([str(run), "--out", str(tmp_path / "page.html")])
+    assert (tmp_path / "page.html").read_text() != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]

@@ -1,0 +1,93 @@
+"""The whole path, from images to figures, beside torch-fidelity's own."""
+
+import pytest
+import torch
+import torch_fidelity
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from alphabar.training.data.resident import ResidentImages
+from alphabar.training.evaluation.judge import Judge
+from alphabar.training.metrics import Splits
+from alphabar.training.metrics.inception import InceptionFeatures
+from alphabar.training.metrics.statistics.frechet import Frechet
+from alphabar.training.metrics.statistics.inception_score import InceptionScore
+from alphabar.training.metrics.statistics.kid import KID
+from alphabar.training.metrics.statistics.prdc import PRDC
+
+
+class Images(Dataset):
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random weights of torch-fidelity's network, whose logits differ enough for an Inception Score above one."""
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save({}, path)
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        network = FeatureExtractorInceptionV3("random", ["2048"], str(path))
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        network.fc.weight.mul_(60)
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def pictures(num, seed, contrast):
+    """Smooth random colours with noise on them."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(num, 3, 3, 3, generator=generator)
+    smooth = nn.functional.interpolate(coarse, (24, 24), mode="bilinear")
+    return (255 * (contrast * smooth + 0.2 * torch.rand(num, 3, 24, 24, generator=generator)).clamp(0, 1)).to(torch.uint8)
+
+
+def test_whole_path_equals_that_of_torch_fidelity(weights, tmp_path):
+    """The same images through our Inception in batches of our own."""
+    generated, real = pictures(17, seed=0, contrast=0.5), pictures(15, seed=1, contrast=0.8)
+    expected = torch_fidelity.calculate_metrics(
+        input1=Images(generated),
+        input2=Images(real),
+        cuda=False,
+        batch_size=16,
+        isc=True,
+        fid=True,
+        kid=True,
+        prc=True,
+        kid_subsets=10,
+        kid_subset_size=12,
+        samples_shuffle=False,
+        save_cpu_ram=True,
+        cache=False,
+        verbose=False,
+        feature_extractor="inception-v3-compat",  # for precision and recall the default is VGG16
+        feature_extractor_weights_path=str(weights),
+    )
+    splits = Splits(ResidentImages(real, None), ResidentImages(real[:0], None), "data")
+    extractor = InceptionFeatures(str(weights), str(tmp_path)).extractor(splits)
+    statistics = {"fid": Frechet(True), "kid": KID(10, 12), "score": InceptionScore(), "prdc": PRDC()}
+    judge = Judge(extractor, statistics, splits, torch.device("cpu"), len(generated), batch_size=10)
+    collector = judge.collector()
+    for indices in torch.arange(len(generated)).split(6):
+        collector.add(indices, generated[indices])
+    found = judge.figures(collector.collected())
+    assert found["fid"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
+    kid = expected["kernel_inception_distance_mean"]
+    assert found["kid"] == pytest.approx(kid, rel=1e-3)
+    assert found["kid_std"] == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-3, abs=1e-6)
+    assert found["inception_score"] - 1 == pytest.approx(expected["inception_score_mean"] - 1, rel=1e-3)
+    assert found["inception_score_std"] == pytest.approx(expected["inception_score_std"], rel=1e-3)
+    assert (found["precision"], found["recall"]) == (expected["precision"], expected["recall"])
+    assert kid > 1e-3
+    assert expected["inception_score_mean"] > 1.02
