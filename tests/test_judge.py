@@ -9,7 +9,10 @@ from torch import nn
 
 from alphabar.errors import UserError
 from alphabar.training.data.resident import ResidentImages
+from alphabar.training.evaluation.findings import find
 from alphabar.training.evaluation.judge import Judge
+from alphabar.training.evaluation.measurement import measure
+from alphabar.training.generate import Generated
 from alphabar.training.metrics import names
 from alphabar.training.metrics.real import batches, learn
 from alphabar.training.metrics.statistics.frechet import Frechet
@@ -94,6 +97,25 @@ def test_too_few_images_for_a_figure_are_refused(tmp_path, num, num_real, kind):
     with pytest.raises(UserError, match=rf"^statistics.fid: takes 17 images of each kind in pixels features, got 16 {kind}"):
         judge(splits_of(gaussian_images(num_real, 16, seed=0)), num, pixels_as_features(16, tmp_path))
     judge(splits_of(gaussian_images(16, 16, seed=0)), 16, pixels_as_features(16, tmp_path), fid=Frechet(True))
+
+
+def test_images_that_are_not_finite_are_counted_and_left_out(tmp_path):
+    """As if they had never been there, but for a line that says so."""
+    real, generated = gaussian_images(200, 16, seed=0), gaussian_images(100, 16, seed=1)
+    finite = torch.ones(100, dtype=torch.bool)
+    finite[[3, 50, 51]] = False
+    broken = torch.where(finite[:, None, None, None], generated, 0)
+    judged = judge(splits_of(real, real[:50]), 100, pixels_as_features(16, tmp_path))
+    shares = [Generated(part.tolist(), broken[part], finite[part]) for part in torch.arange(100).split(30)]
+    measured = measure(shares, (1, 16, 1), [judged])
+    assert measured.num_nonfinite == 3
+    assert measured.figures["pixels"]["fid"] == pytest.approx(fid(real, generated[finite]), rel=1e-9)
+    assert measured.pixels.num_images == 97
+    found = find(judged, measured)
+    assert found.complaints[0] == "3 of 100 images have NaN or infinity in them, and are in no figure"
+    nothing = measure([Generated(list(range(100)), broken, torch.zeros(100, dtype=torch.bool))], (1, 16, 1), [judged])
+    assert nothing.figures == {"pixels": {}}
+    assert find(judged, nothing).complaints == ("100 of 100 images have NaN or infinity in them, and are in no figure",)
 
 
 def test_names_carry_the_protocol():

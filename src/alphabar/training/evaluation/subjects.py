@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from torch import nn
+from tqdm import tqdm
 
 from alphabar.errors import UserError
 from alphabar.training.data.datamodule import ImageDataModule
@@ -205,8 +206,12 @@ class OfFiles(Subject):
         return False
 
     def shares(self, seed: int) -> Iterator[Generated]:
-        for indices, images in self.files.batches(self.num, self.batch_size, self.fabric.global_rank, self.fabric.world_size):
-            yield Generated(indices, images, torch.ones(len(images), dtype=torch.bool))
+        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        quiet = True if rank else None  # None: where there is no terminal
+        with tqdm(desc="looking at samples", total=self.num, unit="img", delay=2, leave=False, disable=quiet) as bar:
+            for indices, images in self.files.batches(self.num, self.batch_size, rank, world_size):
+                yield Generated(indices, images, torch.ones(len(images), dtype=torch.bool))
+                bar.update(len(images) * world_size)
 
     def protocol(self) -> Mapping[str, Any]:
         return {"images": "files"}
