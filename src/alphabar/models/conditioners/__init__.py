@@ -1,0 +1,35 @@
+"""Conditioners: from what is known of an image to what a network is told of it beside the noise level.
+
+A network reads three kinds of condition, each of which may be absent:
+    "vector"  [B, D]        of the image as a whole; joins the embedding of the noise level
+    "tokens"  [B, L, D]     a sequence, such as the words of a caption, for cross-attention; with "mask" [B, L] bool, True for words
+    "image"   [B, C', H, W] a picture of the same size, such as a low resolution one; joins the channels of the input
+How wide each is stands in the configuration under `conditioning`, where conditioners write it and networks read it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from alphabar.diffusion.denoiser import Cond
+
+
+class Conditioner(nn.Module, ABC):
+    """Trained with the network, and averaged with it, where it has weights."""
+
+    @abstractmethod
+    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+        """The condition of a batch of data, as `ImageSet.batch` gives it; in training mode some images are told nothing, so that
+        the network learns to do without (classifier-free guidance, Ho & Salimans 2022, Alg. 1).
+
+        Raises ValueError if the batch lacks what it takes.
+        """
+
+    @abstractmethod
+    def null(self, num: int) -> Cond:
+        """The condition of `num` images of which nothing is told."""
+
+    @abstractmethod
+    def of_words(self, words: Sequence[str]) -> Cond:
+        """The condition of one image for each word: a class, a caption. Raises ValueError for a word that means nothing here."""
