@@ -1,6 +1,7 @@
 """What is tested against: data whose exact denoiser is known."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,63 @@ class MixtureDenoiser(Denoiser):
         return pick(self.means) + pick(self.stds) * torch.randn(num, len(self.means), generator=generator)
 
 
+class ConditionalGaussianDenoiser(Denoiser):
+    """E[x | x_t, cond] for data N(mean, std^2) in every dimension, where the condition says which: cond["vector"] [B, 2]."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Prediction:
+        assert cond is not None
+        told = cond["vector"].to(x_t.dtype)
+        assert len(told) == len(x_t)
+        mean, std = (value.view(-1, *(1,) * (x_t.ndim - 1)) for value in told.unbind(1))
+        alpha, sigma = self.schedule.at(t, x_t)
+        x_hat = mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x_t - alpha * mean)
+        return Prediction(x_hat, (x_t - alpha * x_hat) / sigma)
+
+
+@dataclass(frozen=True)
+class GuidedGaussian:
+    """What guidance of that weight makes of N(mean, std^2) against N(0, wide^2), and where its probability-flow ODE leads.
+
+    p_t = N(alpha mean, v_c)^weight N(0, v_0)^(1 - weight) up to a constant, with v = alpha^2 std^2 + sigma^2: normal at every t, but
+    the noisy versions of no one distribution of data.
+    """
+
+    mean: float
+    std: float
+    wide: float
+    weight: float
+
+    def score(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """d log p_t / dx_t = (mean_t - x_t) / var_t, from the product of both densities."""
+        narrow, wide = (alpha**2 * std**2 + sigma**2 for std in (self.std, self.wide))
+        precision = self.weight / narrow + (1 - self.weight) / wide
+        return precision * (self.weight * alpha * self.mean / narrow / precision - x_t)
+
+    def end(self, x_T: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """x at data of the trajectory that begins in x_T at (alpha, sigma).
+
+        With z = x_t / alpha_t and r = sigma_t / alpha_t, dz/dr = -r * score. Its homogeneous solution is length(1, r), below; the rest is
+        an integral over the angle from data to (alpha, sigma), by Simpson's rule.
+        """
+        theta = torch.linspace(0, 1, 20001, dtype=torch.float64) * torch.atan2(sigma, alpha).double()
+        cosine, sine = theta.cos(), theta.sin()
+        integrand = self.weight * self.mean * sine / (cosine**2 * self.std**2 + sine**2) / self.length(cosine, sine)
+        simpson = torch.full_like(theta, 2.0)
+        simpson[1::2] = 4.0
+        simpson[[0, -1]] = 1.0
+        integral = (simpson * integrand).sum() * theta[-1] / 20000 / 3
+        return self.length(torch.ones(()), torch.zeros(())) * (x_T / self.length(alpha, sigma) + integral)
+
+    def length(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """v_c^(weight / 2) * v_0^((1 - weight) / 2)."""
+        narrow, wide = (alpha**2 * std**2 + sigma**2 for std in (self.std, self.wide))
+        return narrow ** (self.weight / 2) * wide ** ((1 - self.weight) / 2)
+
+
 class OracleNetwork(nn.Module):
     """A network that outputs the exact y under a parameterization; it knows the time from its label alone."""
 
@@ -78,7 +136,7 @@ class OracleNetwork(nn.Module):
         alpha, sigma = schedule.at(t, x)
         if isinstance(self.parameterization, EDM):
             x = x * self.parameterization.length(alpha, sigma)
-        return self.parameterization.target(*self.exact(x, t)[:2], alpha, sigma)
+        return self.parameterization.target(*self.exact(x, t, cond)[:2], alpha, sigma)
 
 
 def seeded(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

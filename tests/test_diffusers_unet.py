@@ -231,3 +231,10 @@ def test_weights_that_do_not_fit_the_config_are_refused(spoil, part):
 def test_a_first_level_wider_than_the_input_has_no_counterpart_there():
     with pytest.raises(ValueError, match=r"start with 1.*got \[2, 2\]"):
         to_diffusers(UNet(**OURS, channels=1, channel_multipliers=[2, 2]))
+
+
+@pytest.mark.parametrize("argument", [{"learned_variance": True}, {"vector_channels": 8}])
+def test_what_theirs_does_not_have_is_not_exported(argument):
+    ours = UNet(1, 8, base_channels=8, channel_multipliers=[1], num_res_blocks=1, norm_groups=4, **argument)
+    with pytest.raises(ValueError, match="neither conditions nor a learned variance"):
+        to_diffusers(ours)

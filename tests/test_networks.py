@@ -28,7 +28,8 @@ SMALL = {
 def preset(name, channels, resolution, learned_variance=False):
     node = OmegaConf.load(CONF / f"{name}.yaml")
     shape = {"channels": channels, "resolution": resolution}
-    config = OmegaConf.create({"shape": shape, "learned_variance": learned_variance, "network": node})
+    told = {"vector": 0, "tokens": 0, "image": 0}
+    config = OmegaConf.create({"shape": shape, "learned_variance": learned_variance, "conditioning": told, "network": node})
     arguments = OmegaConf.to_container(config, resolve=True)["network"]
     module, _, leaf = arguments.pop("_target_").rpartition(".")
     return getattr(importlib.import_module(module), leaf)(**arguments)
@@ -62,6 +63,8 @@ def inputs(batch=2, channels=2, resolution=8):
         ("unet_tiny", 3, 28),
         ("unet_small", 1, 28),
         ("unet_small", 3, 32),
+        ("dit_tiny", 1, 8),
+        ("dit_tiny", 3, 16),
     ],
 )
 def test_preset_keeps_the_shape(name, channels, resolution):
@@ -85,6 +88,8 @@ def test_a_learned_variance_doubles_the_channels_that_come_out():
         ("unet_small", 3, 32, 3_832_515),
         ("unet_cifar10", 3, 32, 35_746_307),
         ("unet", 3, 64, 92_025_731),
+        ("dit_tiny", 1, 8, 722_788),
+        ("dit", 3, 32, 32_471_436),
     ],
 )
 def test_preset_has_the_size_that_it_says(name, channels, resolution, num_parameters):
@@ -99,7 +104,7 @@ def test_preset_has_the_size_that_it_says(name, channels, resolution, num_parame
 
 def test_every_preset_is_tested_and_opens_with_a_comment():
     names = {path.stem for path in CONF.glob("*.yaml")}
-    assert names == {"simple_unet", "unet", "unet_cifar10", "unet_small", "unet_tiny"}
+    assert names == {"dit", "dit_tiny", "simple_unet", "unet", "unet_cifar10", "unet_small", "unet_tiny"}
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -68,7 +68,7 @@ BAD = [
     (["ema=power", "++ema_decay=0.5"], "++ema_decay=0.5: nothing takes ema_decay with ema=power"),
     (
         ["network=simple_unet", "learned_variance=true"],
-        "nothing takes learned_variance with network=simple_unet; what does: network=unet, unet_cifar10, unet_small, unet_tiny",
+        "nothing takes learned_variance with network=simple_unet; what does: network=dit, dit_tiny, unet, unet_cifar10, unet_small, unet_tiny",
     ),
     (["run_dir=here"], "run_dir=here: is filled in; the folder of a run is chosen by hydra.run.dir=here"),
 ]

@@ -1,8 +1,14 @@
-"""What every network is: a map from a noisy image and its noise level to an image of the same shape."""
+"""What every network is: a map from a noisy image and its noise level to an image of the same shape.
+
+What it may be told beside the noise level, and how that is spelt in `cond`, stands in `alphabar.models.conditioners`.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -16,4 +22,93 @@ class Network(nn.Module, ABC):
         x: [B, C, H, W], noisy images.
         label: [B], float, the noise level (c_noise); 0..num_steps - 1 for discrete schedules.
         cond: what the network is conditioned on, by name; None is unconditional.
+        Raises ValueError unless `cond` is exactly what the network reads: pass it through a `Reader`.
         """
+
+
+class Tokens(NamedTuple):
+    """values [B, L, D] and mask [B, L] bool, True for those to attend to, at least one in every row."""
+
+    values: Tensor
+    mask: Tensor
+
+
+class Condition(NamedTuple):
+    """What a network reads: vector [B, D], tokens, image [B, C', H, W]; None for each that it does not read."""
+
+    vector: Tensor | None
+    tokens: Tokens | None
+    image: Tensor | None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How wide each condition is that a network reads; 0: it does not read it. Raises ValueError if one is negative."""
+
+    vector_channels: int = 0
+    token_channels: int = 0
+    image_channels: int = 0
+
+    def __post_init__(self) -> None:
+        for name, width in vars(self).items():
+            if width < 0:
+                raise ValueError(f"need {name} >= 0 (0: read none), got {name}={width}")
+
+    def read(self, cond: Mapping[str, Tensor] | None, x: Tensor) -> Condition:
+        """What is to be read of `cond`, the condition of x [B, C, H, W]. Masked tokens become 0, and are read
+        in rows where there are no others.
+
+        Raises ValueError in one line for a condition that is missing, not read, unknown or of another shape.
+        """
+        given = dict(cond or {})
+        batch, *size = x.shape[0], *x.shape[2:]
+        vector = _take(given, "vector", self.vector_channels, (batch, self.vector_channels))
+        tokens = _take(given, "tokens", self.token_channels, (batch, None, self.token_channels))
+        mask = given.pop("mask", None)
+        image = _take(given, "image", self.image_channels, (batch, self.image_channels, *size))
+        if given:
+            raise ValueError(f"networks read vector, tokens with mask, and image, and this was given {', '.join(sorted(given))}")
+        return Condition(vector, _masked(tokens, mask), image)
+
+
+_WORDS = {
+    "vector": ("vector_channels", "a vector of {} numbers", -1),
+    "tokens": ("token_channels", "tokens of {} numbers", -1),
+    "image": ("image_channels", "an image of {} channels", 1),
+}
+
+
+def _take(given: dict[str, Tensor], name: str, width: int, shape: tuple[int | None, ...]) -> Tensor | None:
+    """The condition of this name, which is `given` no more; of this shape, in which None is any number but 0."""
+    key, words, axis = _WORDS[name]
+    value = given.pop(name, None)
+    if value is None:
+        if width == 0:
+            return None
+        raise ValueError(f"this network reads {words.format(width)}, and was given none")
+    found = list(value.shape)
+    if width == 0:
+        number = found[axis] if len(found) == len(shape) else "..."
+        raise ValueError(
+            f"this network reads no {name}, and was given {words.format(number)}: set network.{key}={number}, "
+            "or choose a network that has this key"
+        )
+    if len(found) != len(shape) or any(size == 0 or want not in (None, size) for size, want in zip(found, shape, strict=True)):
+        wanted = ", ".join("L" if want is None else str(want) for want in shape)
+        raise ValueError(f"this network reads {words.format(width)}, here of shape [{wanted}], and was given {found}")
+    return value
+
+
+def _masked(tokens: Tensor | None, mask: Tensor | None) -> Tokens | None:
+    if tokens is None:
+        if mask is None:
+            return None
+        raise ValueError("this network reads no tokens, and was given a mask without any")
+    if mask is None:
+        raise ValueError("this network reads tokens with a mask [B, L], True for words, and was given none")
+    if mask.dtype != torch.bool or mask.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"need a mask of bool and of shape {list(tokens.shape[:2])}, as the tokens, got {mask.dtype}, {list(mask.shape)}"
+        )
+    # Softmax over nothing is NaN, so where there are no words, all tokens are read, every one of them 0.
+    return Tokens(tokens.masked_fill(~mask[:, :, None], 0), mask | ~mask.any(dim=1, keepdim=True))

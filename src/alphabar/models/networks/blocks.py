@@ -1,10 +1,12 @@
-"""The parts of a diffusion U-Net: noise-level embedding, residual block, self-attention, resampling."""
+"""The parts of a diffusion U-Net: noise-level embedding, residual block, self-attention, attention to tokens, resampling."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from alphabar.models.networks import Tokens
 
 
 def zero_init(module: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
@@ -28,21 +30,29 @@ def sinusoidal_embedding(label: Tensor, num_channels: int, frequency_shift: int)
 
 
 class NoiseEmbedding(nn.Module):
-    """The noise level as a vector: SiLU(Linear(SiLU(Linear(sinusoids(label))))); Ho et al. 2020, app. B."""
+    """The noise level as a vector: SiLU(Linear(SiLU(Linear(sinusoids(label))))); Ho et al. 2020, app. B.
 
-    def __init__(self, num_channels: int, out_channels: int, frequency_shift: int) -> None:
+    vector_channels: of a vector that a linear layer adds before the last SiLU, as Dhariwal & Nichol 2021 (sec. 3.1) add that of
+        the class; 0: none.
+    """
+
+    def __init__(self, num_channels: int, out_channels: int, frequency_shift: int, vector_channels: int = 0) -> None:
         super().__init__()
         self.num_channels = num_channels
         self.frequency_shift = frequency_shift
         self.linear1 = nn.Linear(num_channels, out_channels)
         self.linear2 = nn.Linear(out_channels, out_channels)
+        self.vector = nn.Linear(vector_channels, out_channels) if vector_channels else None
 
-    def forward(self, label: Tensor) -> Tensor:
-        """[B] -> [B, out_channels], in the dtype of the weights whatever the autocast."""
+    def forward(self, label: Tensor, vector: Tensor | None = None) -> Tensor:
+        """[B] and [B, vector_channels] -> [B, out_channels], in the dtype of the weights whatever the autocast."""
         with torch.autocast(label.device.type, enabled=False):
             sinusoids = sinusoidal_embedding(label, self.num_channels, self.frequency_shift)
-            hidden = F.silu(self.linear1(sinusoids.to(self.linear1.weight.dtype)))
-            return F.silu(self.linear2(hidden))
+            dtype = self.linear1.weight.dtype
+            hidden = self.linear2(F.silu(self.linear1(sinusoids.to(dtype))))
+            if self.vector is not None and vector is not None:
+                hidden = hidden + self.vector(vector.to(dtype))
+            return F.silu(hidden)
 
 
 class ResidualBlock(nn.Module):
@@ -104,6 +114,40 @@ class SelfAttention(nn.Module):
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each [B, num_heads, H*W, head_channels]
         mixed = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(mixed.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class TokenAttention(nn.Module):
+    """Linear(attention over the tokens): softmax(q k^T / sqrt(head_channels)) v, q of x, k and v of tokens; 0 before training."""
+
+    def __init__(self, channels: int, token_channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(token_channels, 2 * channels)
+        self.out = zero_init(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, tokens: Tokens) -> Tensor:
+        """[B, N, channels] -> the same shape."""
+        q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # [B, num_heads, N, head_channels]
+        k, v = self.kv(tokens.values).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=tokens.mask[:, None, None])
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """x + attention of all pixels of norm(x) over the tokens; Rombach et al. 2022, sec. 3.3.
+
+    head_channels: channels per head; None is one head.
+    """
+
+    def __init__(self, channels: int, token_channels: int, head_channels: int | None, norm_groups: int, norm_eps: float) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(norm_groups, channels, norm_eps)
+        self.attention = TokenAttention(channels, token_channels, 1 if head_channels is None else channels // head_channels)
+
+    def forward(self, x: Tensor, tokens: Tokens) -> Tensor:
+        pixels = self.norm(x).flatten(2).transpose(1, 2)  # [B, H*W, C]
+        return x + self.attention(pixels, tokens).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class Downsample(nn.Module):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphabar.models.networks import Reader
 from alphabar.models.networks.unet import UNet
 
 # What UNet2DModel takes where its config is silent: the values that `UNet` can follow ...
@@ -71,8 +72,10 @@ _PRESENT_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_att
 def to_diffusers(network: UNet) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The arguments of the `UNet2DModel` that computes what `network` does, and its state dict (a copy).
 
-    Raises ValueError if channel_multipliers do not start with 1, which diffusers cannot express.
+    Raises ValueError if channel_multipliers do not start with 1, or for a condition or a learned variance, none of which that has.
     """
+    if network.reader != Reader() or network.conv_out.out_channels != network.channels:
+        raise ValueError("UNet2DModel has neither conditions nor a learned variance, and this network does")
     if network.channel_multipliers[0] != 1:
         raise ValueError(
             "diffusers needs channel_multipliers that start with 1 (its first block has base_channels), "

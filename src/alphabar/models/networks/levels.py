@@ -5,19 +5,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from alphabar.models.networks.blocks import Downsample, ResidualBlock, SelfAttention, Upsample
+from alphabar.models.networks import Tokens
+from alphabar.models.networks.blocks import CrossAttention, Downsample, ResidualBlock, SelfAttention, Upsample
 
 
 class Layer(nn.Module):
-    """A residual block, then self-attention (or nothing: the identity)."""
+    """A residual block, then self-attention (or nothing: the identity), then attention to the tokens (or nothing: None)."""
 
-    def __init__(self, residual: ResidualBlock, attention: SelfAttention | nn.Identity) -> None:
+    def __init__(
+        self, residual: ResidualBlock, attention: SelfAttention | nn.Identity, cross: CrossAttention | None = None
+    ) -> None:
         super().__init__()
         self.residual = residual
         self.attention = attention
+        self.cross = cross
 
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        return self.attention(self.residual(h, embedding))
+    def forward(self, h: Tensor, embedding: Tensor, tokens: Tokens | None = None) -> Tensor:
+        h = self.attention(self.residual(h, embedding))
+        return h if self.cross is None else self.cross(h, tokens)
 
 
 class DownLevel(nn.Module):
@@ -28,10 +33,10 @@ class DownLevel(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.downsample = downsample
 
-    def forward(self, h: Tensor, embedding: Tensor) -> list[Tensor]:
+    def forward(self, h: Tensor, embedding: Tensor, tokens: Tokens | None = None) -> list[Tensor]:
         outputs = []
         for layer in self.layers:
-            h = layer(h, embedding)
+            h = layer(h, embedding, tokens)
             outputs.append(h)
         if self.downsample is not None:
             outputs.append(self.downsample(h))
@@ -46,7 +51,7 @@ class UpLevel(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.upsample = upsample
 
-    def forward(self, h: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
+    def forward(self, h: Tensor, skips: list[Tensor], embedding: Tensor, tokens: Tokens | None = None) -> Tensor:
         for layer in self.layers:
-            h = layer(torch.cat([h, skips.pop()], dim=1), embedding)
+            h = layer(torch.cat([h, skips.pop()], dim=1), embedding, tokens)
         return self.upsample(h)

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from alphabar.models.networks import Network
+from alphabar.models.networks import Network, Reader
 
 
 class SimpleUNet(Network):
     """Four convolutions at full resolution, C -> 64 -> 128 -> 64 -> C, with ReLU between them.
 
     A U-Net by name alone: it has no skips, never changes the resolution, and ignores the noise level, so one function
-    must serve all of them. What this costs is what `UNet` is for.
+    must serve all of them; nor does it read any condition. What this costs is what `UNet` is for.
     """
 
     def __init__(self, channels: int) -> None:
@@ -29,4 +29,5 @@ class SimpleUNet(Network):
         )
 
     def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
+        Reader().read(cond, x)
         return self.layers(x)

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alphabar.models.networks import Network
+from alphabar.models.networks import Network, Reader
 from alphabar.models.networks.blocks import (
+    CrossAttention,
     Downsample,
     NoiseEmbedding,
     ResidualBlock,
@@ -31,6 +33,8 @@ class UNet(Network):
     scale_shift: the noise level scales and shifts after a norm (ADM) instead of adding before it (DDPM).
     frequency_shift, symmetric_padding, norm_eps: what differs between published checkpoints; see `blocks`.
     learned_variance: put out twice as many channels, the second half for the variance of the reverse step.
+    vector_channels, token_channels, image_channels: how wide the conditions are, 0: it reads none. The vector joins the embedding
+        of the noise level, attention to the tokens follows every self-attention, the image joins the channels of the input.
     Raises ValueError for arguments that do not fit together.
     """
 
@@ -50,8 +54,12 @@ class UNet(Network):
         symmetric_padding: bool = False,
         norm_eps: float = 1e-6,
         learned_variance: bool = False,
+        vector_channels: int = 0,
+        token_channels: int = 0,
+        image_channels: int = 0,
     ) -> None:
         super().__init__()
+        self.reader = Reader(vector_channels, token_channels, image_channels)
         _check_numbers(channels, base_channels, num_res_blocks, dropout, frequency_shift, norm_eps)
         _check_resolutions(resolution, channel_multipliers, attention_resolutions)
         self.channels, self.resolution = channels, resolution
@@ -62,12 +70,11 @@ class UNet(Network):
         self.widths = [base_channels * multiplier for multiplier in channel_multipliers]
         self.attends = [resolution // 2**i in attention_resolutions for i in range(len(self.widths))]
         _check_widths([base_channels, *self.widths], norm_groups)
-        if head_channels is not None:
-            attended = [width for width, attends in zip(self.widths, self.attends, strict=True) if attends]
-            _check_heads([*attended, self.widths[-1]], head_channels)
+        attended = [width for width, attends in zip(self.widths, self.attends, strict=True) if attends]
+        _check_heads([*attended, self.widths[-1]], head_channels)
 
-        self.embedding = NoiseEmbedding(base_channels, 4 * base_channels, frequency_shift)
-        self.conv_in = nn.Conv2d(channels, base_channels, kernel_size=3, padding=1)
+        self.embedding = NoiseEmbedding(base_channels, 4 * base_channels, frequency_shift, vector_channels)
+        self.conv_in = nn.Conv2d(channels + image_channels, base_channels, kernel_size=3, padding=1)
         skip_widths = [base_channels]
         self.down = self._build_down(skip_widths)
         width = self.widths[-1]
@@ -78,15 +85,16 @@ class UNet(Network):
         self.conv_out = zero_init(nn.Conv2d(self.widths[0], out_channels, kernel_size=3, padding=1))
 
     def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
-        embedding = self.embedding(label)
-        skips = [self.conv_in(x)]
+        vector, tokens, image = self.reader.read(cond, x)
+        embedding = self.embedding(label, vector)
+        skips = [self.conv_in(x if image is None else torch.cat([x, image], dim=1))]
         for level in self.down:
-            skips += level(skips[-1], embedding)
+            skips += level(skips[-1], embedding, tokens)
         h = skips[-1]
         for layer in self.middle:
-            h = layer(h, embedding)
+            h = layer(h, embedding, tokens)
         for level in self.up:
-            h = level(h, skips, embedding)
+            h = level(h, skips, embedding, tokens)
         return self.conv_out(F.silu(self.norm_out(h)))
 
     def _layer(self, in_channels: int, out_channels: int, attends: bool) -> Layer:
@@ -101,7 +109,10 @@ class UNet(Network):
         )
         if not attends:
             return Layer(residual, nn.Identity())
-        return Layer(residual, SelfAttention(out_channels, self.head_channels, self.norm_groups, self.norm_eps))
+        shape = self.head_channels, self.norm_groups, self.norm_eps
+        tokens = self.reader.token_channels
+        cross = CrossAttention(out_channels, tokens, *shape) if tokens else None
+        return Layer(residual, SelfAttention(out_channels, *shape), cross)
 
     def _build_down(self, skip_widths: list[int]) -> nn.ModuleList:
         """Levels from full to lowest resolution; appends the width of every skip they leave."""
@@ -175,7 +186,9 @@ def _check_widths(widths: Sequence[int], norm_groups: int) -> None:
         )
 
 
-def _check_heads(widths: Sequence[int], head_channels: int) -> None:
+def _check_heads(widths: Sequence[int], head_channels: int | None) -> None:
+    if head_channels is None:
+        return
     if head_channels < 1 or any(width % head_channels for width in widths):
         raise ValueError(
             "need head_channels >= 1 that divides the channels wherever there is attention, "

@@ -1,0 +1,21 @@
+"""No condition."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from alphabar.diffusion.denoiser import Cond
+from alphabar.models.conditioners import Conditioner
+
+
+class Unconditional(Conditioner):
+    """The network is told the noise level and nothing else."""
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+        return None
+
+    def null(self, num: int) -> Cond:
+        return None
+
+    def of_words(self, words: Sequence[str]) -> Cond:
+        raise ValueError("this model was trained without a condition (conditioner=unconditional)")

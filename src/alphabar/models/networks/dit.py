@@ -1,0 +1,184 @@
+"""The diffusion transformer."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alphabar.models.networks import Network, Reader, Tokens
+from alphabar.models.networks.blocks import NoiseEmbedding, TokenAttention, sinusoidal_embedding, zero_init
+
+_NUM_FREQUENCIES = 256  # sines and cosines of the noise level, whatever the width; as published
+
+
+def patchify(x: Tensor, patch_size: int) -> Tensor:
+    """[B, C, H, W] -> [B, H*W / patch_size**2, C * patch_size**2]: one row a patch, from left to right, from top to bottom."""
+    return F.pixel_unshuffle(x, patch_size).flatten(2).transpose(1, 2)
+
+
+def unpatchify(patches: Tensor, patch_size: int) -> Tensor:
+    """The square image [B, C, H, H] that `patchify` took apart."""
+    side = math.isqrt(patches.shape[1])
+    return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (side, side)), patch_size)
+
+
+def sinusoidal_positions(side: int, num_channels: int) -> Tensor:
+    """[side * side, num_channels]: `sinusoidal_embedding` of the patch's column, then of its row."""
+    embedded = sinusoidal_embedding(torch.arange(side), num_channels // 2, frequency_shift=0)
+    return torch.cat([embedded.repeat(side, 1), embedded.repeat_interleave(side, dim=0)], dim=1)
+
+
+class PatchAttention(nn.Module):
+    """Linear(attention over all patches): softmax(q k^T / sqrt(head_channels)) v."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = _linear(width, 3 * width)
+        self.out = _linear(width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[B, N, width] -> the same shape."""
+        q, k, v = self.qkv(h).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """h + gate1 * attention(m1(norm(h))), then + attention to the tokens (of norm(h), or nothing), then + gate2 * MLP(m2(norm(h))).
+
+    m(h) = h * (1 + scale) + shift; shifts, scales and gates are linear in the embedding of the noise level and 0 before training.
+    """
+
+    def __init__(self, width: int, num_heads: int, hidden_width: int, dropout: float, token_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)  # without weights: one for all
+        self.modulation = zero_init(nn.Linear(width, 6 * width))
+        self.attention = PatchAttention(width, num_heads)
+        self.cross = TokenAttention(width, token_channels, num_heads) if token_channels else None
+        self.mlp = nn.Sequential(_linear(width, hidden_width), nn.GELU(approximate="tanh"), _linear(hidden_width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Tensor, embedding: Tensor, tokens: Tokens | None = None) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=2)
+        h = h + gate1 * self.dropout(self.attention(self.norm(h) * (1 + scale1) + shift1))
+        if self.cross is not None:
+            h = h + self.dropout(self.cross(self.norm(h), tokens))
+        return h + gate2 * self.dropout(self.mlp(self.norm(h) * (1 + scale2) + shift2))
+
+
+class DiT(Network):
+    """A transformer over patches, whose norms are scaled and shifted by the noise level (adaLN-Zero); Peebles & Xie 2023, sec. 3.
+
+    The outputs of all branches and of the network start at 0. The published S, B, L and XL have width 384, 768, 1024, 1152,
+    depth 12, 12, 24, 28 and 6, 12, 16, 16 heads.
+
+    resolution: pixels per side, in training and ever after; has to be a multiple of patch_size.
+    width: of the vector of a patch; has to be a multiple of 4 (positions) and of num_heads.
+    mlp_ratio: the hidden width of the MLPs over `width`.
+    dropout: of the output of every branch (Vaswani et al. 2017, sec. 5.4); none in the paper.
+    vector_channels, token_channels, image_channels: how wide the conditions are, 0: it reads none. The vector joins the embedding
+        of the noise level, as the class does in the paper; attention to the tokens stands between self-attention and MLP (Chen et
+        al. 2023, PixArt, sec. 2.3); the image joins the channels of the input.
+    learned_variance: put out twice as many channels, the second half for the variance of the reverse step.
+    frequency_shift: see `sinusoidal_embedding`.
+    Raises ValueError for arguments that do not fit together.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        resolution: int,
+        patch_size: int = 2,
+        width: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        frequency_shift: int = 0,
+        learned_variance: bool = False,
+        vector_channels: int = 0,
+        token_channels: int = 0,
+        image_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_numbers(channels, depth, dropout, frequency_shift)
+        _check_resolution(resolution, patch_size)
+        _check_width(width, num_heads, mlp_ratio)
+        self.reader = Reader(vector_channels, token_channels, image_channels)
+        self.resolution, self.patch_size = resolution, patch_size
+        out_channels = 2 * channels if learned_variance else channels
+        self.embedding = _noise_embedding(width, frequency_shift, vector_channels)
+        self.patch_in = _linear((channels + image_channels) * patch_size**2, width)
+        self.register_buffer("positions", sinusoidal_positions(resolution // patch_size, width), persistent=False)
+        self.blocks = nn.ModuleList(
+            [Block(width, num_heads, round(width * mlp_ratio), dropout, token_channels) for _ in range(depth)]
+        )
+        self.norm_out = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = zero_init(nn.Linear(width, 2 * width))
+        self.patch_out = zero_init(nn.Linear(width, out_channels * patch_size**2))
+
+    def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
+        if x.shape[2:] != (self.resolution, self.resolution):
+            raise ValueError(f"this network knows the positions of {self.resolution}x{self.resolution} pixels, got {list(x.shape)}")
+        vector, tokens, image = self.reader.read(cond, x)
+        embedding = self.embedding(label, vector)
+        h = self.patch_in(patchify(x if image is None else torch.cat([x, image], dim=1), self.patch_size)) + self.positions
+        for block in self.blocks:
+            h = block(h, embedding, tokens)
+        shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=2)
+        return unpatchify(self.patch_out(self.norm_out(h) * (1 + scale) + shift), self.patch_size)
+
+
+def _linear(in_channels: int, out_channels: int) -> nn.Linear:
+    """As published: uniform after Glorot, without a bias at first."""
+    linear = nn.Linear(in_channels, out_channels)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _noise_embedding(width: int, frequency_shift: int, vector_channels: int) -> NoiseEmbedding:
+    """As published: normal weights of standard deviation 0.02, without a bias at first."""
+    embedding = NoiseEmbedding(_NUM_FREQUENCIES, width, frequency_shift, vector_channels)
+    for name, parameter in embedding.named_parameters():
+        if name.endswith("weight"):
+            nn.init.normal_(parameter, std=0.02)
+        else:
+            nn.init.zeros_(parameter)
+    return embedding
+
+
+def _check_numbers(channels: int, depth: int, dropout: float, frequency_shift: int) -> None:
+    if channels < 1:
+        raise ValueError(f"need channels >= 1, got channels={channels}")
+    if depth < 1:
+        raise ValueError(f"need depth >= 1, got depth={depth}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"need 0 <= dropout < 1, got dropout={dropout}")
+    if not 0 <= frequency_shift < _NUM_FREQUENCIES // 2:
+        raise ValueError(f"need 0 <= frequency_shift < {_NUM_FREQUENCIES // 2}, got frequency_shift={frequency_shift}")
+
+
+def _check_resolution(resolution: int, patch_size: int) -> None:
+    if patch_size < 1:
+        raise ValueError(f"need patch_size >= 1, got patch_size={patch_size}")
+    if resolution < patch_size or resolution % patch_size:
+        below = resolution // patch_size * patch_size
+        nearest = f"{below} or {below + patch_size}" if below > 0 else f"{patch_size}"
+        raise ValueError(
+            f"need resolution to be a multiple of patch_size={patch_size}, got resolution={resolution}: choose another "
+            f"network.patch_size, or data.resolution={nearest}"
+        )
+
+
+def _check_width(width: int, num_heads: int, mlp_ratio: float) -> None:
+    if width < 4 or width % 4:
+        raise ValueError(f"need width >= 4, a multiple of 4 (sines and cosines of row and column), got width={width}")
+    if num_heads < 1 or width % num_heads:
+        raise ValueError(f"need num_heads >= 1 that divides width={width}, got num_heads={num_heads}")
+    if round(width * mlp_ratio) < 1:
+        raise ValueError(f"need mlp_ratio with width * mlp_ratio >= 1, got width={width}, mlp_ratio={mlp_ratio}")
