@@ -223,6 +223,9 @@ NEEDED = {
     ("data", "torchvision"): ["data.name=MNIST"],
     ("_data", "folder"): ["data.root=x"],
     ("_data", "torchvision"): ["data.name=MNIST"],
+    ("data", "huggingface"): ["data.name=x"],
+    ("_data", "huggingface"): ["data.name=x"],
+    ("guidance", "autoguidance"): ["guidance.checkpoint=x"],
     ("grid", "file"): ["grid.path=x"],
 }
 COMMANDS = {"task": "sample", "metric": "evaluate", "_data": "evaluate"}

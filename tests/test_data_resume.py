@@ -40,6 +40,7 @@ class Numbered(ImageSource):
     shape = Shape(1, 4)
     symmetric = True
     classes = None
+    captions = None
 
     def prepare(self) -> None: ...
 

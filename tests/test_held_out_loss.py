@@ -60,7 +60,7 @@ def module_of(denoiser, objective=None, seed=0):
 def callback(images, num_times=4, batch_size=128):
     """One whose bank holds all the images."""
     made = HeldOutLoss(len(images), every_n_steps=2, num_times=num_times, batch_size=batch_size)
-    made.bank = [(part, images[part]) for part in torch.arange(len(images)).split(batch_size)]
+    made.bank = [(part, {"image": images[part]}) for part in torch.arange(len(images)).split(batch_size)]
     return made
 
 
@@ -151,7 +151,7 @@ def test_equal_weights_give_equal_bits_and_batches_do_not_matter():
     assert not torch.equal(sums(randomised(seed=2), images), first)
     # The pairs of the first images stay the same when there are more.
     made = callback(images)
-    some, more = (made._losses(module, torch.arange(num), images[:num]).view(2, 4, num) for num in (10, 40))
+    some, more = (made._losses(module, torch.arange(num), {"image": images[:num]}).view(2, 4, num) for num in (10, 40))
     torch.testing.assert_close(some, more[:, :, :10], rtol=1e-5, atol=0)
 
 

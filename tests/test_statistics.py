@@ -94,10 +94,9 @@ def test_inception_scores_known_beforehand():
     assert inception_score(one_class_each)["inception_score"] == pytest.approx(1)
 
 
-def test_inception_score_needs_an_image_in_each_part():
-    with pytest.raises(ValueError, match=r"need class probabilities .* in each of 10 parts, got \[0.0, 1.0"):
-        inception_score(torch.zeros(9, 3))
-    with pytest.raises(ValueError, match="got None"):
+def test_inception_score_needs_classes_and_leaves_out_parts_without_images():
+    assert inception_score(torch.zeros(9, 3))["inception_score"] == pytest.approx(1)
+    with pytest.raises(ValueError, match="need class probabilities, got none"):
         InceptionScore().compute(feature_set(rows(20)), feature_set(rows(20)))
 
 
@@ -205,7 +204,7 @@ def test_one_feature_that_is_not_finite_makes_every_figure_nan(statistic, value)
     ("make", "message"),
     [
         (lambda: KID(subsets=0), "need subsets >= 1, got subsets=0"),
-        (lambda: KID(subset_size=1), "need 2 <= subset_size <= max_images, got subset_size=1, max_images=10000"),
+        (lambda: KID(subset_size=1), "need 2 <= subset_size <= max_images, got subset_size=1, max_images=5000"),
         (lambda: KID(max_images=500), "need 2 <= subset_size <= max_images, got subset_size=1000, max_images=500"),
         (lambda: PRDC(max_images=5), "need max_images >= 6, got max_images=5"),
         (lambda: CMMD(max_images=1), "need max_images >= 2, got max_images=1"),

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alphabar.diffusion.denoiser import Denoiser
+from alphabar.diffusion.denoiser import Cond, Denoiser
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
+from alphabar.training.conditions import Conditions
 from alphabar.training.data import Shape
 from alphabar.training.ranks import total
 
@@ -28,6 +29,7 @@ class Generated(NamedTuple):
 class Generation:
     """What is drawn: image i is a function of the weights, the sampler, the seed and i.
 
+    conditions: what each image is told, by its index.
     batch_size: images at a time. Every batch has this size, the last one padded, since the shape of a batch can move the last bit.
     """
 
@@ -35,6 +37,7 @@ class Generation:
     shape: Shape
     seed: int
     batch_size: int
+    conditions: Conditions = lambda indices: None
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -52,7 +55,7 @@ class Generation:
         """x at every time of the sampler's grid, x_T first."""
         noise = ImageNoise(self.seed, indices)
         x_T = self.sampler.start(denoiser.schedule, noise.draw(self.size, device))
-        return self.sampler.trajectory(denoiser, x_T, noise=noise)
+        return self.sampler.trajectory(denoiser, x_T, self.conditions(indices), noise)
 
     def images(
         self,
@@ -85,12 +88,15 @@ def gather(size: tuple[int, int, int], num: int, share: Iterable[Generated], dev
     return total(images.to(device)).cpu()
 
 
-def must_fit(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape) -> None:
-    """Takes one step with one image. Raises UserError if the sampler is not one for the denoiser's schedule or network."""
+def must_fit(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape, cond: Cond = None) -> None:
+    """Takes one step with one image, which is told `cond`.
+
+    Raises UserError if the sampler is not one for the denoiser's schedule or network.
+    """
     images = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, dtype=torch.uint8)
     try:
         x = codec.encode(images)
-        steps = sampler.trajectory(denoiser, sampler.start(denoiser.schedule, x))
+        steps = sampler.trajectory(denoiser, sampler.start(denoiser.schedule, x), cond)
         next(steps)  # x_T
         next(steps)
     except ValueError as error:

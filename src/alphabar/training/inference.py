@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,11 +13,15 @@ from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
+from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
+from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.training.averages import MAX_LENGTH
 from alphabar.training.checkpoint import Loaded, load
+from alphabar.training.conditions import Conditions, nothing, of_words, spelt_out
 from alphabar.training.generate import Generated, Generation, must_fit
+from alphabar.training.guiding import Guide, guidance_label, guided
 from alphabar.training.run_dir import claim
 from alphabar.training.screen import quiet
 
@@ -99,6 +103,17 @@ class Command(ABC):
         return fabric, loaded
 
 
+def lines(path: Path) -> list[str]:
+    """Of a text file, without empty ones. Raises UserError if there are none."""
+    try:
+        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompts={path}: cannot be read as text ({type(error).__name__})") from error
+    if not found:
+        raise UserError(f"prompts={path}: there is no prompt in this file, need one a line")
+    return found
+
+
 def short_hash(path: Path) -> str:
     """The first 16 digits of the SHA-256 of a file."""
     with path.open("rb") as file:
@@ -107,28 +122,81 @@ def short_hash(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Inference(Command, ABC):
-    """How images are drawn from a checkpoint: image i depends on the weights, the sampler, the seed and i alone."""
+    """How images are drawn from a checkpoint: image i depends on the weights, the sampler, the guidance, what image i is told, the
+    seed and i alone.
+
+    labels: of a model with classes, 3, [3, 5], "all" or "0-9". prompt: of a model of texts; prompts: a file with one a line.
+        Image i gets label or prompt i, over and over; None of them: nothing is told. negative: a prompt to be led away from.
+    Raises ValueError as `Command` does, for more than one of them, and for a negative prompt without guidance.
+    """
 
     sampler: Sampler
+    guidance: Guide | None = None
+    labels: Sequence[int | str] | int | str | None = None
+    prompt: str | None = None
+    prompts: str | None = None
+    negative: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [f"{key}={vars(self)[key]}" for key in ("labels", "prompt", "prompts") if vars(self)[key] is not None]
+        if len(given) > 1:
+            raise ValueError(f"need one of labels, prompt and prompts, got {' '.join(given)}")
+        if self.negative is not None and self.guidance is None:
+            raise ValueError("negative: need guidance=classifier_free or guidance=apg, which lead away from it, got guidance=none")
 
     def must_suit(self, loaded: Loaded) -> None:
-        must_fit(self.sampler, loaded.module.denoiser, loaded.module.codec, loaded.shape)
+        module = loaded.module
+        self.told(loaded)
+        must_fit(self.sampler, self.denoiser(loaded), module.codec, loaded.shape, module.conditioner.null(1))
+
+    def label(self, loaded: Loaded) -> str:
+        """In the names of figures: "ema-ddim50-cfg2.0"."""
+        return f"{self.weights_label}-{self.sampler.label(loaded.module.denoiser.schedule)}{guidance_label(self.guidance)}"
 
     def start(self) -> tuple[Fabric, Loaded, Generation]:
         """The processes, the model on their devices, and what is to be drawn. Raises UserError as `begin` does."""
         fabric, loaded = self.begin()
-        return fabric, loaded, Generation(self.sampler, loaded.shape, self.seed, min(self.batch_size, self.num))
+        batch_size = min(self.batch_size, self.num)
+        return fabric, loaded, Generation(self.sampler, loaded.shape, self.seed, batch_size, self.told(loaded))
+
+    def words(self, loaded: Loaded) -> list[str]:
+        """What images are told, by index, starting anew at the end; empty for nothing. Raises UserError for what makes no sense."""
+        conditioner = loaded.module.conditioner
+        if self.prompt is not None:
+            return [self.prompt]
+        if self.prompts is not None:
+            return lines(Path(self.prompts))
+        if self.labels is None:
+            return []
+        if not isinstance(conditioner, ClassLabel):
+            raise UserError(f"labels={self.labels}: this model was not trained on classes (conditioner=class_label)")
+        return spelt_out(self.labels, conditioner.num_classes)
+
+    def told(self, loaded: Loaded) -> Conditions:
+        """The condition of each image. Raises UserError for words that mean nothing to the model."""
+        words, conditioner = self.words(loaded), loaded.module.conditioner
+        key = "labels" if self.labels is not None else "prompt" if self.prompt is not None else "prompts"
+        return of_words(conditioner, words, key) if words else nothing(conditioner)
+
+    def denoiser(self, loaded: Loaded) -> Denoiser:
+        """The model's, with guidance if there is any. Raises UserError if this model cannot be guided so."""
+        null = None
+        if self.negative is not None:
+            null = of_words(loaded.module.conditioner, [self.negative], "negative")([0])
+        return guided(loaded.module, self.guidance, null)
 
     def images(self, fabric: Fabric, loaded: Loaded, generation: Generation) -> Iterator[Generated]:
         """This process's share, with a progress bar over all steps of the sampler on the first process."""
         module = loaded.module
         batches = len(list(generation.batches(self.num, fabric.global_rank, fabric.world_size)))
         steps = len(self.sampler.times(module.denoiser.schedule)) - 1
+        denoiser = self.denoiser(loaded)
         shown = fabric.is_global_zero and sys.stderr.isatty()
         with tqdm(total=batches * steps, unit="step", desc=f"{self.num} images", disable=not shown) as bar:
             with torch.no_grad(), fabric.autocast():
                 yield from generation.images(
-                    module.denoiser,
+                    denoiser,
                     module.codec,
                     self.num,
                     fabric.device,

@@ -29,6 +29,7 @@ from alphabar.diffusion.variances import UNLEARNED, Variance
 from alphabar.errors import UserError
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.training.checkpoint import Loaded
+from alphabar.training.conditions import Conditions, of_data
 from alphabar.training.data import ImageSet
 from alphabar.training.evaluation.receipt import Figure, Receipt, circumstances, write
 from alphabar.training.inference import Command
@@ -55,7 +56,7 @@ class Measure(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(Command):
     """Bits per dimension of held-out images: the density of their dequantised bytes under the probability-flow ODE and, on a
-    discrete schedule, the variational bound of the bytes themselves.
+    discrete schedule, the variational bound of the bytes themselves. Where there is a condition, each image comes with its own.
 
     num: how many of the held-out images, the first ones. data_root: where they lie now; None: where they lay in training.
     bpd_steps: of the ODE, or all that a discrete schedule has, if they are fewer. probes: of the trace, for each image.
@@ -104,8 +105,9 @@ class Likelihood(Command):
             held_out = data_of(loaded, self.data_root, fabric).held_out_set
             if self.num > len(held_out):
                 raise UserError(f"need num <= {len(held_out)}, the number of held-out images, got num={self.num}")
-        measured = [self._bound(loaded)] if loaded.module.denoiser.schedule.is_discrete else []
-        measured.append(self._flow(loaded.module.denoiser))
+        told = of_data(loaded.module.conditioner, held_out)
+        measured = [self._bound(loaded, told)] if loaded.module.denoiser.schedule.is_discrete else []
+        measured.append(self._flow(loaded.module.denoiser, told))
         bits, content = self._measure(measured, held_out, loaded, fabric)
         figures = [Figure(each.name, each.what, "", (float(row.mean()),)) for each, row in zip(measured, bits, strict=True)]
         errors = {
@@ -145,7 +147,7 @@ class Likelihood(Command):
             **{key: vars(self)[key] for key in keys},
         }
 
-    def _bound(self, loaded: Loaded) -> Measure:
+    def _bound(self, loaded: Loaded, told: Conditions) -> Measure:
         denoiser = loaded.module.denoiser
         seen = denoiser if self.thresholding is None else Thresholded(denoiser, self.thresholding)
         variance: Variance = self.variance or ("learned" if learns_variance(loaded) else "beta")
@@ -154,20 +156,20 @@ class Likelihood(Command):
 
         def bits(x: Tensor, indices: Sequence[int], done: Done) -> Tensor:
             noise = ImageNoise(derive_seed("bound", self.seed), indices)
-            return variational_bound(seen, x, None, variance, noise, None, num_terms, done) / math.log(2)
+            return variational_bound(seen, x, told(indices), variance, noise, None, num_terms, done) / math.log(2)
 
         terms = "" if num_terms == num_steps else f"-terms{num_terms}"
         steps = f"{variance}{num_steps}{terms}{label(self.thresholding)}"
         return Measure("vlb", bound_protocol(self.num, self.weights_label, steps), num_terms, bits)
 
-    def _flow(self, denoiser: Denoiser) -> Measure:
+    def _flow(self, denoiser: Denoiser, told: Conditions) -> Measure:
         times = flow_times(denoiser.schedule, self.bpd_steps)
         num_steps = len(times) - 2  # the last time is data, which the ODE does not reach
 
         def bits(x: Tensor, indices: Sequence[int], done: Done) -> Tensor:
             noise = ImageNoise(derive_seed("flow", self.seed), indices)
             x = dequantised(x, noise)
-            log_p = probability_flow(denoiser, x, None, times, rademacher(noise, x, self.probes), done)
+            log_p = probability_flow(denoiser, x, told(indices), times, rademacher(noise, x, self.probes), done)
             return bits_of_density(log_p, x[0].numel())
 
         return Measure("ode", flow_protocol(self.num, self.weights_label, f"heun{num_steps}-probes{self.probes}"), num_steps, bits)
@@ -199,7 +201,8 @@ def learns_variance(loaded: Loaded) -> bool:
     denoiser, shape = loaded.module.denoiser, loaded.shape
     with torch.no_grad():
         x = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, device=loaded.module.device)
-        return denoiser(x, denoiser.schedule.time(torch.ones(1, device=x.device))).variance is not None
+        cond = loaded.module.conditioner.null(1)
+        return denoiser(x, denoiser.schedule.time(torch.ones(1, device=x.device)), cond).variance is not None
 
 
 def label(thresholding: Thresholding | None) -> str:

@@ -25,7 +25,7 @@ def withdrawn_on_complaint(run_dir: str) -> Iterator[None]:
 
 
 def data_of(loaded: Loaded, data_root: str | None, fabric: Fabric) -> ImageDataModule:
-    """The data that a checkpoint was trained on, under `data_root` if that is given.
+    """The data that a checkpoint was trained on, under `data_root` if that is given; its conditioner knows their captions.
 
     Raises UserError if they are not at hand, or for a `data_root` where the data has no root.
     """
@@ -34,7 +34,10 @@ def data_of(loaded: Loaded, data_root: str | None, fabric: Fabric) -> ImageDataM
         if "root" not in config.data:
             raise UserError(f"data_root={data_root}: this checkpoint was trained on data without a root")
         OmegaConf.update(config, "data.root", data_root)
-    return prepared(build(config.data, "data"), fabric)
+    data = prepared(build(config.data, "data"), fabric)
+    with fabric.rank_zero_first():  # what it computes, it keeps for the others
+        loaded.module.conditioner.learn(data.captions)
+    return data
 
 
 def prepared(data: ImageDataModule, fabric: Fabric) -> ImageDataModule:

@@ -15,6 +15,8 @@ from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.objectives import Objective, Share
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
+from alphabar.models.conditioners import Conditioner
+from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.training.data import Shape
 
 
@@ -24,6 +26,7 @@ class DiffusionModule(LightningModule):
     optimizer: makes an optimizer of parameters.
     seed: with it the step, the batch and the rank fix every random number of a step, so that a resumed run repeats them.
     warmup_steps: over which the learning rate rises linearly to its value; 0 for none. Raises ValueError if negative.
+    conditioner: what the network is told of an image; None: nothing.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class DiffusionModule(LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         seed: int,
         warmup_steps: int = 0,
+        conditioner: Conditioner | None = None,
     ) -> None:
         super().__init__()
         if warmup_steps < 0:
@@ -41,6 +45,7 @@ class DiffusionModule(LightningModule):
         self.denoiser = denoiser
         self.objective = objective
         self.codec = codec
+        self.conditioner = Unconditional() if conditioner is None else conditioner
         self.make_optimizer = optimizer
         self.seed = seed
         self.warmup_steps = warmup_steps
@@ -56,7 +61,7 @@ class DiffusionModule(LightningModule):
         was_training = self.training
         self.eval()
         try:
-            objective(self.denoiser, self.codec.encode(images))
+            objective(self.denoiser, self.codec.encode(images), self.conditioner.null(1))
         except ValueError as error:
             raise UserError(f"objective: {error}") from error
         finally:
@@ -67,7 +72,7 @@ class DiffusionModule(LightningModule):
         torch.manual_seed(derive_seed("step", self.seed, self.global_step, batch_idx, self.global_rank))
         common = derive_seed("batch", self.seed, self.global_step, batch_idx)
         share = Share(self.global_rank, self.trainer.world_size, common)
-        terms = self.objective(self.denoiser, self.codec.encode(batch["image"]), share=share)
+        terms = self.objective(self.denoiser, self.codec.encode(batch["image"]), self.conditioner(batch), share)
         return {"loss": terms.loss.mean(), "losses": terms.loss.detach(), "levels": terms.level}
 
     def configure_optimizers(self) -> dict[str, object]:

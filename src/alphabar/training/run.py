@@ -17,11 +17,13 @@ from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.config import build
 from alphabar.training.data.datamodule import ImageDataModule
 from alphabar.training.generate import must_fit
+from alphabar.training.guiding import guided
 from alphabar.training.loggers.metrics_file import MetricsFile
 from alphabar.training.module import DiffusionModule
 from alphabar.training.resume import Stopped, take_up
 from alphabar.training.run_dir import claim, withdraw
 from alphabar.training.screen import quiet, shown
+from alphabar.training.tree import written
 
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 
@@ -36,10 +38,14 @@ def train(cfg: DictConfig) -> dict[str, object]:
     check_trainer(cfg)
     datamodule: ImageDataModule = build(cfg.data, "data")
     cfg.shape = datamodule.shape._asdict()
+    if "${num_classes}" in str(written(cfg.conditioner)):
+        cfg.num_classes = num_classes(datamodule)
     torch.manual_seed(derive_seed("weights", cfg.seed))
     module: DiffusionModule = build(cfg.module, "module")
+    module.conditioner.learn(datamodule.captions)
     module.must_learn(datamodule.shape)
-    must_fit(build(cfg.sampler, "sampler"), module.denoiser, module.codec, datamodule.shape)
+    guide = None if cfg.guidance is None else build(cfg.guidance, "guidance")
+    must_fit(build(cfg.sampler, "sampler"), guided(module, guide), module.codec, datamodule.shape, module.conditioner.null(1))
     callbacks = [callback for callback in build(cfg.callbacks, "callbacks").values() if callback is not None]
     if stopped is None:
         claim(folder)
@@ -55,6 +61,14 @@ def train(cfg: DictConfig) -> dict[str, object]:
     if trainer.is_global_zero:
         report(result, more=f"trainer.max_steps={2 * trainer.max_steps}" if trainer.max_steps > 0 else "+trainer.max_epochs=...")
     return result
+
+
+def num_classes(datamodule: ImageDataModule) -> int:
+    """Of the data. Raises UserError if its images have no classes."""
+    datamodule.prepare_data()  # the names may lie in files that are to be downloaded
+    if datamodule.classes is None:
+        raise UserError("conditioner=class_label needs images with classes, and these data have none")
+    return len(datamodule.classes)
 
 
 def check_trainer(cfg: DictConfig) -> None:

@@ -1,5 +1,6 @@
 """From a checkpoint to image files."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ MAX_IN_GRID = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Inference):
-    """Writes all images, `grid.png` (the first 256), and `film.png` and `film.gif` (the first few).
+    """Writes all images, `grid.png` (the first 256, with labels a row for each), and `film.png` and `film.gif` (the first few).
 
     format: "png", one file an image under images/, or "npz", one array `images` [num, H, W, C] uint8 in images.npz.
     film: how many images the film shows; 0 for no film.
@@ -67,11 +68,22 @@ class Sampling(Inference):
             yield part
 
     def _write_overview(self, fabric: Fabric, loaded: Loaded, generation: Generation, images: Tensor, folder: Path) -> None:
-        save_png(grid(images[:MAX_IN_GRID]), folder / "grid.png")
+        words = self.words(loaded)
+        shown = images[:MAX_IN_GRID]
+        save_png(by_word(shown, len(words)) if 1 < len(words) <= len(shown) else grid(shown), folder / "grid.png")
+        if words:
+            told = {f"{index:06d}.png": words[index % len(words)] for index in range(self.num)}
+            (folder / "labels.json").write_text(json.dumps(told, indent=0) + "\n", encoding="utf-8")
         if self.format == "npz":
             np.savez(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy())
         if self.film > 0:
-            shown = replace(generation, batch_size=min(self.film, self.num))
+            first = replace(generation, batch_size=min(self.film, self.num))
             with torch.no_grad(), fabric.autocast():
-                frames = film.record(shown, loaded.module.denoiser, loaded.module.codec, fabric.device, num_frames=12)
+                frames = film.record(first, self.denoiser(loaded), loaded.module.codec, fabric.device, num_frames=12)
             film.write(frames, folder)
+
+
+def by_word(images: Tensor, num_words: int) -> Tensor:
+    """A grid [C, H, W] with a row for each word of images [N, C, H, W] that are told one word after the other, over and over."""
+    columns = len(images) // num_words
+    return grid(images[: columns * num_words].unflatten(0, (columns, num_words)).transpose(0, 1).flatten(0, 1), columns)

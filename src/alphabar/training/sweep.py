@@ -50,6 +50,11 @@ class Job:
         """The same of held-out images."""
         return number(self.result[self.kind].get("floor")) if self.kind else None
 
+    @property
+    def protocol(self) -> str:
+        """A hash of what must be equal for its figure to be compared with others; "" if that is not known."""
+        return (self.result[self.kind].get("protocol") or "") if self.kind else ""
+
     def cost(self, name: str) -> float | None:
         """One of COSTS, of an image."""
         return number(self.result.get(name))

@@ -19,6 +19,14 @@ class Conditioner(nn.Module, ABC):
     """Trained with the network, and averaged with it, where it has weights."""
 
     @abstractmethod
+    def learn(self, captions: Sequence[str] | None) -> None:
+        """Takes note of the captions of the data, to which "caption" in a batch refers; None: they have none.
+
+        Called once, before `forward`, with the same captions whenever the same data are used; it changes no weights. Raises
+        UserError if this needs captions and there are none, or one of them is no good.
+        """
+
+    @abstractmethod
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
         """The condition of a batch of data, as `ImageSet.batch` gives it; in training mode some images are told nothing, so that
         the network learns to do without (classifier-free guidance, Ho & Salimans 2022, Alg. 1).

@@ -26,6 +26,9 @@ class ClassLabel(Conditioner):
         self.dropout = dropout
         self.table = nn.Embedding(num_classes + 1, channels)
 
+    def learn(self, captions: Sequence[str] | None) -> None:
+        """Nothing: classes are all it looks at."""
+
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
         if "label" not in batch:
             raise ValueError("conditioner=class_label needs images with classes, and these data have none")

@@ -11,6 +11,9 @@ from alphabar.models.conditioners import Conditioner
 class Unconditional(Conditioner):
     """The network is told the noise level and nothing else."""
 
+    def learn(self, captions: Sequence[str] | None) -> None:
+        """Nothing."""
+
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
         return None
 

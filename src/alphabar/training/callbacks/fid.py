@@ -9,10 +9,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
 from alphabar.training.callbacks.ema import averages_of
+from alphabar.training.conditions import of_data
 from alphabar.training.evaluation.findings import Findings, draw_panel, find
 from alphabar.training.evaluation.judge import Judge
 from alphabar.training.evaluation.measurement import Measurement, measure
 from alphabar.training.generate import Generation
+from alphabar.training.guiding import Guide, guidance_label, guided
 from alphabar.training.hooks import diffusion_module, due, evaluation, image_data
 from alphabar.training.loggers.mirror import log_figures, log_file
 from alphabar.training.metrics import Features, Splits
@@ -28,7 +30,10 @@ class FID(Callback):
 
     All ranks sample their share, `batch_size` at a time. The floor, that of as many held-out images, is logged at the start. The
     same samples tell of colour casts, contrast, saturation and diversity (`health/...`) and, at the end, of copied training images.
-    Images with NaN or infinity are counted as `samples/num_nonfinite` and left out. features: None for no FID.
+    Images with NaN or infinity are counted as `samples/num_nonfinite` and left out. Where there is a condition, sample i is told
+    what training image i is.
+
+    features: None for no FID.
     Raises ValueError unless num >= 2 and every_n_steps, batch_size >= 1.
     """
 
@@ -40,6 +45,7 @@ class FID(Callback):
         num: int,
         every_n_steps: int,
         batch_size: int = 250,
+        guidance: Guide | None = None,
     ) -> None:
         if num < 2 or every_n_steps < 1 or batch_size < 1:
             raise ValueError(
@@ -48,6 +54,7 @@ class FID(Callback):
             )
         self.features = features
         self.sampler = sampler
+        self.guidance = guidance
         self.seed = seed
         self.num = num
         self.every_n_steps = every_n_steps
@@ -71,7 +78,7 @@ class FID(Callback):
             splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
             extractor = extractors_of(self.features, splits)[0]
             weights = "raw" if averages_of(trainer) is None else "ema"
-            label = f"{weights}-{self.sampler.label(module.denoiser.schedule)}"
+            label = f"{weights}-{self.sampler.label(module.denoiser.schedule)}{guidance_label(self.guidance)}"
             self.name = protocol("fid", self.num, extractor.name, label)
             statistics = {"fid": Frechet(allow_few=True)}
             judge = self.judge = Judge(extractor, statistics, splits, module.device, self.num, self.batch_size)
@@ -107,10 +114,11 @@ class FID(Callback):
         if judge is None:
             return
         module = diffusion_module(pl_module)
-        generation = Generation(self.sampler, image_data(trainer).shape, self.seed, min(self.batch_size, self.num))
+        told = of_data(module.conditioner, judge.training)
+        generation = Generation(self.sampler, image_data(trainer).shape, self.seed, min(self.batch_size, self.num), told)
         with evaluation(trainer, module):
             share = generation.images(
-                module.denoiser, module.codec, self.num, module.device, trainer.global_rank, trainer.world_size
+                guided(module, self.guidance), module.codec, self.num, module.device, trainer.global_rank, trainer.world_size
             )
             measured = measure(share, generation.size, [judge])
             findings = find(judge, measured, with_neighbours=is_last)
@@ -123,6 +131,6 @@ class FID(Callback):
     def _tell(self, trainer: Trainer, judge: Judge, measured: Measurement, findings: Findings) -> None:
         for line in findings.complaints:
             log.warning("samples at step %d: %s", trainer.global_step, line)
-        panel = draw_panel(findings, measured.gallery, judge.training, Path(trainer.default_root_dir))
+        panel = draw_panel(findings, measured, judge.training, Path(trainer.default_root_dir))
         if panel is not None:
             log_file(trainer, "memorisation", panel)

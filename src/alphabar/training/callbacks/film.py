@@ -9,8 +9,10 @@ from torch import Tensor
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.samplers import Sampler
 from alphabar.models.codecs import Codec
+from alphabar.training.conditions import of_held_out
 from alphabar.training.generate import Generation
-from alphabar.training.hooks import diffusion_module, evaluation, image_shape
+from alphabar.training.guiding import Guide, guided
+from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
 from alphabar.training.loggers.mirror import log_film, log_picture
 from alphabar.training.pictures import grid, save_gif, save_png
 
@@ -18,15 +20,16 @@ from alphabar.training.pictures import grid, save_gif, save_png
 class Film(Callback):
     """Writes `film.png`, one row an image, and `film.gif` at the end of training.
 
-    num: images. num_frames: moments of the sampler's steps, the first x_T and the last x_0; they come closer together towards the
-    end, where images take shape.
+    num: images, told what the first held-out images are. num_frames: moments of the sampler's steps, the first x_T and the last
+    x_0; they come closer together towards the end, where images take shape.
     Raises ValueError unless num >= 1 and num_frames >= 2.
     """
 
-    def __init__(self, sampler: Sampler, seed: int, num: int = 8, num_frames: int = 12) -> None:
+    def __init__(self, sampler: Sampler, seed: int, num: int = 8, num_frames: int = 12, guidance: Guide | None = None) -> None:
         if num < 1 or num_frames < 2:
             raise ValueError(f"need num >= 1 and num_frames >= 2, got num={num}, num_frames={num_frames}")
         self.sampler = sampler
+        self.guidance = guidance
         self.seed = seed
         self.num = num
         self.num_frames = num_frames
@@ -35,9 +38,10 @@ class Film(Callback):
         if not trainer.is_global_zero:  # a few images: not worth sharing, and nothing here waits for other ranks
             return
         module = diffusion_module(pl_module)
-        generation = Generation(self.sampler, image_shape(trainer), self.seed, self.num)
+        told = of_held_out(module.conditioner, image_data(trainer))
+        generation = Generation(self.sampler, image_shape(trainer), self.seed, self.num, told)
         with evaluation(trainer, module):
-            frames = record(generation, module.denoiser, module.codec, module.device, self.num_frames)
+            frames = record(generation, guided(module, self.guidance), module.codec, module.device, self.num_frames)
         strip = write(frames, Path(trainer.default_root_dir))
         log_picture(trainer, "film/strip", strip)
         log_film(trainer, "film/film", Path(trainer.default_root_dir) / "film.gif")

@@ -52,7 +52,7 @@ class HeldOutLoss(Callback):
         self.batch_size = batch_size
         self.last_step = -1
         self.is_on = False
-        self.bank: list[tuple[Tensor, Tensor]] = []  # this rank's indices [B] and images [B, C, H, W]
+        self.bank: list[tuple[Tensor, dict[str, Tensor]]] = []  # this rank's indices [B], and batches of the data
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_step": self.last_step}
@@ -67,7 +67,7 @@ class HeldOutLoss(Callback):
         if not self.is_on and rank == 0:
             log.warning("the data has no held-out images, so there is no held-out loss")
         shares = torch.arange(rank, num, world_size).split(self.batch_size)
-        self.bank = [(indices, held_out.images(indices)) for indices in shares if len(indices)]
+        self.bank = [(indices, held_out.batch(indices)) for indices in shares if len(indices)]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:
@@ -98,7 +98,7 @@ class HeldOutLoss(Callback):
 
     def sums(self, module: DiffusionModule) -> Tensor:
         """[2, len(BINS)], float64 on the CPU: the losses of the whole bank, and how many they are; all ranks call it."""
-        parts = [self._losses(module, indices, images) for indices, images in self.bank]
+        parts = [self._losses(module, indices, batch) for indices, batch in self.bank]
         sums = torch.zeros(2, len(BINS), dtype=torch.float64)
         if parts:
             snr, losses = torch.cat(parts, dim=1).cpu().double()
@@ -107,16 +107,16 @@ class HeldOutLoss(Callback):
         # Apple's GPUs have no float64, and no other processes.
         return sums if module.device.type == "mps" else total(sums.to(module.device)).cpu()
 
-    def _losses(self, module: DiffusionModule, indices: Tensor, images: Tensor) -> Tensor:
+    def _losses(self, module: DiffusionModule, indices: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """[2, num_times * B] on the device: the signal-to-noise ratio and the loss of every pair."""
         denoiser, schedule = module.denoiser, module.denoiser.schedule
-        x = module.codec.encode(images.to(module.device))
+        x, cond = module.codec.encode(batch["image"].to(module.device)), module.conditioner(batch)
         noise = ImageNoise(SEED, indices.tolist())
         parts: list[Tensor] = []
         for level in levels(indices, self.num_times).to(module.device):
             eps, t = noise(x), schedule.time(level)
             alpha, sigma = schedule(t)
-            _, losses = regress(denoiser, x, schedule.q_sample(x, t, eps), t, eps, None)
+            _, losses = regress(denoiser, x, schedule.q_sample(x, t, eps), t, eps, cond)
             parts.append(torch.stack([(alpha / sigma).float().square(), losses.float()]))
         return torch.cat(parts, dim=1)
 

@@ -6,8 +6,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
+from alphabar.training.conditions import showcase
 from alphabar.training.generate import Generation, gather
-from alphabar.training.hooks import diffusion_module, due, evaluation, image_shape
+from alphabar.training.guiding import Guide, guided
+from alphabar.training.hooks import diffusion_module, due, evaluation, image_data, image_shape
 from alphabar.training.loggers.mirror import log_picture
 from alphabar.training.pictures import grid, save_png
 
@@ -15,16 +17,20 @@ from alphabar.training.pictures import grid, save_png
 class Samples(Callback):
     """Writes `samples/step_N.png`: before the first step, every so many steps, and at the end.
 
-    num: images, drawn by all ranks together, `batch_size` at a time. Raises ValueError unless all three are >= 1.
+    num: images, drawn by all ranks together, `batch_size` at a time. guidance: of a model with a condition; None: none. With
+    classes, each row is of one class, over and over. Raises ValueError unless num, every_n_steps, batch_size >= 1.
     """
 
-    def __init__(self, sampler: Sampler, seed: int, num: int, every_n_steps: int, batch_size: int = 64) -> None:
+    def __init__(
+        self, sampler: Sampler, seed: int, num: int, every_n_steps: int, batch_size: int = 64, guidance: Guide | None = None
+    ) -> None:
         if min(num, every_n_steps, batch_size) < 1:
             raise ValueError(
                 f"need num, every_n_steps and batch_size >= 1, got num={num}, every_n_steps={every_n_steps}, "
                 f"batch_size={batch_size}"
             )
         self.sampler = sampler
+        self.guidance = guidance
         self.seed = seed
         self.num = num
         self.every_n_steps = every_n_steps
@@ -52,12 +58,13 @@ class Samples(Callback):
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last_step = trainer.global_step
         module = diffusion_module(pl_module)
-        generation = Generation(self.sampler, image_shape(trainer), self.seed, min(self.batch_size, self.num))
+        shown = showcase(module.conditioner, image_data(trainer), self.num)
+        batch_size = min(self.batch_size, shown.num)
+        generation = Generation(self.sampler, image_shape(trainer), self.seed, batch_size, shown.conditions)
         with evaluation(trainer, module):
-            share = generation.images(
-                module.denoiser, module.codec, self.num, module.device, trainer.global_rank, trainer.world_size
-            )
-            picture = grid(gather(generation.size, self.num, share, module.device))
+            denoiser, ranks = guided(module, self.guidance), (trainer.global_rank, trainer.world_size)
+            share = generation.images(denoiser, module.codec, shown.num, module.device, *ranks)
+            picture = grid(gather(generation.size, shown.num, share, module.device), shown.num_columns)
         if trainer.is_global_zero:
             save_png(picture, Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png")
             log_picture(trainer, "samples", picture)

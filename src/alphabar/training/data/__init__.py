@@ -1,7 +1,7 @@
 """Images to train on.
 
-A source (`digits`, `folder`, `torchvision`) knows the shape of its images before it reads any, and gives two splits of
-them: `train()` and `held_out()`. A split is an `ImageSet`: `resident` in memory, or `decoded` when its images are asked
+A source (`digits`, `folder`, `huggingface`, `torchvision`) knows the shape of its images before it reads any, and gives two
+splits of them: `train()` and `held_out()`. A split is an `ImageSet`: `resident` in memory, or `decoded` when its images are asked
 for. `order` says which image comes when, `loader` hands out batches in that order, `datamodule` shows it to Lightning.
 """
 
@@ -18,6 +18,14 @@ class Shape(NamedTuple):
 
     channels: int
     resolution: int
+
+
+class Content(NamedTuple):
+    """Images uint8 [n, C, H, W] with what is known of each: labels and captions int64 [n], or None."""
+
+    pixels: Tensor
+    labels: Tensor | None
+    captions: Tensor | None
 
 
 class ImageSet(ABC):
@@ -38,13 +46,24 @@ class ImageSet(ABC):
     def labels(self) -> Tensor | None:
         """Class ids, int64 [N], where every image has exactly one class."""
 
+    @property
     @abstractmethod
-    def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """The training batch of int64 `indices` [B]: "image" uint8 [B, C, H, W] and, with classes, "label" int64 [B]."""
+    def captions(self) -> Tensor | None:
+        """Which of the source's captions each image has, int64 [N], where every image has one."""
 
     @abstractmethod
-    def load(self) -> tuple[Tensor, Tensor | None]:
-        """All images, uint8 [n, C, H, W], and their labels; n < N where some cannot be read."""
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        """The training batch of int64 `indices` [B]: "image" uint8 [B, C, H, W], and `facts` of the images in it."""
+
+    def facts(self, indices: Tensor) -> dict[str, Tensor]:
+        """What is known of the images of int64 `indices` [B] beside their pixels, each int64 [B]: "label", where there are classes,
+        and "caption", the place in the source's captions, where there are captions."""
+        known = {"label": self.labels, "caption": self.captions}
+        return {name: ids.index_select(0, indices.to(ids.device)) for name, ids in known.items() if ids is not None}
+
+    @abstractmethod
+    def load(self) -> Content:
+        """All images; n < N where some cannot be read."""
 
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
         """The images of `indices`, uint8 [len(indices), C, H, W]; `range(n)` gives the fixed sample of n."""
@@ -68,6 +87,11 @@ class ImageSource(ABC):
     @abstractmethod
     def classes(self) -> Sequence[str] | None:
         """Names of the classes, in the order of their ids; may read the files."""
+
+    @property
+    @abstractmethod
+    def captions(self) -> Sequence[str] | None:
+        """All captions of the images of both splits, each once, sorted; None if they have none; may read the files."""
 
     @abstractmethod
     def prepare(self) -> None:

@@ -62,6 +62,11 @@ class ImageDataModule(LightningDataModule):
         classes = self.source.classes
         return None if classes is None else tuple(classes)
 
+    @property
+    def captions(self) -> tuple[str, ...] | None:
+        captions = self.source.captions
+        return None if captions is None else tuple(captions)
+
     @cached_property
     def train_set(self) -> ImageSet:
         return self._held(self.source.train())

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from alphabar.errors import UserError
-from alphabar.training.data import ImageSet, Shape
+from alphabar.training.data import Content, ImageSet, Shape
 from alphabar.training.data.pixels import to_pixels
 from alphabar.training.data.unreadable import Unreadable, describe
 
@@ -38,15 +38,18 @@ class DecodedImages(ImageSet):
     """The images of `reader`, each cropped and scaled to `shape`.
 
     strict: an image that cannot be read raises `UserError`. Otherwise it is named in the log; `batch` takes the next
-    readable one in its place, label included, and `load` leaves it out.
+    readable one in its place, with its label and caption, and `load` leaves it out.
     """
 
-    def __init__(self, reader: ImageReader, shape: Shape, labels: Tensor | None, strict: bool = False) -> None:
+    def __init__(
+        self, reader: ImageReader, shape: Shape, labels: Tensor | None, strict: bool = False, captions: Tensor | None = None
+    ) -> None:
         self.reader = reader
         self.strict = strict
         self.unreadable = Unreadable(len(reader))
         self._shape = shape
         self._labels = labels
+        self._captions = captions
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -59,14 +62,15 @@ class DecodedImages(ImageSet):
     def labels(self) -> Tensor | None:
         return self._labels
 
+    @property
+    def captions(self) -> Tensor | None:
+        return self._captions
+
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         used, pixels = zip(*map(self._next_readable, indices.tolist()), strict=True)
-        batch = {"image": torch.stack(pixels)}
-        if self._labels is not None:
-            batch["label"] = self._labels[list(used)]
-        return batch
+        return {"image": torch.stack(pixels), **self.facts(torch.tensor(used))}
 
-    def load(self) -> tuple[Tensor, Tensor | None]:
+    def load(self) -> Content:
         channels, resolution = self._shape
         pixels = torch.empty((len(self), channels, resolution, resolution), dtype=torch.uint8)
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
@@ -93,9 +97,9 @@ class DecodedImages(ImageSet):
                 errors[index] = error
         return errors
 
-    def _without(self, errors: dict[int, Exception], pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _without(self, errors: dict[int, Exception], pixels: Tensor) -> Content:
         if not errors:
-            return pixels, self._labels
+            return Content(pixels, self._labels, self._captions)
         if len(errors) == len(self):
             raise UserError(f"none of {len(self)} images can be read: {self._describe(0, errors[0])}")
         if rank_zero_only.rank == 0:
@@ -103,7 +107,8 @@ class DecodedImages(ImageSet):
                 self.unreadable.report(index, self._describe(index, error))
             log.warning("%d of %d images cannot be read and are left out", len(errors), len(self))
         kept = torch.tensor([index for index in range(len(self)) if index not in errors])
-        return pixels[kept], None if self._labels is None else self._labels[kept]
+        facts = self.facts(kept)
+        return Content(pixels[kept], facts.get("label"), facts.get("caption"))
 
     def _next_readable(self, index: int) -> tuple[int, Tensor]:
         for candidate in (*range(index, len(self)), *range(index)):

@@ -39,6 +39,10 @@ class DigitsSource(ImageSource):
     def classes(self) -> tuple[str, ...]:
         return tuple("0123456789")
 
+    @property
+    def captions(self) -> None:
+        return None
+
     def prepare(self) -> None:
         """Nothing to do: the images are part of scikit-learn."""
 

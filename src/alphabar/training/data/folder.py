@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alphabar.errors import UserError
 from alphabar.training.data import ImageSet, ImageSource, Shape
+from alphabar.training.data.captions import captions_of
 from alphabar.training.data.datamodule import ImageDataModule
 from alphabar.training.data.decoded import DecodedImages, ImageReader
 from alphabar.training.data.files import SUFFIXES, fingerprint, image_files
@@ -38,13 +39,23 @@ class FolderSource(ImageSource):
 
     The classes are the first-level folders, where all images lie in two or more of them. Hidden files and folders are
     not looked at. An image is held out, or not, because of its path under `root`: files that come later move no other.
+    Captions are those in `metadata.jsonl`, if `root` has one.
 
     channels: 1 grey, 3 RGB.
     held_out: fraction of the images.
     strict: an image that cannot be read is an error, not a line in the log.
+    caption_key: of the captions in the lines of metadata.jsonl, see `captions_of`; None: the file is not looked at.
     """
 
-    def __init__(self, root: str, resolution: int, channels: int = 3, held_out: float = 0.1, strict: bool = False) -> None:
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        channels: int = 3,
+        held_out: float = 0.1,
+        strict: bool = False,
+        caption_key: str | None = "text",
+    ) -> None:
         if resolution < 1:
             raise ValueError(f"need resolution >= 1, got {resolution}")
         if channels not in (1, 3):
@@ -54,6 +65,7 @@ class FolderSource(ImageSource):
         self.root = Path(root).expanduser().absolute()
         self.fraction = held_out
         self.strict = strict
+        self.caption_key = caption_key
         self._shape = Shape(channels, resolution)
         _check(self.root)
 
@@ -73,6 +85,10 @@ class FolderSource(ImageSource):
         nested = all(len(path.parts) > 1 for path in paths)
         return tuple(folders) if nested and len(folders) > 1 else None
 
+    @cached_property
+    def captions(self) -> tuple[str, ...] | None:
+        return None if self._captions is None else tuple(sorted(set(self._captions.values())))
+
     def prepare(self) -> None:
         """Nothing to do: the images are the user's own."""
 
@@ -86,7 +102,10 @@ class FolderSource(ImageSource):
         return self._images([name for place, name in self._files if place < self.fraction])
 
     def fingerprint(self) -> str:
-        settings = (*self._shape, self.fraction)
+        settings: tuple[float | str, ...] = (*self._shape, self.fraction)
+        if self._captions is not None:
+            pairs = repr(sorted(self._captions.items())).encode(errors="surrogateescape")
+            settings = (*settings, hashlib.blake2b(pairs, digest_size=16).hexdigest())
         return fingerprint(self.root, [name for _, name in self._files], settings)
 
     @cached_property
@@ -94,14 +113,30 @@ class FolderSource(ImageSource):
         """(place, name), sorted: the place in [0, 1) is a hash of the name, and so a shuffle that mixes the classes."""
         return sorted((_place(name), name) for name in image_files(self.root))
 
+    @cached_property
+    def _captions(self) -> dict[str, str] | None:
+        """Of all images, by name."""
+        if self.caption_key is None:
+            return None
+        names = [name for _, name in self._files]
+        captions = captions_of(self.root, names, self.caption_key)
+        return None if captions is None else dict(zip(names, captions, strict=True))
+
     def _images(self, names: list[str]) -> ImageSet:
-        return DecodedImages(FileReader(self.root, names), self._shape, self._labels(names), self.strict)
+        reader = FileReader(self.root, names)
+        return DecodedImages(reader, self._shape, self._labels(names), self.strict, self._caption_ids(names))
 
     def _labels(self, names: list[str]) -> Tensor | None:
         if self.classes is None:
             return None
         ids = {folder: label for label, folder in enumerate(self.classes)}
         return torch.tensor([ids[PurePosixPath(name).parts[0]] for name in names], dtype=torch.int64)
+
+    def _caption_ids(self, names: list[str]) -> Tensor | None:
+        if self._captions is None or self.captions is None:
+            return None
+        ids = {caption: place for place, caption in enumerate(self.captions)}
+        return torch.tensor([ids[self._captions[name]] for name in names], dtype=torch.int64)
 
 
 def _check(root: Path) -> None:
@@ -138,6 +173,7 @@ class Folder(ImageDataModule):
         num_workers: int | None = None,
         resident: bool | None = None,
         max_resident_mb: int = 1024,
+        caption_key: str | None = "text",
     ) -> None:
-        source = FolderSource(root, resolution, channels, held_out, strict)
+        source = FolderSource(root, resolution, channels, held_out, strict, caption_key)
         super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb)

@@ -19,7 +19,7 @@ Batch = dict[str, Tensor]
 
 
 class ImageLoader:
-    """What Lightning iterates over: {"image": uint8 [B, C, H, W], "label": int64 [B]}, an epoch per `iter`.
+    """What Lightning iterates over: {"image": uint8 [B, C, H, W], "label", "caption": int64 [B]}, an epoch per `iter`.
 
     Behind it is one endless stream of batches, and the state of the loader is how many of them it has handed out (not how
     many the workers have prepared). So a resumed run sees what an uncut one sees even where Lightning counts epochs

@@ -21,15 +21,24 @@ def to_pixels(image: Image.Image, shape: Shape, resample: Image.Resampling = Ima
     """
     # JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the target is left to the filter.
     image.draft(None, (2 * shape.resolution, 2 * shape.resolution))
-    image = _flat(ImageOps.exif_transpose(image)).convert("L" if shape.channels == 1 else "RGB")
+    image = flattened(image, shape.channels)
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     size = (shape.resolution, shape.resolution)
     if image.size != size:
         box = (left, top, left + side, top + side)
         image = image.resize(size, resample, box=box, reducing_gap=3.0)
-    pixels = torch.from_numpy(np.array(image))
-    return pixels.reshape(shape.resolution, shape.resolution, shape.channels).permute(2, 0, 1).contiguous()
+    return pixels_of(image)
+
+
+def flattened(image: Image.Image, num_channels: int) -> Image.Image:
+    """`image` the right way up, without transparency, and with 8 bits in each of 1 (grey) or 3 (RGB) channels."""
+    return _flat(ImageOps.exif_transpose(image)).convert("L" if num_channels == 1 else "RGB")
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """Of a grey or RGB image: uint8 [C, H, W]."""
+    return torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1).permute(2, 0, 1).contiguous()
 
 
 def _flat(image: Image.Image) -> Image.Image:

@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
-from alphabar.training.data import ImageSet, Shape
+from alphabar.training.data import Content, ImageSet, Shape
 
 
 class ResidentImages(ImageSet):
-    """`pixels` uint8 [N, C, H, W] and `labels` int64 [N]; the caller has put them into an order that mixes the classes."""
+    """`pixels` uint8 [N, C, H, W], `labels` and `captions` int64 [N], in an order that mixes the classes, made by the caller."""
 
-    def __init__(self, pixels: Tensor, labels: Tensor | None) -> None:
+    def __init__(self, pixels: Tensor, labels: Tensor | None, captions: Tensor | None = None) -> None:
         self.pixels = pixels
         self._labels = labels
+        self._captions = captions
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -24,17 +25,18 @@ class ResidentImages(ImageSet):
     def labels(self) -> Tensor | None:
         return self._labels
 
+    @property
+    def captions(self) -> Tensor | None:
+        return self._captions
+
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         indices = indices.to(self.pixels.device)
-        batch = {"image": self.pixels.index_select(0, indices)}
-        if self._labels is not None:
-            batch["label"] = self._labels.index_select(0, indices)
-        return batch
+        return {"image": self.pixels.index_select(0, indices), **self.facts(indices)}
 
-    def load(self) -> tuple[Tensor, Tensor | None]:
-        return self.pixels, self._labels
+    def load(self) -> Content:
+        return Content(self.pixels, self._labels, self._captions)
 
     def to(self, device: torch.device) -> "ResidentImages":
         """The same images on `device`."""
-        labels = None if self._labels is None else self._labels.to(device)
-        return ResidentImages(self.pixels.to(device), labels)
+        labels, captions = (None if ids is None else ids.to(device) for ids in (self._labels, self._captions))
+        return ResidentImages(self.pixels.to(device), labels, captions)

@@ -89,6 +89,10 @@ class TorchvisionSource(ImageSource):
     def classes(self) -> Sequence[str] | None:
         return None if self._entry.classes is None else self._entry.classes(self._train)
 
+    @property
+    def captions(self) -> None:
+        return None
+
     def prepare(self) -> None:
         if self.download:
             for train in (True, False):

@@ -36,13 +36,14 @@ def table(paths: Sequence[Path], receipts: Sequence[Receipt], allowed: Sequence[
 
     allowed: keys of protocols, or what they begin with, that may differ; "all" for all. Raises UserError for others.
     """
-    unlike = differences([relevant(receipt.protocol) for receipt in receipts])
-    refused = {key: values for key, values in unlike.items() if not is_allowed(key, allowed)}
-    if refused:
-        raise UserError(refusal(paths, refused))
     common = [key for key in figures(receipts[0]) if all(key in figures(other) for other in receipts[1:])]
     if not common:
         raise UserError("compare: these receipts have no figure in common")
+    origins = [(*key, figures(receipts[0])[key].statistic) for key in common]
+    unlike = differences([relevant(receipt.protocol, origins) for receipt in receipts])
+    refused = {key: values for key, values in unlike.items() if not is_allowed(key, allowed)}
+    if refused:
+        raise UserError(refusal(paths, refused))
     head = ["receipt", *unlike, *(title(key) for key in common)]
     rows = [
         [path.parent.name if path.name == "receipt.json" else path.name, *(short(values[index]) for values in unlike.values())]
@@ -53,9 +54,16 @@ def table(paths: Sequence[Path], receipts: Sequence[Receipt], allowed: Sequence[
     return aligned([head, *rows]) + note
 
 
-def relevant(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """The protocol without what no figure depends on."""
-    return {key: value for key, value in protocol.items() if key != "floor"}
+def relevant(protocol: Mapping[str, Any], origins: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    """The protocol without what none of these figures depends on.
+
+    origins: of each figure what it is, its extractor and its statistic.
+    """
+    kept = {key: value for key, value in protocol.items() if key != "floor"}
+    for part, place in (("extractors", 1), ("statistics", 2)):
+        if part in kept:
+            kept[part] = {name: value for name, value in kept[part].items() if any(one[place] == name for one in origins)}
+    return kept
 
 
 def is_allowed(key: str, allowed: Sequence[str]) -> bool:

@@ -1,5 +1,6 @@
 """From a checkpoint, or from images, to figures."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,18 @@ from lightning.fabric import Fabric
 
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers import Sampler
+from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.errors import UserError
 from alphabar.training.data.datamodule import ImageDataModule
+from alphabar.training.evaluation.compare import relevant
 from alphabar.training.evaluation.files import open_samples
-from alphabar.training.evaluation.findings import Findings, draw_panel, find
+from alphabar.training.evaluation.findings import Findings, draw_panel, find, record
 from alphabar.training.evaluation.judge import Judge
 from alphabar.training.evaluation.measurement import Measurement, measure
-from alphabar.training.evaluation.receipt import Figure, Receipt, circumstances, write
+from alphabar.training.evaluation.receipt import Figure, Receipt, circumstances, digest, write
 from alphabar.training.evaluation.subjects import OfCheckpoint, OfFiles, OfHeldOut, Subject
 from alphabar.training.evaluation.table import shown_figures
+from alphabar.training.guiding import Guide
 from alphabar.training.inference import Inference, Precision
 from alphabar.training.measuring import withdrawn_on_complaint
 from alphabar.training.metrics import Features, Splits
@@ -28,6 +32,7 @@ from alphabar.training.metrics.statistics import Statistic
 from alphabar.training.screen import shown
 
 DEFAULT_NUM = 1000
+MAY_BE_SWEPT = ("weights", "sampler", "guidance", "precision", "seeds", "num_nonfinite")  # of one checkpoint
 MAX_NOISE = 1000
 
 
@@ -47,6 +52,7 @@ class Evaluation:
     sampler: Sampler
     features: Features | None
     statistics: Mapping[str, Statistic | None]
+    guidance: Guide | None = None
     checkpoint: str | None = None
     samples: str | None = None
     data: ImageDataModule | None = None
@@ -77,8 +83,17 @@ class Evaluation:
         if self.checkpoint is None and self.data is None:
             given = "samples=... needs the real images beside it" if self.samples is not None else "got none of them"
             raise ValueError(f"need checkpoint=PATH, or samples=PATH data=NAME, or data=NAME alone: {given}")
-        if self.checkpoint is None and self.num_seeds > 1:
-            raise ValueError(f"num_seeds={self.num_seeds}: only samples of a checkpoint have seeds")
+        if self.checkpoint is None:
+            self._must_need_no_checkpoint()
+
+    def _must_need_no_checkpoint(self) -> None:
+        """Raises ValueError for a setting that would do nothing."""
+        settings = ("num_seeds", "guidance", "weights", "ema_length", "ema_decay", "precision", "data_root")
+        changed = [key for key in settings if vars(self)[key] != type(self).__dataclass_fields__[key].default]
+        if self.sampler != DDIM(num_steps=50):
+            changed.append("sampler")
+        if changed:
+            raise ValueError(f"{changed[0]}: only samples of a checkpoint have that; give checkpoint=..., or leave it out")
 
     def run(self) -> dict[str, object]:
         """Measures, prints a table, writes `receipt.json` and a picture; returns what a sweep compares."""
@@ -92,25 +107,27 @@ class Evaluation:
             judges = self._judges(self.features, subject, fabric)
             shape = subject.data.shape
             size = (shape.channels, shape.resolution, shape.resolution)
-            measured = [measure(subject.shares(seed), size, judges) for seed in seeds]
+            measured = [measure(subject.shares(seed), size, judges, subject.labels) for seed in seeds]
         figures = collect(judges, measured, subject.label)
         if isinstance(subject, OfCheckpoint):
             figures += noise(subject, judges[0], self.seed)
-        findings = find(judges[0], measured[0]) if measured else None
+        found = [find(judges[0], each, with_neighbours=index == 0) for index, each in enumerate(measured)]
+        protocol = self._protocol(subject, judges, seeds, measured)
         if fabric.is_global_zero:
             identity = {**subject.identity(), "content": [each.content for each in measured]}
             run = {**circumstances(fabric, time.perf_counter() - begin), **subject.costs()}
-            record = {} if findings is None else findings.record()
-            receipt = Receipt(tuple(figures), self._protocol(subject, judges, seeds), identity, record, run)
-            self._leave(receipt, findings, measured, judges[0])
-        return result(figures, subject)
+            receipt = Receipt(tuple(figures), protocol, identity, record(found, seeds), run)
+            self._leave(receipt, found, measured, judges[0])
+        return result(figures, subject, protocol)
 
     def _judges(self, features: Features, subject: Subject, fabric: Fabric) -> list[Judge]:
         """One for each kind of features. Raises UserError if real images, features or enough images are not to be had."""
         data = subject.open()
         splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
         chosen = {name: each for name, each in self.statistics.items() if each is not None}
-        extractors = extractors_of(features, splits)
+        extractors = [each for each in extractors_of(features, splits) if any(one.applies(each) for one in chosen.values())]
+        if not extractors:
+            raise UserError(f"statistics: nothing to measure, none of {', '.join(chosen) or 'no statistics'} is for these features")
         return [Judge(each, chosen, splits, fabric.device, subject.num, self.batch_size) for each in extractors]
 
     def _subject(self) -> Subject:
@@ -136,15 +153,19 @@ class Evaluation:
             devices=self.devices,
             precision=self.precision,
             sampler=self.sampler,
+            guidance=self.guidance,
         )
 
-    def _protocol(self, subject: Subject, judges: Sequence[Judge], seeds: Sequence[int]) -> dict[str, Any]:
+    def _protocol(
+        self, subject: Subject, judges: Sequence[Judge], seeds: Sequence[int], measured: Sequence[Measurement]
+    ) -> dict[str, Any]:
         first = judges[0]
         held_out = first.held_out
         floor = None if held_out is None else {"split": "held-out", "num": held_out.num, "content": held_out.content}
         return {
             "num": subject.num,
-            "seeds": list(seeds),
+            "seeds": list(seeds) if isinstance(subject, OfCheckpoint) else [],
+            "num_nonfinite": sum(each.num_nonfinite for each in measured),
             "reference": {"split": "training", "num": first.real.num, "content": first.real.content},
             "floor": floor,
             "extractors": {judge.extractor.name: judge.extractor.record for judge in judges},
@@ -152,11 +173,11 @@ class Evaluation:
             **subject.protocol(),
         }
 
-    def _leave(self, receipt: Receipt, findings: Findings | None, measured: Sequence[Measurement], judge: Judge) -> None:
+    def _leave(self, receipt: Receipt, found: Sequence[Findings], measured: Sequence[Measurement], judge: Judge) -> None:
         folder = Path(self.run_dir)
         print(shown_figures(receipt))
         print(f"receipt  {shown(write(receipt, folder))}")
-        if findings is not None and (panel := draw_panel(findings, measured[0].gallery, judge.training, folder)) is not None:
+        if found and (panel := draw_panel(found[0], measured[0], judge.training, folder)) is not None:
             print(f"picture  {shown(panel)}")
 
 
@@ -164,14 +185,16 @@ def collect(judges: Sequence[Judge], measured: Sequence[Measurement], label: str
     """Every figure with its values over seeds and its floor; those of the floor alone where nothing was generated."""
     figures = []
     for judge in judges:
+        origin = judge.origins
         name, floor = judge.extractor.name, judge.floor()
         num_floor = 0 if judge.held_out is None else judge.held_out.num
         if not measured:
-            figures += [Figure(floor_protocol(what, num_floor, name), what, name, (value,)) for what, value in floor.items()]
+            for what, value in floor.items():
+                figures.append(Figure(floor_protocol(what, num_floor, name), what, name, (value,), None, origin[what]))
         whats = dict.fromkeys(what for each in measured for what in each.figures[name])
         for what in whats:
             values = tuple(each.figures[name].get(what, float("nan")) for each in measured)
-            figures.append(Figure(protocol(what, judge.num, name, label), what, name, values, floor.get(what)))
+            figures.append(Figure(protocol(what, judge.num, name, label), what, name, values, floor.get(what), origin[what]))
     return figures
 
 
@@ -187,11 +210,17 @@ def noise(subject: OfCheckpoint, judge: Judge, seed: int) -> list[Figure]:
         collector.add(indices, subject.loaded.module.codec.decode(images))
     value = judge.figures(collector.collected(), only="fid").get("fid")
     name = judge.extractor.name
-    return [] if value is None else [Figure(protocol("fid", num, name, "noise"), "fid", name, (value,))]
+    return [] if value is None else [Figure(protocol("fid", num, name, "noise"), "fid", name, (value,), None, "fid")]
 
 
-def result(figures: Sequence[Figure], subject: Subject) -> dict[str, object]:
-    """What a sweep puts into its table and its picture."""
-    main = figures[0]
-    fid = {"name": main.name, "value": main.mean, "floor": main.floor}
-    return {**{each.name: each.mean for each in figures}, "fid": fid, **subject.costs(), "objective": main.mean}
+def result(figures: Sequence[Figure], subject: Subject, protocol: Mapping[str, Any]) -> dict[str, object]:
+    """What a sweep puts into its table and its picture: FID, if it was measured, with a hash of how."""
+    found = {each.name: each.mean for each in figures}
+    fid = next((each for each in figures if each.what == "fid" and not each.name.endswith("-noise")), None)
+    if fid is None:
+        return {**found, **subject.costs()}
+    value = fid.mean if math.isfinite(fid.mean) else None
+    settings = relevant(protocol, [(fid.what, fid.extractor, fid.statistic)])
+    conditions = {key: value for key, value in settings.items() if key not in MAY_BE_SWEPT}
+    merit = {"name": fid.name, "value": value, "floor": fid.floor, "protocol": digest(conditions)}
+    return {**found, "fid": merit, **subject.costs(), "objective": math.inf if value is None else value}

@@ -1,6 +1,6 @@
 """What is to be said of images beside their figures: health and memorisation, in words, numbers and a picture."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,16 @@ def find(judge: Judge, measured: Measurement, with_neighbours: bool = True) -> F
     )
 
 
-def draw_panel(findings: Findings, gallery: Tensor, training: ImageSet, folder: Path) -> Path | None:
+def record(found: Sequence[Findings], seeds: Sequence[int]) -> dict[str, Any]:
+    """For a receipt: of the first seed, with the complaints and the broken images of all."""
+    if not found:
+        return {}
+    pairs = [(seed, line) for seed, each in zip(seeds, found, strict=True) for line in each.complaints]
+    lines = [f"seed {seed}: {line}" if len(found) > 1 else line for seed, line in pairs]
+    return {**found[0].record(), "complaints": lines, "num_nonfinite": [each.num_nonfinite for each in found]}
+
+
+def draw_panel(findings: Findings, measured: Measurement, training: ImageSet, folder: Path) -> Path | None:
     """Writes `memorisation.png`: the images nearest to a training image, and some at the median distance, each beside its three
     nearest training images; and how far they are, beside held-out images. None if there is nothing to draw."""
     near, held_out, copied = findings.neighbours, findings.neighbours_held_out, findings.memorisation
@@ -103,14 +112,14 @@ def draw_panel(findings: Findings, gallery: Tensor, training: ImageSet, folder: 
         return None
     from matplotlib.figure import Figure  # half a second that only this needs
 
-    num = min(len(gallery), len(near.distances))
-    order = near.distances[:num, 0].argsort().tolist()
-    middle = max(0, num // 2 - NUM_SHOWN // 2)
-    groups = {"nearest to a training image": order[:NUM_SHOWN], "typical": order[middle : middle + NUM_SHOWN]}
+    gallery, places = measured.gallery, measured.features.places
+    shown = [row for row in near.distances[:, 0].argsort().tolist() if places[row] < len(gallery)]
+    middle = max(0, len(shown) // 2 - NUM_SHOWN // 2)
+    groups = {"nearest to a training image": shown[:NUM_SHOWN], "typical": shown[middle : middle + NUM_SHOWN]}
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     parts = figure.subplots(1, 3, width_ratios=[1, 1, 1.3])
     for axes, (title, chosen) in zip(parts, groups.items(), strict=False):
-        axes.imshow(_pairs(chosen, near, gallery, training), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.imshow(_pairs(chosen, near, gallery[places[chosen]], training), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(f"{title}: sample | its 3 nearest", fontsize=9)
         axes.set_axis_off()
     axes = parts[2]
@@ -127,13 +136,16 @@ def draw_panel(findings: Findings, gallery: Tensor, training: ImageSet, folder: 
     return path
 
 
-def _pairs(chosen: list[int], near: Neighbours, gallery: Tensor, training: ImageSet) -> Any:
-    """Rows of an image and its neighbours, as Matplotlib takes it."""
+def _pairs(chosen: list[int], near: Neighbours, images: Tensor, training: ImageSet) -> Any:
+    """Rows of an image and its neighbours, as Matplotlib takes it.
+
+    chosen: rows of `near`. images: theirs, [len(chosen), C, H, W].
+    """
     from alphabar.training.pictures import grid
 
     rows = []
-    for index in chosen:
-        rows += [gallery[index : index + 1], training.images(near.indices[index]).cpu()]
+    for row, image in zip(chosen, images, strict=True):
+        rows += [image[None], training.images(near.indices[row]).cpu()]
     columns = 1 + near.indices.shape[1]
     return _array(grid(torch.cat(rows), num_columns=columns))
 

@@ -40,6 +40,7 @@ class Judge:
         self.device = device
         self.num = num
         self.training = splits.train
+        self.origins: dict[str, str] = {}  # which statistic each figure is of
         self._must_suffice(len(splits.train))
         key = splits.fingerprint
         self.real = learn(extractor, device, splits.train, "train", key, len(splits.train), batch_size)
@@ -65,12 +66,14 @@ class Judge:
     def figures(self, images: FeatureSet, only: str | None = None) -> dict[str, float]:
         """All figures by name, or those of one statistic; none of a statistic that takes more images than there are."""
         size, chosen = self.extractor.num_features, self.statistics if only is None else {only: self.statistics[only]}
-        able = [each for each in chosen.values() if images.num >= each.min_images(size)]
+        able = {name: each for name, each in chosen.items() if images.num >= each.min_images(size)}
 
-        def work() -> dict[str, float]:
-            return {name: value for each in able for name, value in each.compute(images, self.real.features).items()}
+        def work() -> dict[str, dict[str, float]]:
+            return {name: each.compute(images, self.real.features) for name, each in able.items()}
 
-        return from_first(work)  # the others have no rows of real images
+        found = from_first(work)  # the others have no rows of real images
+        self.origins |= {what: name for name, figures in found.items() for what in figures}
+        return {what: value for figures in found.values() for what, value in figures.items()}
 
     def floor(self) -> dict[str, float]:
         """Those of the held-out images; none if there are too few of them."""

@@ -1,6 +1,6 @@
 """One set of images: looked at once, judged in several kinds of features."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,10 +32,15 @@ class Measurement(NamedTuple):
     content: str
 
 
-def measure(share: Iterable[Generated], size: tuple[int, int, int], judges: Sequence[Judge]) -> Measurement:
+def measure(
+    share: Iterable[Generated],
+    size: tuple[int, int, int],
+    judges: Sequence[Judge],
+    labels: Callable[[Tensor], Tensor | None] = lambda indices: None,
+) -> Measurement:
     """All processes call it, each with its share of as many images as the judges are for, and all get the same.
 
-    size: (C, H, W) of an image.
+    size: (C, H, W) of an image. labels: the classes [B] that the images of int64 indices [B] should be of, if any.
     """
     gallery_size = min(judges[0].num, MAX_GALLERY, max(1, GALLERY_BYTES // (size[0] * size[1] * size[2])))
     collectors = [judge.collector() for judge in judges]
@@ -51,9 +56,10 @@ def measure(share: Iterable[Generated], size: tuple[int, int, int], judges: Sequ
         pixels += ImageStatistics.of(images)
         counts[1] += content_hash(images)
         for collector in collectors:
-            collector.add(indices, images)
-        if part.indices[0] < gallery_size:
-            kept.append(Generated(part.indices, part.images.cpu(), finite))
+            collector.add(indices, images, labels(indices))
+        shown = [place for place, index in enumerate(part.indices) if index < gallery_size]
+        if shown:
+            kept.append(Generated([part.indices[place] for place in shown], part.images[shown].cpu(), finite[shown]))
     features = [collector.collected() for collector in collectors]
     num_nonfinite, content = total(counts).tolist()
     return Measurement(

@@ -29,7 +29,7 @@ class Figure(NamedTuple):
     """A figure over K seeds.
 
     name: says how it was measured. what: "fid". extractor: "" where none is used. values: of each seed [K].
-    floor: of as many real images as are held out; None where there is none.
+    floor: of as many real images as are held out; None where there is none. statistic: which of the protocol's it is of.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Figure(NamedTuple):
     extractor: str
     values: tuple[float, ...]
     floor: float | None = None
+    statistic: str = ""
 
     @property
     def mean(self) -> float:
@@ -114,24 +115,31 @@ def write(receipt: Receipt, folder: Path) -> Path:
         "findings": receipt.findings,
         "run": receipt.run,
     }
-    plain = without_nan(json.loads(json.dumps(content, default=named)))
+    plain = as_json(content)
     path = folder / FILE_NAME
     path.write_text(json.dumps({**plain, "sha256": digest(plain)}, indent=2) + "\n", encoding="utf-8")
     return path
 
 
 def without_nan(content: Any) -> Any:
-    """The same with None for NaN and infinity, which JSON does not have."""
+    """The same with None for NaN and "inf" for infinity, neither of which JSON has."""
     if isinstance(content, dict):
         return {key: without_nan(value) for key, value in content.items()}
     if isinstance(content, list):
         return [without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    if isinstance(content, float) and math.isinf(content):
+        return str(content)
+    return None if isinstance(content, float) and math.isnan(content) else content
+
+
+def as_json(content: Any) -> Any:
+    """What comes back from a JSON file that this was written into."""
+    return without_nan(json.loads(json.dumps(content, default=named)))
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """The SHA-256 of everything in a receipt but this hash itself: it finds slips, not forgers."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """The SHA-256 of the content; of everything in a receipt but this hash itself it finds slips, not forgers."""
+    return hashlib.sha256(json.dumps(as_json(content), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def named(settings: object) -> object:
@@ -160,8 +168,8 @@ def read(path: Path) -> Receipt:
 
 
 def _figure(record: Mapping[str, Any]) -> Figure:
-    values = tuple(math.nan if value is None else value for value in record["values"])
-    return Figure(record["name"], record["what"], record["extractor"], values, record["floor"])
+    values = tuple(math.nan if value is None else float(value) for value in record["values"])
+    return Figure(record["name"], record["what"], record["extractor"], values, record["floor"], record["statistic"])
 
 
 def flat(content: Any, prefix: str = "") -> dict[str, Any]:

@@ -8,39 +8,20 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch import nn
+from omegaconf import OmegaConf
+from torch import Tensor
 from tqdm import tqdm
 
 from alphabar.errors import UserError
+from alphabar.models.conditioners.class_label import ClassLabel
+from alphabar.training.conditions import of_data
 from alphabar.training.data.datamodule import ImageDataModule
+from alphabar.training.evaluation.cost import Cost, counted
 from alphabar.training.evaluation.files import SampleFiles, shown
 from alphabar.training.generate import Generated
 from alphabar.training.inference import Inference, launch
 from alphabar.training.measuring import data_of, prepared
-
-
-@dataclass
-class Cost:
-    """Of drawing images on this process. seconds: without those of the first batch, which warms up, if there are others."""
-
-    seconds: float = 0.0
-    images: int = 0
-    evaluations: int = 0
-    warm_up: tuple[float, int] = (0.0, 0)
-
-    def add(self, seconds: float, images: int) -> None:
-        """Counts a batch."""
-        if self.warm_up[1] == 0:
-            self.warm_up = (seconds, images)
-        else:
-            self.seconds += seconds
-            self.images += images
-
-    @property
-    def seconds_per_image(self) -> float:
-        """On one device."""
-        seconds, images = (self.seconds, self.images) if self.images else self.warm_up
-        return seconds / max(images, 1)
+from alphabar.training.ranks import together
 
 
 class Subject(ABC):
@@ -74,6 +55,10 @@ class Subject(ABC):
     @abstractmethod
     def shares(self, seed: int) -> Iterator[Generated]:
         """This process's share of the images."""
+
+    @abstractmethod
+    def labels(self, indices: Tensor) -> Tensor | None:
+        """The classes [B] that the images of int64 indices [B] should be of, if the model was told classes."""
 
     @abstractmethod
     def protocol(self) -> Mapping[str, Any]:
@@ -110,14 +95,15 @@ class OfCheckpoint(Subject):
 
     @property
     def label(self) -> str:
-        return f"{self.inference.weights_label}-{self.inference.sampler.label(self.loaded.module.denoiser.schedule)}"
+        return self.inference.label(self.loaded)
 
     @property
     def is_real(self) -> bool:
         return False
 
     def shares(self, seed: int) -> Iterator[Generated]:
-        generation = replace(self.generation, seed=seed)
+        told = of_data(self.loaded.module.conditioner, self.data.train_set)
+        generation = replace(self.generation, seed=seed, conditions=told)
         with counted(self.loaded.module.denoiser, self.cost):
             images = self.inference.images(self.fabric, self.loaded, generation)
             while (part := self._next(images)) is not None:
@@ -135,14 +121,28 @@ class OfCheckpoint(Subject):
             torch.cuda.synchronize(self.fabric.device)
         return time.perf_counter()
 
+    def labels(self, indices: Tensor) -> Tensor | None:
+        if not isinstance(self.loaded.module.conditioner, ClassLabel):
+            return None
+        return self.data.train_set.facts(indices % len(self.data.train_set))["label"]
+
     def protocol(self) -> Mapping[str, Any]:
         return {
             "images": "samples of a checkpoint",
-            "weights": self.inference.weights_label,
+            "weights": {"which": self.inference.weights_label, "average": self._average()},
             "sampler": self.inference.sampler,
-            "guidance": None,
+            "guidance": self.inference.guidance,
             "precision": self.inference.precision,
         }
+
+    def _average(self) -> Mapping[str, Any] | None:
+        """How the weights were averaged, as the run was configured; None for raw ones."""
+        if self.inference.weights == "raw":
+            return None
+        if self.inference.ema_length is not None or self.inference.ema_decay is not None:
+            return {"length": self.inference.ema_length, "decay": self.inference.ema_decay}
+        settings: Any = OmegaConf.to_container(self.loaded.config.callbacks.ema)
+        return {"name": str(settings.pop("_target_", "")).rpartition(".")[2], **settings}
 
     def identity(self) -> Mapping[str, Any]:
         return self.inference.identity(self.loaded.step)
@@ -150,22 +150,6 @@ class OfCheckpoint(Subject):
     def costs(self) -> Mapping[str, float]:
         drawn = max(self.cost.images + self.cost.warm_up[1], 1)
         return {"network_evaluations": self.cost.evaluations / drawn, "seconds_per_image": self.cost.seconds_per_image}
-
-
-class counted:
-    """Inside, counts how many images the denoiser's network looks at."""
-
-    def __init__(self, denoiser: nn.Module, cost: Cost) -> None:
-        self.denoiser, self.cost = denoiser, cost
-
-    def __enter__(self) -> None:
-        def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self.cost.evaluations += len(inputs[0])
-
-        self.handle = self.denoiser.network.register_forward_pre_hook(count)  # type: ignore[union-attr]
-
-    def __exit__(self, *error: object) -> None:
-        self.handle.remove()
 
 
 @dataclass
@@ -208,10 +192,18 @@ class OfFiles(Subject):
     def shares(self, seed: int) -> Iterator[Generated]:
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
         quiet = True if rank else None  # None: where there is no terminal
+        error: UserError | None = None
         with tqdm(desc="looking at samples", total=self.num, unit="img", delay=2, leave=False, disable=quiet) as bar:
-            for indices, images in self.files.batches(self.num, self.batch_size, rank, world_size):
-                yield Generated(indices, images, torch.ones(len(images), dtype=torch.bool))
-                bar.update(len(images) * world_size)
+            try:
+                for indices, images in self.files.batches(self.num, self.batch_size, rank, world_size):
+                    yield Generated(indices, images, torch.ones(len(images), dtype=torch.bool))
+                    bar.update(len(images) * world_size)
+            except UserError as complaint:
+                error = complaint
+        together(error)
+
+    def labels(self, indices: Tensor) -> Tensor | None:
+        return None
 
     def protocol(self) -> Mapping[str, Any]:
         return {"images": "files"}
@@ -257,6 +249,9 @@ class OfHeldOut(Subject):
 
     def shares(self, seed: int) -> Iterator[Generated]:
         return iter(())
+
+    def labels(self, indices: Tensor) -> Tensor | None:
+        return None
 
     def protocol(self) -> Mapping[str, Any]:
         return {"images": "held-out"}

@@ -15,7 +15,7 @@ TITLES = {
 def shown_figures(receipt: Receipt) -> str:
     """What was judged against what, a row for each figure, and what else was found."""
     protocol, run = receipt.protocol, receipt.run
-    reference, floor = protocol["reference"], protocol["floor"]
+    reference, floor = protocol["reference"], protocol.get("floor")
     lines = [f"{protocol['num']:,} images against {reference['num']:,} training images" + _seeds(protocol["seeds"])]
     rows: list[list[str]] = [["figure", "features", "", f"floor, {floor['num']:,} held-out" if floor else "no floor", "name"]]
     for figure in receipt.figures:

@@ -92,7 +92,8 @@ class ClassifierFeatures(Features):
         network.load_state_dict(made["weights"])
         head.load_state_dict(made["head"])
         record = f"classifier of {2 * HALF} features, {made['quality']}, weights {digest(made['weights'] | made['head'])}"
-        return Extractor(network, 2 * HALF, "classifier", record, (shape.channels,), CHUNK, Path(self.cache_dir), head)
+        labels = None if splits.train.labels is None else splits.train.labels[: self.max_images].unique()
+        return Extractor(network, 2 * HALF, "classifier", record, (shape.channels,), CHUNK, Path(self.cache_dir), head, labels)
 
     def _cached(self, splits: Splits) -> dict[str, Any]:
         labels = splits.train.labels

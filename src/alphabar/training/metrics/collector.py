@@ -8,7 +8,7 @@ from torch import Tensor
 from alphabar.training.metrics.extractor import Extractor, in_float32
 from alphabar.training.metrics.feature_set import NUM_PARTS, ClassSums, FeatureSet, Sums
 from alphabar.training.metrics.statistics.inception_score import class_sums
-from alphabar.training.ranks import total
+from alphabar.training.ranks import add_up
 
 
 class Collector:
@@ -33,13 +33,17 @@ class Collector:
         self.second = torch.zeros(num_parts, size, size, **home)
         self.rows = torch.zeros(min(num_rows, num), size, dtype=torch.float32)
         self.is_there = torch.zeros(len(self.rows), dtype=torch.float32)
+        self.hits = torch.zeros(2, **home)
         num_classes = extractor.num_classes
         self.classes = ClassSums(
             torch.zeros(NUM_PARTS, **home), torch.zeros(NUM_PARTS, num_classes or 0, **home), torch.zeros(NUM_PARTS, **home)
         )
 
-    def add(self, indices: Sequence[int] | Tensor, images: Tensor) -> None:
-        """Adds uint8 images [B, C, H, W], which are those of `indices` among the `num`."""
+    def add(self, indices: Sequence[int] | Tensor, images: Tensor, labels: Tensor | None = None) -> None:
+        """Adds uint8 images [B, C, H, W], which are those of `indices` among the `num`.
+
+        labels: the classes [B] that they should be of.
+        """
         if len(images) == 0:
             return
         features, logits = self.extractor.extract(images.to(self.device))
@@ -54,14 +58,22 @@ class Collector:
                 self.second[part] += chosen.T @ chosen
             if logits is not None:
                 self.classes = ClassSums(*map(torch.add, self.classes, class_sums(logits, places, self.num)))
+                known = self.extractor.labels
+                if labels is not None and known is not None:
+                    found = known.to(self.device)[logits.argmax(1)]
+                    self.hits[0] += (found == labels.to(self.device)).sum()
+                    self.hits[1] += len(labels)
             kept = places < len(self.rows)
             self.rows[places[kept]] = features[kept.to(features.device)].cpu()
             self.is_there[places[kept]] = 1
 
     def collected(self) -> FeatureSet:
-        """What all processes brought; all of them call it and get the same."""
-        parts = Sums(total(self.count), total(self.first), total(self.second))
-        classes = None if self.extractor.num_classes is None else ClassSums(*map(total, self.classes))
-        rows = total(self.rows.to(self.device)).cpu()
-        is_there = total(self.is_there.to(self.device)).cpu() > 0
-        return FeatureSet(parts, rows if is_there.all() else rows[is_there], classes)
+        """What all processes brought; all of them call it, once and at the end, and get the same."""
+        parts = Sums(add_up(self.count), add_up(self.first), add_up(self.second))
+        classes = None if self.extractor.num_classes is None else ClassSums(*map(add_up, self.classes))
+        rows = add_up(self.rows.to(self.device)).cpu()
+        is_there = add_up(self.is_there.to(self.device)).cpu() > 0
+        hits = add_up(self.hits)
+        if not is_there.all():
+            rows = rows[is_there]
+        return FeatureSet(parts, rows, classes, hits if hits[1] > 0 else None, is_there.nonzero().flatten())

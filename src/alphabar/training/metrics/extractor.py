@@ -26,6 +26,7 @@ class Extractor(nn.Module):
     max_batch: how many images the network gets at a time.
     cache_dir: where what is computed with the features may be kept.
     head: features [B, num_features] -> class logits [B, K]; frozen here. None: there are no classes.
+    labels: which of the data's classes each logit stands for, int64 [K]; None where they are others.
 
     num_classes: K, or None.
 
@@ -42,6 +43,7 @@ class Extractor(nn.Module):
         max_batch: int,
         cache_dir: Path,
         head: nn.Module | None = None,
+        labels: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).eval()
@@ -52,6 +54,7 @@ class Extractor(nn.Module):
         self.channels = channels
         self.max_batch = max_batch
         self.cache_dir = cache_dir
+        self.labels = labels
         blank = torch.zeros(1, num_features, dtype=torch.float32)
         self.num_classes = None if self.head is None else self._logits(self.head, blank).shape[1]
 
@@ -87,7 +90,11 @@ def in_float32(device: torch.device) -> Iterator[None]:
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
+        with (
+            torch.inference_mode(False),
+            torch.autocast(device.type, enabled=False),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # which leaves 10 bits of what convolutions multiply
+        ):
             yield
     finally:
         torch.set_default_dtype(default)

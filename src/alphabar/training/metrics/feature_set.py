@@ -1,6 +1,5 @@
 """What is kept of the features of many images."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,10 +15,9 @@ class Sums(NamedTuple):
     first: Tensor
     second: Tensor
 
-    def of(self, parts: Sequence[int]) -> "Sums":
-        """Those of some parts together, where the leading dimension counts parts."""
-        chosen = list(parts)
-        return Sums(*(value[chosen].sum(0) for value in self))
+    def of(self, parts: range) -> "Sums":
+        """Those of neighbouring parts together, where the leading dimension counts parts."""
+        return Sums(*(value[parts.start : parts.stop].sum(0) for value in self))
 
     def gaussian(self) -> tuple[Tensor, Tensor]:
         """Mean [D] and unbiased covariance [D, D]."""
@@ -40,13 +38,22 @@ class FeatureSet(NamedTuple):
     """Features of a set of N images.
 
     parts: sums over each of ten equal parts of the set (real images: over one), in the order of the images.
-    rows: float32 [M, D] on the CPU, the features of the first M images, M <= N.
+    rows: float32 [M, D] on the CPU, the features of the first images. row_places: int64 [M], which ones; None: the first M.
     classes: None where the features have no classes.
+    hits: how many images a classifier of the data's classes put into the class that they should be of, and how many it was shown,
+        float64 [2]; None where there is no such classifier or class.
     """
 
     parts: Sums
     rows: Tensor
     classes: ClassSums | None
+    hits: Tensor | None = None
+    row_places: Tensor | None = None
+
+    @property
+    def places(self) -> Tensor:
+        """int64 [M]: the place of each row's image in the set."""
+        return torch.arange(len(self.rows)) if self.row_places is None else self.row_places
 
     @property
     def sums(self) -> Sums:

@@ -8,10 +8,12 @@ import math
 from typing import NamedTuple
 
 import torch
+from scipy.stats import betabinom
 from torch import Tensor
 
 QUANTILE = 0.01  # of held-out images that are nearest to a training image: as near as that is suspicious
 SHARE = 0.05  # of generated images that may be, which is five times as many as by chance
+CHANCE = 1e-4
 NUM_NEIGHBOURS = 3
 CHUNK = 1000
 
@@ -26,12 +28,14 @@ class Neighbours(NamedTuple):
 class Memorisation(NamedTuple):
     """threshold: the distance that a hundredth of the held-out images are within. share: of the generated images within it.
 
-    num, num_held_out, num_searched: how many images of each kind were looked at. is_flagged: share is 0.05 or more, by more than
-    three standard errors.
+    chance: of so many or more of them, if both kinds were drawn from one distribution (a beta-binomial: the threshold is an order
+        statistic). num, num_held_out, num_searched: how many images of each kind were looked at. is_flagged: the share is above
+        0.05, and chance below one in ten thousand.
     """
 
     threshold: float
     share: float
+    chance: float
     median: float
     median_held_out: float
     num: int
@@ -61,16 +65,19 @@ def _nearest(queries: Tensor, bank: Tensor, device: torch.device) -> Neighbours:
 def compare(generated: Neighbours, held_out: Neighbours, num_searched: int) -> Memorisation:
     """Compares the nearest distances of generated images with those of held-out ones, at least one of each."""
     ours, theirs = generated.distances[:, 0].double(), held_out.distances[:, 0].double()
-    threshold = float(theirs.quantile(QUANTILE))
-    share = float((ours <= threshold).double().mean())
-    slack = 3 * math.sqrt(SHARE * (1 - SHARE) / len(ours))
+    rank = max(1, math.ceil(QUANTILE * len(theirs)))
+    threshold = float(theirs.kthvalue(rank).values)
+    num_near = int((ours <= threshold).sum())
+    share = num_near / len(ours)
+    chance = float(betabinom(len(ours), rank, len(theirs) + 1 - rank).sf(num_near - 1))
     return Memorisation(
         threshold,
         share,
+        chance,
         float(ours.median()),
         float(theirs.median()),
         len(ours),
         len(theirs),
         num_searched,
-        share > SHARE + slack,
+        share > SHARE and chance < CHANCE,
     )

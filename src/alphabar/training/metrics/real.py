@@ -22,7 +22,7 @@ from alphabar.training.metrics.health import ImageStatistics
 from alphabar.training.ranks import from_first, rank_and_size, total
 
 log = logging.getLogger(__name__)
-VERSION = 2  # of what is cached here
+VERSION = 3  # of what is cached here
 MAX_ROWS = 50_000  # images whose features are kept one by one: those among which nearest neighbours are looked for
 
 
@@ -60,14 +60,17 @@ def learn(
     known = from_first(lambda: cache.read(path) if _is_complete(rows_file, shape) else None)
     if known is not None:
         rows = torch.from_numpy(np.load(rows_file, mmap_mode="c")) if rank_and_size()[0] == 0 else torch.zeros(0, shape[1])
-        features = FeatureSet(Sums(*known["parts"]), rows, ClassSums(*known["classes"]) if known["classes"] else None)
+        classes = ClassSums(*known["classes"]) if known["classes"] else None
+        features = FeatureSet(Sums(*known["parts"]), rows, classes, known["hits"])
         return RealImages(features, ImageStatistics(known["pixels"]), known["content"])
     found = _look_at(extractor, device, images, num, batch_size)
     if rank_and_size()[0] == 0:
         classes = None if found.features.classes is None else [value.cpu() for value in found.features.classes]
         parts = [value.cpu() for value in found.features.parts]
         _write_rows(rows_file, found.features.rows)
-        cache.write(path, {"parts": parts, "classes": classes, "pixels": found.pixels.sums.cpu(), "content": found.content})
+        hits = None if found.features.hits is None else found.features.hits.cpu()
+        content = {"parts": parts, "classes": classes, "hits": hits, "pixels": found.pixels.sums.cpu(), "content": found.content}
+        cache.write(path, content)
     return found
 
 
@@ -80,7 +83,7 @@ def _look_at(extractor: Extractor, device: torch.device, images: ImageSet, num: 
     with tqdm(desc="looking at real images", total=num, unit="img", delay=2, leave=False, disable=quiet) as bar:
         for indices in batches(num, batch_size):
             batch = images.images(indices)
-            collector.add(indices, batch)
+            collector.add(indices, batch, images.facts(indices).get("label"))
             pixels += ImageStatistics.of(batch)
             content += content_hash(batch)
             bar.update(len(indices) * world_size)

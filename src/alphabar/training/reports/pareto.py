@@ -1,7 +1,7 @@
 """Which setting of a sampler to use: figures of merit over what they cost, and the cheapest setting that is nearly the best."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alphabar.training.screen import shown
 from alphabar.training.sweep import COSTS, KINDS, Job, Sweep, core
@@ -22,15 +22,34 @@ def report(sweep: Sweep) -> None:
 
     Nothing but a line that says so where the jobs were not measured alike, apart from weights and sampler.
     """
-    jobs = [job for job in sweep.jobs if job.figure is not None and job.cost(EVALUATIONS) is not None]
+    jobs = over_seeds([job for job in sweep.jobs if job.figure is not None and job.cost(EVALUATIONS) is not None])
     if len({job.cost(EVALUATIONS) for job in jobs}) < 2:
         return
-    if len({core(job.figure_name) for job in jobs}) > 1:
+    if len({(core(job.figure_name), job.protocol) for job in jobs}) > 1:
         print("  the jobs were not measured alike, so no setting is recommended")
         return
     draw(sweep, jobs, sweep.folder / PICTURE)
     print(f"  cost     {shown(sweep.folder / PICTURE)}")
     print(f"  use      {recommendation(sweep, jobs)}", flush=True)
+
+
+def over_seeds(jobs: list[Job]) -> list[Job]:
+    """A job for each setting, with the mean of its figure and its costs over seeds: a lucky seed is no setting."""
+    groups: dict[tuple[tuple[str, str], ...], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(tuple((key, value) for key, value in job.overrides.items() if key != "seed"), []).append(job)
+    return [merged(dict(setting), members) for setting, members in groups.items()]
+
+
+def merged(overrides: dict[str, str], jobs: list[Job]) -> Job:
+    """One job of several."""
+    first = jobs[0]
+    result: dict[str, Any] = dict(first.result)
+    result[first.kind] = {**first.result[first.kind], "value": sum(merit(job) for job in jobs) / len(jobs)}
+    for name in COSTS:
+        costs = [spent for job in jobs if (spent := job.cost(name)) is not None]
+        result |= {name: sum(costs) / len(costs)} if costs else {}
+    return Job(first.num, overrides, first.folder, first.state, result=result)
 
 
 def recommendation(sweep: Sweep, jobs: list[Job]) -> str:
@@ -91,7 +110,7 @@ def plot(axes: "Axes", sweep: Sweep, jobs: list[Job], name: str) -> None:
     swept = sweep.keys()
     keys = [key for key in swept if not key.endswith("num_steps")]
     for job in jobs:
-        words = [f"{key.rpartition('.')[2]}={job.overrides[key]}" for key in keys]
+        words = [f"{key.rpartition('.')[2]}={job.overrides[key]}" for key in keys if key in job.overrides]
         series.setdefault(" ".join(words), []).append(job)
     for index, (label, members) in enumerate(series.items()):
         members.sort(key=lambda job: cost(job, name))

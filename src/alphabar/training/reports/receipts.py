@@ -14,7 +14,7 @@ from alphabar.training.evaluation.table import TITLES
 from alphabar.training.reports.embed import picture
 from alphabar.training.reports.markup import alert, code, details, duration, missing, note, number, pairs, table, text
 
-FREE = ("weights", "sampler")  # what one compares on purpose
+FREE = ("weights", "sampler", "guidance")  # what one compares on purpose
 
 
 class Found(NamedTuple):
@@ -94,7 +94,7 @@ def article_of(found: Found) -> str:
     receipt = found.receipt
     assert receipt is not None
     protocol, run, findings = receipt.protocol, receipt.run, receipt.findings
-    floor, reference = protocol["floor"], protocol["reference"]
+    floor, reference = protocol.get("floor"), protocol["reference"]
     seeds = [str(seed) for seed in protocol["seeds"]]
     held_out = f"floor, {floor['num']:,} held-out images" if floor else "floor"
     rows = [_row(figure) for figure in receipt.figures if not figure.what.endswith("_std")]
@@ -169,11 +169,12 @@ def _flat(content: Mapping[str, Any]) -> str:
 def comparison(found: Sequence[Found]) -> str:
     """What receipts have in common, side by side, after what is not equal in their protocols."""
     receipts = [each.receipt for each in found if each.receipt is not None]
-    unlike = differences([relevant(receipt.protocol) for receipt in receipts])
     common = [key for key in figures(receipts[0]) if all(key in figures(other) for other in receipts[1:])]
     common = [key for key in common if not key[0].endswith("_std")]
     if not common:
         return note("These receipts have no figure in common, so they are not put side by side.")
+    origins = [(*key, figures(receipts[0])[key].statistic) for key in common]
+    unlike = differences([relevant(receipt.protocol, origins) for receipt in receipts])
     head = ["receipt", *(text(key) for key in unlike), *(text(title(key)) for key in common)]
     rows = [
         [f'<a href="#receipt-{index}">{text(each.name)}</a>', *(text(short(values[index])) for values in unlike.values())]

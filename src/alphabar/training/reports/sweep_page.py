@@ -15,22 +15,23 @@ from alphabar.training.reports.page import Section, page
 from alphabar.training.reports.receipts import Found
 from alphabar.training.reports.run_page import frames, read_text
 from alphabar.training.reports.sweep import as_number
-from alphabar.training.sweep import PICTURE, TABLE, core
+from alphabar.training.sweep import COSTS, KINDS, PICTURE, TABLE, core
 
 ENDING = (
     "job",
     "state",
     "error",
     "loss",
-    "fid",
-    "fid_name",
+    *KINDS,
+    *(f"{kind}_name" for kind in KINDS),
+    *COSTS,
     "images_per_second",
     "seconds",
     "folder",
 )  # columns that every sweep has
-SHOWN = ("state", "fid", "loss", "images_per_second", "seconds", "fid_name", "error")
+SHOWN = ("state", *KINDS, "loss", *COSTS, "images_per_second", "seconds", "fid_name", "bpd_name", "error")
 SAME_IMAGES = ("data.batch_size", "data.num_workers", "data.resident", "data.max_resident_mb")  # however these are
-TITLES = {"fid": "FID", "fid_name": "FID is", "images_per_second": "images/s"}
+TITLES = {**KINDS, **COSTS, "fid_name": "FID is", "bpd_name": "bits are", "images_per_second": "images/s"}
 LONG = 60  # characters of an error in the table
 
 

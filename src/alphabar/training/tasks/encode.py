@@ -31,13 +31,13 @@ class Encode(ImageTask):
         fabric, loaded, _ = self.start()
         with withdrawn_on_complaint(self.run_dir):
             originals = self.originals(fabric, loaded, self.num)
-        denoiser, codec = loaded.module.denoiser, loaded.module.codec
+        denoiser, codec, told = self.denoiser(loaded), loaded.module.codec, self.told(loaded)
         sampler = unclipped(self.sampler)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
-            x_T = encode(sampler, denoiser, codec.encode(originals[indices].to(fabric.device)))
+            x_T = encode(sampler, denoiser, codec.encode(originals[indices].to(fabric.device)), told(indices))
             yield x_T / sampler.start(denoiser.schedule, torch.ones_like(x_T))
-            yield sampler.sample(denoiser, x_T)
+            yield sampler.sample(denoiser, x_T, told(indices))
 
         latents, x = self.edited(fabric, loaded, len(originals), 2, edit).unbind(1)
         back = codec.decode(x).cpu()

@@ -33,12 +33,12 @@ class ImageToImage(ImageTask):
         fabric, loaded, _ = self.start()
         with withdrawn_on_complaint(self.run_dir):
             originals = self.originals(fabric, loaded, self.num)
-        denoiser, codec = loaded.module.denoiser, loaded.module.codec
+        denoiser, codec, told = self.denoiser(loaded), loaded.module.codec, self.told(loaded)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             x = codec.encode(originals[indices].to(fabric.device))
             for strength in self.strengths:
-                yield image_to_image(self.sampler, denoiser, x, strength, noise=ImageNoise(self.seed, indices))
+                yield image_to_image(self.sampler, denoiser, x, strength, told(indices), ImageNoise(self.seed, indices))
 
         results = self.edited(fabric, loaded, len(originals), len(self.strengths), edit).unbind(1)
         if fabric.is_global_zero:

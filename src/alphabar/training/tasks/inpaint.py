@@ -44,12 +44,12 @@ class Inpaint(ImageTask):
             known = known_pixels(self.mask, loaded.shape.resolution)
             repaint = self._repaint(loaded)
             originals = self.originals(fabric, loaded, self.num)
-        denoiser, codec = loaded.module.denoiser, loaded.module.codec
+        denoiser, codec, told = self.denoiser(loaded), loaded.module.codec, self.told(loaded)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             x = codec.encode(originals[indices].to(fabric.device))
             for seed in range(self.seed, self.seed + self.num_fillings):
-                yield repaint.sample(self.sampler, denoiser, x, known.to(x.device), noise=ImageNoise(seed, indices))
+                yield repaint.sample(self.sampler, denoiser, x, known.to(x.device), told(indices), ImageNoise(seed, indices))
 
         fillings = self.edited(fabric, loaded, len(originals), self.num_fillings, edit).unbind(1)
         if fabric.is_global_zero:

@@ -57,20 +57,20 @@ class Interpolate(ImageTask):
             originals = self.originals(fabric, loaded, 2 * self.num)
             if len(originals) < 2:
                 raise UserError(f"images={self.files}: there is nothing between, need two images, got {len(originals)}")
-        denoiser, codec = loaded.module.denoiser, loaded.module.codec
+        denoiser, codec, told = self.denoiser(loaded), loaded.module.codec, self.told(loaded)
         sampler = unclipped(self.sampler)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             ends = [codec.encode(originals[[2 * index + end for index in indices]].to(fabric.device)) for end in (0, 1)]
-            start, end = (encode(sampler, denoiser, x) for x in ends)
+            start, end = (encode(sampler, denoiser, x, told(indices)) for x in ends)
             for weight in self._weights():
-                yield sampler.sample(denoiser, slerp(start, end, weight))
+                yield sampler.sample(denoiser, slerp(start, end, weight), told(indices))
 
         return len(originals) // 2, edit
 
     def _between_noise(self, fabric: Fabric, loaded: Loaded) -> tuple[int, Edit]:
         """How many rows, and how they are drawn; a sampler that draws noise of its own draws the same in all frames of a row."""
-        denoiser = loaded.module.denoiser
+        denoiser, told = self.denoiser(loaded), self.told(loaded)
         size = (loaded.shape.channels, loaded.shape.resolution, loaded.shape.resolution)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
@@ -78,7 +78,7 @@ class Interpolate(ImageTask):
             for weight in self._weights():
                 noise = ImageNoise(self.seed, indices)
                 eps = slerp(noise.draw(size, fabric.device), end, weight)
-                yield self.sampler.sample(denoiser, self.sampler.start(denoiser.schedule, eps), noise=noise)
+                yield self.sampler.sample(denoiser, self.sampler.start(denoiser.schedule, eps), told(indices), noise)
 
         return self.num, edit
 

@@ -24,10 +24,11 @@ class InceptionScore(Statistic):
         return NUM_PARTS
 
     def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
-        """Raises ValueError if there are no classes, or a part without images."""
-        sums = generated.classes
-        if sums is None or not bool((sums.num > 0).all()):
-            raise ValueError(f"need class probabilities of images in each of {NUM_PARTS} parts, got {sums and sums.num.tolist()}")
+        """Parts without images, all of which were left out, do not count. Raises ValueError if there are no classes."""
+        if generated.classes is None:
+            raise ValueError("need class probabilities, got none")
+        there = generated.classes.num > 0
+        sums = ClassSums(*(value[there] for value in generated.classes))
         num = sums.num[:, None]
         cross = torch.special.xlogy(sums.probabilities, sums.probabilities / num).sum(1)
         scores = ((sums.negative_entropy - cross) / sums.num).exp()

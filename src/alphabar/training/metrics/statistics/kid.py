@@ -27,7 +27,7 @@ class KID(Statistic):
 
     subsets: int = 100
     subset_size: int = 1000
-    max_images: int = 10000
+    max_images: int = 5000
 
     def __post_init__(self) -> None:
         if self.subsets < 1:

@@ -1,0 +1,92 @@
+"""Captions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alphabar.diffusion.denoiser import Cond
+from alphabar.errors import UserError
+from alphabar.models.conditioners import Conditioner
+from alphabar.models.embeddings import Embeddings, embed, embedded, joined
+from alphabar.models.text import TextEncoder
+
+NOTHING = ""  # what an image is told of which nothing is told
+
+
+class Text(Conditioner):
+    """The tokens of a caption as a frozen encoder gives them, after the encoder of Imagen (Saharia et al. 2022, sec. 2.1).
+
+    All conditions have `encoder.max_length` tokens, of which "mask" marks those of the caption. An image of which nothing is told
+    has the empty caption. Numbers are rounded to half precision, in training and in sampling alike.
+
+    encoder: neither trained nor saved. channels: the numbers of its tokens, for which the network is built.
+    dropout: the share of training images that are told nothing.
+    cache_dir: where the embeddings of the data's captions are kept, so that each encoder reads them once.
+    Raises ValueError unless channels >= 1 and 0 <= dropout <= 1.
+    """
+
+    home: Tensor
+
+    def __init__(self, encoder: TextEncoder, channels: int, dropout: float = 0.1, cache_dir: str = "outputs/cache/text") -> None:
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"need channels >= 1, got channels={channels}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"need 0 <= dropout <= 1, got dropout={dropout}")
+        self.encoder = encoder
+        self.channels = channels
+        self.dropout = dropout
+        self.cache_dir = Path(cache_dir)
+        self.register_buffer("home", torch.zeros(1), persistent=False)  # is where the module is, which has no weights
+        # No buffers: DDP would send them from process to process in each step.
+        self._captions: Embeddings | None = None  # the first is of NOTHING
+        self._prompts: dict[str, Tensor] = {}
+
+    def learn(self, captions: Sequence[str] | None) -> None:
+        if captions is None:
+            raise UserError("conditioner=text needs images with captions, and these data have none")
+        self._captions = embedded(self.encoder, [NOTHING, *captions], self.home.device, self.cache_dir)
+        self._must_fit(self._captions.tokens)
+        self._prompts[NOTHING] = self._captions.tokens[: int(self._captions.lengths[0])]
+        self.encoder.forget()  # a prompt brings it back
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+        if "caption" not in batch:
+            raise ValueError("conditioner=text needs images with captions, and these data have none")
+        if self._captions is None:
+            raise ValueError("need the captions of the data before its batches: call learn(captions)")
+        self._captions = self._captions.to(self.home.device)
+        rows = batch["caption"].to(self.home.device) + 1
+        if self.training and self.dropout > 0:
+            rows = torch.where(torch.rand(rows.shape, device=rows.device) < self.dropout, 0, rows)
+        return self._condition(self._captions, rows)
+
+    def null(self, num: int) -> Cond:
+        embeddings = self._of([NOTHING])
+        return self._condition(embeddings, torch.zeros(num, dtype=torch.int64, device=self.home.device))
+
+    def of_words(self, words: Sequence[str]) -> Cond:
+        return self._condition(self._of(words), torch.arange(len(words), device=self.home.device))
+
+    def _condition(self, embeddings: Embeddings, rows: Tensor) -> Cond:
+        tokens, mask = embeddings.padded(rows, self.encoder.max_length)
+        return {"tokens": tokens, "mask": mask}
+
+    def _of(self, texts: Sequence[str]) -> Embeddings:
+        """Of any texts, each embedded the first time that it is seen."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._prompts]
+        if new:
+            made = embed(self.encoder, new, self.home.device)
+            self._must_fit(made[0])
+            self._prompts.update(zip(new, made, strict=True))
+        return joined([self._prompts[text].to(self.home.device) for text in texts])
+
+    def _must_fit(self, tokens: Tensor) -> None:
+        width = tokens.shape[1]
+        if width != self.channels:
+            raise UserError(
+                f"the text encoder {self.encoder.name} gives tokens of {width} numbers, not {self.channels}: "
+                f"set conditioning.tokens={width}"
+            )

@@ -1,0 +1,107 @@
+"""What a text encoder makes of many texts: in half precision, without padding, on disk and in memory."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from alphabar.errors import UserError
+from alphabar.models.text import BATCH, TextEncoder
+
+log = logging.getLogger(__name__)
+VERSION = 1
+
+
+class Embeddings(NamedTuple):
+    """tokens float16 [T, D] of N texts, one after the other; `starts` and `lengths` int64 [N] say which are whose."""
+
+    tokens: Tensor
+    starts: Tensor
+    lengths: Tensor
+
+    def padded(self, rows: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Those of texts `rows` int64 [B]: tokens float32 [B, length, D], 0 behind the end, and mask bool [B, length]."""
+        steps = torch.arange(length, device=rows.device)
+        mask = steps < self.lengths[rows, None]
+        places = (self.starts[rows, None] + steps).clamp(max=len(self.tokens) - 1)
+        return self.tokens[places].float().masked_fill(~mask[:, :, None], 0), mask
+
+    def to(self, device: torch.device) -> "Embeddings":
+        """The same on `device`, fit for training even if made in inference mode."""
+        with torch.inference_mode(False):
+            return Embeddings(*(value.to(device) for value in self))
+
+
+def joined(parts: Sequence[Tensor]) -> Embeddings:
+    """Of the tokens float16 [L, D] of each text."""
+    lengths = torch.tensor([len(part) for part in parts], dtype=torch.int64, device=parts[0].device)
+    return Embeddings(torch.cat(list(parts)), lengths.cumsum(0) - lengths, lengths)
+
+
+def embed(encoder: TextEncoder, texts: Sequence[str], device: torch.device) -> list[Tensor]:
+    """The tokens of each text, float16 [L, D], on the device. Raises UserError for one that is too long or beyond float16."""
+    lengths = [len(row) for row in encoder.ids(texts)]
+    order = sorted(range(len(texts)), key=lengths.__getitem__)  # texts of about one length need little padding
+    parts: dict[int, Tensor] = {}
+    with tqdm(total=len(texts), desc="reading captions", unit="caption", delay=2, leave=False, disable=None) as bar:
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            tokens, mask = encoder([texts[index] for index in chosen], device)
+            with torch.inference_mode(False):
+                for index, row, here in zip(chosen, tokens.half(), mask, strict=True):
+                    parts[index] = row[here]
+            bar.update(len(chosen))
+    embedded = [parts[index] for index in range(len(texts))]
+    for text, tokens in zip(texts, embedded, strict=True):
+        if not tokens.isfinite().all():
+            raise UserError(f"the text encoder {encoder.name} gives numbers beyond those of half precision for {text[:60]!r}")
+    return embedded
+
+
+def embedded(encoder: TextEncoder, texts: Sequence[str], device: torch.device, cache_dir: Path) -> Embeddings:
+    """The embeddings of the texts, in their order, on the CPU: from `cache_dir`, or made on `device` and kept there.
+
+    With them at hand, the encoder's weights are not read but for their hash: texts embedded by another encoder are never used.
+    """
+    key = repr((VERSION, encoder.digest, encoder.max_length, list(texts))).encode(errors="surrogateescape")
+    path = cache_dir / f"text-{hashlib.blake2b(key, digest_size=12).hexdigest()}.pt"
+    if (found := _read(path, len(texts))) is not None:
+        return found
+    made = joined(embed(encoder, texts, device)).to(torch.device("cpu"))
+    _write(path, made)
+    return made
+
+
+def _read(path: Path, num_texts: int) -> Embeddings | None:
+    """What `_write` wrote, or None."""
+    try:
+        with torch.inference_mode(False):
+            found = Embeddings(**torch.load(path, map_location="cpu", weights_only=True))
+        if len(found.lengths) != num_texts or int(found.lengths.sum()) != len(found.tokens):
+            raise ValueError("it is of other texts")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:  # of whatever kind: any bytes may stand in a file
+        log.warning("cannot use %s, so it is made again: %s", path, " ".join(str(error).split()))
+        return None
+    return found
+
+
+def _write(path: Path, made: Embeddings) -> None:
+    """Whoever reads meanwhile sees the old file or the new one; a folder that cannot be written to is said in one line."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(made._asdict(), partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch's own for a folder that is a file
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        log.warning("cannot keep %s, so the next run makes it again: %s", path, " ".join(str(error).split())[:200])

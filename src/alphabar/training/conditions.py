@@ -1,0 +1,80 @@
+"""Which image is told what: from data, or from the words of a user."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from alphabar.diffusion.denoiser import Cond
+from alphabar.errors import UserError
+from alphabar.models.conditioners import Conditioner
+from alphabar.models.conditioners.class_label import ClassLabel
+from alphabar.training.data import ImageSet
+from alphabar.training.data.datamodule import ImageDataModule
+
+Conditions = Callable[[Sequence[int]], Cond]
+
+
+class Showcase(NamedTuple):
+    """What the images of a grid are told, how many they are, and in how many columns; None: as square as it goes."""
+
+    conditions: Conditions
+    num: int
+    num_columns: int | None = None
+
+
+def showcase(conditioner: Conditioner, data: ImageDataModule, num: int) -> Showcase:
+    """For about `num` images in a grid: with classes, a row for each; else they are told what the first held-out images are."""
+    if isinstance(conditioner, ClassLabel):
+        columns = max(1, num // conditioner.num_classes)
+        words = [str(label) for label in range(conditioner.num_classes) for _ in range(columns)]
+        return Showcase(of_words(conditioner, words, "callbacks.samples"), len(words), columns)
+    return Showcase(of_held_out(conditioner, data), num)
+
+
+def nothing(conditioner: Conditioner) -> Conditions:
+    """Images of which nothing is told."""
+    return lambda indices: conditioner.null(len(indices))
+
+
+def of_data(conditioner: Conditioner, images: ImageSet) -> Conditions:
+    """Image i is told what is known of image i of the data, which starts anew when it ends."""
+
+    def conditions(indices: Sequence[int]) -> Cond:
+        return conditioner(images.facts(torch.tensor(indices, dtype=torch.int64) % max(len(images), 1)))
+
+    return conditions
+
+
+def of_held_out(conditioner: Conditioner, data: ImageDataModule) -> Conditions:
+    """Image i is told what is known of held-out image i, or of training image i where none are held out."""
+    return of_data(conditioner, data.held_out_set if len(data.held_out_set) else data.train_set)
+
+
+def of_words(conditioner: Conditioner, words: Sequence[str], key: str) -> Conditions:
+    """Image i is told word i, which start anew when they end.
+
+    key: of the configuration, for the message. Raises UserError for words that mean nothing to the model.
+    """
+    try:
+        conditioner.of_words(list(dict.fromkeys(words)))
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from error
+    return lambda indices: conditioner.of_words([words[index % len(words)] for index in indices])
+
+
+def spelt_out(labels: Sequence[int | str] | int | str, num_classes: int) -> list[str]:
+    """Labels as words: "all", "0-9", 3, [3, 5]. Raises ValueError for anything else."""
+    if labels == "all":
+        return [str(label) for label in range(num_classes)]
+    parts = [labels] if isinstance(labels, int | str) else list(labels)
+    words: list[str] = []
+    for part in parts:
+        low, dash, high = str(part).partition("-")
+        if dash and low.isdecimal() and high.isdecimal() and int(low) <= int(high):
+            words += [str(label) for label in range(int(low), int(high) + 1)]
+        else:
+            words.append(str(part))
+    if not words:
+        raise ValueError("need labels=[3], labels=all or labels=0-9, got none")
+    return words

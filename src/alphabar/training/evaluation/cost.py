@@ -1,0 +1,46 @@
+"""What drawing images takes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass
+class Cost:
+    """Of drawing images on this process. seconds: without those of the first batch, which warms up, if there are others."""
+
+    seconds: float = 0.0
+    images: int = 0
+    evaluations: int = 0
+    warm_up: tuple[float, int] = (0.0, 0)
+
+    def add(self, seconds: float, images: int) -> None:
+        """Counts a batch."""
+        if self.warm_up[1] == 0:
+            self.warm_up = (seconds, images)
+        else:
+            self.seconds += seconds
+            self.images += images
+
+    @property
+    def seconds_per_image(self) -> float:
+        """On one device."""
+        seconds, images = (self.seconds, self.images) if self.images else self.warm_up
+        return seconds / max(images, 1)
+
+
+class counted:
+    """Inside, counts how many images the denoiser's network looks at."""
+
+    def __init__(self, denoiser: nn.Module, cost: Cost) -> None:
+        self.denoiser, self.cost = denoiser, cost
+
+    def __enter__(self) -> None:
+        def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self.cost.evaluations += len(inputs[0])
+
+        self.handle = self.denoiser.network.register_forward_pre_hook(count)  # type: ignore[union-attr]
+
+    def __exit__(self, *error: object) -> None:
+        self.handle.remove()

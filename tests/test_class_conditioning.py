@@ -1,0 +1,176 @@
+"""Models that are told classes: trained, guided, sampled and judged."""
+
+import json
+import sys
+
+import evaluate
+import pytest
+import sample
+import torch
+from PIL import Image
+
+import runs
+from alphabar.models.conditioners.class_label import ClassLabel
+from alphabar.models.conditioners.unconditional import Unconditional
+from alphabar.training.app import App
+from alphabar.training.cli import execute
+from alphabar.training.conditions import of_data, of_words, spelt_out
+from alphabar.training.data.digits import DigitsSource
+from alphabar.training.evaluation import receipt
+
+FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")
+
+
+def call(monkeypatch, script, *words):
+    """The exit code of a command in this process."""
+    main = {"sample": sample.main, "evaluate": evaluate.main}[script]
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])
+    return execute(main.__wrapped__, App(runs.ROOT / "conf", script, {"data": "_data"}))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    words = runs.words("conditioner=class_label", "guidance=classifier_free", "trainer.max_steps=20", folder=folder / "out")
+    code, _, err = runs.run("train.py", *words, cwd=folder)
+    assert code == 0, err
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def untold(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("untold")
+    code, _, err = runs.run("train.py", *runs.words("trainer.max_steps=2", "callbacks.fid=null", folder=folder / "out"), cwd=folder)
+    assert code == 0, err
+    return folder / "out" / "checkpoints" / "last.ckpt"
+
+
+def test_dropout_tells_some_images_nothing_in_training_alone():
+    torch.manual_seed(0)
+    conditioner = ClassLabel(10, 4, dropout=0.25)
+    batch = {"label": torch.zeros(4000, dtype=torch.int64)}
+    null = conditioner.null(1)["vector"]
+    dropped = (conditioner(batch)["vector"] == null).all(1).float().mean()
+    assert dropped == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(conditioner.eval()(batch)["vector"], conditioner.of_words(["0"])["vector"].expand(4000, -1))
+
+
+def test_every_image_is_told_what_is_known_of_it():
+    images = DigitsSource().train()
+    conditioner = ClassLabel(10, 4).eval()
+    told = of_data(conditioner, images)
+    expected = conditioner.of_words([str(int(label)) for label in images.labels[[0, 5]]])["vector"]
+    assert torch.equal(told([0, 5])["vector"], expected)
+    assert torch.equal(told([len(images), len(images) + 5])["vector"], expected)
+    assert of_data(Unconditional(), images)([0, 1]) is None
+
+
+def test_words_start_anew_when_they_end():
+    conditioner = ClassLabel(10, 4).eval()
+    told = of_words(conditioner, ["3", "7"], "labels")
+    assert torch.equal(told([0, 1, 2])["vector"], conditioner.of_words(["3", "7", "3"])["vector"])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [(3, "3"), ("3", "3"), ([3, 5], "3 5"), ("all", "0 1 2 3"), ("0-2", "0 1 2"), (["1-2", 0], "1 2 0"), ("x", "x")],
+)
+def test_labels_are_spelt_out(given, words):
+    assert spelt_out(given, 4) == words.split()
+
+
+def test_grids_have_a_row_for_each_class(trained, monkeypatch, shell):
+    with Image.open(trained / "samples" / "step_0000020.png") as picture:
+        assert picture.height > 3 * picture.width  # num=4 in tests: one column of ten classes
+    assert call(monkeypatch, "sample", f"checkpoint={trained}/checkpoints/last.ckpt", "labels=all", "num=30", "hydra.run.dir=out",
+                "sampler.num_steps=2", "guidance=classifier_free") == 0  # fmt: skip
+    with Image.open("out/grid.png") as picture:
+        assert picture.size == (3 * 52 + 4, 10 * 52 + 4)
+    assert json.loads(open_text("out/labels.json"))["000013.png"] == "3"
+
+
+def open_text(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def test_an_image_depends_on_its_label_and_its_index_alone(trained, monkeypatch, shell, tmp_path):
+    checkpoint = f"checkpoint={trained}/checkpoints/last.ckpt"
+    for name, words in {"all": ["labels=all", "num=10"], "some": ["labels=[0,1,2,3]", "num=4"], "other": ["labels=[5]", "num=4"],
+                        "w1": ["labels=all", "num=10", "guidance.weight=1"], "none": ["labels=all", "num=10", "guidance=none"]}.items():  # fmt: skip
+        guidance = [] if name == "none" else ["guidance=classifier_free"]
+        words = [checkpoint, "sampler.num_steps=3", "film=0", "batch_size=4", *guidance, *words, f"hydra.run.dir={name}"]
+        assert call(monkeypatch, "sample", *words) == 0
+    pixels = {
+        name: [(tmp_path / name / "images" / f"{i:06d}.png").read_bytes() for i in range(4)] for name in ("all", "some", "other")
+    }
+    assert pixels["all"] == pixels["some"]
+    assert pixels["all"] != pixels["other"]
+    for index in range(10):
+        file = f"{index:06d}.png"
+        assert (tmp_path / "w1" / "images" / file).read_bytes() == (tmp_path / "none" / "images" / file).read_bytes()
+
+
+def test_figures_name_guidance_and_count_the_hits(trained, monkeypatch, shell, tmp_path):
+    words = [f"checkpoint={trained}/checkpoints/last.ckpt", "num=70", "sampler.num_steps=2", "guidance=classifier_free", *FEATURES]
+    assert call(monkeypatch, "evaluate", *words, "guidance.weight=1.5", "hydra.run.dir=out") == 0
+    found = receipt.read(tmp_path / "out")
+    accuracy = next(figure for figure in found.figures if figure.what == "accuracy")
+    assert accuracy.name == "accuracy/n70-classifier-ema-ddim2-cfg1.5"
+    assert 0 <= accuracy.mean <= 1
+    assert accuracy.floor > 0.8
+    assert found.protocol["guidance"]["weight"] == 1.5
+    assert found.run["network_evaluations"] == 4  # two passes a step
+
+
+def test_autoguidance_by_an_earlier_checkpoint(trained, monkeypatch, shell):
+    checkpoint = f"checkpoint={trained}/checkpoints/last.ckpt"
+    words = [checkpoint, "num=4", "labels=3", "sampler.num_steps=2", "guidance=autoguidance", "guidance.weights=raw", "film=0"]
+    assert call(monkeypatch, "sample", *words, "hydra.run.dir=out") == 0
+
+
+def test_likelihood_and_editing_of_a_model_with_classes(trained, monkeypatch, shell):
+    checkpoint = f"checkpoint={trained}/checkpoints/last.ckpt"
+    assert call(monkeypatch, "evaluate", checkpoint, "metric=bpd", "num=4", "bpd_steps=2", "bpd_terms=2", "hydra.run.dir=bpd") == 0
+    for task in ("encode", "inpaint", "image_to_image", "interpolate"):
+        words = [checkpoint, f"task={task}", "num=2", "sampler.num_steps=3", "labels=[1]", f"hydra.run.dir={task}"]
+        assert call(monkeypatch, "sample", *words) == 0, task
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "complaint"),
+    [
+        ("sample", ["labels=10"], "labels: need labels 0..9, got 10"),
+        ("sample", ["labels=cat"], "labels: need labels 0..9, got cat"),
+        ("sample", ["guidance=classifier_free", "guidance.interval=[0.5]"], "need interval=[low,high]"),
+        ("sample", ["guidance=classifier_free", "guidance.interval=[0.5,0.2]"], "need 0 <= low < high <= 1"),
+        ("sample", ["guidance=classifier_free", "guidance.rescale=2"], "rescale"),
+        ("sample", ["guidance=autoguidance", "guidance.checkpoint=nowhere"], "checkpoint=nowhere: no such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line(trained, monkeypatch, shell, capsys, script, words, complaint):
+    assert call(monkeypatch, script, f"checkpoint={trained}/checkpoints/last.ckpt", *words, "hydra.run.dir=out") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line
+
+
+def test_a_model_that_is_told_nothing_takes_no_labels_and_no_guidance(untold, monkeypatch, shell, capsys):
+    for words, part in (
+        (["labels=3"], "labels=3: this model was not trained on classes"),
+        (["guidance=classifier_free"], "guidance: this model was trained without a condition (conditioner=unconditional)"),
+    ):
+        assert call(monkeypatch, "sample", f"checkpoint={untold}", *words, "hydra.run.dir=out") == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert part in line
+
+
+def test_images_without_classes_are_refused(tmp_path):
+    (tmp_path / "flat").mkdir()
+    for index in range(20):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "flat" / f"{index}.png")
+    words = ["data=folder", "data.root=flat", "data.resolution=8", "network=unet_tiny", "conditioner=class_label", "logger=csv"]
+    code, _, err = runs.run("train.py", *words, "hydra.run.dir=out", cwd=tmp_path)
+    assert code == 2
+    assert err.splitlines()[-1] == "error: conditioner=class_label needs images with classes, and these data have none"
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,229 @@
+"""Text encoders and the conditioner that reads captions with them; tiny networks with random weights stand in for the trained."""
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertModel, CLIPTextModel, T5EncoderModel
+
+import tiny_texts
+from alphabar.errors import UserError
+from alphabar.models.conditioners.class_label import ClassLabel
+from alphabar.models.conditioners.text import Text
+from alphabar.models.conditioners.unconditional import Unconditional
+from alphabar.models.text import TextEncoder
+from alphabar.training.metrics import pretrained
+
+CPU = torch.device("cpu")
+TEXTS = ["a cat", "", "dog and cat", "a"]
+CAPTIONS = ("a", "a cat", "a red dog", "dog and red cat")
+THEIRS = {"bert": BertModel, "clip": CLIPTextModel, "clip_text": CLIPTextModel, "t5": T5EncoderModel}
+KINDS = list(THEIRS)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {kind: tiny_texts.make(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
+
+
+@pytest.fixture
+def folder(folders):
+    return folders["bert"]
+
+
+@pytest.fixture
+def conditioner(folder, tmp_path):
+    """That has learned CAPTIONS."""
+    made = text(folder, tmp_path)
+    made.learn(CAPTIONS)
+    return made
+
+
+def text(folder, cache, dropout=0.0, max_length=9, channels=8) -> Text:
+    return Text(TextEncoder(str(folder), max_length), channels, dropout, str(cache / "cache"))
+
+
+def told(conditioner, places):
+    return conditioner({"caption": torch.tensor(places)})
+
+
+def same(one, other):
+    return all(torch.equal(one[key], other[key]) for key in ("tokens", "mask"))
+
+
+def complaint(work, error=UserError) -> str:
+    with pytest.raises(error) as caught:
+        work()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_are_those_of_transformers_whatever_the_padding(folders, kind):
+    encoder = TextEncoder(str(folders[kind]), 12 if "clip" in kind else 9)
+    with pretrained.silence():
+        model = THEIRS[kind].from_pretrained(folders[kind]).eval()
+    before = torch.get_rng_state()
+    found = encoder(["a cat", "", "a dog"] if "clip" in kind else TEXTS, CPU)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert found.tokens.dtype == torch.float32
+    assert found.tokens.shape == (*found.mask.shape, tiny_texts.WIDTH[kind]) == (*found.mask.shape, encoder.width)
+    for ids, tokens, mask in zip(encoder.ids(["a cat", "", "a dog"] if "clip" in kind else TEXTS), *found, strict=True):
+        with torch.no_grad():
+            alone = model(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        assert mask.tolist() == [True] * len(ids) + [False] * (len(mask) - len(ids))
+        torch.testing.assert_close(tokens[mask], alone, rtol=1e-4, atol=1e-5)
+        assert (tokens[~mask] == 0).all()
+    assert found.tokens[found.mask].std(0).mean() > 1e-3
+    assert not found.mask.all()
+
+
+def test_what_surrounds_the_encoder_has_no_influence(folder):
+    encoder = TextEncoder(str(folder), 9)
+    expected = encoder(TEXTS, CPU).tokens
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = TextEncoder(str(folder), 9)(TEXTS, CPU).tokens
+    assert torch.equal(found, expected)
+    (found * nn.Parameter(torch.ones(1))).sum().backward()
+
+
+@pytest.mark.parametrize("max_length", [4, 64])
+def test_a_text_that_is_too_long_is_refused_with_its_length(folder, tmp_path, max_length):
+    limit = min(max_length, 10)
+    longest = " ".join(["cat"] * (limit - 2))
+    conditioner = text(folder, tmp_path, max_length=max_length)
+    conditioner.of_words([longest])
+    reason = "max_length" if max_length == 4 else "what this encoder reads at most"
+    message = f"need a text of at most {limit} tokens ({reason}), got {limit + 1} in "
+    assert complaint(lambda: conditioner.of_words([longest + " dog"])) == f"{message}'{longest} dog'"
+    assert complaint(lambda: conditioner.learn([longest, longest + " dog"])).startswith(message)
+    many = complaint(lambda: conditioner.of_words(["cat " * 1000]))
+    assert f"got 1002 in '{('cat ' * 15).strip()}" in many
+    assert many.endswith("...'")
+    assert len(many) < 200
+
+
+def test_the_caption_of_an_image_is_told_like_the_same_prompt(conditioner):
+    for train in (True, False):
+        conditioner.train(train)
+        cond = told(conditioner, [3, 0, 0, 2])
+        assert cond["tokens"].shape == (4, 9, 8)
+        assert cond["tokens"].dtype == torch.float32
+        assert cond["mask"].sum(1).tolist() == [6, 3, 3, 5]
+        prompts = conditioner.of_words([CAPTIONS[place] for place in (3, 0, 0, 2)])
+        assert torch.equal(cond["mask"], prompts["mask"])
+        torch.testing.assert_close(cond["tokens"], prompts["tokens"], rtol=2e-3, atol=1e-3)
+    exact = TextEncoder(str(conditioner.encoder.name), 9)([CAPTIONS[3]], CPU).tokens[0]
+    torch.testing.assert_close(cond["tokens"][0, :6], exact, rtol=1e-3, atol=1e-3)
+    assert (cond["tokens"][~cond["mask"]] == 0).all()
+
+
+def test_null_is_the_empty_text(conditioner, folder, tmp_path):
+    for made in (conditioner, text(folder, tmp_path)):  # a checkpoint's learns nothing before it is told something
+        null = made.null(3)
+        assert null["tokens"].shape == (3, 9, 8)
+        assert null["mask"].sum(1).tolist() == [2, 2, 2]
+        assert same(null, made.of_words(["", "", ""]))
+        assert same(null, conditioner.null(3))
+
+
+def test_dropout_is_for_training_and_drops_its_share(folder, tmp_path):
+    conditioner = text(folder, tmp_path, dropout=0.3)
+    conditioner.learn(CAPTIONS)
+    places = [1] * 4000
+    null, own = conditioner.null(1), conditioner.of_words([CAPTIONS[1]])
+    torch.manual_seed(0)
+    tokens = told(conditioner, places)["tokens"]
+    dropped = (tokens == null["tokens"]).flatten(1).all(1)
+    assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    torch.testing.assert_close(tokens[~dropped], own["tokens"].expand(4000, -1, -1)[~dropped], rtol=2e-3, atol=1e-3)
+    conditioner.eval()
+    before = torch.get_rng_state()
+    assert (told(conditioner, places)["mask"] == own["mask"]).all()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_encoder_is_neither_trained_nor_saved(conditioner, folder, tmp_path):
+    class Model(nn.Module):
+        def __init__(self, part):
+            super().__init__()
+            self.part = part
+
+    conditioner.of_words(["red"])  # with the encoder in memory
+    model = Model(conditioner)
+    assert not list(model.parameters())
+    assert model.state_dict() == {}
+    Model(text(folder, tmp_path)).load_state_dict(model.state_dict())
+
+
+def test_captions_are_embedded_once(conditioner, folder, tmp_path, monkeypatch):
+    def fail(*args):
+        raise AssertionError("the weights are read")
+
+    assert conditioner.encoder._model is None  # nor kept
+    monkeypatch.setattr("alphabar.models.text._load", fail)
+    again = text(folder, tmp_path)
+    again.learn(CAPTIONS)
+    assert same(told(again, [0, 1, 2, 3]), told(conditioner, [0, 1, 2, 3]))
+    assert same(again.null(2), conditioner.null(2))
+    for other, captions in ((text(folder, tmp_path, max_length=8), CAPTIONS), (text(folder, tmp_path), CAPTIONS[1:])):
+        with pytest.raises(AssertionError, match="the weights are read"):
+            other.learn(captions)
+
+
+def test_another_encoder_of_the_same_name_finds_nothing(conditioner, folder, tmp_path):
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    (again := text(moved, tmp_path)).learn(CAPTIONS)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    with pretrained.silence():
+        model = BertModel.from_pretrained(moved)
+        nn.init.zeros_(model.embeddings.word_embeddings.weight)
+        model.save_pretrained(moved)
+    (other := text(moved, tmp_path)).learn(CAPTIONS)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert same(told(again, [1]), told(conditioner, [1]))
+    assert not same(told(other, [1]), told(conditioner, [1]))
+
+
+def test_a_damaged_cache_is_made_again_and_one_that_cannot_be_written_is_said(conditioner, folder, tmp_path, caplog):
+    (path,) = (tmp_path / "cache").iterdir()
+    path.write_bytes(path.read_bytes()[:-500])
+    (again := text(folder, tmp_path)).learn(CAPTIONS)
+    assert same(told(again, [1]), told(conditioner, [1]))
+    assert "so it is made again" in caplog.text
+    torch.load(path, weights_only=True)
+    (tmp_path / "file").write_text("")
+    (blocked := text(folder, tmp_path / "file")).learn(CAPTIONS)
+    assert same(told(blocked, [1]), told(conditioner, [1]))
+    assert "so the next run makes it again" in caplog.text
+
+
+def test_the_table_moves_with_the_module_and_serves_training_after_sampling(conditioner):
+    with torch.inference_mode():
+        told(conditioner, [1])
+        conditioner.of_words(["red"])
+        conditioner.null(1)
+    weight = nn.Parameter(torch.ones(8))
+    for cond in (told(conditioner, [1]), conditioner.of_words(["red"]), conditioner.null(1)):
+        (cond["tokens"] * weight).sum().backward()
+    assert weight.grad.abs().sum() > 0
+    conditioner.to("meta")
+    for cond in (conditioner({"caption": torch.tensor([1])}), conditioner.of_words(["red"]), conditioner.null(1)):
+        assert {value.device.type for value in cond.values()} == {"meta"}
+
+
+def test_what_is_missing_is_one_line(folder, tmp_path):
+    no_captions = "conditioner=text needs images with captions, and these data have none"
+    conditioner = text(folder, tmp_path)
+    assert complaint(lambda: conditioner.learn(None)) == no_captions
+    assert "call learn(captions)" in complaint(lambda: told(conditioner, [0]), ValueError)
+    assert complaint(lambda: conditioner({"label": torch.tensor([0])}), ValueError) == no_captions
+    wide = "gives tokens of 8 numbers, not 9: set conditioning.tokens=8"
+    assert wide in complaint(lambda: text(folder, tmp_path, channels=9).learn(CAPTIONS))
+    assert wide in complaint(lambda: text(folder, tmp_path, channels=9).null(1))
+    for settings in ({"dropout": 1.1}, {"channels": 0}, {"max_length": 0}):
+        assert f"{next(iter(settings))}" in complaint(lambda settings=settings: text(folder, tmp_path, **settings), ValueError)
+    for other in (ClassLabel(2, 4), Unconditional()):
+        other.learn(None)
+        other.learn(CAPTIONS)
