@@ -61,7 +61,8 @@ class Hybrid(Objective):
         if variance is None:
             raise ValueError(
                 f"the variance is learned by a network with {2 * x.shape[1]} output channels, this one has {x.shape[1]}: "
-                "choose one with learned_variance (network=unet..., dit or dit_tiny), or objective=denoising"
+                "choose one with learned_variance (network=unet_tiny, unet_small, unet_cifar10, unet, dit_tiny or dit), "
+                "or objective=denoising"
             )
         x_hat, eps_hat = denoiser.parameterization.invert(y, x_t, *schedule.at(t, x))
         mean = Prediction(x_hat.detach(), eps_hat.detach(), variance) if self.simple else Prediction(x_hat, eps_hat, variance)
