@@ -91,7 +91,10 @@ class ClassifierFeatures(Features):
             network, head = FeatureNetwork(shape), LateHead(len(made["head"]["linear.bias"]))
         network.load_state_dict(made["weights"])
         head.load_state_dict(made["head"])
-        record = f"classifier of {2 * HALF} features, {made['quality']}, weights {digest(made['weights'] | made['head'])}"
+        weights = digest(made["weights"] | made["head"])
+        record = (
+            f"classifier of {2 * HALF} features, {made['quality']}, weights {weights}, areas down to {MAX_SIDE} pixels, float32"
+        )
         labels = None if splits.train.labels is None else splits.train.labels[: self.max_images].unique()
         return Extractor(network, 2 * HALF, "classifier", record, (shape.channels,), CHUNK, Path(self.cache_dir), head, labels)
 

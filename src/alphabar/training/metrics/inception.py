@@ -76,7 +76,7 @@ class InceptionFeatures(Features):
         except (RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{path} does not hold the weights of torch-fidelity's InceptionV3") from error
         name = "inception" if sha256.startswith(HASH_PREFIX) else f"inception_{sha256[:8]}"
-        record = f"InceptionV3, {NUM_FEATURES} features, resized to 299 without antialiasing, weights {sha256[:16]}"
+        record = f"InceptionV3, {NUM_FEATURES} features, resized to 299 without antialiasing, float32, weights {sha256[:16]}"
         return Extractor(network, NUM_FEATURES, name, record, (1, 3), MAX_BATCH, Path(self.cache_dir), network.head())
 
     def _resolve(self) -> tuple[bytes, str, Path]:
