@@ -1,5 +1,6 @@
 """What the processes of a run do together; with one process, nothing."""
 
+import atexit
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -55,7 +56,14 @@ def together(error: UserError | None) -> None:
         dist.all_gather_object(errors, error)  # type: ignore[arg-type]
     for each in errors:
         if each is not None:
+            atexit.register(_part)
             raise each
+
+
+def _part() -> None:
+    """Waits for the threads that exchange things: one that lets go of a tensor while Python ends would take the process down."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def total(values: torch.Tensor) -> torch.Tensor:
