@@ -16,11 +16,11 @@ CPU = torch.device("cpu")
 
 def draw(num, batch_size=4, sampler=DDIM(num_steps=5), seed=0, world_size=1, module=None):
     module = (module or randomised()).eval()
-    generation = Generation(sampler, Shape(1, 8), seed, batch_size)
+    generation = Generation(sampler, module.codec, Shape(1, 8), seed, batch_size)
     images = torch.zeros(num, 1, 8, 8, dtype=torch.uint8)
     seen = []
     for rank in range(world_size):
-        for part in generation.images(module.denoiser, module.codec, num, CPU, rank, world_size):
+        for part in generation.images(module.denoiser, num, CPU, rank, world_size):
             images[part.indices] = part.images
             seen += part.indices
     assert sorted(seen) == list(range(num))
@@ -56,22 +56,22 @@ def test_num_zero_is_refused():
 
 def test_images_with_nan_are_pointed_out():
     module = toy.module()
-    generation = Generation(DDIM(num_steps=2, thresholding=None), Shape(1, 8), 0, 2)
+    generation = Generation(DDIM(num_steps=2, thresholding=None), module.codec, Shape(1, 8), 0, 2)
 
     class Broken(torch.nn.Module):
         def forward(self, x, label, cond=None):
             return torch.cat([torch.full_like(x[:1], float("nan")), torch.zeros_like(x[1:])])
 
     module.denoiser.network = Broken()
-    (part,) = generation.images(module.denoiser, module.codec, 2, CPU)
+    (part,) = generation.images(module.denoiser, 2, CPU)
     assert part.finite.tolist() == [False, True]
     assert part.images.dtype == torch.uint8
 
 
 def test_a_film_begins_with_noise_and_ends_with_the_sample():
     module = randomised().eval()
-    generation = Generation(DDIM(num_steps=20), Shape(1, 8), 0, 3)
-    frames = record(generation, module.denoiser, module.codec, CPU, num_frames=6)
+    generation = Generation(DDIM(num_steps=20), module.codec, Shape(1, 8), 0, 3)
+    frames = record(generation, module.denoiser, CPU, num_frames=6)
     assert len(frames) == 6
     assert torch.equal(frames[-1], draw(3, batch_size=3, sampler=DDIM(num_steps=20), module=module))
     noise = module.codec.decode(next(iter(generation.trajectory(module.denoiser, range(3), CPU))))

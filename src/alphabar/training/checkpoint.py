@@ -47,6 +47,8 @@ def load(
     assert isinstance(config, DictConfig)
     check(OmegaConf.create({"module": config.module}))  # only this is built; loggers and callbacks may not be installed here
     module = build(config.module)
+    if not isinstance(module, DiffusionModule):
+        raise UserError(f"checkpoint={path}: not of a diffusion model, it is one of {type(module).__name__}")
     state = content["state_dict"]
     if weights == "ema":
         if "ema" not in content:

@@ -6,11 +6,14 @@ from typing import NamedTuple
 import torch
 
 from alphabar.diffusion.denoiser import Cond
+from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.errors import UserError
-from alphabar.models.conditioners import Conditioner
+from alphabar.models.conditioners import Conditioner, ImageConditioner
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.training.data import ImageSet
 from alphabar.training.data.datamodule import ImageDataModule
+
+SEED = derive_seed("condition")  # of what conditioners draw when they are told of data
 
 Conditions = Callable[[Sequence[int]], Cond]
 
@@ -41,7 +44,10 @@ def of_data(conditioner: Conditioner, images: ImageSet) -> Conditions:
     """Image i is told what is known of image i of the data, which starts anew when it ends."""
 
     def conditions(indices: Sequence[int]) -> Cond:
-        return conditioner(images.facts(torch.tensor(indices, dtype=torch.int64) % max(len(images), 1)))
+        rows = torch.tensor(indices, dtype=torch.int64) % max(len(images), 1)
+        if isinstance(conditioner, ImageConditioner):
+            return conditioner.of_output(images.images(rows), ImageNoise(SEED, indices))
+        return conditioner(images.facts(rows))
 
     return conditions
 

@@ -1,7 +1,7 @@
 """From a denoiser to images, the same images on any number of processes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from alphabar.diffusion.denoiser import Cond, Denoiser
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers import Sampler
+from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
 from alphabar.training.conditions import Conditions
@@ -29,11 +30,13 @@ class Generated(NamedTuple):
 class Generation:
     """What is drawn: image i is a function of the weights, the sampler, the seed and i.
 
+    codec: of the model. shape: of an image.
     conditions: what each image is told, by its index.
     batch_size: images at a time. Every batch has this size, the last one padded, since the shape of a batch can move the last bit.
     """
 
     sampler: Sampler
+    codec: Codec
     shape: Shape
     seed: int
     batch_size: int
@@ -43,6 +46,11 @@ class Generation:
     def size(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
         return self.shape.channels, self.shape.resolution, self.shape.resolution
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """The shape of x, without B."""
+        return tuple(self.codec.space(*self.shape))
 
     def batches(self, num: int, rank: int = 0, world_size: int = 1) -> Iterator[list[int]]:
         """This process's share of the indices 0..num - 1, a batch at a time, those that only pad included."""
@@ -54,13 +62,12 @@ class Generation:
     def trajectory(self, denoiser: Denoiser, indices: Sequence[int], device: torch.device) -> Iterator[Tensor]:
         """x at every time of the sampler's grid, x_T first."""
         noise = ImageNoise(self.seed, indices)
-        x_T = self.sampler.start(denoiser.schedule, noise.draw(self.size, device))
+        x_T = self.sampler.start(denoiser.schedule, noise.draw(self.space, device))
         return self.sampler.trajectory(denoiser, x_T, self.conditions(indices), noise)
 
     def images(
         self,
         denoiser: Denoiser,
-        codec: Codec,
         num: int,
         device: torch.device,
         rank: int = 0,
@@ -75,7 +82,20 @@ class Generation:
                 if step > 0:
                     on_step()
             x = x[: len(indices)]
-            yield Generated(indices, codec.decode(x), x.isfinite().flatten(1).all(1))
+            yield Generated(indices, self.codec.decode(x), x.isfinite().flatten(1).all(1))
+
+
+def suited(sampler: Sampler, codec: Codec) -> Sampler:
+    """The sampler, without thresholding where the codec's space has no range to keep predictions in.
+
+    Raises UserError there for a thresholding other than the default, which somebody must have asked for.
+    """
+    if codec.is_bounded:
+        return sampler
+    if sampler.thresholding not in (None, Static()):
+        name = type(sampler.thresholding).__name__.lower()
+        raise UserError(f"thresholding={name}: this model's latents have no range to be kept in, need thresholding=none")
+    return replace(sampler, thresholding=None)
 
 
 def gather(size: tuple[int, int, int], num: int, share: Iterable[Generated], device: torch.device) -> Tensor:
@@ -94,6 +114,7 @@ def must_fit(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape, c
     Raises UserError if the sampler is not one for the denoiser's schedule or network.
     """
     images = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, dtype=torch.uint8)
+    sampler = suited(sampler, codec)
     try:
         x = codec.encode(images)
         steps = sampler.trajectory(denoiser, sampler.start(denoiser.schedule, x), cond)

@@ -123,6 +123,8 @@ def by_condition(module: DiffusionModule, rule: guidance.Guidance, null: Cond) -
     null = module.conditioner.null(1) if null is None else null
     if null is None:
         raise UserError("guidance: this model was trained without a condition (conditioner=unconditional), need guidance=none")
+    if not module.conditioner.is_optional:
+        raise UserError("guidance: this model was never trained to do without its condition (conditioner.dropout=0)")
     return guidance.ClassifierFree(module.denoiser, rule, null)
 
 

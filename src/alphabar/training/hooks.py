@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from alphabar.training.callbacks.ema import averaged
 from alphabar.training.data import Shape
 from alphabar.training.data.datamodule import ImageDataModule
+from alphabar.training.learner import Learner
 from alphabar.training.module import DiffusionModule
 
 
@@ -22,6 +23,13 @@ def due(trainer: Trainer, every_n_steps: int, last: int) -> bool:
 def log_every_n_steps(trainer: Trainer) -> int:
     """Optimizer steps from one row of figures to the next."""
     return trainer.log_every_n_steps  # type: ignore[attr-defined]
+
+
+def learner(pl_module: LightningModule) -> Learner:
+    """The module as one of ours. Raises TypeError for another's."""
+    if not isinstance(pl_module, Learner):
+        raise TypeError(f"this callback looks at a Learner, got {type(pl_module).__name__}")
+    return pl_module
 
 
 def diffusion_module(pl_module: LightningModule) -> DiffusionModule:
@@ -45,7 +53,7 @@ def image_shape(trainer: Trainer) -> Shape:
 
 
 @contextmanager
-def evaluation(trainer: Trainer, module: DiffusionModule, live: bool = False) -> Iterator[None]:
+def evaluation(trainer: Trainer, module: Learner, live: bool = False) -> Iterator[None]:
     """Around everything that looks at the model during training: averaged weights, no dropout, no gradients, the run's precision.
 
     live: the weights as training has them, in place of their averages.

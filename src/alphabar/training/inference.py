@@ -20,7 +20,7 @@ from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.training.averages import MAX_LENGTH
 from alphabar.training.checkpoint import Loaded, load
 from alphabar.training.conditions import Conditions, nothing, of_words, spelt_out
-from alphabar.training.generate import Generated, Generation, must_fit
+from alphabar.training.generate import Generated, Generation, must_fit, suited
 from alphabar.training.guiding import Guide, guidance_label, guided
 from alphabar.training.run_dir import claim
 from alphabar.training.screen import quiet
@@ -150,15 +150,23 @@ class Inference(Command, ABC):
         self.told(loaded)
         must_fit(self.sampler, self.denoiser(loaded), module.codec, loaded.shape, module.conditioner.null(1))
 
+    def acting(self, loaded: Loaded) -> Sampler:
+        """The sampler as it suits the space of the model; see `suited`."""
+        return suited(self.sampler, loaded.module.codec)
+
     def label(self, loaded: Loaded) -> str:
         """In the names of figures: "ema-ddim50-cfg2.0"."""
-        return f"{self.weights_label}-{self.sampler.label(loaded.module.denoiser.schedule)}{guidance_label(self.guidance)}"
+        return f"{self.weights_label}-{self.acting(loaded).label(loaded.module.denoiser.schedule)}{guidance_label(self.guidance)}"
 
     def start(self) -> tuple[Fabric, Loaded, Generation]:
         """The processes, the model on their devices, and what is to be drawn. Raises UserError as `begin` does."""
         fabric, loaded = self.begin()
         batch_size = min(self.batch_size, self.num)
-        return fabric, loaded, Generation(self.sampler, loaded.shape, self.seed, batch_size, self.told(loaded))
+        return (
+            fabric,
+            loaded,
+            Generation(self.acting(loaded), loaded.module.codec, loaded.shape, self.seed, batch_size, self.told(loaded)),
+        )
 
     def words(self, loaded: Loaded) -> list[str]:
         """What images are told, by index, starting anew at the end; empty for nothing. Raises UserError for what makes no sense."""
@@ -190,14 +198,13 @@ class Inference(Command, ABC):
         """This process's share, with a progress bar over all steps of the sampler on the first process."""
         module = loaded.module
         batches = len(list(generation.batches(self.num, fabric.global_rank, fabric.world_size)))
-        steps = len(self.sampler.times(module.denoiser.schedule)) - 1
+        steps = len(self.acting(loaded).times(module.denoiser.schedule)) - 1
         denoiser = self.denoiser(loaded)
         shown = fabric.is_global_zero and sys.stderr.isatty()
         with tqdm(total=batches * steps, unit="step", desc=f"{self.num} images", disable=not shown) as bar:
             with torch.no_grad(), fabric.autocast():
                 yield from generation.images(
                     denoiser,
-                    module.codec,
                     self.num,
                     fabric.device,
                     fabric.global_rank,

@@ -13,11 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
+from alphabar.models.codecs import Codec
 from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.config import build
 from alphabar.training.data.datamodule import ImageDataModule
 from alphabar.training.generate import must_fit
 from alphabar.training.guiding import guided
+from alphabar.training.learner import Learner
 from alphabar.training.loggers.metrics_file import MetricsFile
 from alphabar.training.module import DiffusionModule
 from alphabar.training.resume import Stopped, take_up
@@ -38,14 +40,14 @@ def train(cfg: DictConfig) -> dict[str, object]:
     check_trainer(cfg)
     datamodule: ImageDataModule = build(cfg.data, "data")
     cfg.shape = datamodule.shape._asdict()
+    cfg.space = space_of(cfg, datamodule)
     if "${num_classes}" in str(written(cfg.conditioner)):
         cfg.num_classes = num_classes(datamodule)
     torch.manual_seed(derive_seed("weights", cfg.seed))
-    module: DiffusionModule = build(cfg.module, "module")
-    module.conditioner.learn(datamodule.captions)
-    module.must_learn(datamodule.shape)
-    guide = None if cfg.guidance is None else build(cfg.guidance, "guidance")
-    must_fit(build(cfg.sampler, "sampler"), guided(module, guide), module.codec, datamodule.shape, module.conditioner.null(1))
+    module: Learner = build(cfg.module, "module")
+    module.learn(datamodule)
+    if isinstance(module, DiffusionModule):
+        must_sample(cfg, module, datamodule)
     callbacks = [callback for callback in build(cfg.callbacks, "callbacks").values() if callback is not None]
     if stopped is None:
         claim(folder)
@@ -59,8 +61,31 @@ def train(cfg: DictConfig) -> dict[str, object]:
         raise
     result = outcome(trainer, module, time.perf_counter() - begin)
     if trainer.is_global_zero:
-        report(result, more=f"trainer.max_steps={2 * trainer.max_steps}" if trainer.max_steps > 0 else "+trainer.max_epochs=...")
+        report(
+            result,
+            module,
+            more=f"trainer.max_steps={2 * trainer.max_steps}" if trainer.max_steps > 0 else "+trainer.max_epochs=...",
+        )
     return result
+
+
+def space_of(cfg: DictConfig, datamodule: ImageDataModule) -> dict[str, int]:
+    """The channels and the resolution of what the network sees; what is no picture counts as one of resolution 1.
+
+    Raises UserError if the codec encodes no images of the data's size.
+    """
+    codec: Codec = build(cfg.codec, "codec")
+    try:
+        channels, resolution, *_ = *codec.space(*datamodule.shape), 1
+    except ValueError as error:
+        raise UserError(f"codec: {error}") from error
+    return {"channels": channels, "resolution": resolution}
+
+
+def must_sample(cfg: DictConfig, module: DiffusionModule, datamodule: ImageDataModule) -> None:
+    """Raises UserError if sampler and guidance do not suit the model."""
+    guide = None if cfg.guidance is None else build(cfg.guidance, "guidance")
+    must_fit(build(cfg.sampler, "sampler"), guided(module, guide), module.codec, datamodule.shape, module.conditioner.null(1))
 
 
 def num_classes(datamodule: ImageDataModule) -> int:
@@ -111,7 +136,7 @@ def write_config(config: dict[str, Any], path: Path, stopped: Stopped | None) ->
     path.write_text(text, encoding="utf-8")
 
 
-def outcome(trainer: Trainer, module: DiffusionModule, seconds: float) -> dict[str, object]:
+def outcome(trainer: Trainer, module: Learner, seconds: float) -> dict[str, object]:
     """What a sweep, or whoever started the run, wants to know of it."""
     figures = module.figures
     name = next((name for name in figures if name.startswith("fid/n")), None)
@@ -130,7 +155,7 @@ def outcome(trainer: Trainer, module: DiffusionModule, seconds: float) -> dict[s
     }
 
 
-def report(result: dict[str, Any], more: str) -> None:
+def report(result: dict[str, Any], module: Learner, more: str) -> None:
     """Says what came out, where everything is and what to do next."""
     folder = shown(Path(result["folder"]))
     line = f"done: {result['steps']:,} steps in {result['seconds']:.0f} s"
@@ -141,8 +166,8 @@ def report(result: dict[str, Any], more: str) -> None:
         line += f", {result['fid']['name']} {result['fid']['value']:.3g}"
         line += f" (floor {floor:.3g})" if floor is not None else ""
     print(line)
-    print(f"  pictures     {folder}/samples/  film.png  film.gif  curves.png")
     print(f"  figures      {folder}/metrics.csv  config.yaml")
     print(f"  checkpoints  {folder}/checkpoints/")
-    print(f"  sample       python sample.py checkpoint={folder}/checkpoints/last.ckpt num=64")
+    for line in module.advice:
+        print(f"  {line.format(folder=folder)}")
     print(f"  go on        python train.py resume={folder} {more}")

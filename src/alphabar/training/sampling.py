@@ -79,7 +79,7 @@ class Sampling(Inference):
         if self.film > 0:
             first = replace(generation, batch_size=min(self.film, self.num))
             with torch.no_grad(), fabric.autocast():
-                frames = film.record(first, self.denoiser(loaded), loaded.module.codec, fabric.device, num_frames=12)
+                frames = film.record(first, self.denoiser(loaded), fabric.device, num_frames=12)
             film.write(frames, folder)
 
 

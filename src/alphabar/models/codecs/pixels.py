@@ -1,5 +1,7 @@
 """Diffusion on the pixels themselves."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,20 @@ def to_uint8(x: Tensor) -> Tensor:
 
 class Pixels(Codec):
     """x = image / 127.5 - 1, in [-1, 1]; exact both ways."""
+
+    @property
+    def is_bounded(self) -> bool:
+        return True
+
+    @property
+    def makes_images(self) -> bool:
+        return True
+
+    def space(self, channels: int, resolution: int) -> Sequence[int]:
+        return channels, resolution, resolution
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return self.encode(batch["image"])
 
     def encode(self, images: Tensor) -> Tensor:
         return images.float() / 127.5 - 1

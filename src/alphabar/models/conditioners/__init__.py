@@ -13,10 +13,17 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from alphabar.diffusion.denoiser import Cond
+from alphabar.diffusion.noise import ImageNoise
+from alphabar.models.codecs import Codec
 
 
 class Conditioner(nn.Module, ABC):
     """Trained with the network, and averaged with it, where it has weights."""
+
+    @property
+    @abstractmethod
+    def is_optional(self) -> bool:
+        """Whether the network is trained to do without, which guidance takes."""
 
     @abstractmethod
     def learn(self, captions: Sequence[str] | None) -> None:
@@ -41,3 +48,19 @@ class Conditioner(nn.Module, ABC):
     @abstractmethod
     def of_words(self, words: Sequence[str]) -> Cond:
         """The condition of one image for each word: a class, a caption. Raises ValueError for a word that means nothing here."""
+
+
+class ImageConditioner(Conditioner, ABC):
+    """Is told of pictures: those of the data, those that a user gives, or what an earlier model made of its own condition."""
+
+    @abstractmethod
+    def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
+        """Raises ValueError unless it can be told what `codec` decodes, in a model of images of this size."""
+
+    @abstractmethod
+    def of_output(self, output: Tensor, noise: ImageNoise) -> Cond:
+        """The condition of what an earlier model made, or of the data's own images; in any mode, no image is told nothing.
+
+        output: uint8 [B, C, H, W], or what else `codec.decode` of that model gives. noise: the only chance in it.
+        Raises ValueError for another shape.
+        """

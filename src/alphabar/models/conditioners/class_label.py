@@ -26,6 +26,10 @@ class ClassLabel(Conditioner):
         self.dropout = dropout
         self.table = nn.Embedding(num_classes + 1, channels)
 
+    @property
+    def is_optional(self) -> bool:
+        return self.dropout > 0
+
     def learn(self, captions: Sequence[str] | None) -> None:
         """Nothing: classes are all it looks at."""
 

@@ -44,6 +44,10 @@ class Text(Conditioner):
         self._captions: Embeddings | None = None  # the first is of NOTHING
         self._prompts: dict[str, Tensor] = {}
 
+    @property
+    def is_optional(self) -> bool:
+        return self.dropout > 0
+
     def learn(self, captions: Sequence[str] | None) -> None:
         if captions is None:
             raise UserError("conditioner=text needs images with captions, and these data have none")

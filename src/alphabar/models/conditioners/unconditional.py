@@ -11,6 +11,10 @@ from alphabar.models.conditioners import Conditioner
 class Unconditional(Conditioner):
     """The network is told the noise level and nothing else."""
 
+    @property
+    def is_optional(self) -> bool:
+        return False
+
     def learn(self, captions: Sequence[str] | None) -> None:
         """Nothing."""
 

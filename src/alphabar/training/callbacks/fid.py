@@ -13,7 +13,7 @@ from alphabar.training.conditions import of_data
 from alphabar.training.evaluation.findings import Findings, draw_panel, find
 from alphabar.training.evaluation.judge import Judge
 from alphabar.training.evaluation.measurement import Measurement, measure
-from alphabar.training.generate import Generation
+from alphabar.training.generate import Generation, suited
 from alphabar.training.guiding import Guide, guidance_label, guided
 from alphabar.training.hooks import diffusion_module, due, evaluation, image_data
 from alphabar.training.loggers.mirror import log_figures, log_file
@@ -78,7 +78,7 @@ class FID(Callback):
             splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
             extractor = extractors_of(self.features, splits)[0]
             weights = "raw" if averages_of(trainer) is None else "ema"
-            label = f"{weights}-{self.sampler.label(module.denoiser.schedule)}{guidance_label(self.guidance)}"
+            label = f"{weights}-{suited(self.sampler, module.codec).label(module.denoiser.schedule)}{guidance_label(self.guidance)}"
             self.name = protocol("fid", self.num, extractor.name, label)
             statistics = {"fid": Frechet(allow_few=True)}
             judge = self.judge = Judge(extractor, statistics, splits, module.device, self.num, self.batch_size)
@@ -115,10 +115,11 @@ class FID(Callback):
             return
         module = diffusion_module(pl_module)
         told = of_data(module.conditioner, judge.training)
-        generation = Generation(self.sampler, image_data(trainer).shape, self.seed, min(self.batch_size, self.num), told)
+        sampler, shape = suited(self.sampler, module.codec), image_data(trainer).shape
+        generation = Generation(sampler, module.codec, shape, self.seed, min(self.batch_size, self.num), told)
         with evaluation(trainer, module):
             share = generation.images(
-                guided(module, self.guidance), module.codec, self.num, module.device, trainer.global_rank, trainer.world_size
+                guided(module, self.guidance), self.num, module.device, trainer.global_rank, trainer.world_size
             )
             measured = measure(share, generation.size, [judge])
             findings = find(judge, measured, with_neighbours=is_last)

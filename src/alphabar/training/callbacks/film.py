@@ -8,9 +8,8 @@ from torch import Tensor
 
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.samplers import Sampler
-from alphabar.models.codecs import Codec
 from alphabar.training.conditions import of_held_out
-from alphabar.training.generate import Generation
+from alphabar.training.generate import Generation, suited
 from alphabar.training.guiding import Guide, guided
 from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
 from alphabar.training.loggers.mirror import log_film, log_picture
@@ -39,17 +38,17 @@ class Film(Callback):
             return
         module = diffusion_module(pl_module)
         told = of_held_out(module.conditioner, image_data(trainer))
-        generation = Generation(self.sampler, image_shape(trainer), self.seed, self.num, told)
+        generation = Generation(suited(self.sampler, module.codec), module.codec, image_shape(trainer), self.seed, self.num, told)
         with evaluation(trainer, module):
-            frames = record(generation, guided(module, self.guidance), module.codec, module.device, self.num_frames)
+            frames = record(generation, guided(module, self.guidance), module.device, self.num_frames)
         strip = write(frames, Path(trainer.default_root_dir))
         log_picture(trainer, "film/strip", strip)
         log_film(trainer, "film/film", Path(trainer.default_root_dir) / "film.gif")
 
 
-def record(generation: Generation, denoiser: Denoiser, codec: Codec, device: torch.device, num_frames: int) -> list[Tensor]:
+def record(generation: Generation, denoiser: Denoiser, device: torch.device, num_frames: int) -> list[Tensor]:
     """At most `num_frames` moments of the first batch's trajectory, each uint8 [B, C, H, W]."""
-    states = [codec.decode(x).cpu() for x in generation.trajectory(denoiser, range(generation.batch_size), device)]
+    states = [generation.codec.decode(x).cpu() for x in generation.trajectory(denoiser, range(generation.batch_size), device)]
     if len(states) <= num_frames:
         return states
     left = torch.linspace(1, 0, num_frames) ** 1.5

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
 from alphabar.training.conditions import showcase
-from alphabar.training.generate import Generation, gather
+from alphabar.training.generate import Generation, gather, suited
 from alphabar.training.guiding import Guide, guided
 from alphabar.training.hooks import diffusion_module, due, evaluation, image_data, image_shape
 from alphabar.training.loggers.mirror import log_picture
@@ -60,10 +60,12 @@ class Samples(Callback):
         module = diffusion_module(pl_module)
         shown = showcase(module.conditioner, image_data(trainer), self.num)
         batch_size = min(self.batch_size, shown.num)
-        generation = Generation(self.sampler, image_shape(trainer), self.seed, batch_size, shown.conditions)
+        generation = Generation(
+            suited(self.sampler, module.codec), module.codec, image_shape(trainer), self.seed, batch_size, shown.conditions
+        )
         with evaluation(trainer, module):
             denoiser, ranks = guided(module, self.guidance), (trainer.global_rank, trainer.world_size)
-            share = generation.images(denoiser, module.codec, shown.num, module.device, *ranks)
+            share = generation.images(denoiser, shown.num, module.device, *ranks)
             picture = grid(gather(generation.size, shown.num, share, module.device), shown.num_columns)
         if trainer.is_global_zero:
             save_png(picture, Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png")

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.errors import UserError
-from alphabar.training.hooks import diffusion_module, due, log_every_n_steps
+from alphabar.training.hooks import due, learner, log_every_n_steps
 from alphabar.training.loggers.mirror import log_figures
 from alphabar.training.ranks import rank_and_size, total
 
@@ -25,6 +25,8 @@ class TrainingLog(Callback):
             raise ValueError(f"need num_levels >= 1, got num_levels={num_levels}")
         self.num_levels = num_levels
         self.sums = torch.zeros(2 * num_levels + 2)  # loss by level, number of examples by level, gradient norm, steps
+        self.parts: dict[str, torch.Tensor] = {}  # of the loss, each summed over steps
+        self.has_levels = False
         self.seconds = 0.0  # of training, all sittings together
         self.images = 0  # trained on, all ranks and sittings together
         self.last_step = -1
@@ -33,28 +35,35 @@ class TrainingLog(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         sums = total(self.sums).cpu()  # of all ranks, each of which comes here: the file is written by the first alone
-        return {"sums": sums, "seconds": self.seconds, "images": self.images, "last_step": self.last_step}
+        parts = {name: self._shared(value) for name, value in self.parts.items()}
+        return {"sums": sums, "parts": parts, "seconds": self.seconds, "images": self.images, "last_step": self.last_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.sums = state_dict["sums"] if rank_and_size()[0] == 0 else torch.zeros_like(self.sums)
+        self.parts = {name: torch.tensor(value) for name, value in state_dict.get("parts", {}).items()}
         self.seconds = state_dict["seconds"]
         self.images = state_dict["images"]
         self.last_step = state_dict["last_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.sums = self.sums.to(pl_module.device)
+        self.parts = {name: value.to(pl_module.device) for name, value in self.parts.items()}
         self.seen_step = trainer.global_step
         self.mark = self._clock(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        module = diffusion_module(pl_module)
-        losses, levels = outputs["losses"], outputs["levels"]
+        module = learner(pl_module)
+        losses = outputs["losses"]
+        self.has_levels = "levels" in outputs
+        levels = outputs["levels"] if self.has_levels else torch.zeros_like(losses)
         bins = (levels * self.num_levels).long().clamp(max=self.num_levels - 1)
         self.sums.index_add_(0, bins, losses.float())
         self.sums.index_add_(0, bins + self.num_levels, torch.ones_like(levels))
         if trainer.global_step == self.seen_step:  # a batch that only accumulated gradients
             return
         self.seen_step = trainer.global_step
+        for name, value in outputs.get("parts", {}).items():
+            self.parts[name] = self.parts.get(name, torch.zeros_like(value)) + value.detach()
         if module.grad_norm is not None:
             self.sums[-2] += module.grad_norm
         self.sums[-1] += 1
@@ -78,8 +87,10 @@ class TrainingLog(Callback):
                 f"the loss is {figures['train/loss']} at step {trainer.global_step}: lower optimizer.lr, "
                 "or set trainer.gradient_clip_val, or train with trainer.precision=32-true"
             )
+        figures |= {f"train/{name}": self._shared(value) / float(sums[-1]) for name, value in self.parts.items()}
+        self.parts = {}
         for index in range(self.num_levels):
-            if count[index] > 0:
+            if count[index] > 0 and self.has_levels:
                 name = f"train/loss_level_{index / self.num_levels:.2f}_{(index + 1) / self.num_levels:.2f}"
                 figures[name] = float(loss[index] / count[index])
         figures["train/grad_norm"] = float(sums[-2] / sums[-1])
@@ -91,5 +102,9 @@ class TrainingLog(Callback):
         self.sums.zero_()
         self.last_step = trainer.global_step
 
+    def _shared(self, value: torch.Tensor) -> float:
+        """The sum over the ranks of each rank's share."""
+        return float(total(value / rank_and_size()[1]))
+
     def _clock(self, pl_module: LightningModule) -> float:
-        return time.perf_counter() - diffusion_module(pl_module).seconds_evaluating
+        return time.perf_counter() - learner(pl_module).seconds_evaluating

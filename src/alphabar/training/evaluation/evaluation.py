@@ -206,7 +206,7 @@ def noise(subject: OfCheckpoint, judge: Judge, seed: int) -> list[Figure]:
     collector = judge.collector(num)
     for padded in subject.generation.batches(num, fabric.global_rank, fabric.world_size):
         indices = [index for index in padded if index < num]
-        images = ImageNoise(seed, indices).draw(subject.generation.size)
+        images = ImageNoise(seed, indices).draw(subject.generation.space)
         collector.add(indices, subject.loaded.module.codec.decode(images))
     value = judge.figures(collector.collected(), only="fid").get("fid")
     name = judge.extractor.name

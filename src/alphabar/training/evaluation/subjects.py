@@ -130,7 +130,7 @@ class OfCheckpoint(Subject):
         return {
             "images": "samples of a checkpoint",
             "weights": {"which": self.inference.weights_label, "average": self._average()},
-            "sampler": self.inference.sampler,
+            "sampler": self.inference.acting(self.loaded),
             "guidance": self.inference.guidance,
             "precision": self.inference.precision,
         }

@@ -10,13 +10,13 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
 
-from alphabar.training.hooks import diffusion_module
+from alphabar.training.hooks import learner
 from alphabar.training.pictures import to_pil
 
 
 def log_figures(trainer: Trainer, figures: Mapping[str, float]) -> None:
     """Figures at the current optimizer step, to all loggers; every rank calls it, the first one writes."""
-    diffusion_module(trainer.lightning_module).figures.update(figures)
+    learner(trainer.lightning_module).figures.update(figures)
     for logger in trainer.loggers:
         logger.log_metrics(dict(figures), step=trainer.global_step)
 

@@ -63,8 +63,8 @@ class ImageTask(Inference, ABC):
 
         edit: for the indices [B] of rows, yields their columns, each [B, ...].
         """
-        generation = Generation(self.sampler, loaded.shape, self.seed, min(self.batch_size, num))
-        rows = torch.zeros(num, num_columns, *generation.size)
+        generation = Generation(self.acting(loaded), loaded.module.codec, loaded.shape, self.seed, min(self.batch_size, num))
+        rows = torch.zeros(num, num_columns, *generation.space)
         batches = list(generation.batches(num, fabric.global_rank, fabric.world_size))
         is_shown = fabric.is_global_zero and sys.stderr.isatty()
         with torch.no_grad(), fabric.autocast(), tqdm(total=len(batches) * num_columns, disable=not is_shown) as bar:

@@ -38,7 +38,7 @@ class ImageToImage(ImageTask):
         def edit(indices: list[int]) -> Iterator[Tensor]:
             x = codec.encode(originals[indices].to(fabric.device))
             for strength in self.strengths:
-                yield image_to_image(self.sampler, denoiser, x, strength, told(indices), ImageNoise(self.seed, indices))
+                yield image_to_image(self.acting(loaded), denoiser, x, strength, told(indices), ImageNoise(self.seed, indices))
 
         results = self.edited(fabric, loaded, len(originals), len(self.strengths), edit).unbind(1)
         if fabric.is_global_zero:

@@ -49,7 +49,7 @@ class Inpaint(ImageTask):
         def edit(indices: list[int]) -> Iterator[Tensor]:
             x = codec.encode(originals[indices].to(fabric.device))
             for seed in range(self.seed, self.seed + self.num_fillings):
-                yield repaint.sample(self.sampler, denoiser, x, known.to(x.device), told(indices), ImageNoise(seed, indices))
+                yield repaint.sample(self.acting(loaded), denoiser, x, known.to(x.device), told(indices), ImageNoise(seed, indices))
 
         fillings = self.edited(fabric, loaded, len(originals), self.num_fillings, edit).unbind(1)
         if fabric.is_global_zero:

@@ -70,15 +70,15 @@ class Interpolate(ImageTask):
 
     def _between_noise(self, fabric: Fabric, loaded: Loaded) -> tuple[int, Edit]:
         """How many rows, and how they are drawn; a sampler that draws noise of its own draws the same in all frames of a row."""
-        denoiser, told = self.denoiser(loaded), self.told(loaded)
-        size = (loaded.shape.channels, loaded.shape.resolution, loaded.shape.resolution)
+        sampler, denoiser, told = self.acting(loaded), self.denoiser(loaded), self.told(loaded)
+        size = tuple(loaded.module.codec.space(*loaded.shape))
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             end = ImageNoise(self.seed + 1, indices).draw(size, fabric.device)
             for weight in self._weights():
                 noise = ImageNoise(self.seed, indices)
                 eps = slerp(noise.draw(size, fabric.device), end, weight)
-                yield self.sampler.sample(denoiser, self.sampler.start(denoiser.schedule, eps), told(indices), noise)
+                yield sampler.sample(denoiser, sampler.start(denoiser.schedule, eps), told(indices), noise)
 
         return self.num, edit
 
