@@ -24,7 +24,7 @@ train: install  ## train the default experiment; ARGS="schedule=cosine" changes 
 	$(BIN)/python train.py $(ARGS)
 
 test: install  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: lint types architecture test  ## everything that CI runs
 

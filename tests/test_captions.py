@@ -10,7 +10,7 @@ from PIL import Image
 from alphabar.errors import UserError
 from alphabar.training.data.digits import DigitsSource
 from alphabar.training.data.folder import Folder, FolderSource
-from alphabar.training.data.loader import ImageLoader
+from alphabar.training.data.loader import ImageLoader, Images
 from alphabar.training.data.order import EpochOrder
 from alphabar.training.data.resident import ResidentImages
 
@@ -71,7 +71,7 @@ def test_images_come_with_their_captions(root, resident):
 @pytest.mark.parametrize("resident", [True, False])
 def test_batches_bring_the_captions_along(root, resident, num_workers):
     data = make(root, resident=resident, held_out=0)
-    loader = ImageLoader(data.train_set, EpochOrder(NUM, 5, 0), flip=True, num_workers=num_workers)
+    loader = ImageLoader(Images(data.train_set), EpochOrder(NUM, 5, 0), flip=True, num_workers=num_workers)
     batches = list(loader)
     loader.close()
     assert sum(len(batch["image"]) for batch in batches) >= 20

@@ -257,3 +257,9 @@ def test_sigterm_before_training_ends_the_process(tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) in (143, -signal.SIGTERM)
     process.stdout.close()
+
+
+def test_a_choice_in_a_folder_of_its_group_is_one(monkeypatch, shell, capsys):
+    assert say(monkeypatch, "experiment=smoke/cascade_base", "data.root=x", "network.base_chanels=8") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "there is no key network.base_chanels. Did you mean network.base_channels?" in line

@@ -227,6 +227,23 @@ NEEDED = {
     ("_data", "huggingface"): ["data.name=x"],
     ("guidance", "autoguidance"): ["guidance.checkpoint=x"],
     ("grid", "file"): ["grid.path=x"],
+    ("callbacks", "contrastive"): ["recipe=contrastive"],
+    ("callbacks", "prior"): ["recipe=prior"],
+    ("recipe", "contrastive"): ["callbacks=contrastive"],
+    ("recipe", "prior"): ["callbacks=prior"],
+    ("codec", "image_embedding"): ["pair=x"],
+    ("conditioner", "image_embedding"): ["pair=x"],
+    ("features", "pair"): ["features.name=x"],
+    ("experiment", "contrastive"): ["data.root=x"],
+    ("experiment", "unclip_prior"): ["data.root=x", "pair=x"],
+    ("experiment", "unclip_decoder"): ["data.root=x", "pair=x"],
+    ("experiment/smoke", "contrastive"): ["data.root=x"],
+    ("experiment/smoke", "unclip_prior"): ["data.root=x", "pair=x"],
+    ("experiment/smoke", "unclip_decoder"): ["data.root=x", "pair=x"],
+    ("experiment", "cascade_base"): ["data.root=x"],
+    ("experiment", "cascade_super_resolution"): ["data.root=x"],
+    ("experiment/smoke", "cascade_base"): ["data.root=x"],
+    ("experiment/smoke", "cascade_super_resolution"): ["data.root=x"],
 }
 COMMANDS = {"task": "sample", "metric": "evaluate", "_data": "evaluate"}
 
@@ -237,7 +254,8 @@ COMMANDS = {"task": "sample", "metric": "evaluate", "_data": "evaluate"}
 def test_every_choice_of_every_group_passes_the_check(group, choice):
     register()
     command = COMMANDS.get(group, "train")
-    words = [f"{group}={choice}", *NEEDED.get((group, choice), []), *(["checkpoint=x", "run_dir=x"] if command != "train" else [])]
+    chosen = f"experiment=smoke/{choice}" if group == "experiment/smoke" else f"{group}={choice}"
+    words = [chosen, *NEEDED.get((group, choice), []), *(["checkpoint=x", "run_dir=x"] if command != "train" else [])]
     cfg = App(ROOT / "conf", command).compose(words)
     cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     check(cfg, GROUPS)

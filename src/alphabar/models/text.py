@@ -65,7 +65,7 @@ class TextEncoder:
     @cached_property
     def folder(self) -> Path:
         """Where it is, after a download if need be. Raises UserError if it is not to be had."""
-        _library()
+        library()
         return model_folder(WHAT, self.name, TOKENIZER, VOCABULARIES)
 
     @cached_property
@@ -106,7 +106,7 @@ class TextEncoder:
         """
         rows = self.ids(texts)
         model = self._loaded.to(device)
-        with _undisturbed(device):
+        with undisturbed(device):
             ids = pad_sequence([torch.tensor(row, device=device) for row in rows], batch_first=True)
             lengths = torch.tensor([len(row) for row in rows], device=device)
             mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
@@ -117,7 +117,7 @@ class TextEncoder:
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text. Raises UserError for one that is too long, before any other work is done."""
         limit = self._limit
-        with _silence():
+        with silence():
             rows = self._tokenizer(list(texts), add_special_tokens=True, truncation=False)["input_ids"]
         for text, row in zip(texts, rows, strict=True):
             if len(row) > limit:
@@ -141,7 +141,7 @@ class TextEncoder:
     @property
     def _loaded(self) -> Any:
         if self._model is None:
-            self._model = _load(CLASSES[self.config["model_type"]], self.folder)
+            self._model = load(WHAT, CLASSES[self.config["model_type"]], self.folder)
         return self._model
 
     @cached_property
@@ -150,28 +150,28 @@ class TextEncoder:
         if not any((self.folder / name).is_file() for name in VOCABULARIES):
             raise UserError(f"{WHAT}: {self.folder} has no tokenizer, need one of {', '.join(VOCABULARIES)}")
         try:
-            with _silence():
-                return _library().AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+            with silence():
+                return library().AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # of whatever kind: any bytes may stand in a file
             raise UserError(f"{WHAT}: cannot read the tokenizer in {self.folder} ({first_sentence(error)})") from error
 
 
-def _load(class_name: str, folder: Path) -> Any:
-    """The model in the folder, float32, frozen, with all its weights, on the CPU."""
-    cls = getattr(_library(), class_name)
+def load(what: str, class_name: str, folder: Path) -> Any:
+    """The model in the folder, float32, frozen, with all its weights, on the CPU. Raises UserError, which begins with `what`."""
+    cls = getattr(library(), class_name)
     try:
-        with _silence(), _undisturbed(torch.device("cpu")):
+        with silence(), undisturbed(torch.device("cpu")):
             model, info = cls.from_pretrained(folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True)
     except Exception as error:  # of whatever kind: any bytes may stand in a file
-        raise UserError(f"{WHAT}: cannot read the weights in {folder} ({first_sentence(error)})") from error
+        raise UserError(f"{what}: cannot read the weights in {folder} ({first_sentence(error)})") from error
     lacking = [key for key in info["missing_keys"] if not key.startswith(UNUSED)] + [key for key, *_ in info["mismatched_keys"]]
     if lacking:
         shown = ", ".join(sorted(lacking)[:2]) + (f" and {len(lacking) - 2} more" if len(lacking) > 2 else "")
-        raise UserError(f"{WHAT}: the weights in {folder} do not fit their {CONFIG}: missing or of another size are {shown}")
+        raise UserError(f"{what}: the weights in {folder} do not fit their {CONFIG}: missing or of another size are {shown}")
     return model.float().requires_grad_(False).eval()
 
 
-def _library() -> Any:
+def library() -> Any:
     """transformers, which takes seconds to import."""
     try:
         import transformers
@@ -181,7 +181,7 @@ def _library() -> Any:
 
 
 @contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
+def undisturbed(device: torch.device) -> Iterator[None]:
     """Inside, neither gradients nor autocast nor inference mode; outside, no random number is gone."""
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
         with torch.autocast(device.type, enabled=False):
@@ -189,9 +189,9 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Inside, transformers neither reports on what it does, nor draws bars."""
-    messages = _library().utils.logging
+    messages = library().utils.logging
     verbosity, draws = messages.get_verbosity(), messages.is_progress_bar_enabled()
     messages.set_verbosity(messages.CRITICAL + 1)
     messages.disable_progress_bar()

@@ -14,12 +14,26 @@ from alphabar.training.stored import content_of
 
 
 class Loaded(NamedTuple):
-    """A module with the weights of a checkpoint, in eval mode on the CPU, and what it was trained with."""
+    """A module with the weights of a checkpoint, in eval mode on the CPU, and what it was trained with.
+
+    before: the models, first to last, that make what it is told.
+    """
 
     module: DiffusionModule
     config: DictConfig
     shape: Shape
     step: int
+    before: tuple["Loaded", ...] = ()
+
+    @property
+    def chain(self) -> tuple["Loaded", ...]:
+        """All of them, itself the last."""
+        return (*self.before, self._replace(before=()))
+
+    @property
+    def first(self) -> "Loaded":
+        """That which is told what a user says."""
+        return self.chain[0]
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -35,20 +49,27 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def load(
-    path: str | Path, weights: Literal["ema", "raw"], ema_length: float | None = None, ema_decay: float | None = None
+    path: str | Path,
+    weights: Literal["ema", "raw"],
+    ema_length: float | None = None,
+    ema_decay: float | None = None,
+    codec_name: str | None = None,
 ) -> Loaded:
     """The module of a checkpoint with its averaged or its live weights.
 
     ema_length, ema_decay: see `of_length` and `of_decay`; None: the average that the run itself used.
+    codec_name: where its autoencoder lies now, if it has one; None: where it lay in training.
     Raises UserError if the file is not a checkpoint, has no such averaged weights, or holds weights of another network.
     """
     content = read(path)
     config = OmegaConf.create(content["config"])
     assert isinstance(config, DictConfig)
     check(OmegaConf.create({"module": config.module}))  # only this is built; loggers and callbacks may not be installed here
-    module = build(config.module)
+    module = build_module(config, codec_name)
     if not isinstance(module, DiffusionModule):
-        raise UserError(f"checkpoint={path}: not of a diffusion model, it is one of {type(module).__name__}")
+        raise UserError(
+            f"checkpoint={path}: need one of a diffusion model, got one of {type(module).__name__}, which draws no images"
+        )
     state = content["state_dict"]
     if weights == "ema":
         if "ema" not in content:
@@ -64,3 +85,16 @@ def load(
         raise UserError(f"checkpoint={path}: its weights do not fit its configuration ({str(error).splitlines()[0]})") from error
     shape = Shape(config.shape.channels, config.shape.resolution)
     return Loaded(module.eval().requires_grad_(False), config, shape, content["global_step"])
+
+
+def build_module(config: DictConfig, codec_name: str | None) -> Any:
+    """The module of a checkpoint's configuration. Raises UserError, with the key that helps, if its autoencoder is not at hand."""
+    has_autoencoder = "name" in config.module.get("codec", {})
+    if has_autoencoder and codec_name is not None:
+        config.module.codec.name = codec_name
+    try:
+        return build(config.module)
+    except UserError as error:
+        if has_autoencoder and str(error).startswith("module.codec"):
+            raise UserError(f"{error}; codec_name=... says where it lies now") from error
+        raise

@@ -1,38 +1,21 @@
 """Which image is told what: from data, or from the words of a user."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from alphabar.diffusion.denoiser import Cond
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.errors import UserError
 from alphabar.models.conditioners import Conditioner, ImageConditioner
-from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.training.data import ImageSet
 from alphabar.training.data.datamodule import ImageDataModule
 
 SEED = derive_seed("condition")  # of what conditioners draw when they are told of data
 
 Conditions = Callable[[Sequence[int]], Cond]
-
-
-class Showcase(NamedTuple):
-    """What the images of a grid are told, how many they are, and in how many columns; None: as square as it goes."""
-
-    conditions: Conditions
-    num: int
-    num_columns: int | None = None
-
-
-def showcase(conditioner: Conditioner, data: ImageDataModule, num: int) -> Showcase:
-    """For about `num` images in a grid: with classes, a row for each; else they are told what the first held-out images are."""
-    if isinstance(conditioner, ClassLabel):
-        columns = max(1, num // conditioner.num_classes)
-        words = [str(label) for label in range(conditioner.num_classes) for _ in range(columns)]
-        return Showcase(of_words(conditioner, words, "callbacks.samples"), len(words), columns)
-    return Showcase(of_held_out(conditioner, data), num)
+Pictures = Callable[[Sequence[int]], Tensor]
 
 
 def nothing(conditioner: Conditioner) -> Conditions:
@@ -54,7 +37,17 @@ def of_data(conditioner: Conditioner, images: ImageSet) -> Conditions:
 
 def of_held_out(conditioner: Conditioner, data: ImageDataModule) -> Conditions:
     """Image i is told what is known of held-out image i, or of training image i where none are held out."""
-    return of_data(conditioner, data.held_out_set if len(data.held_out_set) else data.train_set)
+    return of_data(conditioner, shown_images(data))
+
+
+def shown_images(data: ImageDataModule) -> ImageSet:
+    """Those that were held out, or that training has seen where there are none."""
+    return data.held_out_set if len(data.held_out_set) else data.train_set
+
+
+def of_pictures(conditioner: ImageConditioner, pictures: Pictures, seed: int) -> Conditions:
+    """Image i is told picture i, with what chance there is in it from `seed` and i."""
+    return lambda indices: conditioner.of_output(pictures(indices), ImageNoise(seed, indices))
 
 
 def of_words(conditioner: Conditioner, words: Sequence[str], key: str) -> Conditions:

@@ -22,6 +22,11 @@ class Guide(ABC):
     def label(self) -> str:
         """In the names of figures: "cfg2.0"."""
 
+    @property
+    @abstractmethod
+    def is_by_condition(self) -> bool:
+        """Whether it leads away from what a model says without its condition, whichever model it is; else it belongs to one."""
+
     @abstractmethod
     def guided(self, module: DiffusionModule, null: Cond) -> Denoiser:
         """null: what to be led away from; None: what the model says when it is told nothing.
@@ -49,6 +54,10 @@ class ClassifierFree(Guide):
     def label(self) -> str:
         return self.rule.label
 
+    @property
+    def is_by_condition(self) -> bool:
+        return True
+
     def guided(self, module: DiffusionModule, null: Cond) -> Denoiser:
         return by_condition(module, self.rule, null)
 
@@ -70,6 +79,10 @@ class APG(Guide):
     @property
     def label(self) -> str:
         return self.rule.label
+
+    @property
+    def is_by_condition(self) -> bool:
+        return True
 
     def guided(self, module: DiffusionModule, null: Cond) -> Denoiser:
         return by_condition(module, self.rule, null)
@@ -98,6 +111,10 @@ class Autoguidance(Guide):
         words = [self.weights if self.weights == "raw" else "", f"ema{self.ema_length}" if self.ema_length else ""]
         return "-".join(["auto" + self.rule.label, *(word for word in words if word)])
 
+    @property
+    def is_by_condition(self) -> bool:
+        return False
+
     def guided(self, module: DiffusionModule, null: Cond) -> Denoiser:
         if null is not None:
             raise UserError("negative: guidance=autoguidance leads away from a weaker model, not from a prompt")
@@ -111,6 +128,27 @@ class Autoguidance(Guide):
 def guided(module: DiffusionModule, guide: Guide | None, null: Cond = None) -> Denoiser:
     """The model's denoiser, with guidance if there is any; null: see `Guide.guided`."""
     return module.denoiser if guide is None else guide.guided(module, null)
+
+
+def guided_stages(modules: Sequence[DiffusionModule], guide: Guide | None, null: Cond = None) -> list[Denoiser]:
+    """The denoisers of models that follow each other: guided by a condition are all that are trained to do without it, by a weaker
+    model the last; null is for the first.
+
+    Raises UserError if none of them can be guided so, or not the first, which is told what to be led away from.
+    """
+    if guide is None:
+        return [module.denoiser for module in modules]
+    if not guide.is_by_condition or len(modules) == 1:
+        return [*(module.denoiser for module in modules[:-1]), guide.guided(modules[-1], null)]
+    acts = [module.conditioner.is_optional for module in modules]
+    if not any(acts):
+        raise UserError("guidance: none of these models was trained to do without its condition (conditioner.dropout=0)")
+    acts[0] = acts[0] or null is not None
+    nulls = [null, *(None for _ in modules[1:])]
+    return [
+        guide.guided(module, each) if is_guided else module.denoiser
+        for module, is_guided, each in zip(modules, acts, nulls, strict=True)
+    ]
 
 
 def guidance_label(guide: Guide | None) -> str:

@@ -3,8 +3,8 @@
 import hashlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,14 +16,16 @@ from tqdm import tqdm
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
+from alphabar.models.codecs import LatentCodec
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.training.averages import MAX_LENGTH
 from alphabar.training.checkpoint import Loaded, load
-from alphabar.training.conditions import Conditions, nothing, of_words, spelt_out
-from alphabar.training.generate import Generated, Generation, must_fit, suited
-from alphabar.training.guiding import Guide, guidance_label, guided
+from alphabar.training.conditions import Conditions, Pictures, nothing, of_words, spelt_out
+from alphabar.training.generate import Generated, Generation, must_fit
+from alphabar.training.guiding import Guide, guidance_label, guided_stages
 from alphabar.training.run_dir import claim
 from alphabar.training.screen import quiet
+from alphabar.training.stages import acting, chained, must_follow
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -45,11 +47,13 @@ def launch(run_dir: str, accelerator: str, devices: int | str, precision: Precis
 
 @dataclass(frozen=True, kw_only=True)
 class Command(ABC):
-    """What is done with a checkpoint, on one or many devices.
+    """What is done with a checkpoint, on one or many devices; its weights are chosen by what follows, those of models before it by
+    `weights` alone.
 
     num: images. weights: "ema" or "raw". batch_size: images at a time on each device.
     ema_length: sigma_rel of a power-function average that is made from the snapshots of the run, in place of the average that the
         run itself used. ema_decay: of an exponential average that was kept beside that.
+    codec_name: where the autoencoder of a model in latents lies now; None: where it lay in training.
     Raises ValueError unless num >= 1 and batch_size >= 1, and for an average that is none, or that weights=raw leaves out.
     """
 
@@ -60,6 +64,7 @@ class Command(ABC):
     weights: Literal["ema", "raw"] = "ema"
     ema_length: float | None = None
     ema_decay: float | None = None
+    codec_name: str | None = None
     batch_size: int = 64
     accelerator: str = "auto"
     devices: int | str = 1
@@ -87,6 +92,11 @@ class Command(ABC):
         """Which checkpoint, for receipts. step: at which it was written."""
         return {"checkpoint": self.checkpoint, "sha256": short_hash(Path(self.checkpoint)), "step": step}
 
+    @property
+    @abstractmethod
+    def earlier(self) -> Sequence[str]:
+        """The checkpoints of models before it, first to last."""
+
     @abstractmethod
     def must_suit(self, loaded: Loaded) -> None:
         """Raises UserError if this cannot be done with the checkpoint; asked before anything is written."""
@@ -96,10 +106,14 @@ class Command(ABC):
 
         Raises UserError for a bad or unsuitable checkpoint, devices that do not exist, or a folder that is not empty.
         """
-        loaded = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay)
+        before = tuple(load(path, self.weights, codec_name=self.codec_name) for path in self.earlier)
+        loaded = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay, self.codec_name)._replace(before=before)
+        if self.codec_name is not None and not any(isinstance(each.module.codec, LatentCodec) for each in loaded.chain):
+            raise UserError(f"codec_name={self.codec_name}: this model is not one in the latents of an autoencoder")
         self.must_suit(loaded)
         fabric = launch(self.run_dir, self.accelerator, self.devices, self.precision)
-        loaded.module.to(fabric.device)
+        for each in loaded.chain:
+            each.module.to(fabric.device)
         return fabric, loaded
 
 
@@ -125,17 +139,24 @@ class Inference(Command, ABC):
     """How images are drawn from a checkpoint: image i depends on the weights, the sampler, the guidance, what image i is told, the
     seed and i alone.
 
+    stages: the checkpoints of earlier models, first to last, each told what the one before made; the first is told the words.
     labels: of a model with classes, 3, [3, 5], "all" or "0-9". prompt: of a model of texts; prompts: a file with one a line.
         Image i gets label or prompt i, over and over; None of them: nothing is told. negative: a prompt to be led away from.
-    Raises ValueError as `Command` does, for more than one of them, and for a negative prompt without guidance.
+    files: an image, or a folder of images; None: images of the checkpoint's own data that it was not trained on.
+    data_root: where that data lies now; None: where it lay in training.
+    Raises ValueError as `Command` does, for more than one of labels, prompt and prompts, or of files and data_root, and for a
+    negative prompt without guidance.
     """
 
     sampler: Sampler
     guidance: Guide | None = None
+    stages: Sequence[str] = ()
     labels: Sequence[int | str] | int | str | None = None
     prompt: str | None = None
     prompts: str | None = None
     negative: str | None = None
+    files: str | None = None
+    data_root: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,33 +165,40 @@ class Inference(Command, ABC):
             raise ValueError(f"need one of labels, prompt and prompts, got {' '.join(given)}")
         if self.negative is not None and self.guidance is None:
             raise ValueError("negative: need guidance=classifier_free or guidance=apg, which lead away from it, got guidance=none")
+        if self.files is not None and self.data_root is not None:
+            raise ValueError(f"need images or data_root, got images={self.files} data_root={self.data_root}")
+
+    @property
+    def earlier(self) -> Sequence[str]:
+        return self.stages
 
     def must_suit(self, loaded: Loaded) -> None:
-        module = loaded.module
+        paths = [*self.stages, self.checkpoint]
+        must_follow(loaded.chain, paths)
         self.told(loaded)
-        must_fit(self.sampler, self.denoiser(loaded), module.codec, loaded.shape, module.conditioner.null(1))
+        parts = zip(paths, loaded.chain, self.denoisers(loaded), strict=True)
+        acting(loaded.chain, self.sampler)
+        for path, each, denoiser in parts:
+            codec = each.module.codec
+            sampler = self.sampler if codec.is_bounded else replace(self.sampler, thresholding=None)
+            try:
+                must_fit(sampler, denoiser, codec, each.shape, each.module.conditioner.null(1))
+            except UserError as error:
+                raise UserError(f"{path}: {error}" if len(paths) > 1 else str(error)) from error
 
     def acting(self, loaded: Loaded) -> Sampler:
         """The sampler as it suits the space of the model; see `suited`."""
-        return suited(self.sampler, loaded.module.codec)
+        return acting(loaded.chain, self.sampler)[-1]
 
     def label(self, loaded: Loaded) -> str:
-        """In the names of figures: "ema-ddim50-cfg2.0"."""
-        return f"{self.weights_label}-{self.acting(loaded).label(loaded.module.denoiser.schedule)}{guidance_label(self.guidance)}"
-
-    def start(self) -> tuple[Fabric, Loaded, Generation]:
-        """The processes, the model on their devices, and what is to be drawn. Raises UserError as `begin` does."""
-        fabric, loaded = self.begin()
-        batch_size = min(self.batch_size, self.num)
-        return (
-            fabric,
-            loaded,
-            Generation(self.acting(loaded), loaded.module.codec, loaded.shape, self.seed, batch_size, self.told(loaded)),
-        )
+        """In the names of figures: "ema-ddim50-cfg2.0", "...-cascade2" of two models."""
+        stages = f"-cascade{len(loaded.chain)}" if loaded.before else ""
+        sampler = self.acting(loaded).label(loaded.module.denoiser.schedule)
+        return f"{self.weights_label}-{sampler}{guidance_label(self.guidance)}{stages}"
 
     def words(self, loaded: Loaded) -> list[str]:
         """What images are told, by index, starting anew at the end; empty for nothing. Raises UserError for what makes no sense."""
-        conditioner = loaded.module.conditioner
+        conditioner = loaded.first.module.conditioner
         if self.prompt is not None:
             return [self.prompt]
         if self.prompts is not None:
@@ -182,32 +210,54 @@ class Inference(Command, ABC):
         return spelt_out(self.labels, conditioner.num_classes)
 
     def told(self, loaded: Loaded) -> Conditions:
-        """The condition of each image. Raises UserError for words that mean nothing to the model."""
-        words, conditioner = self.words(loaded), loaded.module.conditioner
+        """The condition of each image, for the first model. Raises UserError for words that mean nothing to it."""
+        words, conditioner = self.words(loaded), loaded.first.module.conditioner
         key = "labels" if self.labels is not None else "prompt" if self.prompt is not None else "prompts"
         return of_words(conditioner, words, key) if words else nothing(conditioner)
 
-    def denoiser(self, loaded: Loaded) -> Denoiser:
-        """The model's, with guidance if there is any. Raises UserError if this model cannot be guided so."""
+    def denoisers(self, loaded: Loaded) -> list[Denoiser]:
+        """Those of all models, with guidance if there is any. Raises UserError if they cannot be guided so."""
         null = None
         if self.negative is not None:
-            null = of_words(loaded.module.conditioner, [self.negative], "negative")([0])
-        return guided(loaded.module, self.guidance, null)
+            null = of_words(loaded.first.module.conditioner, [self.negative], "negative")([0])
+        return guided_stages([each.module for each in loaded.chain], self.guidance, null)
 
-    def images(self, fabric: Fabric, loaded: Loaded, generation: Generation) -> Iterator[Generated]:
-        """This process's share, with a progress bar over all steps of the sampler on the first process."""
-        module = loaded.module
-        batches = len(list(generation.batches(self.num, fabric.global_rank, fabric.world_size)))
-        steps = len(self.acting(loaded).times(module.denoiser.schedule)) - 1
-        denoiser = self.denoiser(loaded)
+    def denoiser(self, loaded: Loaded) -> Denoiser:
+        """That of the last model."""
+        return self.denoisers(loaded)[-1]
+
+    def generation(
+        self,
+        fabric: Fabric,
+        loaded: Loaded,
+        told: Conditions,
+        num: int,
+        seed: int | None = None,
+        on_step: Callable[[], object] = lambda: None,
+        watch: Callable[[Pictures], Pictures] = lambda pictures: pictures,
+    ) -> Generation:
+        """What is drawn for `num` images, where the first model is told `told`; seed: None: the command's. The rest is as in
+        `chained`."""
+        chain, size = loaded.chain, min(self.batch_size, num)
+        parts = (chain, self.denoisers(loaded), acting(chain, self.sampler))
+        return chained(*parts, told, self.seed if seed is None else seed, size, fabric.device, on_step, watch)
+
+    def images(
+        self,
+        fabric: Fabric,
+        loaded: Loaded,
+        told: Conditions,
+        seed: int | None = None,
+        watch: Callable[[Pictures], Pictures] = lambda pictures: pictures,
+    ) -> Iterator[Generated]:
+        """This process's share, with a progress bar over all steps of the samplers on the first process; see `generation`."""
+        samplers = acting(loaded.chain, self.sampler)
+        schedules = [each.module.denoiser.schedule for each in loaded.chain]
+        steps = sum(len(sampler.times(schedule)) - 1 for sampler, schedule in zip(samplers, schedules, strict=True))
         shown = fabric.is_global_zero and sys.stderr.isatty()
-        with tqdm(total=batches * steps, unit="step", desc=f"{self.num} images", disable=not shown) as bar:
+        ranks = (fabric.global_rank, fabric.world_size)
+        with tqdm(unit="step", desc=f"{self.num} images", disable=not shown) as bar:
+            generation = self.generation(fabric, loaded, told, self.num, seed, bar.update, watch)
+            bar.reset(steps * len(list(generation.batches(self.num, *ranks))))
             with torch.no_grad(), fabric.autocast():
-                yield from generation.images(
-                    denoiser,
-                    self.num,
-                    fabric.device,
-                    fabric.global_rank,
-                    fabric.world_size,
-                    on_step=bar.update,
-                )
+                yield from generation.images(self.denoiser(loaded), self.num, fabric.device, *ranks, on_step=bar.update)

@@ -83,6 +83,10 @@ class Likelihood(Command):
         if self.precision != "32-true":
             raise ValueError(f"likelihoods need precision=32-true, got precision={self.precision}")
 
+    @property
+    def earlier(self) -> Sequence[str]:
+        return ()
+
     def must_suit(self, loaded: Loaded) -> None:
         denoiser, codec = loaded.module.denoiser, loaded.module.codec
         schedule = denoiser.schedule

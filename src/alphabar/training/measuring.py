@@ -25,7 +25,8 @@ def withdrawn_on_complaint(run_dir: str) -> Iterator[None]:
 
 
 def data_of(loaded: Loaded, data_root: str | None, fabric: Fabric) -> ImageDataModule:
-    """The data that a checkpoint was trained on, under `data_root` if that is given; its conditioner knows their captions.
+    """The data that a checkpoint was trained on, under `data_root` if that is given; its conditioner, and those of the models
+    before it, know their captions.
 
     Raises UserError if they are not at hand, or for a `data_root` where the data has no root.
     """
@@ -36,7 +37,8 @@ def data_of(loaded: Loaded, data_root: str | None, fabric: Fabric) -> ImageDataM
         OmegaConf.update(config, "data.root", data_root)
     data = prepared(build(config.data, "data"), fabric)
     with fabric.rank_zero_first():  # what it computes, it keeps for the others
-        loaded.module.conditioner.learn(data.captions)
+        for each in loaded.chain:
+            each.module.conditioner.learn(data.captions)
     return data
 
 

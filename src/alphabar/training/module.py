@@ -9,11 +9,12 @@ from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.objectives import Objective, Share
 from alphabar.errors import UserError
-from alphabar.models.codecs import Codec
-from alphabar.models.conditioners import Conditioner
+from alphabar.models.codecs import Codec, LatentCodec
+from alphabar.models.conditioners import Conditioner, ImageConditioner
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.training.data import Shape
 from alphabar.training.data.datamodule import ImageDataModule
+from alphabar.training.data.latents import take_latents
 from alphabar.training.learner import Learner, MakeOptimizer
 
 
@@ -58,6 +59,11 @@ class DiffusionModule(Learner):
         finally:
             self.train(was_training)
 
+    def on_fit_start(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(self.codec, LatentCodec) and isinstance(data, ImageDataModule):
+            take_latents(self.codec, data, self.device, with_images=isinstance(self.conditioner, ImageConditioner))
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         torch.manual_seed(derive_seed("step", self.seed, self.global_step, batch_idx, self.global_rank))
         common = derive_seed("batch", self.seed, self.global_step, batch_idx)
@@ -67,5 +73,7 @@ class DiffusionModule(Learner):
 
     @property
     def advice(self) -> tuple[str, ...]:
+        if not self.codec.makes_images:
+            return ("sample       python sample.py checkpoint=DECODER stages=[{folder}/checkpoints/last.ckpt] prompt=...",)
         pictures = ("pictures     {folder}/samples/  film.png  film.gif  curves.png",)
         return (*pictures, "sample       python sample.py checkpoint={folder}/checkpoints/last.ckpt num=64")

@@ -15,6 +15,9 @@ from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
 from alphabar.training.callbacks.checkpoints import Checkpoints
+from alphabar.training.callbacks.fid import FID
+from alphabar.training.callbacks.film import Film
+from alphabar.training.callbacks.samples import Samples
 from alphabar.training.config import build
 from alphabar.training.data.datamodule import ImageDataModule
 from alphabar.training.generate import must_fit
@@ -41,6 +44,7 @@ def train(cfg: DictConfig) -> dict[str, object]:
     datamodule: ImageDataModule = build(cfg.data, "data")
     cfg.shape = datamodule.shape._asdict()
     cfg.space = space_of(cfg, datamodule)
+    write_digests(cfg)
     if "${num_classes}" in str(written(cfg.conditioner)):
         cfg.num_classes = num_classes(datamodule)
     torch.manual_seed(derive_seed("weights", cfg.seed))
@@ -49,6 +53,8 @@ def train(cfg: DictConfig) -> dict[str, object]:
     if isinstance(module, DiffusionModule):
         must_sample(cfg, module, datamodule)
     callbacks = [callback for callback in build(cfg.callbacks, "callbacks").values() if callback is not None]
+    if isinstance(module, DiffusionModule) and not module.codec.makes_images:
+        must_draw_nothing(callbacks)
     if stopped is None:
         claim(folder)
     trainer, begin = None, time.perf_counter()
@@ -80,6 +86,24 @@ def space_of(cfg: DictConfig, datamodule: ImageDataModule) -> dict[str, int]:
     except ValueError as error:
         raise UserError(f"codec: {error}") from error
     return {"channels": channels, "resolution": resolution}
+
+
+def write_digests(cfg: DictConfig) -> None:
+    """Writes down which frozen parts the run is trained with, so that no others are ever taken for them.
+
+    Raises ConfigError if they are not those that a resumed run began with.
+    """
+    for key in ("codec", "conditioner"):
+        if "digest" in cfg[key]:
+            cfg[key].digest = build(cfg[key], key).digest
+
+
+def must_draw_nothing(callbacks: list[Callback]) -> None:
+    """Raises UserError for a callback that draws pictures, in the run of a model that makes none."""
+    names = {Samples: "samples", Film: "film", FID: "fid"}
+    for callback in callbacks:
+        if type(callback) in names:
+            raise UserError(f"callbacks.{names[type(callback)]}: this codec makes no images: choose callbacks=prior")
 
 
 def must_sample(cfg: DictConfig, module: DiffusionModule, datamodule: ImageDataModule) -> None:

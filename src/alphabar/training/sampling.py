@@ -1,8 +1,8 @@
 """From a checkpoint to image files."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,20 +11,27 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from alphabar.diffusion.noise import derive_seed
+from alphabar.errors import UserError
+from alphabar.models.conditioners import ImageConditioner
 from alphabar.training.callbacks import film
 from alphabar.training.checkpoint import Loaded
-from alphabar.training.generate import Generated, Generation, gather
+from alphabar.training.conditions import Conditions
+from alphabar.training.generate import Generated, gather
 from alphabar.training.inference import Inference
-from alphabar.training.pictures import grid, save_png
+from alphabar.training.measuring import withdrawn_on_complaint
+from alphabar.training.pictures import beside, captioned, grid, named, save_png
 from alphabar.training.ranks import total
 from alphabar.training.screen import shown
+from alphabar.training.showcase import compared
+from alphabar.training.stages import Remembered, given_pictures, of_given
 
 MAX_IN_GRID = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Inference):
-    """Writes all images, `grid.png` (the first 256, with labels a row for each), and `film.png` and `film.gif` (the first few).
+    """Writes all images, `grid.png` (the first 256, with what they are told), and `film.png` and `film.gif` (the first few).
 
     format: "png", one file an image under images/, or "npz", one array `images` [num, H, W, C] uint8 in images.npz.
     film: how many images the film shows; 0 for no film.
@@ -41,19 +48,50 @@ class Sampling(Inference):
 
     def run(self) -> dict[str, object]:
         """Draws and writes; returns where, how many, and how many of them have NaN or infinity in them."""
-        fabric, loaded, generation = self.start()
+        fabric, loaded = self.begin()
         folder = Path(self.run_dir)
+        with withdrawn_on_complaint(self.run_dir):
+            told, pictures = self._of_first(fabric, loaded)
         num_nonfinite = torch.zeros(1, device=fabric.device)
-        share = self._written(self.images(fabric, loaded, generation), folder, num_nonfinite)
         kept = self.num if self.format == "npz" else min(self.num, MAX_IN_GRID)
-        images = gather(generation.size, kept, share, fabric.device)
-        broken = int(total(num_nonfinite))
+        memory: dict[int, Tensor] = {}
+        drawn = self.images(fabric, loaded, told, watch=lambda made: Remembered(made, MAX_IN_GRID, memory))
+        images = gather(size_of(loaded), kept, self._written(drawn, folder, num_nonfinite), fabric.device)
+        broken, before = int(total(num_nonfinite)), self._before(fabric, loaded, memory)
         if fabric.is_global_zero:
-            self._write_overview(fabric, loaded, generation, images, folder)
+            shown_images = images[:MAX_IN_GRID]
+            columns = [*before, shown_images] if pictures is None else compared(told, pictures, shown_images)
+            save_png(self._grid(loaded, beside(*columns)), folder / "grid.png")
+            self._write_others(fabric, loaded, told, images, folder)
             print(f"{self.num} images of step {loaded.step:,} in {shown(folder)}: grid.png, images{self._suffix}, film.gif")
             if broken > 0:
                 print(f"{broken} of them had NaN or infinity in them, and are black there")
         return {"folder": str(folder), "num": self.num, "num_nonfinite": broken}
+
+    def _of_first(self, fabric: Fabric, loaded: Loaded) -> tuple[Conditions, Tensor | None]:
+        """What the first model is told of each image, and the pictures in that, [N, C, H, W], if it is the only one.
+
+        Raises UserError for pictures that are not at hand, or that mean nothing to the model.
+        """
+        first, key = loaded.first, "images" if self.files is not None else "data_root"
+        if not isinstance(first.module.conditioner, ImageConditioner):
+            if self.files is not None or self.data_root is not None:
+                given = self.data_root if self.files is None else self.files
+                name = type(first.module.conditioner).__name__
+                raise UserError(f"{key}={given}: this model is told of no pictures (it has {name})")
+            return self.told(loaded), None
+        pictures = given_pictures(first, self.files, self.data_root, fabric, self.num)
+        told = of_given(first, pictures, derive_seed("told", "given", self.seed))
+        return told, None if loaded.before else pictures
+
+    def _before(self, fabric: Fabric, loaded: Loaded, memory: dict[int, Tensor]) -> list[Tensor]:
+        """What the last model was told by the one before it, in a list of one, or of none if that is no picture."""
+        if not loaded.before or not loaded.before[-1].module.codec.makes_images:
+            return []
+        indices = sorted(memory)
+        images = torch.stack([memory[index] for index in indices]) if indices else torch.empty(0)
+        mine = [Generated(indices, images, torch.ones(len(indices)).bool())] if indices else []
+        return [gather(size_of(loaded.before[-1]), min(self.num, MAX_IN_GRID), mine, fabric.device)]
 
     @property
     def _suffix(self) -> str:
@@ -67,23 +105,37 @@ class Sampling(Inference):
                     save_png(image, folder / "images" / f"{index:06d}.png")
             yield part
 
-    def _write_overview(self, fabric: Fabric, loaded: Loaded, generation: Generation, images: Tensor, folder: Path) -> None:
+    def _grid(self, loaded: Loaded, cells: Tensor) -> Tensor:
+        """Classes, and prompts of which there are several images, have a row each; other prompts stand under their images."""
         words = self.words(loaded)
-        shown = images[:MAX_IN_GRID]
-        save_png(by_word(shown, len(words)) if 1 < len(words) <= len(shown) else grid(shown), folder / "grid.png")
+        if not words:
+            return grid(cells)
+        columns = len(cells) // len(words)
+        if columns > 0 and len(words) > 1 and (self.labels is not None or columns > 1):
+            return by_word(cells, words)
+        return captioned(cells, [words[index % len(words)] for index in range(len(cells))])
+
+    def _write_others(self, fabric: Fabric, loaded: Loaded, told: Conditions, images: Tensor, folder: Path) -> None:
+        words = self.words(loaded)
         if words:
-            told = {f"{index:06d}.png": words[index % len(words)] for index in range(self.num)}
-            (folder / "labels.json").write_text(json.dumps(told, indent=0) + "\n", encoding="utf-8")
+            names = {f"{index:06d}.png": words[index % len(words)] for index in range(self.num)}
+            (folder / "labels.json").write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
         if self.format == "npz":
             np.savez(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy())
         if self.film > 0:
-            first = replace(generation, batch_size=min(self.film, self.num))
+            first = self.generation(fabric, loaded, told, min(self.film, self.num))
             with torch.no_grad(), fabric.autocast():
                 frames = film.record(first, self.denoiser(loaded), fabric.device, num_frames=12)
             film.write(frames, folder)
 
 
-def by_word(images: Tensor, num_words: int) -> Tensor:
+def size_of(loaded: Loaded) -> tuple[int, int, int]:
+    """(C, H, W) of an image."""
+    return loaded.shape.channels, loaded.shape.resolution, loaded.shape.resolution
+
+
+def by_word(images: Tensor, words: Sequence[str]) -> Tensor:
     """A grid [C, H, W] with a row for each word of images [N, C, H, W] that are told one word after the other, over and over."""
-    columns = len(images) // num_words
-    return grid(images[: columns * num_words].unflatten(0, (columns, num_words)).transpose(0, 1).flatten(0, 1), columns)
+    columns = len(images) // len(words)
+    rows = images[: columns * len(words)].unflatten(0, (columns, len(words))).transpose(0, 1)
+    return named(rows.flatten(0, 1), words, columns)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -35,3 +36,30 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
         """uint8 images [B, C, H, W] from model space [B, ...]; what else it gives if it makes no images, it says itself."""
+
+
+class LatentCodec(Codec, ABC):
+    """A frozen encoder and decoder whose latents, each a normal distribution, can be made once and kept."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 of the files that make it what it is."""
+
+    @property
+    @abstractmethod
+    def cache_dir(self) -> Path | None:
+        """Where the latents of training images are kept; None: nowhere, they are made at every step."""
+
+    @property
+    @abstractmethod
+    def is_measured(self) -> bool:
+        """Whether it knows the mean and the standard deviation of latents, which it learns once and which checkpoints keep."""
+
+    @abstractmethod
+    def distribution(self, images: Tensor) -> Tensor:
+        """Means and standard deviations of the latents of uint8 images [B, C, H, W], not normalised: float32 [B, 2, ...]."""
+
+    @abstractmethod
+    def measure(self, mean: Tensor, std: Tensor, num: int) -> None:
+        """Takes note of the mean and the standard deviation of each channel, [c] each, over `num` images."""

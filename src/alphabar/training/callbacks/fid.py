@@ -75,7 +75,7 @@ class FID(Callback):
         module = diffusion_module(pl_module)
         with evaluation(trainer, module):
             data = image_data(trainer)
-            splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
+            splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
             extractor = extractors_of(self.features, splits)[0]
             weights = "raw" if averages_of(trainer) is None else "ema"
             label = f"{weights}-{suited(self.sampler, module.codec).label(module.denoiser.schedule)}{guidance_label(self.guidance)}"

@@ -6,19 +6,20 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
-from alphabar.training.conditions import showcase
 from alphabar.training.generate import Generation, gather, suited
 from alphabar.training.guiding import Guide, guided
 from alphabar.training.hooks import diffusion_module, due, evaluation, image_data, image_shape
 from alphabar.training.loggers.mirror import log_picture
-from alphabar.training.pictures import grid, save_png
+from alphabar.training.pictures import save_png
+from alphabar.training.showcase import showcase
 
 
 class Samples(Callback):
     """Writes `samples/step_N.png`: before the first step, every so many steps, and at the end.
 
     num: images, drawn by all ranks together, `batch_size` at a time. guidance: of a model with a condition; None: none. With
-    classes, each row is of one class, over and over. Raises ValueError unless num, every_n_steps, batch_size >= 1.
+    classes, each row is of one class, over and over; captions stand below the images, pictures to the left of them.
+    Raises ValueError unless num, every_n_steps, batch_size >= 1.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Samples(Callback):
         with evaluation(trainer, module):
             denoiser, ranks = guided(module, self.guidance), (trainer.global_rank, trainer.world_size)
             share = generation.images(denoiser, shown.num, module.device, *ranks)
-            picture = grid(gather(generation.size, shown.num, share, module.device), shown.num_columns)
+            picture = shown.picture(gather(generation.size, shown.num, share, module.device))
         if trainer.is_global_zero:
             save_png(picture, Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png")
-            log_picture(trainer, "samples", picture)
+            log_picture(trainer, "samples", picture, shown.words)

@@ -5,9 +5,10 @@ from functools import cached_property
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 
 from alphabar.training.data import ImageSet, ImageSource, Shape
-from alphabar.training.data.loader import ImageLoader
+from alphabar.training.data.loader import ImageLoader, Images, Latents
 from alphabar.training.data.order import EpochOrder
 from alphabar.training.data.resident import ResidentImages
 
@@ -52,6 +53,7 @@ class ImageDataModule(LightningDataModule):
         self.resident = resident
         self.max_resident_mb = max_resident_mb
         self._loader: ImageLoader | None = None
+        self._latents: Latents | None = None
 
     @property
     def shape(self) -> Shape:
@@ -82,17 +84,32 @@ class ImageDataModule(LightningDataModule):
         if stage == "fit":
             self._order()  # too few images are an error before anything else starts
 
+    def feed_latents(self, latents: Tensor, with_images: bool) -> None:
+        """From now on training sees these in place of its images, see `Latents`, or beside them."""
+        self._latents = Latents(self.train_set, latents, with_images)
+
     def train_dataloader(self) -> ImageLoader:
         assert self.trainer is not None
         device = self.trainer.strategy.root_device
+        if self._latents is not None and not self._latents.with_images:
+            self._loader = self._of_latents(self._latents, device)
+            return self._loader
         images, home = self.train_set, torch.device("cpu")
         if isinstance(images, ResidentImages) and self._stays(images) and not self.num_workers:
             images, home = images.to(device), device
         streams_to_gpu = home != device
         num_workers = self._num_workers(streams_to_gpu) if self.num_workers is None else self.num_workers
         pin_memory = streams_to_gpu and device.type == "cuda"
-        self._loader = ImageLoader(images, self._order(), self.flip, num_workers, home, pin_memory)
+        feed = Images(images) if self._latents is None else Latents(images, self._latents.latents, with_images=True)
+        self._loader = ImageLoader(feed, self._order(), self.flip, num_workers, home, pin_memory)
         return self._loader
+
+    def _of_latents(self, feed: Latents, device: torch.device) -> ImageLoader:
+        """They are read from memory or from one file, which takes no workers."""
+        latents = feed.latents
+        if self._fits(latents.numel() * latents.element_size()):
+            feed = Latents(feed.images, latents.to(device, copy=True))
+        return ImageLoader(feed, self._order(), self.flip)
 
     def teardown(self, stage: str) -> None:
         self._close()
@@ -119,6 +136,7 @@ class ImageDataModule(LightningDataModule):
         return ResidentImages(*images.load()) if len(images) and self._stays(images) else images
 
     def _stays(self, images: ImageSet) -> bool:
-        if self.resident is not None:
-            return self.resident
-        return len(images) * images.shape.channels * images.shape.resolution**2 <= self.max_resident_mb * MB
+        return self._fits(len(images) * images.shape.channels * images.shape.resolution**2)
+
+    def _fits(self, num_bytes: int) -> bool:
+        return num_bytes <= self.max_resident_mb * MB if self.resident is None else self.resident

@@ -3,6 +3,7 @@
 from itertools import islice
 from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
 
 from alphabar.errors import UserError
@@ -10,6 +11,7 @@ from alphabar.training.data import Shape
 from alphabar.training.data.decoded import DecodedImages
 from alphabar.training.data.files import SUFFIXES, image_files
 from alphabar.training.data.folder import FileReader
+from alphabar.training.data.unreadable import describe
 
 
 def given_images(path: str, shape: Shape, num: int) -> Tensor:
@@ -17,6 +19,28 @@ def given_images(path: str, shape: Shape, num: int) -> Tensor:
 
     Raises UserError if there are none, or one cannot be read.
     """
+    place, names = _found(path, num)
+    return DecodedImages(FileReader(place, names), shape, labels=None, strict=True).images(range(len(names)))
+
+
+def given_side(path: str, num: int) -> int | None:
+    """The width and height of the first `num` images, if it is one number.
+
+    Raises UserError if there are none, or one is damaged.
+    """
+    place, names = _found(path, num)
+    sizes = set()
+    for name in names:
+        try:
+            with Image.open(place / name) as image:
+                sizes |= set(image.size)
+        except Exception as error:  # of whatever kind: any bytes may stand in a file
+            raise UserError(f"images={path}: {describe(name, error)}") from error
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _found(path: str, num: int) -> tuple[Path, list[str]]:
+    """The folder, and the names of the first `num` images in it."""
     place = Path(path).expanduser().absolute()
     if place.is_dir():
         names = list(islice(image_files(place), num))
@@ -26,4 +50,4 @@ def given_images(path: str, shape: Shape, num: int) -> Tensor:
         raise UserError(f"images={path}: there is no such file or folder")
     if not names:
         raise UserError(f"images={path}: no images in this folder and its subfolders ({', '.join(SUFFIXES)})")
-    return DecodedImages(FileReader(place, names), shape, labels=None, strict=True).images(range(len(names)))
+    return place, names

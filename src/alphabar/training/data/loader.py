@@ -1,8 +1,9 @@
 """Batches in the order of `EpochOrder`, from wherever training was interrupted."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,49 @@ log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 
 
+class Feed(ABC):
+    """What batches are made of."""
+
+    @abstractmethod
+    def batch(self, indices: Tensor, flips: Tensor | None) -> Batch:
+        """Of the images `indices` [B], mirrored left to right where `flips` [B] is true; what is known of them is always in it."""
+
+
+@dataclass(frozen=True)
+class Images(Feed):
+    """The images themselves: "image" uint8 [B, C, H, W]."""
+
+    images: ImageSet
+
+    def batch(self, indices: Tensor, flips: Tensor | None) -> Batch:
+        batch = self.images.batch(indices)
+        if flips is not None:
+            image = batch["image"]
+            batch["image"] = torch.where(flips.to(image.device)[:, None, None, None], image.flip(-1), image)
+        return batch
+
+
+@dataclass(frozen=True)
+class Latents(Feed):
+    """What an encoder made of the N images, once and for all: "latent" [B, ...], in place of the images or beside them.
+
+    latents: [N, ...], or [2 N, ...] with those of the mirrored images after the others.
+    """
+
+    images: ImageSet
+    latents: Tensor
+    with_images: bool = False
+
+    def batch(self, indices: Tensor, flips: Tensor | None) -> Batch:
+        rows = indices if flips is None else indices + flips * len(self.images)
+        latent = self.latents.index_select(0, rows.to(self.latents.device))
+        others = Images(self.images).batch(indices, flips) if self.with_images else self.images.facts(indices)
+        return {"latent": latent, **others}
+
+
 class ImageLoader:
-    """What Lightning iterates over: {"image": uint8 [B, C, H, W], "label", "caption": int64 [B]}, an epoch per `iter`.
+    """What Lightning iterates over: what `feed` makes of each batch of images, {"image": uint8 [B, C, H, W], "label", "caption":
+    int64 [B]} or latents, an epoch per `iter`.
 
     Behind it is one endless stream of batches, and the state of the loader is how many of them it has handed out (not how
     many the workers have prepared). So a resumed run sees what an uncut one sees even where Lightning counts epochs
@@ -28,19 +70,19 @@ class ImageLoader:
     which epoch it is: here nothing is read until the first batch is asked for.
 
     num_workers: processes that decode; 0 is this one.
-    device: where the indices must be, which is where `images` live.
+    device: where the indices must be, which is where what is fed lives.
     """
 
     def __init__(
         self,
-        images: ImageSet,
+        feed: Feed,
         order: EpochOrder,
         flip: bool,
         num_workers: int = 0,
         device: torch.device | str = "cpu",
         pin_memory: bool = False,
     ) -> None:
-        self.images = images
+        self.feed = feed
         self.order = order
         self.flip = flip
         self.num_workers = num_workers
@@ -93,11 +135,11 @@ class ImageLoader:
 
     def _from_here(self) -> Iterator[Batch]:
         for indices, flips in self.order.batches(self._num_batches, self.flip, self.device):
-            yield _take(self.images, indices, flips)
+            yield self.feed.batch(indices, flips)
 
     def _from_workers(self) -> Iterator[Batch]:
         workers = DataLoader(
-            _Work(self.images),
+            _Work(self.feed),
             sampler=_Places(self.order, self._num_batches, self.flip),
             batch_size=None,
             num_workers=self.num_workers,
@@ -124,21 +166,12 @@ class _Places:
 class _Work(Dataset[Any]):
     """What a worker does: decode one whole batch."""
 
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
 
     def __getitem__(self, place: tuple[np.ndarray, np.ndarray | None]) -> Batch | UserError:
         indices, flips = place
         try:
-            return _take(self.images, torch.from_numpy(indices), None if flips is None else torch.from_numpy(flips))
+            return self.feed.batch(torch.from_numpy(indices), None if flips is None else torch.from_numpy(flips))
         except UserError as error:  # raised in the worker, its one line would arrive as a traceback
             return error
-
-
-def _take(images: ImageSet, indices: Tensor, flips: Tensor | None) -> Batch:
-    """The batch of `indices` [B], mirrored left to right where `flips` [B] is true."""
-    batch = images.batch(indices)
-    if flips is not None:
-        image = batch["image"]
-        batch["image"] = torch.where(flips[:, None, None, None], image.flip(-1), image)
-    return batch

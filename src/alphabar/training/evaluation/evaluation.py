@@ -53,6 +53,7 @@ class Evaluation:
     features: Features | None
     statistics: Mapping[str, Statistic | None]
     guidance: Guide | None = None
+    stages: Sequence[str] = ()
     checkpoint: str | None = None
     samples: str | None = None
     data: ImageDataModule | None = None
@@ -63,6 +64,7 @@ class Evaluation:
     weights: Literal["ema", "raw"] = "ema"
     ema_length: float | None = None
     ema_decay: float | None = None
+    codec_name: str | None = None
     batch_size: int = 250
     accelerator: str = "auto"
     devices: int | str = 1
@@ -88,8 +90,10 @@ class Evaluation:
 
     def _must_need_no_checkpoint(self) -> None:
         """Raises ValueError for a setting that would do nothing."""
-        settings = ("num_seeds", "guidance", "weights", "ema_length", "ema_decay", "precision", "data_root")
+        settings = ("num_seeds", "guidance", "weights", "ema_length", "ema_decay", "codec_name", "precision", "data_root")
         changed = [key for key in settings if vars(self)[key] != type(self).__dataclass_fields__[key].default]
+        if self.stages:
+            changed.append("stages")
         if self.sampler != DDIM(num_steps=50):
             changed.append("sampler")
         if changed:
@@ -107,7 +111,7 @@ class Evaluation:
             judges = self._judges(self.features, subject, fabric)
             shape = subject.data.shape
             size = (shape.channels, shape.resolution, shape.resolution)
-            measured = [measure(subject.shares(seed), size, judges, subject.labels) for seed in seeds]
+            measured = [measure(subject.shares(seed), size, judges, subject.facts) for seed in seeds]
         figures = collect(judges, measured, subject.label)
         if isinstance(subject, OfCheckpoint):
             figures += noise(subject, judges[0], self.seed)
@@ -123,7 +127,7 @@ class Evaluation:
     def _judges(self, features: Features, subject: Subject, fabric: Fabric) -> list[Judge]:
         """One for each kind of features. Raises UserError if real images, features or enough images are not to be had."""
         data = subject.open()
-        splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
+        splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
         chosen = {name: each for name, each in self.statistics.items() if each is not None}
         extractors = [each for each in extractors_of(features, splits) if any(one.applies(each) for one in chosen.values())]
         if not extractors:
@@ -148,12 +152,14 @@ class Evaluation:
             weights=self.weights,
             ema_length=self.ema_length,
             ema_decay=self.ema_decay,
+            codec_name=self.codec_name,
             batch_size=self.batch_size,
             accelerator=self.accelerator,
             devices=self.devices,
             precision=self.precision,
             sampler=self.sampler,
             guidance=self.guidance,
+            stages=self.stages,
         )
 
     def _protocol(

@@ -36,11 +36,11 @@ def measure(
     share: Iterable[Generated],
     size: tuple[int, int, int],
     judges: Sequence[Judge],
-    labels: Callable[[Tensor], Tensor | None] = lambda indices: None,
+    facts: Callable[[Tensor], Mapping[str, Tensor]] = lambda indices: {},
 ) -> Measurement:
     """All processes call it, each with its share of as many images as the judges are for, and all get the same.
 
-    size: (C, H, W) of an image. labels: the classes [B] that the images of int64 indices [B] should be of, if any.
+    size: (C, H, W) of an image. facts: what the images of int64 indices [B] should be, see `Collector.add`.
     """
     gallery_size = min(judges[0].num, MAX_GALLERY, max(1, GALLERY_BYTES // (size[0] * size[1] * size[2])))
     collectors = [judge.collector() for judge in judges]
@@ -56,7 +56,7 @@ def measure(
         pixels += ImageStatistics.of(images)
         counts[1] += content_hash(images)
         for collector in collectors:
-            collector.add(indices, images, labels(indices))
+            collector.add(indices, images, facts(indices))
         shown = [place for place, index in enumerate(part.indices) if index < gallery_size]
         if shown:
             kept.append(Generated([part.indices[place] for place in shown], part.images[shown].cpu(), finite[shown]))

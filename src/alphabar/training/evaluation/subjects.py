@@ -3,7 +3,9 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +16,13 @@ from tqdm import tqdm
 
 from alphabar.errors import UserError
 from alphabar.models.conditioners.class_label import ClassLabel
-from alphabar.training.conditions import of_data
+from alphabar.models.conditioners.unconditional import Unconditional
+from alphabar.training.conditions import nothing, of_data
 from alphabar.training.data.datamodule import ImageDataModule
 from alphabar.training.evaluation.cost import Cost, counted
 from alphabar.training.evaluation.files import SampleFiles, shown
 from alphabar.training.generate import Generated
-from alphabar.training.inference import Inference, launch
+from alphabar.training.inference import Inference, launch, short_hash
 from alphabar.training.measuring import data_of, prepared
 from alphabar.training.ranks import together
 
@@ -57,8 +60,8 @@ class Subject(ABC):
         """This process's share of the images."""
 
     @abstractmethod
-    def labels(self, indices: Tensor) -> Tensor | None:
-        """The classes [B] that the images of int64 indices [B] should be of, if the model was told classes."""
+    def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
+        """What the images of int64 indices [B] should be: "label" if a model was told classes, "caption" if captions or images."""
 
     @abstractmethod
     def protocol(self) -> Mapping[str, Any]:
@@ -82,12 +85,25 @@ class OfCheckpoint(Subject):
     cost: Cost = field(default_factory=Cost)
 
     def start(self) -> Fabric:
-        self.fabric, self.loaded, self.generation = self.inference.start()
+        self.fabric, self.loaded = self.inference.begin()
+        told = nothing(self.loaded.first.module.conditioner)
+        self.generation = self.inference.generation(self.fabric, self.loaded, told, self.num)
         return self.fabric
 
     def open(self) -> ImageDataModule:
         self.data = data_of(self.loaded, self.data_root, self.fabric)
+        self._must_be_told()
         return self.data
+
+    def _must_be_told(self) -> None:
+        """Raises UserError unless the first model can be told of these data, which it may not have been trained on."""
+        conditioner, classes = self.loaded.first.module.conditioner, self.data.classes
+        if isinstance(conditioner, ClassLabel) and classes is not None and len(classes) != conditioner.num_classes:
+            raise UserError(f"stages: the first was trained on {conditioner.num_classes} classes, these data have {len(classes)}")
+        try:
+            of_data(conditioner, self.data.train_set)([0])
+        except ValueError as error:
+            raise UserError(f"stages: the first cannot be told of these data: {error}") from error
 
     @property
     def num(self) -> int:
@@ -102,10 +118,11 @@ class OfCheckpoint(Subject):
         return False
 
     def shares(self, seed: int) -> Iterator[Generated]:
-        told = of_data(self.loaded.module.conditioner, self.data.train_set)
-        generation = replace(self.generation, seed=seed, conditions=told)
-        with counted(self.loaded.module.denoiser, self.cost):
-            images = self.inference.images(self.fabric, self.loaded, generation)
+        told = of_data(self.loaded.first.module.conditioner, self.data.train_set)
+        with ExitStack() as stack:
+            for each in self.loaded.chain:
+                stack.enter_context(counted(each.module.denoiser, self.cost))
+            images = self.inference.images(self.fabric, self.loaded, told, seed)
             while (part := self._next(images)) is not None:
                 yield part
 
@@ -121,10 +138,13 @@ class OfCheckpoint(Subject):
             torch.cuda.synchronize(self.fabric.device)
         return time.perf_counter()
 
-    def labels(self, indices: Tensor) -> Tensor | None:
-        if not isinstance(self.loaded.module.conditioner, ClassLabel):
-            return None
-        return self.data.train_set.facts(indices % len(self.data.train_set))["label"]
+    def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
+        conditioner = self.loaded.first.module.conditioner
+        if isinstance(conditioner, Unconditional):
+            return {}
+        known = self.data.train_set.facts(indices % len(self.data.train_set))
+        told = "label" if isinstance(conditioner, ClassLabel) else "caption"
+        return {name: ids for name, ids in known.items() if name == told}
 
     def protocol(self) -> Mapping[str, Any]:
         return {
@@ -133,6 +153,7 @@ class OfCheckpoint(Subject):
             "sampler": self.inference.acting(self.loaded),
             "guidance": self.inference.guidance,
             "precision": self.inference.precision,
+            **({"stages": [short_hash(Path(path)) for path in self.inference.stages]} if self.loaded.before else {}),
         }
 
     def _average(self) -> Mapping[str, Any] | None:
@@ -145,7 +166,11 @@ class OfCheckpoint(Subject):
         return {"name": str(settings.pop("_target_", "")).rpartition(".")[2], **settings}
 
     def identity(self) -> Mapping[str, Any]:
-        return self.inference.identity(self.loaded.step)
+        stages = [
+            {"checkpoint": path, "sha256": short_hash(Path(path)), "step": each.step}
+            for path, each in zip(self.inference.stages, self.loaded.before, strict=True)
+        ]
+        return {**self.inference.identity(self.loaded.step), **({"stages": stages} if stages else {})}
 
     def costs(self) -> Mapping[str, float]:
         drawn = max(self.cost.images + self.cost.warm_up[1], 1)
@@ -202,8 +227,8 @@ class OfFiles(Subject):
                 error = complaint
         together(error)
 
-    def labels(self, indices: Tensor) -> Tensor | None:
-        return None
+    def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
+        return {}
 
     def protocol(self) -> Mapping[str, Any]:
         return {"images": "files"}
@@ -250,8 +275,8 @@ class OfHeldOut(Subject):
     def shares(self, seed: int) -> Iterator[Generated]:
         return iter(())
 
-    def labels(self, indices: Tensor) -> Tensor | None:
-        return None
+    def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
+        return {}
 
     def protocol(self) -> Mapping[str, Any]:
         return {"images": "held-out"}

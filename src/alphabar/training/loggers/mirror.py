@@ -21,11 +21,11 @@ def log_figures(trainer: Trainer, figures: Mapping[str, float]) -> None:
         logger.log_metrics(dict(figures), step=trainer.global_step)
 
 
-def log_picture(trainer: Trainer, name: str, image: Tensor) -> None:
-    """An image, uint8 [C, H, W], to the loggers that keep images."""
+def log_picture(trainer: Trainer, name: str, image: Tensor, caption: str | None = None) -> None:
+    """An image, uint8 [C, H, W], to the loggers that keep images, with its caption where they show one."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(key=name, images=[to_pil(image)], step=trainer.global_step)
+            logger.log_image(key=name, images=[to_pil(image)], step=trainer.global_step, caption=[caption])
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, image, trainer.global_step)
 

@@ -1,12 +1,13 @@
 """How good images are.
 
-A `Features` (`classifier`, `inception`, `dinov2`, `clip`, `several` of them) makes extractors, from images to the vectors that
-they are judged by. A `Collector` keeps what is needed of the features of many images, `real` does so of real ones and keeps it on
-the disk (`cache`), and `statistics` make figures of both. `health` looks at pixels, `memorisation` at copies of training images;
-`names` says under which names figures are logged.
+A `Features` (`classifier`, `inception`, `dinov2`, `clip`, `pair`, `several` of them) makes extractors, from images to the vectors
+that they are judged by. A `Collector` keeps what is needed of the features of many images, `real` does so of real ones and keeps it
+on the disk (`cache`), and `statistics` make figures of both, with `retrieval` to choose captions. `health` looks at pixels,
+`memorisation` at copies of training images; `names` says under which names figures are logged.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from alphabar.training.data import ImageSet
@@ -14,11 +15,12 @@ from alphabar.training.metrics.extractor import Extractor
 
 
 class Splits(NamedTuple):
-    """What metrics know of the data: both splits, without flips, and the fingerprint of their source."""
+    """What metrics know of the data: both splits, without flips, the fingerprint of their source, and its captions, if any."""
 
     train: ImageSet
     held_out: ImageSet
     fingerprint: str
+    captions: Sequence[str] | None = None
 
 
 class Features(ABC):

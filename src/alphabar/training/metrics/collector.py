@@ -1,12 +1,13 @@
 """Features of images that come in batches, on one or many processes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from alphabar.training.metrics.extractor import Extractor, in_float32
+from alphabar.training.metrics.extractor import Extracted, Extractor, in_float32
 from alphabar.training.metrics.feature_set import NUM_PARTS, ClassSums, FeatureSet, Sums
+from alphabar.training.metrics.retrieval import candidates, found
 from alphabar.training.metrics.statistics.inception_score import class_sums
 from alphabar.training.ranks import add_up
 
@@ -39,14 +40,15 @@ class Collector:
             torch.zeros(NUM_PARTS, **home), torch.zeros(NUM_PARTS, num_classes or 0, **home), torch.zeros(NUM_PARTS, **home)
         )
 
-    def add(self, indices: Sequence[int] | Tensor, images: Tensor, labels: Tensor | None = None) -> None:
+    def add(self, indices: Sequence[int] | Tensor, images: Tensor, facts: Mapping[str, Tensor] | None = None) -> None:
         """Adds uint8 images [B, C, H, W], which are those of `indices` among the `num`.
 
-        labels: the classes [B] that they should be of.
+        facts: "label" int64 [B], the classes that they should be of, or "caption" int64 [B], what they should show.
         """
         if len(images) == 0:
             return
-        features, logits = self.extractor.extract(images.to(self.device))
+        extracted = self.extractor.extract(images.to(self.device))
+        features, logits = extracted
         places = torch.as_tensor(indices, dtype=torch.int64)
         parts = ((self.num_parts * (places + 1) - 1) // self.num).to(self.device)
         with in_float32(self.device), torch.no_grad():
@@ -58,14 +60,23 @@ class Collector:
                 self.second[part] += chosen.T @ chosen
             if logits is not None:
                 self.classes = ClassSums(*map(torch.add, self.classes, class_sums(logits, places, self.num)))
-                known = self.extractor.labels
-                if labels is not None and known is not None:
-                    found = known.to(self.device)[logits.argmax(1)]
-                    self.hits[0] += (found == labels.to(self.device)).sum()
-                    self.hits[1] += len(labels)
+            right = self._right(places, extracted, facts or {})
+            if right is not None:
+                self.hits[0] += right.sum().to(self.device)
+                self.hits[1] += len(right)
             kept = places < len(self.rows)
             self.rows[places[kept]] = features[kept.to(features.device)].cpu()
             self.is_there[places[kept]] = 1
+
+    def _right(self, places: Tensor, extracted: Extracted, facts: Mapping[str, Tensor]) -> Tensor | None:
+        """bool [B], whether the images are what they should be; None where that is not known."""
+        labels, texts = self.extractor.labels, self.extractor.texts
+        if labels is not None and extracted.logits is not None and "label" in facts:
+            return labels.to(self.device)[extracted.logits.argmax(1)] == facts["label"].to(self.device)
+        if texts is not None and "caption" in facts:
+            options = texts[candidates(places, facts["caption"].cpu(), len(texts))]
+            return found(extracted.features.cpu(), options)
+        return None
 
     def collected(self) -> FeatureSet:
         """What all processes brought; all of them call it, once and at the end, and get the same."""

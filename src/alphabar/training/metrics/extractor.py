@@ -27,6 +27,8 @@ class Extractor(nn.Module):
     cache_dir: where what is computed with the features may be kept.
     head: features [B, num_features] -> class logits [B, K]; frozen here. None: there are no classes.
     labels: which of the data's classes each logit stands for, int64 [K]; None where they are others.
+    texts: the vectors of the data's captions, which those of images can be compared with, float32 [N, num_features] on the CPU;
+        None where there are none.
 
     num_classes: K, or None.
 
@@ -44,6 +46,7 @@ class Extractor(nn.Module):
         cache_dir: Path,
         head: nn.Module | None = None,
         labels: Tensor | None = None,
+        texts: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).eval()
@@ -55,6 +58,7 @@ class Extractor(nn.Module):
         self.max_batch = max_batch
         self.cache_dir = cache_dir
         self.labels = labels
+        self.texts = texts
         blank = torch.zeros(1, num_features, dtype=torch.float32)
         self.num_classes = None if self.head is None else self._logits(self.head, blank).shape[1]
 

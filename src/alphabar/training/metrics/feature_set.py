@@ -40,8 +40,8 @@ class FeatureSet(NamedTuple):
     parts: sums over each of ten equal parts of the set (real images: over one), in the order of the images.
     rows: float32 [M, D] on the CPU, the features of the first images. row_places: int64 [M], which ones; None: the first M.
     classes: None where the features have no classes.
-    hits: how many images a classifier of the data's classes put into the class that they should be of, and how many it was shown,
-        float64 [2]; None where there is no such classifier or class.
+    hits: how many images a classifier of the data's classes put into the class that they should be of, or were nearer to their own
+        caption than to others, and how many were looked at, float64 [2]; None where there is no such classifier, class or caption.
     """
 
     parts: Sums

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from alphabar.errors import UserError
+from alphabar.models.resize import resize
 from alphabar.training.metrics.extractor import Extractor, in_float32, own_randomness
 from alphabar.training.ranks import from_first
 
@@ -73,19 +73,6 @@ class Images(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return (resize(images.expand(-1, 3, -1, -1), self.size) / 255 - self.mean) / self.std
-
-
-def resize(images: Tensor, size: int) -> Tensor:
-    """uint8 [B, C, H, W] -> float32 [B, C, size, size], whole numbers in 0..255.
-
-    First across, then down, as Pillow does with square images, and in whole numbers between: sharp edges would differ by 20 levels.
-    """
-
-    def step(images: Tensor, height: int) -> Tensor:
-        resized = F.interpolate(images, (height, size), mode="bicubic", antialias=True)
-        return (resized + 0.5).floor().clamp(0, 255)
-
-    return step(step(images.float(), images.shape[2]), size)
 
 
 def pretrained(kind: Kind, weights: str | None) -> tuple[Any, Found]:

@@ -14,17 +14,20 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
+from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
+from alphabar.models.conditioners import ImageConditioner
 from alphabar.training.checkpoint import Loaded
+from alphabar.training.conditions import Conditions
 from alphabar.training.data.given import given_images
 from alphabar.training.generate import Generation
 from alphabar.training.inference import Inference
-from alphabar.training.measuring import data_of
 from alphabar.training.pictures import grid, save_png
 from alphabar.training.ranks import total
 from alphabar.training.screen import shown
+from alphabar.training.stages import given_pictures, of_given
 
 MAX_ROWS = 16
 
@@ -36,27 +39,27 @@ class ImageTask(Inference, ABC):
     """What is done with images: row i depends on the images in it, the weights, the sampler, the seed and i alone.
 
     num: rows, at most as many as there are images for.
-    files: an image, or a folder of images; None: images of the checkpoint's own data that it was not trained on.
-    data_root: where that data lies now; None: where it lay in training.
-    Raises ValueError as `Inference` does, and for both of them.
+    Images are `files`, or of the checkpoint's own data; a model that is told of pictures is told of them, too.
+    Raises ValueError as `Inference` does.
     """
-
-    files: str | None = None
-    data_root: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.files is not None and self.data_root is not None:
-            raise ValueError(f"need images or data_root, got images={self.files} data_root={self.data_root}")
 
     def originals(self, fabric: Fabric, loaded: Loaded, num: int) -> Tensor:
         """At most `num` images, uint8 [n, C, H, W], on every process. Raises UserError if there are none, or one cannot be read."""
         if self.files is not None:
             return given_images(self.files, loaded.shape, num)
-        held_out = data_of(loaded, self.data_root, fabric).source.held_out()
-        if len(held_out) == 0:
-            raise UserError("this checkpoint's data has no images that it was not trained on: give images=PATH")
-        return held_out.images(range(min(num, len(held_out))))
+        return given_pictures(loaded, None, self.data_root, fabric, num)
+
+    def told_of(self, loaded: Loaded, originals: Tensor) -> Conditions:
+        """The condition of each row. Raises UserError for images that mean nothing to the model."""
+        if isinstance(loaded.module.conditioner, ImageConditioner):
+            return of_given(loaded, originals, derive_seed("told", "given", self.seed))
+        return self.told(loaded)
+
+    def must_be_told_no_pictures(self, loaded: Loaded) -> None:
+        """Raises UserError for a model that is: it would be shown what is to be made."""
+        if isinstance(loaded.module.conditioner, ImageConditioner):
+            name = type(self).__name__.lower()
+            raise UserError(f"task={name}: this model is told of pictures, and of what is to be made there is none")
 
     def edited(self, fabric: Fabric, loaded: Loaded, num: int, num_columns: int, edit: Edit) -> Tensor:
         """What `edit` makes of all rows, in the space of the model: [num, num_columns, ...], on every process.

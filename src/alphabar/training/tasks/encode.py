@@ -28,10 +28,11 @@ class Encode(ImageTask):
 
     def run(self) -> dict[str, object]:
         """Encodes, decodes and writes; returns where, how many, and by how many of 255 grey levels what comes back is off."""
-        fabric, loaded, _ = self.start()
+        fabric, loaded = self.begin()
         with withdrawn_on_complaint(self.run_dir):
             originals = self.originals(fabric, loaded, self.num)
-        denoiser, codec, told = self.denoiser(loaded), loaded.module.codec, self.told(loaded)
+            told = self.told_of(loaded, originals)
+        denoiser, codec = self.denoiser(loaded), loaded.module.codec
         sampler = unclipped(self.sampler)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:

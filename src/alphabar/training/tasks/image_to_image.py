@@ -30,10 +30,11 @@ class ImageToImage(ImageTask):
 
     def run(self) -> dict[str, object]:
         """Draws and writes; returns where, and how many images there were."""
-        fabric, loaded, _ = self.start()
+        fabric, loaded = self.begin()
         with withdrawn_on_complaint(self.run_dir):
             originals = self.originals(fabric, loaded, self.num)
-        denoiser, codec, told = self.denoiser(loaded), loaded.module.codec, self.told(loaded)
+            told = self.told_of(loaded, originals)
+        denoiser, codec = self.denoiser(loaded), loaded.module.codec
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             x = codec.encode(originals[indices].to(fabric.device))

@@ -12,7 +12,7 @@ from alphabar.errors import UserError
 from alphabar.training.checkpoint import Loaded
 from alphabar.training.measuring import withdrawn_on_complaint
 from alphabar.training.tasks import ImageTask
-from alphabar.training.tasks.mask import known_pixels
+from alphabar.training.tasks.mask import known_latents, known_pixels
 
 HIDDEN = 128  # what is not known is grey in the pictures
 
@@ -21,7 +21,8 @@ HIDDEN = 128  # what is not known is grey in the pictures
 class Inpaint(ImageTask):
     """Writes each image with what was left of it, and several ways to fill in the rest.
 
-    mask: see `known_pixels`. num_fillings: of each image; number j is what the first would be with seed + j.
+    mask: see `known_pixels`; where latents are drawn, those of unknown pixels are, which may bring known ones with them.
+    num_fillings: of each image; number j is what the first would be with seed + j.
     num_resamples, jump_length: see `RePaint`.
     Raises ValueError as `Inference` and `RePaint` do, and unless num_fillings >= 1.
     """
@@ -39,9 +40,11 @@ class Inpaint(ImageTask):
 
     def run(self) -> dict[str, object]:
         """Draws and writes; returns where, and how many images there were."""
-        fabric, loaded, _ = self.start()
+        fabric, loaded = self.begin()
         with withdrawn_on_complaint(self.run_dir):
+            self.must_be_told_no_pictures(loaded)
             known = known_pixels(self.mask, loaded.shape.resolution)
+            given = known_latents(known, loaded.module.codec.space(*loaded.shape), self.mask)
             repaint = self._repaint(loaded)
             originals = self.originals(fabric, loaded, self.num)
         denoiser, codec, told = self.denoiser(loaded), loaded.module.codec, self.told(loaded)
@@ -49,7 +52,7 @@ class Inpaint(ImageTask):
         def edit(indices: list[int]) -> Iterator[Tensor]:
             x = codec.encode(originals[indices].to(fabric.device))
             for seed in range(self.seed, self.seed + self.num_fillings):
-                yield repaint.sample(self.acting(loaded), denoiser, x, known.to(x.device), told(indices), ImageNoise(seed, indices))
+                yield repaint.sample(self.acting(loaded), denoiser, x, given.to(x.device), told(indices), ImageNoise(seed, indices))
 
         fillings = self.edited(fabric, loaded, len(originals), self.num_fillings, edit).unbind(1)
         if fabric.is_global_zero:

@@ -1,5 +1,6 @@
 """Which pixels of an image are known: by a word, or by a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -33,6 +34,21 @@ def known_pixels(mask: str, resolution: int) -> Tensor:
     if not known.any():
         raise UserError(f"task.mask={mask}: nothing is known, at {resolution} x {resolution} all pixels are black")
     return known
+
+
+def known_latents(known: Tensor, space: Sequence[int], mask: str) -> Tensor:
+    """Bool [1, h, w], true where all pixels of a latent are known; where latents are pixels, the same as `known`.
+
+    space: of the model, (c, h, w). Raises UserError if no latent is known, or if the space has no places.
+    """
+    if len(space) != 3:
+        raise UserError("task=inpaint: this model draws vectors, in which nothing can be filled in")
+    height, width = space[1:]
+    blocks = known.view(1, height, known.shape[1] // height, width, known.shape[2] // width)
+    found = blocks.all(4).all(2)
+    if not found.any():
+        raise UserError(f"task.mask={mask}: nothing is known, no latent of {width} x {height} has only known pixels")
+    return found
 
 
 def _around(hidden: tuple[float, float, float, float], resolution: int) -> Tensor:

@@ -1,0 +1,101 @@
+"""Super-resolution against bicubic interpolation: FID and PSNR of held-out images that were made small, and large again.
+
+    python train.py experiment=cascade_super_resolution data.root=FOLDER
+    python benchmarks/super_resolution.py outputs/train/NAME/checkpoints/last.ckpt
+
+FID is against all training images, in the features of a classifier of the data's own classes (features=classifier), with the run's
+sampler and averaged weights. PSNR is against the images themselves, 10 log10(255^2 / mean squared error), the mean over images: a
+blurred mean of all images that are possible has the best, so that a model that draws one of them loses there.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from alphabar.models.codecs.pixels import to_uint8
+from alphabar.models.conditioners.low_resolution import LowResolution
+from alphabar.training.checkpoint import Loaded, load
+from alphabar.training.config import build
+from alphabar.training.evaluation.judge import Judge
+from alphabar.training.evaluation.measurement import measure
+from alphabar.training.generate import Generated, Generation
+from alphabar.training.measuring import data_of
+from alphabar.training.metrics import Splits
+from alphabar.training.metrics.classifier import ClassifierFeatures
+from alphabar.training.metrics.measure import extractors_of
+from alphabar.training.metrics.statistics.frechet import Frechet
+from alphabar.training.pictures import beside, grid, save_png
+from alphabar.training.sampling import size_of
+from alphabar.training.screen import quiet
+from alphabar.training.stages import of_given
+from alphabar.training.table import aligned
+
+SEED, BATCH = 1, 32
+MAX_IMAGES = 20_000  # that the classifier is trained on, as by default
+CPU = torch.device("cpu")
+
+
+def bicubic(conditioner: LowResolution, images: Tensor) -> Tensor:
+    """Images uint8 [N, C, H, W] that were made small as the model's are, without noise, and large again."""
+    size = (conditioner.full_resolution, conditioner.full_resolution)
+    return to_uint8(interpolate(conditioner.low(images), size, mode="bicubic", align_corners=False))
+
+
+def drawn(loaded: Loaded, images: Tensor) -> Tensor:
+    """What the model makes of images uint8 [N, C, H, W] that are made small."""
+    told, sampler = of_given(loaded, images, SEED), build(loaded.config.sampler, "sampler")
+    generation = Generation(sampler, loaded.module.codec, loaded.shape, SEED, min(BATCH, len(images)), told)
+    with torch.no_grad():
+        return torch.cat([part.images for part in generation.images(loaded.module.denoiser, len(images), CPU)])
+
+
+def share(images: Tensor) -> Iterator[Generated]:
+    """As `measure` takes them."""
+    for indices in torch.arange(len(images)).split(BATCH):
+        yield Generated(indices.tolist(), images[indices], torch.ones(len(indices), dtype=torch.bool))
+
+
+def psnr(images: Tensor, originals: Tensor) -> float:
+    """In decibels, the mean over images [N, C, H, W]."""
+    error = (images.float() - originals.float()).square().flatten(1).mean(dim=1).clamp(min=1e-3)
+    return float((10 * torch.log10(255**2 / error)).mean())
+
+
+def main() -> None:
+    """Draws, measures, and writes the table and a picture beside the checkpoint's folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--num", type=int, default=1000, help="held-out images, at most")
+    parser.add_argument("--data-root", help="where the images lie now")
+    parser.add_argument("--cache-dir", default="outputs/cache/features", help="where the classifier is kept")
+    arguments = parser.parse_args()
+    quiet()
+    loaded = load(arguments.checkpoint, "ema")
+    conditioner = loaded.module.conditioner
+    if not isinstance(conditioner, LowResolution):
+        parser.error(f"{arguments.checkpoint}: need a model with conditioner=low_resolution, got {type(conditioner).__name__}")
+    data = data_of(loaded, arguments.data_root, Fabric(accelerator="cpu", devices=1))
+    originals = data.held_out_set.images(range(min(arguments.num, len(data.held_out_set))))
+    splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
+    extractor = extractors_of(ClassifierFeatures(arguments.cache_dir, MAX_IMAGES), splits)[0]
+    judge = Judge(extractor, {"fid": Frechet(allow_few=True)}, splits, CPU, len(originals), BATCH)
+    results = {"bicubic": bicubic(conditioner, originals), "model": drawn(loaded, originals), "the images themselves": originals}
+    rows = [["", "FID", "PSNR"]]
+    for name, images in results.items():
+        fid = measure(share(images), size_of(loaded), [judge]).figures[extractor.name]["fid"]
+        rows.append([name, f"{fid:.3f}", "" if images is originals else f"{psnr(images, originals):.2f}"])
+    low = to_uint8(conditioner.low(originals))
+    picture = arguments.checkpoint.parents[1] / "super_resolution.png"
+    save_png(grid(beside(*(images[:24] for images in (low, *results.values()))), 3), picture)
+    print(f"{len(originals)} held-out images, step {loaded.step:,}, {conditioner.resolution} to {conditioner.full_resolution}")
+    print(aligned(rows))
+    print(f"picture  {picture}: low resolution | {' | '.join(results)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The KL-regularised autoencoder of latent diffusion, by Hugging Face's diffusers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from alphabar.errors import UserError
+
+
+class Posterior(NamedTuple):
+    """The normal distribution of the latents of an image: mean and log_variance, each float32 [B, c, h, w]."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self) -> Tensor:
+        """mean + std * eps."""
+        return self.mean + (0.5 * self.log_variance).exp() * torch.randn_like(self.mean)
+
+    def divergence(self) -> Tensor:
+        """KL(N(mean, std^2) || N(0, 1)) = sum of (mean^2 + std^2 - 1 - log std^2) / 2, of each image, [B]."""
+        return 0.5 * (self.mean**2 + self.log_variance.exp() - 1 - self.log_variance).flatten(1).sum(1)
+
+
+class KLAutoencoder(nn.Module):
+    """diffusers' AutoencoderKL, the first stage of latent diffusion (Rombach et al. 2022, sec. 3.1 and app. G).
+
+    Each level but the last halves the resolution. The middle attends to itself.
+    channels, resolution: of the images. widths: channels of the levels, the finest first. layers_per_level: residual blocks.
+    Raises ValueError unless all are >= 1, norm_groups divides every width, and the resolution can be halved so often.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        resolution: int,
+        latent_channels: int = 4,
+        widths: Sequence[int] = (128, 256, 512, 512),
+        layers_per_level: int = 2,
+        norm_groups: int = 32,
+    ) -> None:
+        super().__init__()
+        if min(channels, latent_channels, layers_per_level, norm_groups, len(widths), *widths) < 1:
+            raise ValueError(
+                f"need channels, latent_channels, widths, layers_per_level and norm_groups >= 1, got channels={channels}, "
+                f"latent_channels={latent_channels}, widths={list(widths)}, layers_per_level={layers_per_level}, "
+                f"norm_groups={norm_groups}"
+            )
+        if any(width % norm_groups for width in widths):
+            raise ValueError(f"need widths that norm_groups divides, got widths={list(widths)}, norm_groups={norm_groups}")
+        factor = 2 ** (len(widths) - 1)
+        if resolution % factor:
+            raise ValueError(
+                f"need a resolution that {len(widths)} widths can halve {len(widths) - 1} times, a multiple of {factor}, "
+                f"got resolution={resolution}"
+            )
+        self.network: Any = library().AutoencoderKL(
+            in_channels=channels,
+            out_channels=channels,
+            latent_channels=latent_channels,
+            block_out_channels=tuple(widths),
+            layers_per_block=layers_per_level,
+            norm_num_groups=norm_groups,
+            down_block_types=("DownEncoderBlock2D",) * len(widths),
+            up_block_types=("UpDecoderBlock2D",) * len(widths),
+            sample_size=resolution,
+        )
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """Of images float32 [B, C, H, W] in [-1, 1]."""
+        return posterior(self.network, x)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images float32 [B, C, H, W], about [-1, 1]."""
+        return self.network.decode(latents).sample.float()
+
+    def save(self, folder: Path) -> None:
+        """Writes it as diffusers' save_pretrained does."""
+        self.network.save_pretrained(folder)
+
+
+def posterior(network: Any, x: Tensor) -> Posterior:
+    """What an AutoencoderKL says of images [B, C, H, W] in [-1, 1]; it keeps the log-variance in [-30, 20]."""
+    found = network.encode(x).latent_dist
+    return Posterior(found.mean.float(), found.logvar.float())
+
+
+def library() -> Any:
+    """diffusers, which takes seconds to import. Raises UserError where it is not installed."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise UserError("autoencoder: needs Hugging Face's diffusers: pip install 'alphabar[diffusers]'") from error
+    return diffusers

@@ -1,0 +1,111 @@
+"""Diffusion in the latents of an autoencoder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alphabar.models.autoencoder_files import FrozenAutoencoder
+from alphabar.models.codecs import LatentCodec
+from alphabar.models.codecs.pixels import to_uint8
+
+
+class Autoencoder(LatentCodec):
+    """x = (z - mean) / std for latents z of a frozen autoencoder: in training a sample of the posterior, elsewhere its mean.
+
+    After Rombach et al. 2022, sec. 3.3 and app. G, which divides by one standard deviation; here each channel has its own mean and
+    deviation, measured over the training images and kept in checkpoints.
+
+    name: of a folder as diffusers' save_pretrained writes it, or a model of the hub; it is neither trained nor saved.
+    channels: of the data. Grey images go into an autoencoder of colours three times, and come out as the mean of the three.
+    digest: SHA-256 of its files, which train.py notes down, so that no other takes its place; None: any.
+    cache: whether each training image is encoded once and for all; else at every step. cache_dir: where latents are kept.
+    Raises ValueError unless channels >= 1.
+    """
+
+    mean: Tensor
+    std: Tensor
+    num_measured: Tensor
+
+    def __init__(
+        self, name: str, channels: int, digest: str | None = None, cache: bool = True, cache_dir: str = "outputs/cache/latents"
+    ) -> None:
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"need channels >= 1, got channels={channels}")
+        self.autoencoder = FrozenAutoencoder(name, digest)
+        self.channels = channels
+        self.cache = cache
+        self._cache_dir = Path(cache_dir)
+        size = self.autoencoder.latent_channels
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+        self.register_buffer("num_measured", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def is_bounded(self) -> bool:
+        return False
+
+    @property
+    def makes_images(self) -> bool:
+        return True
+
+    @property
+    def digest(self) -> str:
+        return self.autoencoder.digest
+
+    @property
+    def cache_dir(self) -> Path | None:
+        return self._cache_dir if self.cache else None
+
+    @property
+    def is_measured(self) -> bool:
+        return int(self.num_measured) > 0
+
+    def space(self, channels: int, resolution: int) -> Sequence[int]:
+        theirs, factor = self.autoencoder.channels, self.autoencoder.factor
+        if channels not in (1, theirs):
+            raise ValueError(
+                f"the autoencoder {self.autoencoder.name} is of images with {theirs} channels, the data's have {channels}"
+            )
+        if resolution % factor:
+            raise ValueError(
+                f"the autoencoder {self.autoencoder.name} makes a latent of {factor}x{factor} pixels: "
+                f"need a resolution that is a multiple of {factor}, got {resolution}"
+            )
+        return self.autoencoder.latent_channels, resolution // factor, resolution // factor
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        if "latent" not in batch:
+            found = self.autoencoder.posterior(self._seen(batch["image"]))
+            return self._normalised(found.sample())
+        mean, std = batch["latent"].to(self.mean.device).float().unbind(1)
+        return self._normalised(mean + std * torch.randn_like(mean))
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self._normalised(self.autoencoder.posterior(self._seen(images)).mean)
+
+    def decode(self, x: Tensor) -> Tensor:
+        images = self.autoencoder.decode(x.to(self.mean.device).float() * self._wide(self.std) + self._wide(self.mean))
+        return to_uint8(images if images.shape[1] == self.channels else images.mean(1, keepdim=True)).to(x.device)
+
+    def distribution(self, images: Tensor) -> Tensor:
+        found = self.autoencoder.posterior(self._seen(images))
+        return torch.stack([found.mean, (0.5 * found.log_variance).exp()], dim=1)
+
+    def measure(self, mean: Tensor, std: Tensor, num: int) -> None:
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        self.num_measured.fill_(num)
+
+    def _seen(self, images: Tensor) -> Tensor:
+        """Images as the autoencoder takes them, on the module's device."""
+        x = images.to(self.mean.device).float() / 127.5 - 1
+        return x.expand(-1, self.autoencoder.channels, -1, -1)
+
+    def _normalised(self, latents: Tensor) -> Tensor:
+        return (latents - self._wide(self.mean)) / self._wide(self.std)
+
+    def _wide(self, values: Tensor) -> Tensor:
+        return values[:, None, None]

@@ -1,0 +1,89 @@
+"""What an image shows, as the vector that an image-text pair makes of it."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from alphabar.diffusion.denoiser import Cond
+from alphabar.diffusion.noise import ImageNoise
+from alphabar.models.codecs import Codec
+from alphabar.models.codecs.embedding import ImageEmbedding as EmbeddingCodec
+from alphabar.models.conditioners import ImageConditioner
+from alphabar.models.pairs import Pair
+from alphabar.models.pairs.stored import must_be_the_same
+
+
+class ImageEmbedding(ImageConditioner):
+    """sqrt(D) * u, u the unit vector [D] of an image, for a decoder that inverts the image tower; Ramesh et al. 2022, sec. 2.1.
+
+    An image of which nothing is told has a learned vector, 0 at first.
+
+    pair: neither trained nor saved. channels: D, for which the network is built.
+    dropout: the share of training images that are told nothing.
+    digest: of the pair, once something was trained with it; train.py fills it in.
+    Raises ValueError unless channels is the pair's D and 0 <= dropout <= 1, and if the pair is another than that of `digest`.
+    """
+
+    def __init__(self, pair: Pair, channels: int, dropout: float = 0.1, digest: str | None = None) -> None:
+        super().__init__()
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"need 0 <= dropout <= 1, got dropout={dropout}")
+        must_be_the_same(pair, digest)
+        if channels != pair.width:
+            raise ValueError(
+                f"this pair gives vectors of {pair.width} numbers, not {channels}: set conditioning.vector={pair.width}"
+            )
+        self.pair = pair
+        self.dropout = dropout
+        self.nothing = nn.Parameter(torch.zeros(channels))
+
+    @property
+    def digest(self) -> str:
+        """Of the pair."""
+        return self.pair.digest
+
+    @property
+    def is_optional(self) -> bool:
+        return self.dropout > 0
+
+    def learn(self, captions: Sequence[str] | None) -> None:
+        """Nothing: images are all it looks at."""
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+        if "image" not in batch:
+            raise ValueError("conditioner=image_embedding needs the images themselves, and this batch has none")
+        vector = self._of(self.pair.images(batch["image"].to(self.nothing.device)))
+        if self.training and self.dropout > 0:
+            dropped = torch.rand(len(vector), 1, device=vector.device) < self.dropout
+            vector = torch.where(dropped, self.nothing, vector)
+        return {"vector": vector}
+
+    def null(self, num: int) -> Cond:
+        return {"vector": self.nothing.expand(num, -1)}
+
+    def of_words(self, words: Sequence[str]) -> Cond:
+        raise ValueError("this model is told of images, not of words: give images=PATH, or stages=[PRIOR] to make them of words")
+
+    def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
+        if codec.makes_images:
+            return
+        if not isinstance(codec, EmbeddingCodec):
+            raise ValueError("need a model of images or of image embeddings before conditioner=image_embedding")
+        if codec.pair.digest != self.pair.digest:
+            raise ValueError(
+                "need embeddings of the same image-text pair before conditioner=image_embedding, got those of digest "
+                f"{codec.pair.digest[:12]}, not {self.pair.digest[:12]}"
+            )
+
+    def of_output(self, output: Tensor, noise: ImageNoise) -> Cond:
+        """output: uint8 images [B, 1 or 3, H, W] of any size, or vectors float [B, D], of which only the direction counts."""
+        if output.dtype == torch.uint8:
+            return {"vector": self._of(self.pair.images(output.to(self.nothing.device)))}
+        if output.dim() != 2 or output.shape[1] != len(self.nothing):
+            raise ValueError(f"need uint8 images or vectors [B, {len(self.nothing)}], got {output.dtype} {list(output.shape)}")
+        return {"vector": self._of(nn.functional.normalize(output.to(self.nothing.device).float(), dim=1))}
+
+    def _of(self, vectors: Tensor) -> Tensor:
+        return vectors * math.sqrt(len(self.nothing))

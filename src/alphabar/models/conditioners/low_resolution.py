@@ -1,0 +1,124 @@
+"""Pictures of low resolution."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from alphabar.diffusion.denoiser import Cond
+from alphabar.diffusion.noise import ImageNoise
+from alphabar.models.codecs import Codec
+from alphabar.models.codecs.pixels import Pixels, to_uint8
+from alphabar.models.conditioners import ImageConditioner
+from alphabar.models.networks.blocks import sinusoidal_embedding
+
+SEED = 0  # of the noise in eval mode
+STEPS = 1000  # the sinusoids are made for times, of which a schedule has so many
+
+
+class LowResolution(ImageConditioner):
+    """The image at a low resolution, with noise of a random level s that the network is told, so that it also takes what an earlier
+    model makes, which is never quite a real image (noise conditioning augmentation):
+
+    low = sqrt(1 - s^2) * down(image) + s * eps, image: up(low), vector: sinusoids(1000 s), with s ~ U[0, max_level] in training.
+    Ho et al. 2021, "Cascaded diffusion models", sec. 4.2, which truncates no chain; Saharia et al. 2022, Imagen, sec. 2.4.
+
+    down averages (bicubic, without aliasing) and rounds to bytes, as an earlier model's images are; up is bilinear.
+
+    channels, full_resolution: of the images. resolution: the low one. width: of the vector.
+    sample_level: s when images are drawn or the loss is measured; more hides more of an earlier model's faults, and of its detail.
+    dropout: the share of training images that are told nothing: a grey picture, and 0 for its level's sinusoids.
+    Raises ValueError unless 1 <= resolution < full_resolution, channels >= 1, width is even and >= 2,
+    0 <= sample_level <= max_level < 1 and 0 <= dropout <= 1.
+    """
+
+    home: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        full_resolution: int,
+        resolution: int,
+        width: int,
+        max_level: float = 0.5,
+        sample_level: float = 0.1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 1 <= resolution < full_resolution or channels < 1:
+            raise ValueError(
+                f"need 1 <= resolution < {full_resolution}, that of the data, and channels >= 1, "
+                f"got resolution={resolution}, channels={channels}"
+            )
+        if width < 2 or width % 2:
+            raise ValueError(f"need an even width >= 2, got width={width}")
+        if not 0 <= sample_level <= max_level < 1:
+            raise ValueError(f"need 0 <= sample_level <= max_level < 1, got sample_level={sample_level}, max_level={max_level}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"need 0 <= dropout <= 1, got dropout={dropout}")
+        self.channels, self.full_resolution, self.resolution, self.width = channels, full_resolution, resolution, width
+        self.max_level, self.sample_level, self.dropout = max_level, sample_level, dropout
+        self.register_buffer("home", torch.zeros(1), persistent=False)  # is where the module is, which has no weights
+
+    @property
+    def is_optional(self) -> bool:
+        return self.dropout > 0
+
+    def learn(self, captions: Sequence[str] | None) -> None:
+        """Nothing: pictures are all it looks at."""
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+        if "image" not in batch:
+            raise ValueError("conditioner=low_resolution needs images in a batch, and there are none")
+        images = batch["image"]
+        if not self.training:
+            return self.of_output(images, ImageNoise(SEED, range(len(images))))
+        low = self.low(images)
+        s = self.max_level * torch.rand(len(low), device=low.device)
+        cond = self._condition(low, s, torch.randn_like(low))
+        if self.dropout == 0:
+            return cond
+        kept = (torch.rand(len(low), device=low.device) >= self.dropout).float()
+        return {"image": cond["image"] * kept.view(-1, 1, 1, 1), "vector": cond["vector"] * kept.view(-1, 1)}
+
+    def null(self, num: int) -> Cond:
+        size = (num, self.channels, self.full_resolution, self.full_resolution)
+        return {"image": self.home.new_zeros(size), "vector": self.home.new_zeros(num, self.width)}
+
+    def of_words(self, words: Sequence[str]) -> Cond:
+        raise ValueError("this model is told of pictures (conditioner=low_resolution): words are for the first of stages=[...]")
+
+    def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
+        wanted = self._size(self.resolution)
+        if not codec.makes_images:
+            raise ValueError(f"need a stage that makes images of {wanted}, got one that makes none")
+        if (channels, resolution) != (self.channels, self.resolution):
+            raise ValueError(f"need a stage that makes images of {wanted}, got {channels} x {resolution} x {resolution}")
+
+    def of_output(self, output: Tensor, noise: ImageNoise) -> Cond:
+        low = self.low(output)
+        return self._condition(low, torch.full((len(low),), self.sample_level, device=low.device), noise(low))
+
+    def low(self, images: Tensor) -> Tensor:
+        """[B, C, r, r] in [-1, 1], of images uint8 of the low or of the full resolution."""
+        shape = tuple(images.shape[1:])
+        allowed = [(self.channels, side, side) for side in (self.resolution, self.full_resolution)]
+        if images.dtype != torch.uint8 or shape not in allowed:
+            sizes = " or ".join(self._size(side) for _, side, _ in allowed)
+            raise ValueError(f"need uint8 images of {sizes}, got {images.dtype} {' x '.join(map(str, shape))}")
+        x = Pixels().encode(images.to(self.home.device))
+        if shape == allowed[0]:
+            return x
+        size = (self.resolution, self.resolution)
+        return Pixels().encode(to_uint8(interpolate(x, size, mode="bicubic", align_corners=False, antialias=True)))
+
+    def _condition(self, low: Tensor, s: Tensor, eps: Tensor) -> dict[str, Tensor]:
+        level = s.view(-1, 1, 1, 1)
+        noisy = (1 - level**2).sqrt() * low + level * eps
+        size = (self.full_resolution, self.full_resolution)
+        image = interpolate(noisy, size, mode="bilinear", align_corners=False)
+        return {"image": image, "vector": sinusoidal_embedding(STEPS * s, self.width, frequency_shift=0).to(self.home.dtype)}
+
+    def _size(self, side: int) -> str:
+        return f"{self.channels} x {side} x {side}"

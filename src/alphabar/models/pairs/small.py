@@ -1,0 +1,114 @@
+"""The small pair that experiment=contrastive trains, out of the folder that it leaves."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphabar.errors import UserError
+from alphabar.models.embeddings import embed, joined
+from alphabar.models.hub import CONFIG, first_sentence
+from alphabar.models.pairs import Pair, must_be_images
+from alphabar.models.pairs.towers import Towers, pool
+from alphabar.models.text import TextEncoder, undisturbed
+
+WHAT = "image-text pair"
+KIND = "alphabar_pair"  # as config.json calls it
+WEIGHTS = "model.safetensors"
+BATCH = 256
+KEYS = ("text_channels", "width", "resolution", "channels", "hidden")
+
+
+class SmallPair(Pair):
+    """A folder with config.json and model.safetensors, beside the text encoder that it was trained on top of.
+
+    Raises UserError, when it is first used, if one of them is missing, damaged or not what it was.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder).expanduser()
+        self._towers: Towers | None = None
+
+    @property
+    def width(self) -> int:
+        return self._config["width"]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of both files; config.json has that of the text encoder."""
+        found = hashlib.sha256()
+        for name in (CONFIG, WEIGHTS):
+            try:
+                found.update((self.folder / name).read_bytes())
+            except OSError as error:
+                raise self._complaint(f"has no {name}; experiment=contrastive writes one as RUN/pair") from error
+        return found.hexdigest()
+
+    def images(self, images: Tensor) -> Tensor:
+        images, towers = must_be_images(images), self._loaded.to(images.device)
+        with undisturbed(images.device):
+            return torch.cat([towers.images(part).float() for part in images.split(BATCH)])
+
+    def texts(self, texts: Sequence[str], device: torch.device) -> Tensor:
+        towers = self._loaded.to(device)
+        with undisturbed(device):
+            return towers.texts(pool(joined(embed(towers.encoder, texts, device)))).float()
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        path = self.folder / CONFIG
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            numbers = all(isinstance(content[key], int) for key in (*KEYS, "max_length"))
+            if content["model_type"] != KIND or not numbers or not isinstance(content["text_encoder"], str):
+                raise ValueError("of another kind")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            what = "is damaged or another kind of file" if path.is_file() else "does not exist"
+            raise UserError(f"{WHAT}: {path} {what}; experiment=contrastive writes one as RUN/pair") from error
+        return content
+
+    @property
+    def _loaded(self) -> Towers:
+        if self._towers is None:
+            self._towers = self._load()
+        return self._towers
+
+    def _load(self) -> Towers:
+        from safetensors.torch import load_file  # comes with transformers, which captions need
+
+        config = self._config
+        encoder = TextEncoder(config["text_encoder"], config["max_length"])
+        if encoder.digest != config.get("text_digest"):
+            raise self._complaint(f"was trained with another text encoder than {config['text_encoder']} is now")
+        try:
+            with undisturbed(torch.device("cpu")):
+                towers = Towers(encoder, **{key: config[key] for key in KEYS})
+                towers.load_state_dict(load_file(self.folder / WEIGHTS))
+        except Exception as error:  # of whatever kind: any bytes may stand in a file
+            raise self._complaint(f"has no weights that fit its {CONFIG} ({first_sentence(error)})") from error
+        return towers.requires_grad_(False).eval()
+
+    def _complaint(self, words: str) -> UserError:
+        return UserError(f"{WHAT}: the folder {self.folder} {words}")
+
+
+def write(towers: Towers, folder: Path) -> None:
+    """Keeps what `SmallPair` reads; whoever reads meanwhile sees the old weights or the new ones."""
+    from safetensors.torch import save_file
+
+    encoder = towers.encoder
+    name = str(encoder.folder) if Path(encoder.name).expanduser().is_dir() else encoder.name
+    config = {"model_type": KIND, **towers.settings, "text_encoder": name, "max_length": encoder.max_length}
+    config["text_digest"] = encoder.digest
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {key: value.detach().cpu().contiguous() for key, value in towers.state_dict().items()}
+    partial = folder / f".{WEIGHTS}.{os.getpid()}.partial"
+    save_file(weights, partial)
+    os.replace(partial, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

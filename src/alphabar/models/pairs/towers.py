@@ -1,0 +1,117 @@
+"""The two networks of a small pair: one that sees, and one on top of a frozen text encoder."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alphabar.models.embeddings import Embeddings
+from alphabar.models.networks.blocks import Downsample, zero_init
+from alphabar.models.resize import resize
+from alphabar.models.text import TextEncoder
+
+MAX_SCALE = 100.0
+FIRST_SCALE = 1 / 0.07
+GROUP = 16  # channels of a group of the norms
+
+
+class Towers(nn.Module):
+    """Unit vectors of images and of captions, and the temperature between them.
+
+    The text encoder stays as it is and only a head is trained on its pooled tokens, as Zhai et al. 2022 (LiT) lock one tower: a few
+    thousand captions teach no language.
+
+    encoder: neither trained nor saved with it. text_channels: the numbers of its tokens.
+    width: D, of the vectors. resolution: what images are resized to; a multiple of 8. channels: of the first level; a multiple
+        of 16. hidden: the width of the text head. dropout: of the pooled image and of the text head.
+    Raises ValueError unless all are >= 1, 0 <= dropout < 1, and for what is no such multiple.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        text_channels: int = 384,
+        width: int = 128,
+        resolution: int = 32,
+        channels: int = 48,
+        hidden: int = 512,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if min(text_channels, width, hidden) < 1 or not 0 <= dropout < 1:
+            raise ValueError(
+                f"need text_channels, width and hidden >= 1 and 0 <= dropout < 1, got text_channels={text_channels}, "
+                f"width={width}, hidden={hidden}, dropout={dropout}"
+            )
+        if resolution < 8 or resolution % 8:
+            raise ValueError(f"need resolution to be a multiple of 8, got resolution={resolution}")
+        if channels < GROUP or channels % GROUP:
+            raise ValueError(f"need channels to be a multiple of {GROUP}, got channels={channels}")
+        self.encoder = encoder
+        self.settings = {"text_channels": text_channels, "width": width, "resolution": resolution, "channels": channels}
+        self.settings |= {"hidden": hidden}
+        self.resolution = resolution
+        self.text_channels = text_channels
+        self.seeing = ImageTower(channels, width, dropout)
+        self.reading = nn.Sequential(
+            nn.Linear(text_channels, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width, bias=False)
+        )
+        self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
+
+    @property
+    def scale(self) -> Tensor:
+        """1 / temperature, at most 100 (Radford et al. 2021, sec. 2.5)."""
+        return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
+
+    def images(self, images: Tensor) -> Tensor:
+        """Unit vectors [B, width] of images [B, 3, H, W] with values in 0..255."""
+        return F.normalize(self.seeing(resize(images, self.resolution) / 127.5 - 1), dim=1)
+
+    def texts(self, pooled: Tensor) -> Tensor:
+        """Unit vectors [N, width] of what `pool` gives."""
+        return F.normalize(self.reading(pooled), dim=1)
+
+
+class ImageTower(nn.Module):
+    """[B, 3, R, R] in [-1, 1] -> [B, width]: three levels of residual blocks, pooled over all positions."""
+
+    def __init__(self, channels: int, width: int, dropout: float) -> None:
+        super().__init__()
+        levels = [channels, 2 * channels, 4 * channels]
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, channels, kernel_size=3, padding=1)]
+        for level, (here, above) in enumerate(zip(levels, [*levels[1:], 0], strict=True)):
+            layers.append(ConvBlock(here))
+            if level + 1 < len(levels):
+                layers += [Downsample(here, symmetric=True), nn.Conv2d(here, above, kernel_size=1)]
+        self.body = nn.Sequential(*layers, nn.GroupNorm(4 * channels // GROUP, 4 * channels), nn.SiLU())
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * channels, width, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).mean((2, 3)))
+
+
+class ConvBlock(nn.Module):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))); He et al. 2016, Identity Mappings."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        groups = channels // GROUP
+        self.layers = nn.Sequential(
+            nn.GroupNorm(groups, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            nn.GroupNorm(groups, channels),
+            nn.SiLU(),
+            zero_init(nn.Conv2d(channels, channels, kernel_size=3, padding=1)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def pool(embeddings: Embeddings) -> Tensor:
+    """The mean of each text's tokens, of length one, float32 [N, D]: how sentence encoders are read (Reimers & Gurevych 2019)."""
+    owners = torch.repeat_interleave(torch.arange(len(embeddings.lengths)), embeddings.lengths.cpu()).to(embeddings.tokens.device)
+    sums = torch.zeros(len(embeddings.lengths), embeddings.tokens.shape[1], device=embeddings.tokens.device)
+    return F.normalize(sums.index_add(0, owners, embeddings.tokens.float()), dim=1)

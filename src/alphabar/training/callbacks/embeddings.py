@@ -1,0 +1,116 @@
+"""How near the vectors that a prior draws are to those of images with the same caption."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from alphabar.diffusion.denoiser import Cond
+from alphabar.diffusion.samplers import Sampler
+from alphabar.errors import UserError
+from alphabar.models.codecs.embedding import ImageEmbedding
+from alphabar.training.callbacks.retrieval import one_of_each
+from alphabar.training.conditions import of_data
+from alphabar.training.generate import Generation, suited
+from alphabar.training.guiding import Guide, guided
+from alphabar.training.hooks import diffusion_module, due, evaluation, image_data, image_shape
+from alphabar.training.loggers.mirror import log_figures
+from alphabar.training.metrics.retrieval import candidates, found
+from alphabar.training.module import DiffusionModule
+from alphabar.training.ranks import total
+
+
+class Embeddings(Callback):
+    """Draws a vector for each of the first held-out captions, again and again from the same noise.
+
+    `embeddings/cosine` is its scalar product with that of the held-out image, `embeddings/cosine_shuffled` with that of another,
+    and `embeddings/caption_of_10` the share of vectors to which, of ten captions, their own is the nearest (chance 0.1);
+    `embeddings/real_caption_of_10` is that of the held-out images themselves.
+
+    num: captions at most, drawn by all ranks together, `batch_size` at a time. guidance: of a model with a condition; None: none.
+    Raises ValueError unless num >= 2 and every_n_steps, batch_size >= 1, and UserError for a codec that embeds no images and for
+    data with fewer held-out captions than two.
+    """
+
+    def __init__(
+        self, sampler: Sampler, seed: int, num: int, every_n_steps: int, batch_size: int = 128, guidance: Guide | None = None
+    ) -> None:
+        if num < 2 or min(every_n_steps, batch_size) < 1:
+            raise ValueError(
+                f"need num >= 2 and every_n_steps, batch_size >= 1, got num={num}, every_n_steps={every_n_steps}, "
+                f"batch_size={batch_size}"
+            )
+        self.sampler = sampler
+        self.guidance = guidance
+        self.seed = seed
+        self.num = num
+        self.every_n_steps = every_n_steps
+        self.batch_size = batch_size
+        self.last_step = -1
+        self.rows = torch.zeros(0, dtype=torch.int64)
+        self.images = self.texts = torch.zeros(0, 0)  # vectors of the held-out images and of their captions
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_step": self.last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last_step = state_dict["last_step"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module, data = diffusion_module(pl_module), image_data(trainer)
+        if not isinstance(module.codec, ImageEmbedding):
+            raise UserError("callbacks.embeddings: looks at models with codec=image_embedding; null leaves it out")
+        self.rows = one_of_each(data.held_out_set, self.num)
+        if data.captions is None or len(self.rows) < 2:
+            raise UserError("callbacks.embeddings: needs two held-out images or more, of different captions; null leaves it out")
+        pair, batch = module.codec.pair, data.held_out_set.batch(self.rows)
+        with evaluation(trainer, module):
+            self.images = pair.images(batch["image"].to(module.device)).cpu()
+            self.texts = pair.texts([data.captions[place] for place in batch["caption"].tolist()], module.device).cpu()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if due(trainer, self.every_n_steps, self.last_step):
+            self._measure(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.last_step = trainer.global_step
+        module = diffusion_module(pl_module)
+        with evaluation(trainer, module):
+            drawn = self._drawn(trainer, module)
+        log_figures(trainer, figures_of(drawn, self.images, self.texts))
+
+    def _drawn(self, trainer: Trainer, module: DiffusionModule) -> Tensor:
+        """Unit vectors [num, D] for the captions, on the CPU of every process."""
+        told = of_data(module.conditioner, image_data(trainer).held_out_set)
+
+        def conditions(indices: Sequence[int]) -> Cond:
+            return told([int(self.rows[index % len(self.rows)]) for index in indices])
+
+        num, batch_size = len(self.rows), min(self.batch_size, len(self.rows))
+        sampler = suited(self.sampler, module.codec)
+        generation = Generation(sampler, module.codec, image_shape(trainer), self.seed, batch_size, conditions)
+        drawn = torch.zeros(num, *generation.space)
+        ranks = (trainer.global_rank, trainer.world_size)
+        for part in generation.images(guided(module, self.guidance), num, module.device, *ranks):
+            kept = [index for index in part.indices if index < num]
+            drawn[kept] = part.images[: len(kept)].float().cpu()
+        # Each vector is zero on all processes but one.
+        return total(drawn.to(module.device)).cpu()
+
+
+def figures_of(drawn: Tensor, images: Tensor, texts: Tensor) -> dict[str, float]:
+    """The four figures of N vectors [N, D] that were drawn, of the true ones, and of their captions, all different."""
+    places = torch.arange(len(drawn))
+    options = texts[candidates(places, places, len(places))]
+    return {
+        "embeddings/cosine": float((drawn * images).sum(1).mean()),
+        "embeddings/cosine_shuffled": float((drawn * images.roll(1, 0)).sum(1).mean()),
+        "embeddings/caption_of_10": float(found(drawn, options).double().mean()),
+        "embeddings/real_caption_of_10": float(found(images, options).double().mean()),
+    }

@@ -1,0 +1,155 @@
+"""What an autoencoder makes of held-out images."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from alphabar.models.codecs.pixels import to_uint8
+from alphabar.training.autoencoding import AutoencoderModule
+from alphabar.training.data import ImageSet
+from alphabar.training.data.resident import ResidentImages
+from alphabar.training.evaluation.judge import Judge
+from alphabar.training.hooks import due, evaluation, image_data
+from alphabar.training.loggers.mirror import log_figures, log_picture
+from alphabar.training.metrics import Features, Splits
+from alphabar.training.metrics.measure import extractors_of
+from alphabar.training.metrics.names import protocol
+from alphabar.training.metrics.statistics.frechet import Frechet
+from alphabar.training.pictures import grid, save_png
+from alphabar.training.ranks import rank_and_size, total
+
+MAX_PSNR = 100.0  # decibels, of images that come back unchanged
+
+
+class Reconstructions(Callback):
+    """Every so many steps and at the end: `samples/step_N.png`, rows of held-out images over rows of their reconstructions.
+
+    And figures of them: `reconstruction/l1`, mean |x - y| of pixels in [-1, 1]; `reconstruction/psnr`, in decibels, the mean over
+    images of 10 log10(255^2 / mean squared error); `latents/std`, over all latents. Latents are the means of the posterior. At the
+    end, where features are configured, the Frechet distance of the reconstructions from the very images they are of.
+
+    features: None for none. num: held-out images; None: all. Where none are held out, training images take their place.
+    Raises ValueError unless num, every_n_steps, batch_size and num_shown are >= 1, and num >= 2.
+    """
+
+    def __init__(
+        self, features: Features | None, every_n_steps: int, num: int | None = None, batch_size: int = 64, num_shown: int = 16
+    ) -> None:
+        if min(every_n_steps, batch_size, num_shown) < 1 or (num is not None and num < 2):
+            raise ValueError(
+                f"need num >= 2 and every_n_steps, batch_size and num_shown >= 1, got num={num}, every_n_steps={every_n_steps}, "
+                f"batch_size={batch_size}, num_shown={num_shown}"
+            )
+        self.features = features
+        self.every_n_steps = every_n_steps
+        self.num = num
+        self.batch_size = batch_size
+        self.num_shown = num_shown
+        self.last_step = -1
+        self.judge: Judge | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_step": self.last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last_step = state_dict["last_step"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = image_data(trainer)
+        if self.features is None:
+            return
+        fingerprint = data.source.fingerprint()
+        extractor = extractors_of(self.features, Splits(data.train_set, data.held_out_set, fingerprint))[0]
+        images = self._images(trainer)
+        num = self._count(images)
+        # What reconstructions should look like is the images they are of.
+        first = ResidentImages(images.images(range(num)), None)
+        same = Splits(first, first, f"{fingerprint}-first-{num}")
+        self.judge = Judge(extractor, {"fid": Frechet(allow_few=True)}, same, pl_module.device, num, self.batch_size)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if due(trainer, self.every_n_steps, self.last_step):
+            self._measure(trainer, pl_module, is_last=trainer.global_step == trainer.max_steps)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
+            self._measure(trainer, pl_module, is_last=True)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
+        self.last_step = trainer.global_step
+        module, images = autoencoder_module(pl_module), self._images(trainer)
+        rank, world_size = rank_and_size()
+        num, judge = self._count(images), self.judge if is_last else None
+        collector = None if judge is None else judge.collector(num)
+        sums = torch.zeros(6, dtype=torch.float64)  # images, their PSNR and L1, latents, their sum and that of their squares
+        with evaluation(trainer, module):
+            for indices in torch.arange(num).split(self.batch_size)[rank::world_size]:
+                originals = images.images(indices).to(module.device)
+                latents, x, y = reconstructed(module, originals)
+                decoded = to_uint8(y)
+                sums += torch.stack(
+                    [
+                        torch.tensor(float(len(indices))),
+                        psnr(originals, decoded).sum().cpu(),
+                        (x - y).abs().flatten(1).mean(1).sum().cpu(),
+                        torch.tensor(float(latents.numel())),
+                        latents.sum().cpu(),
+                        latents.square().sum().cpu(),
+                    ]
+                )
+                if collector is not None:
+                    collector.add(indices, decoded)
+            sums = total(sums.float().to(module.device)).cpu().double()
+            figures = figures_of(sums)
+            if collector is not None and judge is not None:
+                name = protocol("reconstruction/fid", num, judge.extractor.name, "heldout")
+                figures[name] = judge.figures(collector.collected()).get("fid", math.nan)
+            picture = self._picture(module, images)
+        log_figures(trainer, figures)
+        if trainer.is_global_zero:
+            save_png(picture, Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png")
+            log_picture(trainer, "reconstructions", picture)
+
+    def _picture(self, module: AutoencoderModule, images: ImageSet) -> Tensor:
+        """Rows of eight originals, each over the row of their reconstructions."""
+        originals = images.images(range(min(self.num_shown, len(images)))).to(module.device)
+        pairs = zip(originals.split(8), to_uint8(reconstructed(module, originals)[2]).split(8), strict=True)
+        return grid(torch.cat([part for pair in pairs for part in pair]).cpu(), num_columns=min(8, len(originals)))
+
+    def _images(self, trainer: Trainer) -> ImageSet:
+        data = image_data(trainer)
+        return data.held_out_set if len(data.held_out_set) > 1 else data.train_set
+
+    def _count(self, images: ImageSet) -> int:
+        return len(images) if self.num is None else min(self.num, len(images))
+
+
+def figures_of(sums: Tensor) -> dict[str, float]:
+    """Of images, their PSNR and L1, latents, the sum of these and of their squares."""
+    count, decibels, distance, numbers, first, second = sums.tolist()
+    std = math.sqrt(max(second / numbers - (first / numbers) ** 2, 0.0))
+    return {"reconstruction/psnr": decibels / count, "reconstruction/l1": distance / count, "latents/std": std}
+
+
+def reconstructed(module: AutoencoderModule, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(latents, x, y) of uint8 images [B, C, H, W]: y [B, C, H, W] is decoded of the mean of the posterior of x."""
+    x = module.pixels.encode(images)
+    latents = module.autoencoder.posterior(x).mean
+    return latents, x, module.autoencoder.decode(latents)
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """10 log10(255^2 / mean squared difference) of uint8 images, [B], at most MAX_PSNR decibels."""
+    error = (a.float() - b.float()).square().flatten(1).mean(1)
+    return (10 * torch.log10(255**2 / error)).clamp(max=MAX_PSNR)
+
+
+def autoencoder_module(pl_module: LightningModule) -> AutoencoderModule:
+    """The module as what it is. Raises TypeError for another's."""
+    if not isinstance(pl_module, AutoencoderModule):
+        raise TypeError(f"this callback looks at an AutoencoderModule, got {type(pl_module).__name__}")
+    return pl_module

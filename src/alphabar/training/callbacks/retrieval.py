@@ -1,0 +1,97 @@
+"""How well a pair that is being trained tells captions and images apart that it was not trained on."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from alphabar.errors import UserError
+from alphabar.models.pairs import must_be_images
+from alphabar.training.contrastive import ContrastiveModule
+from alphabar.training.data import ImageSet
+from alphabar.training.hooks import due, evaluation, image_data
+from alphabar.training.loggers.mirror import log_figures
+from alphabar.training.metrics.retrieval import candidates, found
+from alphabar.training.ranks import from_first
+
+BATCH = 128
+
+
+class Retrieval(Callback):
+    """The share of held-out images whose own caption is the nearest, and of captions whose own image is, with averaged weights.
+
+    `retrieval/caption_of_10` is among its caption and nine others (chance 0.1), `retrieval/caption_of_all` among all held-out
+    captions, `retrieval/image_of_...` the other way round. One image of each caption takes part. The first process measures.
+
+    num: held-out images at most, the first ones. Raises ValueError unless num >= 2 and every_n_steps >= 1, and UserError for data
+    with fewer held-out captions than two.
+    """
+
+    def __init__(self, num: int, every_n_steps: int) -> None:
+        if num < 2 or every_n_steps < 1:
+            raise ValueError(f"need num >= 2 and every_n_steps >= 1, got num={num}, every_n_steps={every_n_steps}")
+        self.num = num
+        self.every_n_steps = every_n_steps
+        self.last_step = -1
+        self.rows = torch.zeros(0, dtype=torch.int64)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_step": self.last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last_step = state_dict["last_step"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.rows = one_of_each(image_data(trainer).held_out_set, self.num)
+        if len(self.rows) < 2:
+            raise UserError("callbacks.retrieval: needs two held-out images or more, of different captions; null leaves it out")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if due(trainer, self.every_n_steps, self.last_step):
+            self._measure(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.last_step = trainer.global_step
+        if not isinstance(pl_module, ContrastiveModule):
+            raise UserError(f"callbacks.retrieval: measures pairs in training, this run trains a {type(pl_module).__name__}")
+        held_out = image_data(trainer).held_out_set
+        with evaluation(trainer, pl_module):
+            figures = from_first(lambda: measure(pl_module, held_out, self.rows))
+        log_figures(trainer, figures)
+
+
+def one_of_each(images: ImageSet, num: int) -> Tensor:
+    """int64, the places of the first images that have a caption of their own, at most `num`; none where there are no captions."""
+    if images.captions is None:
+        return torch.zeros(0, dtype=torch.int64)
+    first: dict[int, int] = {}
+    for place, caption in enumerate(images.captions.tolist()):
+        first.setdefault(caption, place)
+    return torch.tensor(list(first.values())[:num], dtype=torch.int64)
+
+
+def measure(module: ContrastiveModule, held_out: ImageSet, rows: Tensor) -> dict[str, float]:
+    """The four figures."""
+    images, texts = [], []
+    for part in rows.split(BATCH):
+        batch = held_out.batch(part)
+        images.append(module.towers.images(must_be_images(batch["image"].to(module.device))).cpu())
+        texts.append(module.captions(batch["caption"]).cpu())
+    return figures_of(torch.cat(images), torch.cat(texts))
+
+
+def figures_of(images: Tensor, texts: Tensor) -> dict[str, float]:
+    """The four figures of N pairs: vectors [N, D] of images and of their captions, all different."""
+    places = torch.arange(len(images))
+    some = candidates(places, places, len(places))
+    everyone = torch.stack([places.roll(-index) for index in range(len(places))])  # row i begins with i
+    figures: dict[str, float] = {}
+    for word, ours, theirs in (("caption", images, texts), ("image", texts, images)):
+        for label, chosen in (("10", some), ("all", everyone)):
+            figures[f"retrieval/{word}_of_{label}"] = float(found(ours, theirs[chosen]).double().mean())
+    return figures

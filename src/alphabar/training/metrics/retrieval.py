@@ -1,0 +1,29 @@
+"""Which of several captions is meant: candidates that are the same in every run."""
+
+import torch
+from torch import Tensor
+
+from alphabar.diffusion.noise import derive_seed
+
+NUM = 10  # candidates, the right one among them: chance is 0.1
+SEED = derive_seed("retrieval")  # not the run's: runs are compared on the same candidates
+
+
+def candidates(indices: Tensor, right: Tensor, num_captions: int) -> Tensor:
+    """int64 [B, 10]: for each image its caption, first, and nine others, all different; fewer where there are fewer captions.
+
+    A function of the image's index, its caption and the number of captions alone.
+    indices: int64 [B], of the images. right: int64 [B] in 0..num_captions - 1, their captions.
+    """
+    rows = []
+    for index, caption in zip(indices.tolist(), right.tolist(), strict=True):
+        generator = torch.Generator().manual_seed(derive_seed("candidates", SEED, index))
+        others = torch.randperm(num_captions - 1, generator=generator)[: NUM - 1]
+        rows.append(torch.cat([torch.tensor([caption]), others + (others >= caption)]))
+    return torch.stack(rows)
+
+
+def found(vectors: Tensor, options: Tensor) -> Tensor:
+    """bool [B]: whether the first of options [B, K, D] has the largest scalar product with vectors [B, D]; a draw is no."""
+    likeness = (options.double() @ vectors.double()[:, :, None]).squeeze(2)
+    return (likeness[:, :1] > likeness[:, 1:]).all(1)

@@ -1,0 +1,69 @@
+"""Grids that show what their images were told."""
+
+import torch
+
+from alphabar.models.conditioners.class_label import ClassLabel
+from alphabar.models.conditioners.low_resolution import LowResolution
+from alphabar.models.conditioners.unconditional import Unconditional
+from alphabar.training.data.digits import Digits
+from alphabar.training.pictures import beside, captioned, grid, lines, named, printable
+from alphabar.training.showcase import showcase
+
+
+def test_captions_stand_below_their_images():
+    black = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    picture = captioned(black, ["red heart", "", "a very long caption that goes on and on for ever", "x"])
+    height = 96 + 2 * 13
+    assert picture.shape == (3, 4 + 2 * (height + 4), 4 + 2 * 100)
+    below = [picture[0, top + 96 : top + height, left : left + 96] for top in (4, 8 + height) for left in (4, 104)]
+    ink = [int((255 - each.int()).sum()) for each in below]
+    assert ink[1] == 0  # no caption
+    assert ink[2] > ink[0] > ink[3] > 0
+
+
+def test_a_caption_is_broken_at_words_and_cut():
+    assert lines("red heart", 96, 2) == ["red heart"]
+    text = "a very long caption that goes on and on for ever"
+    found = lines(text, 96, 2)
+    assert len(found) == 2
+    assert text.startswith(found[0] + " ")
+    assert found[1].endswith("..")
+    assert lines("", 96, 2) == [""]
+
+
+def test_letters_that_the_font_lacks_are_replaced():
+    assert printable("Côte d\u2019Ivoire \u732b") == "Cote d'Ivoire ?"
+
+
+def test_names_stand_left_of_their_rows():
+    black = torch.zeros(6, 1, 48, 48, dtype=torch.uint8)
+    picture, bare = named(black, ["cats", ""], 3), grid(black, 3)
+    assert torch.equal(picture[:, :, -bare.shape[2] :], bare)
+    margin = picture[0, :, : -bare.shape[2]]
+    assert (margin[:56] < 255).any()
+    assert (margin[56:] == 255).all()
+
+
+def test_pictures_of_two_sizes_stand_side_by_side():
+    small = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    cells = beside(small, torch.full((2, 3, 64, 64), 7, dtype=torch.uint8))
+    assert (cells[:, :, :, :64] == 0).all()
+    assert (cells[:, :, :, 66:130] == 7).all()
+    assert torch.equal(beside(small), small)
+
+
+def test_what_a_grid_shows_depends_on_what_the_model_is_told():
+    data = Digits()
+    images = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
+    classes = showcase(ClassLabel(10, 4).eval(), data, 24)
+    assert classes.num == 20
+    assert classes.words == "\n".join("0123456789")
+    assert classes.picture(images).shape[2] > grid(images, 2).shape[2]  # names
+
+    pictures = showcase(LowResolution(1, 8, 4, width=8).eval(), data, 20)
+    assert torch.equal(pictures.pictures, data.held_out_set.images(range(20)))
+    assert pictures.words is None
+    assert pictures.picture(images).shape[2] > 2 * grid(images).shape[2]  # what it sees, what it made, what it was
+
+    nothing = showcase(Unconditional(), data, 20)
+    assert torch.equal(nothing.picture(images), grid(images))
