@@ -3,7 +3,8 @@
     python train.py experiment=cascade_super_resolution data.root=FOLDER
     python benchmarks/super_resolution.py outputs/train/NAME/checkpoints/last.ckpt
 
-FID is against all training images, in the features of a classifier of the data's own classes (features=classifier), with the run's
+FID is against all training images, in the features of a classifier of the data's own classes (features=classifier) that sees them in
+full resolution, with the run's
 sampler and averaged weights. PSNR is against the images themselves, 10 log10(255^2 / mean squared error), the mean over images: a
 blurred mean of all images that are possible has the best, so that a model that draws one of them loses there.
 """
@@ -82,7 +83,7 @@ def main() -> None:
     data = data_of(loaded, arguments.data_root, Fabric(accelerator="cpu", devices=1))
     originals = data.held_out_set.images(range(min(arguments.num, len(data.held_out_set))))
     splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
-    extractor = extractors_of(ClassifierFeatures(arguments.cache_dir, MAX_IMAGES), splits)[0]
+    extractor = extractors_of(ClassifierFeatures(arguments.cache_dir, MAX_IMAGES, loaded.shape.resolution), splits)[0]
     judge = Judge(extractor, {"fid": Frechet(allow_few=True)}, splits, CPU, len(originals), BATCH)
     results = {"bicubic": bicubic(conditioner, originals), "model": drawn(loaded, originals), "the images themselves": originals}
     rows = [["", "FID", "PSNR"]]

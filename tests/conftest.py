@@ -127,3 +127,36 @@ def logged(monkeypatch):
 
     monkeypatch.setattr(held_out_loss, "log_figures", log_figures)
     return calls
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """A command in this process, in an empty folder: (exit code, stdout, stderr)."""
+    import importlib
+
+    from hydra.core.global_hydra import GlobalHydra
+
+    import runs
+    from alphabar.training.app import App
+    from alphabar.training.cli import execute
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *words):
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
+        code = execute(importlib.import_module(name).main.__wrapped__, App(runs.ROOT / "conf", name))
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def squeezenet(tmp_path_factory):
+    import torch
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("squeeze") / "squeezenet.pth"
+    torch.save(squeezenet1_1(weights=None).state_dict(), path)
+    return path

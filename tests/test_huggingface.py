@@ -94,7 +94,9 @@ def test_images_come_with_their_captions_and_classes(tmp_path, save):
 def test_workers_read_them_too(tmp_path):
     saved(tmp_path / "data")
     data = HuggingFace(str(tmp_path / "data"), 4, channels=1, held_out=0)
-    loader = ImageLoader(Images(HuggingFaceSource(str(tmp_path / "data"), 4, 1, held_out=0).train()), EpochOrder(NUM, 4, 0), False, 2)
+    loader = ImageLoader(
+        Images(HuggingFaceSource(str(tmp_path / "data"), 4, 1, held_out=0).train()), EpochOrder(NUM, 4, 0), False, 2
+    )
     batches = list(loader)
     loader.close()
     assert len(batches) == 5

@@ -67,7 +67,7 @@ def take_latents(codec: LatentCodec, data: ImageDataModule, device: torch.device
     """
     images = data.train_set
     if codec.cache_dir is None:
-        parts: Iterable[Tensor] = (part for _, part in _encoded(codec, images, torch.arange(min(MAX_MEASURED, len(images))), False))
+        parts: Iterable[Tensor] = (part for _, part in _encoded(codec, images, torch.arange(min(MAX_MEASURED, len(images)))))
     else:
         latents = kept(codec, images, data.flip, data.source.fingerprint(), codec.cache_dir, device)
         data.feed_latents(latents, with_images)
@@ -181,7 +181,7 @@ def _shared(
             own = torch.arange(rank, len(indices), world_size)
             part, error = torch.zeros(len(indices), *wanted.shape[1:], device=device), None
             try:
-                for places, latents in _encoded(codec, images, indices[own], mirrored):
+                for places, latents in _encoded(codec, images, indices[own], mirrored, all_of_them=True):
                     part[own[places]] = latents.to(device)
             except UserError as problem:
                 error = problem
@@ -189,16 +189,19 @@ def _shared(
             yield total(part).half().cpu()  # zero on all processes but one
 
 
-def _encoded(codec: LatentCodec, images: ImageSet, indices: Tensor, mirrored: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def _encoded(
+    codec: LatentCodec, images: ImageSet, indices: Tensor, mirrored: bool = False, all_of_them: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
     """(places among `indices`, latents [B, 2, ...]).
 
-    Raises UserError for images that cannot be read, and for numbers beyond half precision.
+    all_of_them: an image that cannot be read, in whose place its set gives another, is an error. Raises UserError for it, and for
+    numbers beyond half precision.
     """
     for places in torch.arange(len(indices)).split(CHUNK):
         if len(places) == 0:
             continue
         batch, facts = images.batch(indices[places]), images.facts(indices[places])
-        if any(not torch.equal(batch[name].cpu(), known.cpu()) for name, known in facts.items()):
+        if all_of_them and any(not torch.equal(batch[name].cpu(), known.cpu()) for name, known in facts.items()):
             raise UserError(
                 "data: there are images that cannot be read, which have no latents; take them out, or codec.cache=false"
             )

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 VERSION = 2  # goes up with every change below that moves a feature or a logit
 SEED = 0  # not the run's: figures of different runs are compared
 HALF = 32
-MAX_SIDE = 32
+SMALL = 16  # pixels of a side, up to which the first layer keeps the resolution
 MIN_STEPS = 400
 MIN_EPOCHS = 4
 BATCH_SIZE = 64
@@ -33,21 +33,23 @@ class FeatureNetwork(nn.Module):
     """uint8 [B, C, H, W] -> float32 [B, 64]: the means over positions of the last two layers, 32 channels each.
 
     The last layer tells classes apart and hardly sees anything else; the one before it also sees blur, noise and colour.
+    max_side: images are averaged over areas down to at most so many pixels per side.
     The buffer `scale` gives each half a mean variance of one on the training images, so that both count, and a distance is of
     about the same size for every data set.
     """
 
     scale: Tensor
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, max_side: int) -> None:
         super().__init__()
-        stride = 1 if shape.resolution <= MAX_SIDE // 2 else 2
+        self.max_side = max_side
+        stride = 1 if min(shape.resolution, max_side) <= SMALL else 2
         self.early = nn.Sequential(*block(shape.channels, 32, stride), *block(32, 64, 2), *block(64, HALF, 1))
         self.late = nn.Sequential(*block(HALF, HALF, 2))
         self.register_buffer("scale", torch.ones(2 * HALF))
 
     def forward(self, images: Tensor) -> Tensor:
-        early = self.early(shrink(images).float() / 127.5 - 1)
+        early = self.early(shrink(images, self.max_side).float() / 127.5 - 1)
         return torch.cat([early.mean((2, 3)), self.late(early).mean((2, 3))], 1) * self.scale
 
 
@@ -56,29 +58,33 @@ def block(channels: int, out_channels: int, stride: int) -> tuple[nn.Module, ...
     return nn.Conv2d(channels, out_channels, 3, stride, padding=1), nn.GroupNorm(8, out_channels), nn.ReLU()
 
 
-def shrink(images: Tensor) -> Tensor:
-    """uint8 images, averaged over areas down to at most 32 x 32."""
+def shrink(images: Tensor, max_side: int) -> Tensor:
+    """uint8 images, averaged over areas down to at most max_side x max_side."""
     height, width = images.shape[2:]
-    if max(height, width) <= MAX_SIDE:
+    if max(height, width) <= max_side:
         return images
-    return F.adaptive_avg_pool2d(images.float(), (min(height, MAX_SIDE), min(width, MAX_SIDE))).round().to(torch.uint8)
+    return F.adaptive_avg_pool2d(images.float(), (min(height, max_side), min(width, max_side))).round().to(torch.uint8)
 
 
 @dataclass(frozen=True)
 class ClassifierFeatures(Features):
     """Trains the network on the CPU with fixed seeds, once for each data set, and keeps it in `cache_dir`.
 
-    max_images: of the training images, the first ones.
+    max_images: of the training images, the first ones. max_side: pixels per side that it sees, at most; more see finer detail, and
+        take longer to train.
 
-    Raises ValueError unless max_images >= 2.
+    Raises ValueError unless max_images >= 2 and max_side >= 8.
     """
 
     cache_dir: str
     max_images: int
+    max_side: int = 32
 
     def __post_init__(self) -> None:
-        if self.max_images < 2:
-            raise ValueError(f"need max_images >= 2, got max_images={self.max_images}")
+        if self.max_images < 2 or self.max_side < 8:
+            raise ValueError(
+                f"need max_images >= 2 and max_side >= 8, got max_images={self.max_images}, max_side={self.max_side}"
+            )
 
     def extractors(self, splits: Splits) -> list[Extractor]:
         return [self.extractor(splits)]
@@ -88,12 +94,12 @@ class ClassifierFeatures(Features):
         made = from_first(lambda: self._cached(splits))  # on the first process alone: two trainings may differ in the last bit
         shape = splits.train.shape
         with in_float32(torch.device("cpu")), own_randomness(SEED):
-            network, head = FeatureNetwork(shape), LateHead(len(made["head"]["linear.bias"]))
+            network, head = FeatureNetwork(shape, self.max_side), LateHead(len(made["head"]["linear.bias"]))
         network.load_state_dict(made["weights"])
         head.load_state_dict(made["head"])
         weights = digest(made["weights"] | made["head"])
         record = (
-            f"classifier of {2 * HALF} features, {made['quality']}, weights {weights}, areas down to {MAX_SIDE} pixels, float32"
+            f"classifier of {2 * HALF} features, {made['quality']}, weights {weights}, areas down to {self.max_side} pixels, float32"
         )
         labels = None if splits.train.labels is None else splits.train.labels[: self.max_images].unique()
         return Extractor(network, 2 * HALF, "classifier", record, (shape.channels,), CHUNK, Path(self.cache_dir), head, labels)
@@ -103,26 +109,26 @@ class ClassifierFeatures(Features):
         if labels is None or len(labels.unique()) < 2:
             lack = "the training images have no classes" if labels is None else "the training images are all of one class"
             raise UserError(f"{lack}, which features=classifier learns from; features=inception does without (none: no FID)")
-        path = cache.location(Path(self.cache_dir), "classifier", VERSION, splits.fingerprint, splits.train.shape, self.max_images)
+        path = cache.location(Path(self.cache_dir), "classifier", VERSION, splits.fingerprint, splits.train.shape, self.max_images, self.max_side)
         made = cache.read(path)
         if made is None:
-            made = train(splits, self.max_images)
+            made = train(splits, self.max_images, self.max_side)
             cache.write(path, made)
         log.info("classifier features: %s", made["quality"])
         return made
 
 
-def train(splits: Splits, max_images: int) -> dict[str, Any]:
+def train(splits: Splits, max_images: int, max_side: int) -> dict[str, Any]:
     """{"weights": the network's, "head": of its class scores, "quality": a line on how well it tells the classes apart}."""
-    images, labels = load(splits.train, max_images)
+    images, labels = load(splits.train, max_images, max_side)
     log.info("classifier features: training on %d images, once for this data", len(images))
     classes, targets = labels.unique(return_inverse=True)
     with in_float32(torch.device("cpu")), torch.enable_grad(), own_randomness(SEED):
-        network, head = FeatureNetwork(splits.train.shape), LateHead(len(classes))
+        network, head = FeatureNetwork(splits.train.shape, max_side), LateHead(len(classes))
         model = nn.Sequential(network, head)
         fit(model, images, targets)
     with in_float32(torch.device("cpu")), torch.no_grad():
-        quality = f"{judge(model, classes, splits.held_out)}, trained on {len(images)} images"
+        quality = f"{judge(model, classes, splits.held_out, max_side)}, trained on {len(images)} images"
         network.scale.copy_(unit_variance(torch.cat([network(part) for part in images.split(CHUNK)])))
         head.linear.weight /= network.scale[HALF:]  # the scores stay as they were trained
     return {"weights": network.state_dict(), "head": head.state_dict(), "quality": quality}
@@ -139,10 +145,10 @@ class LateHead(nn.Module):
         return self.linear(features[:, HALF:])
 
 
-def load(images: ImageSet, max_num: int) -> tuple[Tensor, Tensor]:
+def load(images: ImageSet, max_num: int, max_side: int) -> tuple[Tensor, Tensor]:
     """The first images, small, and their labels."""
     parts = [images.batch(indices) for indices in torch.arange(min(max_num, len(images))).split(CHUNK)]
-    return torch.cat([shrink(part["image"].cpu()) for part in parts]), torch.cat([part["label"].cpu() for part in parts])
+    return torch.cat([shrink(part["image"].cpu(), max_side) for part in parts]), torch.cat([part["label"].cpu() for part in parts])
 
 
 def fit(model: nn.Module, images: Tensor, targets: Tensor) -> None:
@@ -164,11 +170,11 @@ def unit_variance(features: Tensor) -> Tensor:
     return torch.cat(halves)
 
 
-def judge(model: nn.Module, classes: Tensor, held_out: ImageSet) -> str:
+def judge(model: nn.Module, classes: Tensor, held_out: ImageSet, max_side: int) -> str:
     """How many held-out images it puts into their class."""
     if len(held_out) == 0 or held_out.labels is None:
         return "no held-out images to test it on"
-    images, labels = load(held_out, MAX_TESTED)
+    images, labels = load(held_out, MAX_TESTED, max_side)
     found = torch.cat([classes[model(part).argmax(1)] for part in images.split(CHUNK)])
     return f"{(found == labels).double().mean():.1%} on {len(labels)} held-out images"
 
