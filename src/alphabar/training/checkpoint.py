@@ -36,6 +36,19 @@ class Loaded(NamedTuple):
         return self.chain[0]
 
 
+class Moved(NamedTuple):
+    """Where frozen parts lie that checkpoints name and do not hold; None: where they lay in training.
+
+    codec_name: the autoencoder of a model in latents. pair_name: the image-text pair of a prior or a decoder.
+    """
+
+    codec_name: str | None = None
+    pair_name: str | None = None
+
+
+NOTHING = Moved()
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """The content of a training checkpoint; nothing in it is executed. Raises UserError if it is not one."""
     path = Path(path)
@@ -53,19 +66,19 @@ def load(
     weights: Literal["ema", "raw"],
     ema_length: float | None = None,
     ema_decay: float | None = None,
-    codec_name: str | None = None,
+    moved: Moved = NOTHING,
 ) -> Loaded:
     """The module of a checkpoint with its averaged or its live weights.
 
     ema_length, ema_decay: see `of_length` and `of_decay`; None: the average that the run itself used.
-    codec_name: where its autoencoder lies now, if it has one; None: where it lay in training.
+    moved: where frozen parts that are not in the file lie now.
     Raises UserError if the file is not a checkpoint, has no such averaged weights, or holds weights of another network.
     """
     content = read(path)
     config = OmegaConf.create(content["config"])
     assert isinstance(config, DictConfig)
     check(OmegaConf.create({"module": config.module}))  # only this is built; loggers and callbacks may not be installed here
-    module = build_module(config, codec_name)
+    module = build_module(config, moved)
     if not isinstance(module, DiffusionModule):
         raise UserError(
             f"checkpoint={path}: need one of a diffusion model, got one of {type(module).__name__}, which draws no images"
@@ -87,14 +100,26 @@ def load(
     return Loaded(module.eval().requires_grad_(False), config, shape, content["global_step"])
 
 
-def build_module(config: DictConfig, codec_name: str | None) -> Any:
-    """The module of a checkpoint's configuration. Raises UserError, with the key that helps, if its autoencoder is not at hand."""
-    has_autoencoder = "name" in config.module.get("codec", {})
-    if has_autoencoder and codec_name is not None:
-        config.module.codec.name = codec_name
+def build_module(config: DictConfig, moved: Moved) -> Any:
+    """The module of a checkpoint's configuration. Raises UserError, with the key that helps, if a frozen part is not at hand."""
+    parts = frozen(config)
+    for key, nodes in parts.items():
+        for node in nodes if (name := moved._asdict()[key]) is not None else ():
+            node.name = name
     try:
         return build(config.module)
     except UserError as error:
-        if has_autoencoder and str(error).startswith("module.codec"):
-            raise UserError(f"{error}; codec_name=... says where it lies now") from error
+        first = str(error).split(": ")[0]
+        key = next((key for key, nodes in parts.items() for node in nodes if node._get_full_key("").startswith(first)), None)
+        if key is not None and first.startswith("module."):
+            raise UserError(f"{error}; {key}=... says where it lies now") from error
         raise
+
+
+def frozen(config: DictConfig) -> dict[str, list[DictConfig]]:
+    """The nodes that name frozen parts, by the key of `Moved` that says where they lie."""
+    nodes: list[Any] = [config.module.get(name) or {} for name in ("codec", "conditioner")]
+    return {
+        "codec_name": [node for node in nodes[:1] if "name" in node],
+        "pair_name": [node.pair for node in nodes if "pair" in node],
+    }

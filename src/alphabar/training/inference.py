@@ -16,10 +16,9 @@ from tqdm import tqdm
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
-from alphabar.models.codecs import LatentCodec
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.training.averages import MAX_LENGTH
-from alphabar.training.checkpoint import Loaded, load
+from alphabar.training.checkpoint import Loaded, Moved, frozen, load
 from alphabar.training.conditions import Conditions, Pictures, nothing, of_words, spelt_out
 from alphabar.training.generate import Generated, Generation, must_fit
 from alphabar.training.guiding import Guide, guidance_label, guided_stages
@@ -53,7 +52,7 @@ class Command(ABC):
     num: images. weights: "ema" or "raw". batch_size: images at a time on each device.
     ema_length: sigma_rel of a power-function average that is made from the snapshots of the run, in place of the average that the
         run itself used. ema_decay: of an exponential average that was kept beside that.
-    codec_name: where the autoencoder of a model in latents lies now; None: where it lay in training.
+    codec_name, pair_name: see `Moved`.
     Raises ValueError unless num >= 1 and batch_size >= 1, and for an average that is none, or that weights=raw leaves out.
     """
 
@@ -65,6 +64,7 @@ class Command(ABC):
     ema_length: float | None = None
     ema_decay: float | None = None
     codec_name: str | None = None
+    pair_name: str | None = None
     batch_size: int = 64
     accelerator: str = "auto"
     devices: int | str = 1
@@ -106,10 +106,13 @@ class Command(ABC):
 
         Raises UserError for a bad or unsuitable checkpoint, devices that do not exist, or a folder that is not empty.
         """
-        before = tuple(load(path, self.weights, codec_name=self.codec_name) for path in self.earlier)
-        loaded = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay, self.codec_name)._replace(before=before)
-        if self.codec_name is not None and not any(isinstance(each.module.codec, LatentCodec) for each in loaded.chain):
-            raise UserError(f"codec_name={self.codec_name}: this model is not one in the latents of an autoencoder")
+        moved = Moved(self.codec_name, self.pair_name)
+        before = tuple(load(path, self.weights, moved=moved) for path in self.earlier)
+        loaded = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay, moved)._replace(before=before)
+        for key, name in moved._asdict().items():
+            if name is not None and not any(frozen(each.config)[key] for each in loaded.chain):
+                what = {"codec_name": "not one in the latents of an autoencoder", "pair_name": "built on no image-text pair"}[key]
+                raise UserError(f"{key}={name}: this model is {what}")
         self.must_suit(loaded)
         fabric = launch(self.run_dir, self.accelerator, self.devices, self.precision)
         for each in loaded.chain:

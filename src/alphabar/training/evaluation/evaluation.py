@@ -65,6 +65,7 @@ class Evaluation:
     ema_length: float | None = None
     ema_decay: float | None = None
     codec_name: str | None = None
+    pair_name: str | None = None
     batch_size: int = 250
     accelerator: str = "auto"
     devices: int | str = 1
@@ -90,7 +91,17 @@ class Evaluation:
 
     def _must_need_no_checkpoint(self) -> None:
         """Raises ValueError for a setting that would do nothing."""
-        settings = ("num_seeds", "guidance", "weights", "ema_length", "ema_decay", "codec_name", "precision", "data_root")
+        settings = (
+            "num_seeds",
+            "guidance",
+            "weights",
+            "ema_length",
+            "ema_decay",
+            "codec_name",
+            "pair_name",
+            "precision",
+            "data_root",
+        )
         changed = [key for key in settings if vars(self)[key] != type(self).__dataclass_fields__[key].default]
         if self.stages:
             changed.append("stages")
@@ -153,6 +164,7 @@ class Evaluation:
             ema_length=self.ema_length,
             ema_decay=self.ema_decay,
             codec_name=self.codec_name,
+            pair_name=self.pair_name,
             batch_size=self.batch_size,
             accelerator=self.accelerator,
             devices=self.devices,

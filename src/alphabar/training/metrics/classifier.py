@@ -82,9 +82,7 @@ class ClassifierFeatures(Features):
 
     def __post_init__(self) -> None:
         if self.max_images < 2 or self.max_side < 8:
-            raise ValueError(
-                f"need max_images >= 2 and max_side >= 8, got max_images={self.max_images}, max_side={self.max_side}"
-            )
+            raise ValueError(f"need max_images >= 2 and max_side >= 8, got max_images={self.max_images}, max_side={self.max_side}")
 
     def extractors(self, splits: Splits) -> list[Extractor]:
         return [self.extractor(splits)]
@@ -97,10 +95,8 @@ class ClassifierFeatures(Features):
             network, head = FeatureNetwork(shape, self.max_side), LateHead(len(made["head"]["linear.bias"]))
         network.load_state_dict(made["weights"])
         head.load_state_dict(made["head"])
-        weights = digest(made["weights"] | made["head"])
-        record = (
-            f"classifier of {2 * HALF} features, {made['quality']}, weights {weights}, areas down to {self.max_side} pixels, float32"
-        )
+        quality, weights = made["quality"], digest(made["weights"] | made["head"])
+        record = f"classifier of {2 * HALF} features, {quality}, weights {weights}, areas down to {self.max_side} pixels, float32"
         labels = None if splits.train.labels is None else splits.train.labels[: self.max_images].unique()
         return Extractor(network, 2 * HALF, "classifier", record, (shape.channels,), CHUNK, Path(self.cache_dir), head, labels)
 
@@ -109,7 +105,9 @@ class ClassifierFeatures(Features):
         if labels is None or len(labels.unique()) < 2:
             lack = "the training images have no classes" if labels is None else "the training images are all of one class"
             raise UserError(f"{lack}, which features=classifier learns from; features=inception does without (none: no FID)")
-        path = cache.location(Path(self.cache_dir), "classifier", VERSION, splits.fingerprint, splits.train.shape, self.max_images, self.max_side)
+        path = cache.location(
+            Path(self.cache_dir), "classifier", VERSION, splits.fingerprint, splits.train.shape, self.max_images, self.max_side
+        )
         made = cache.read(path)
         if made is None:
             made = train(splits, self.max_images, self.max_side)
