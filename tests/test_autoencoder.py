@@ -91,15 +91,18 @@ def test_the_discriminators_loss_moves_the_discriminator_alone(counted):
     assert any(float(weight.grad.abs().sum()) > 0 for weight in contest.discriminator.parameters())
 
 
-def test_before_it_starts_the_discriminator_has_gradients_of_zero(counted):
-    model = module(adversarial_weight=0.5, adversarial_from=10)
+def test_before_it_is_heeded_the_discriminator_learns_and_the_autoencoder_does_not_mind(counted):
     counted(9)
-    found = model.training_step(batch(), 0)
-    found["loss"].backward()
-    assert float(found["parts"]["discriminator"]) == 0
-    assert all(weight.grad is not None and not weight.grad.any() for weight in model.discriminator.parameters())
+    alone, model = module(), module(adversarial_weight=0.5, adversarial_from=10)
+    for each in (alone, model):
+        found = each.training_step(batch(), 0)
+        found["loss"].backward()
+    assert float(found["parts"]["adversarial"]) == 0
+    assert any(bool(weight.grad.any()) for weight in model.discriminator.parameters())
+    for one, other in zip(alone.autoencoder.parameters(), model.autoencoder.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
     counted(10)
-    assert float(model.training_step(batch(), 0)["parts"]["discriminator"]) > 0
+    assert float(model.training_step(batch(), 0)["parts"]["adversarial"]) != 0
 
 
 def test_a_step_depends_on_its_number_and_the_seed_alone(counted):

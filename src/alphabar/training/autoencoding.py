@@ -28,7 +28,7 @@ class AutoencoderModule(Learner):
     optimizer, seed, warmup_steps: see `Learner`, which raises ValueError.
     channels: of the images. discriminator_width, discriminator_halvings: see `PatchDiscriminator`; there is none where
         adversarial_weight is 0.
-    adversarial_from: the optimizer step at which the discriminator starts.
+    adversarial_from: the optimizer step from which the autoencoder heeds the discriminator.
     Raises ValueError for weights or a step below 0.
     """
 
@@ -99,12 +99,15 @@ class AutoencoderModule(Learner):
         return {"loss": loss, "losses": losses.detach(), "parts": {name: part.detach() for name, part in parts.items()}}
 
     def _contest(self, discriminator: PatchDiscriminator, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses of the two sides."""
+        """The losses of the two sides; the discriminator learns from the start, so that it knows something when it is heeded."""
+        own = hinge(discriminator(x), discriminator(y.detach()))
         if self.global_step < self.adversarial_from:
-            # Not nothing: DDP waits for a gradient of every weight.
-            idle = 0.0 * torch.stack([weight.sum() for weight in discriminator.parameters()]).sum()
-            return torch.zeros_like(idle), idle
-        return -discriminator.judgement(y).mean(), hinge(discriminator(x), discriminator(y.detach()))
+            return torch.zeros_like(own), own
+        return -discriminator.judgement(y).mean(), own
+
+    def merit(self) -> float | None:
+        found = self.figures.get("reconstruction/psnr")
+        return None if found is None else -found
 
     @property
     def advice(self) -> tuple[str, ...]:

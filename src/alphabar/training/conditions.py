@@ -45,6 +45,12 @@ def shown_images(data: ImageDataModule) -> ImageSet:
     return data.held_out_set if len(data.held_out_set) else data.train_set
 
 
+def judged_images(conditioner: Conditioner, data: ImageDataModule) -> ImageSet:
+    """Those of which samples are told that are judged against the training images: the training images too, but for models that
+    are told of pictures, which would be handed the very images that they are compared with."""
+    return shown_images(data) if isinstance(conditioner, ImageConditioner) else data.train_set
+
+
 def of_pictures(conditioner: ImageConditioner, pictures: Pictures, seed: int) -> Conditions:
     """Image i is told picture i, with what chance there is in it from `seed` and i."""
     return lambda indices: conditioner.of_output(pictures(indices), ImageNoise(seed, indices))

@@ -45,8 +45,9 @@ class Augmentation:
         zoom = (self.zoom * (2 * torch.rand(num, device=device) - 1)).exp()
         move = 2 * self.shift * (2 * torch.rand(num, 2, device=device) - 1)  # of a side that is 2 long
         affine = torch.cat([torch.diag_embed(zoom[:, None].expand(-1, 2)), move[:, :, None]], dim=2)
-        grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-        moved = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+        with torch.autocast(device.type, enabled=False):  # in bfloat16, coordinates are a pixel apart
+            grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+            moved = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
         parts = zip(moved.tensor_split(len(self.resolutions)), self.resolutions, strict=True)
         coarse = torch.cat([resize(resize(part, size), resolution) for part, size in parts if len(part)])
         level = self.noise * torch.rand(num, 1, 1, 1, device=device)
@@ -105,6 +106,10 @@ class ContrastiveModule(Learner):
         losses = contrast(self.towers.images(images), self.captions(batch["caption"]), batch["caption"], self.towers.scale)
         return {"loss": losses.mean(), "losses": losses.detach(), "parts": {"scale": self.towers.scale.detach()}}
 
+    def merit(self) -> float | None:
+        found = self.figures.get("retrieval/caption_of_all")
+        return None if found is None else -found
+
     @property
     def advice(self) -> tuple[str, ...]:
         return (
@@ -116,7 +121,8 @@ class ContrastiveModule(Learner):
 
 def contrast(images: Tensor, texts: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
     """The symmetric loss [B] of unit vectors [B, D], in float32; images with equal `captions` [B] are not told from each other."""
-    logits = scale * images.float() @ texts.float().T
+    with torch.autocast(images.device.type, enabled=False):
+        logits = scale.float() * images.float() @ texts.float().T
     same = captions[:, None] == captions[None]
     others = same & ~torch.eye(len(captions), dtype=torch.bool, device=same.device)
     logits = logits.masked_fill(others, float("-inf"))

@@ -238,12 +238,13 @@ class Inference(Command, ABC):
         seed: int | None = None,
         on_step: Callable[[], object] = lambda: None,
         watch: Callable[[Pictures], Pictures] = lambda pictures: pictures,
+        broken: set[int] | None = None,
     ) -> Generation:
         """What is drawn for `num` images, where the first model is told `told`; seed: None: the command's. The rest is as in
         `chained`."""
         chain, size = loaded.chain, min(self.batch_size, num)
         parts = (chain, self.denoisers(loaded), acting(chain, self.sampler))
-        return chained(*parts, told, self.seed if seed is None else seed, size, fabric.device, on_step, watch)
+        return chained(*parts, told, self.seed if seed is None else seed, size, fabric.device, on_step, watch, broken)
 
     def images(
         self,
@@ -260,7 +261,10 @@ class Inference(Command, ABC):
         shown = fabric.is_global_zero and sys.stderr.isatty()
         ranks = (fabric.global_rank, fabric.world_size)
         with tqdm(unit="step", desc=f"{self.num} images", disable=not shown) as bar:
-            generation = self.generation(fabric, loaded, told, self.num, seed, bar.update, watch)
+            broken: set[int] = set()
+            generation = self.generation(fabric, loaded, told, self.num, seed, bar.update, watch, broken)
             bar.reset(steps * len(list(generation.batches(self.num, *ranks))))
             with torch.no_grad(), fabric.autocast():
-                yield from generation.images(self.denoiser(loaded), self.num, fabric.device, *ranks, on_step=bar.update)
+                for part in generation.images(self.denoiser(loaded), self.num, fabric.device, *ranks, on_step=bar.update):
+                    whole = torch.tensor([index not in broken for index in part.indices], device=part.finite.device)
+                    yield part._replace(finite=part.finite & whole)

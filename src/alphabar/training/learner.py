@@ -47,6 +47,10 @@ class Learner(LightningModule, ABC):
         number.
         """
 
+    @abstractmethod
+    def merit(self) -> float | None:
+        """What a sweep minimises where there is no FID, of the latest figures; None: nothing yet."""
+
     @property
     @abstractmethod
     def advice(self) -> tuple[str, ...]:

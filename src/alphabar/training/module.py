@@ -71,6 +71,9 @@ class DiffusionModule(Learner):
         terms = self.objective(self.denoiser, self.codec(batch), self.conditioner(batch), share)
         return {"loss": terms.loss.mean(), "losses": terms.loss.detach(), "levels": terms.level}
 
+    def merit(self) -> float | None:
+        return self.figures.get("train/loss")
+
     @property
     def advice(self) -> tuple[str, ...]:
         if not self.codec.makes_images:

@@ -170,7 +170,7 @@ def outcome(trainer: Trainer, module: Learner, seconds: float) -> dict[str, obje
     return {
         "loss": loss,
         "fid": fid,
-        "objective": fid["value"] if fid else loss,
+        "objective": fid["value"] if fid else module.merit(),
         "images_per_second": images / trained if images and trained else None,
         "steps": trainer.global_step,
         "seconds": seconds,

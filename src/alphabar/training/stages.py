@@ -24,18 +24,24 @@ from alphabar.training.measuring import data_of
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a model makes, image by image, for the next one to be told; `on_step` is called after every step of the sampler."""
+    """What a model makes, image by image, for the next one to be told; `on_step` is called after every step of the sampler.
+
+    broken: takes the indices of those with NaN or infinity in them, which the next model would not show.
+    """
 
     generation: Generation
     denoiser: Denoiser
     device: torch.device
     on_step: Callable[[], object]
+    broken: set[int]
 
     def __call__(self, indices: Sequence[int]) -> Tensor:
         x = torch.empty(0)
         for step, x in enumerate(self.generation.trajectory(self.denoiser, indices, self.device)):  # noqa: B007
             if step > 0:
                 self.on_step()
+        finite = x.isfinite().flatten(1).all(1).tolist()
+        self.broken.update(index for index, whole in zip(indices, finite, strict=True) if not whole)
         return self.generation.codec.decode(x)
 
 
@@ -63,16 +69,17 @@ def chained(
     device: torch.device,
     on_step: Callable[[], object] = lambda: None,
     watch: Callable[[Pictures], Pictures] = lambda pictures: pictures,
+    broken: set[int] | None = None,
 ) -> Generation:
     """What the last model draws where the first is told `told`.
 
     Each has noise of its own, the first that of `seed`, so that it draws what it draws alone.
-    watch: is handed what the last one is told by the one before.
+    watch: is handed what the last one is told by the one before. broken: see `Drawn`; None: for nobody.
     """
     seeds = [seed, *(derive_seed("stage", position, seed) for position in range(1, len(chain)))]
     for position, (each, later) in enumerate(pairwise(chain)):
         made = Generation(samplers[position], each.module.codec, each.shape, seeds[position], batch_size, told)
-        pictures: Pictures = Drawn(made, denoisers[position], device, on_step)
+        pictures: Pictures = Drawn(made, denoisers[position], device, on_step, set() if broken is None else broken)
         if later is chain[-1] and each.module.codec.makes_images:
             pictures = watch(pictures)
         told = of_pictures(image_conditioner(later), pictures, derive_seed("told", position, seed))
@@ -125,7 +132,7 @@ def given_pictures(loaded: Loaded, files: str | None, data_root: str | None, fab
     shape, conditioner = loaded.shape, loaded.module.conditioner
     if files is not None:
         side = given_side(files, num) if isinstance(conditioner, ImageConditioner) else None
-        return given_images(files, shape if side is None else _taken(loaded, side), num)
+        return given_images(files, shape if side is None or side > shape.resolution else _taken(loaded, side), num)
     held_out = data_of(loaded, data_root, fabric).source.held_out()
     if len(held_out) == 0:
         raise UserError("this checkpoint's data has no images that it was not trained on: give images=PATH")

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
 from alphabar.training.callbacks.ema import averages_of
-from alphabar.training.conditions import of_data
+from alphabar.training.conditions import judged_images, of_data
 from alphabar.training.evaluation.findings import Findings, draw_panel, find
 from alphabar.training.evaluation.judge import Judge
 from alphabar.training.evaluation.measurement import Measurement, measure
@@ -31,7 +31,7 @@ class FID(Callback):
     All ranks sample their share, `batch_size` at a time. The floor, that of as many held-out images, is logged at the start. The
     same samples tell of colour casts, contrast, saturation and diversity (`health/...`) and, at the end, of copied training images.
     Images with NaN or infinity are counted as `samples/num_nonfinite` and left out. Where there is a condition, sample i is told
-    what training image i is.
+    what training image i is, or of held-out image i where it is told of pictures.
 
     features: None for no FID.
     Raises ValueError unless num >= 2 and every_n_steps, batch_size >= 1.
@@ -114,7 +114,7 @@ class FID(Callback):
         if judge is None:
             return
         module = diffusion_module(pl_module)
-        told = of_data(module.conditioner, judge.training)
+        told = of_data(module.conditioner, judged_images(module.conditioner, image_data(trainer)))
         sampler, shape = suited(self.sampler, module.codec), image_data(trainer).shape
         generation = Generation(sampler, module.codec, shape, self.seed, min(self.batch_size, self.num), told)
         with evaluation(trainer, module):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.objectives import regress
+from alphabar.models.conditioners import ImageConditioner
 from alphabar.training.callbacks.ema import averages_of
 from alphabar.training.hooks import diffusion_module, due, evaluation, image_data
 from alphabar.training.loggers.mirror import log_figures
@@ -18,6 +19,7 @@ from alphabar.training.ranks import rank_and_size, total
 
 log = logging.getLogger(__name__)
 SEED = derive_seed("held-out loss")  # not the run's: runs are compared on the same noise
+CONDITION_SEED = derive_seed("held-out condition")
 GOLDEN = (math.sqrt(5) - 1) / 2
 EDGES = ("1e-2", "1e-1", "1e0", "1e1", "1e2")
 BINS = [f"{low}_{high}" for low, high in zip(("0", *EDGES), (*EDGES, "inf"), strict=True)]
@@ -110,7 +112,11 @@ class HeldOutLoss(Callback):
     def _losses(self, module: DiffusionModule, indices: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """[2, num_times * B] on the device: the signal-to-noise ratio and the loss of every pair."""
         denoiser, schedule = module.denoiser, module.denoiser.schedule
-        x, cond = module.codec.encode(batch["image"].to(module.device)), module.conditioner(batch)
+        x, conditioner = module.codec.encode(batch["image"].to(module.device)), module.conditioner
+        if isinstance(conditioner, ImageConditioner):
+            cond = conditioner.of_output(batch["image"], ImageNoise(CONDITION_SEED, indices.tolist()))
+        else:
+            cond = conditioner(batch)
         noise = ImageNoise(SEED, indices.tolist())
         parts: list[Tensor] = []
         for level in levels(indices, self.num_times).to(module.device):

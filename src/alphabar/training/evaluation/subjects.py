@@ -17,7 +17,8 @@ from tqdm import tqdm
 from alphabar.errors import UserError
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.unconditional import Unconditional
-from alphabar.training.conditions import nothing, of_data
+from alphabar.training.conditions import judged_images, nothing, of_data
+from alphabar.training.data import ImageSet
 from alphabar.training.data.datamodule import ImageDataModule
 from alphabar.training.evaluation.cost import Cost, counted
 from alphabar.training.evaluation.files import SampleFiles, shown
@@ -99,11 +100,17 @@ class OfCheckpoint(Subject):
         """Raises UserError unless the first model can be told of these data, which it may not have been trained on."""
         conditioner, classes = self.loaded.first.module.conditioner, self.data.classes
         if isinstance(conditioner, ClassLabel) and classes is not None and len(classes) != conditioner.num_classes:
-            raise UserError(f"stages: the first was trained on {conditioner.num_classes} classes, these data have {len(classes)}")
+            which = "stages: the first" if self.loaded.before else "checkpoint: this model"
+            raise UserError(f"{which} was trained on {conditioner.num_classes} classes, these data have {len(classes)}")
         try:
-            of_data(conditioner, self.data.train_set)([0])
+            of_data(conditioner, self._told)([0])
         except ValueError as error:
-            raise UserError(f"stages: the first cannot be told of these data: {error}") from error
+            which = "stages: the first" if self.loaded.before else "checkpoint: this model"
+            raise UserError(f"{which} cannot be told of these data: {error}") from error
+
+    @property
+    def _told(self) -> ImageSet:
+        return judged_images(self.loaded.first.module.conditioner, self.data)
 
     @property
     def num(self) -> int:
@@ -118,7 +125,7 @@ class OfCheckpoint(Subject):
         return False
 
     def shares(self, seed: int) -> Iterator[Generated]:
-        told = of_data(self.loaded.first.module.conditioner, self.data.train_set)
+        told = of_data(self.loaded.first.module.conditioner, self._told)
         with ExitStack() as stack:
             for each in self.loaded.chain:
                 stack.enter_context(counted(each.module.denoiser, self.cost))
@@ -142,7 +149,7 @@ class OfCheckpoint(Subject):
         conditioner = self.loaded.first.module.conditioner
         if isinstance(conditioner, Unconditional):
             return {}
-        known = self.data.train_set.facts(indices % len(self.data.train_set))
+        known = self._told.facts(indices % len(self._told))
         told = "label" if isinstance(conditioner, ClassLabel) else "caption"
         return {name: ids for name, ids in known.items() if name == told}
 
@@ -153,6 +160,7 @@ class OfCheckpoint(Subject):
             "sampler": self.inference.acting(self.loaded),
             "guidance": self.inference.guidance,
             "precision": self.inference.precision,
+            **({"told": "held-out"} if self._told is self.data.held_out_set else {}),
             **({"stages": [short_hash(Path(path)) for path in self.inference.stages]} if self.loaded.before else {}),
         }
 

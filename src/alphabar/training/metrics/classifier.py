@@ -98,7 +98,8 @@ class ClassifierFeatures(Features):
         quality, weights = made["quality"], digest(made["weights"] | made["head"])
         record = f"classifier of {2 * HALF} features, {quality}, weights {weights}, areas down to {self.max_side} pixels, float32"
         labels = None if splits.train.labels is None else splits.train.labels[: self.max_images].unique()
-        return Extractor(network, 2 * HALF, "classifier", record, (shape.channels,), CHUNK, Path(self.cache_dir), head, labels)
+        name = "classifier" if self.max_side == type(self).max_side else f"classifier{self.max_side}"
+        return Extractor(network, 2 * HALF, name, record, (shape.channels,), CHUNK, Path(self.cache_dir), head, labels)
 
     def _cached(self, splits: Splits) -> dict[str, Any]:
         labels = splits.train.labels
