@@ -16,6 +16,7 @@ from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.ema import EMA
 from alphabar.training.callbacks.export import Export
 from alphabar.training.callbacks.reconstructions import Reconstructions, psnr, reconstructed
+from alphabar.training.data.digits import Digits
 from alphabar.training.metrics import Features
 from alphabar.training.metrics.statistics.frechet import Frechet
 from simple_features import collected, pixels_as_features
@@ -99,6 +100,14 @@ def test_the_frechet_distance_at_the_end_is_to_the_images_themselves(tmp_path):
     expected = Frechet(allow_few=True).compute(collected(made, pixels_as_features(64)), collected(images, pixels_as_features(64)))
     assert figures == {"reconstruction/fid/n40-pixels-heldout": pytest.approx(expected["fid"], rel=1e-3)}
     assert float(psnr(images, made).mean()) == pytest.approx(model.figures["reconstruction/psnr"], rel=1e-4)
+
+
+def test_a_run_that_ends_by_its_epochs_has_the_distance_too_and_says_of_which_images(tmp_path):
+    data, model = Digits(batch_size=512, seed=0, num_held_out=1), module()
+    callbacks = [Reconstructions(PixelFeatures(tmp_path / "cache"), 1, num=40, batch_size=40)]
+    toy.trainer(tmp_path, callbacks, max_steps=-1, max_epochs=1).fit(model, datamodule=data)
+    assert callbacks[0].last_step == callbacks[0].judged_step == model.global_step
+    assert "reconstruction/fid/n40-pixels-train" in model.figures
 
 
 def test_the_smoke_experiment_trains_measures_and_says_what_to_do_next(command, tmp_path):

@@ -78,6 +78,13 @@ def test_a_film_begins_with_noise_and_ends_with_the_sample():
     assert torch.equal(frames[0], noise)
 
 
+def test_only_the_moments_of_a_film_are_decoded(monkeypatch):
+    module, decoded = toy.module().eval(), []
+    generation = Generation(DDIM(num_steps=20), module.codec, Shape(1, 8), 0, 1)
+    monkeypatch.setattr(module.codec, "decode", lambda x: decoded.append(x) or x)
+    assert len(record(generation, module.denoiser, CPU, num_frames=6)) == len(decoded) == 6
+
+
 class Last(Callback):
     def on_train_end(self, trainer, pl_module):
         self.weights = {name: value.detach().clone() for name, value in trainable(pl_module).items()}

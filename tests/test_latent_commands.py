@@ -99,6 +99,9 @@ def test_an_autoencoder_that_moved_or_changed(command, tmp_path, folder, texts):
     assert f"{home} does not exist" in err
     assert "codec_name=" in err
     assert command("sample", *draw, f"codec_name={tmp_path / 'moved'}", "hydra.run.dir=drawn")[0] == 0
+    weak = ("guidance=autoguidance", "guidance.weights=raw", "guidance.checkpoint=run/checkpoints/last.ckpt")
+    code, _, err = command("sample", *draw, *weak, f"codec_name={tmp_path / 'moved'}", "hydra.run.dir=guided")
+    assert code == 0, err
     save(home, seed=1)
     code, _, err = command("sample", *draw)
     assert code == 2
@@ -107,6 +110,11 @@ def test_an_autoencoder_that_moved_or_changed(command, tmp_path, folder, texts):
     code, _, err = command("train", "resume=run", "trainer.max_steps=4")
     assert code == 2
     assert "are not those that the latents are of" in err
+    code, _, err = command("train", "resume=run", "trainer.max_steps=4", f"codec_name={tmp_path / 'moved'}")
+    assert code == 0, err
+    saved = runs.checkpoint(tmp_path / "run")
+    assert saved["global_step"] == 4
+    assert saved["config"]["codec"]["name"] == saved["config"]["module"]["codec"]["name"] == str(tmp_path / "moved")
 
 
 def test_codec_name_of_a_model_without_one_is_refused(command, tmp_path, folder):
@@ -117,6 +125,12 @@ def test_codec_name_of_a_model_without_one_is_refused(command, tmp_path, folder)
     code, _, err = command("sample", "checkpoint=run/checkpoints/last.ckpt", f"codec_name={folder}")
     assert code == 2
     assert "not one in the latents of an autoencoder" in err
+    code, _, err = command("train", "resume=run", "trainer.max_steps=2", f"codec_name={folder}")
+    assert code == 2
+    assert "not one in the latents of an autoencoder" in err
+    code, _, err = command("train", *words, f"codec_name={folder}", "hydra.run.dir=other")
+    assert code == 2
+    assert "is for a run that is resumed; one that begins takes codec.name=..." in err
 
 
 def test_two_processes_make_the_same_latents_and_weights(tmp_path, folder):

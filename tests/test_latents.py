@@ -1,7 +1,10 @@
 """Diffusion in the latents of an autoencoder: its files, its codec, and latents that are kept."""
 
+import errno
 import json
 import logging
+import os
+from unittest import mock
 
 import pytest
 import torch
@@ -9,9 +12,11 @@ from diffusers import AutoencoderKL
 
 import toy
 from alphabar.errors import UserError
+from alphabar.models import autoencoder_files
 from alphabar.models.autoencoder_files import FrozenAutoencoder
 from alphabar.models.codecs.autoencoder import Autoencoder
-from alphabar.training.data.latents import kept, spread, take_latents
+from alphabar.training.data import latents
+from alphabar.training.data.latents import kept, spread, sums, take_latents
 from alphabar.training.data.loader import ImageLoader, Latents
 from alphabar.training.data.order import EpochOrder
 from alphabar.training.data.resident import ResidentImages
@@ -47,6 +52,22 @@ def test_it_computes_what_diffusers_does(folder):
         torch.testing.assert_close(found.encode(x), mean)
         decoded = ((theirs.decode(mean).sample.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     assert torch.equal(found.decode(found.encode(x)), decoded)
+
+
+def test_only_so_many_pixels_go_through_it_at_once(folder, monkeypatch):
+    found, x = codec(folder), images()
+    latents = found.encode(x)
+    decoded = found.decode(latents)
+    model, seen = found.autoencoder._loaded, []
+    for name in ("encode", "decode"):
+        original = getattr(model, name)
+        monkeypatch.setattr(model, name, lambda part, original=original: seen.append(len(part)) or original(part))
+    for pixels, sizes in {130: [2, 2, 2], 1: [1] * 6}.items():
+        monkeypatch.setattr(autoencoder_files, "PIXELS", pixels)
+        torch.testing.assert_close(found.encode(x), latents)
+        assert (found.decode(latents).int() - decoded.int()).abs().max() <= 1
+        assert seen == [*sizes, *sizes]
+        seen.clear()
 
 
 def test_its_weights_are_neither_saved_nor_trained(folder):
@@ -173,15 +194,42 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path, folder):
         kept(codec(folder), resident(), False, "data", tmp_path / "file" / "cache", CPU)
 
 
+def test_a_disk_that_fills_up_is_one_line(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(os, "replace", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(UserError, match=r"codec.cache_dir: cannot write .*No space left on device.*codec.cache=false"):
+        kept(codec(folder), resident(), False, "data", tmp_path / "cache", CPU)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_processes_share_the_measuring(folder, monkeypatch):
+    alone, data, shares = codec(folder, channels=1, cache=False), toy.digits(), []
+    take_latents(alone, data, CPU, with_images=False)
+    monkeypatch.setattr(latents, "total", lambda values: shares.append(values) or values)
+    for rank in (0, 1):
+        monkeypatch.setattr(latents, "rank_and_size", lambda rank=rank: (rank, 2))
+        take_latents(codec(folder, channels=1, cache=False), data, CPU, with_images=False)
+    for found, expected in zip(spread(sum(shares)), (alone.mean, alone.std), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_latents_beyond_half_precision_can_only_not_be_kept(tmp_path, folder, monkeypatch):
+    large = torch.full((1, 2, 2, 4, 4), 1e6)
+    monkeypatch.setattr(Autoencoder, "distribution", lambda self, images: large.expand(len(images), -1, -1, -1, -1))
+    found, data = codec(folder, channels=1, cache=False), toy.digits()
+    take_latents(found, data, CPU, with_images=False)
+    torch.testing.assert_close(found.mean, torch.full((2,), 1e6))
+    with pytest.raises(UserError, match="beyond half precision"):
+        take_latents(codec(folder, channels=1, cache_dir=str(tmp_path)), data, CPU, with_images=False)
+
+
 def test_spread_is_that_of_samples():
     torch.manual_seed(0)
     mean = torch.randn(500, 2, 4, 4) * torch.tensor([1.0, 3.0])[:, None, None] + torch.tensor([0.0, 5.0])[:, None, None]
     std = torch.rand(500, 2, 4, 4)
-    found = spread(torch.stack([mean, std], dim=1).split(64))
+    found = spread(sums(torch.stack([mean, std], dim=1).split(64)))
     drawn = (mean + std * torch.randn_like(mean)).transpose(0, 1).flatten(1)
     torch.testing.assert_close(found[0], drawn.mean(1), atol=0.05, rtol=0)
     torch.testing.assert_close(found[1], drawn.std(1), rtol=0.02, atol=0)
-    assert found[2] == 500
 
 
 @pytest.mark.parametrize("cache", [False, True])

@@ -3,9 +3,11 @@
 import json
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorFast, CLIPModel, CLIPTokenizer
@@ -22,6 +24,7 @@ from alphabar.models.pairs.stored import StoredPair
 from alphabar.models.pairs.towers import Towers, pool
 from alphabar.models.text import TextEncoder
 from alphabar.training.metrics import pretrained
+from alphabar.training.resume import relocate
 
 CPU = torch.device("cpu")
 TEXTS = ["a cat", "a", "red heart and dog", ""]
@@ -127,6 +130,30 @@ def test_the_digest_is_of_the_weights_and_of_the_text_encoder(folder, encoder, t
     assert SmallPair(str(folder)).digest != SmallPair(str(other)).digest
 
 
+def test_a_pair_is_replaced_as_a_whole(encoder, tmp_path, monkeypatch):
+    folder = small(tmp_path / "pair", encoder)
+    before = SmallPair(str(folder)).digest
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", mock.Mock(side_effect=OSError("the disk is full")))  # config.json, after the weights
+        with pytest.raises(OSError, match="full"):
+            small(folder, encoder, seed=1)
+    assert SmallPair(str(folder)).digest == before
+    small(folder, encoder, seed=1)
+    assert SmallPair(str(folder)).digest != before
+    assert [path.name for path in tmp_path.iterdir()] == ["pair"]
+
+
+def test_a_pair_that_moved_is_followed_wherever_a_run_names_it():
+    parts = {"codec": {"pair": {"name": "old"}}, "conditioner": {"pair": {"name": "old"}, "encoder": {"name": "other"}}}
+    saved = OmegaConf.create({**parts, "module": parts, "codec_name": None, "pair_name": "new"})
+    relocate(saved)
+    for node in (saved, saved.module):
+        assert node.codec.pair.name == node.conditioner.pair.name == "new"
+        assert node.conditioner.encoder.name == "other"
+    saved.codec_name = "new"
+    assert "not one in the latents of an autoencoder" in complaint(lambda: relocate(saved))
+
+
 def test_bad_folders_are_one_line(folder, encoder, clip, tmp_path):
     def broken(name, file, content):
         made = shutil.copytree(folder, tmp_path / name)
@@ -176,6 +203,8 @@ def test_neither_codec_nor_conditioner_saves_the_pair(folder):
     pair = StoredPair(str(folder))
     assert EmbeddingCodec(pair).state_dict() == {}
     assert list(ImageEmbedding(pair, 6).state_dict()) == ["nothing"]
+    for dropout in (0.0, 0.1):  # what no loss uses must not be trained, or several devices wait for its gradient
+        assert ImageEmbedding(pair, 6, dropout).nothing.requires_grad == (dropout > 0)
 
 
 def test_the_codec_scales_vectors_to_a_mean_square_of_one(folder):

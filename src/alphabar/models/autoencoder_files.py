@@ -16,6 +16,7 @@ from alphabar.models.text import undisturbed
 
 WHAT = "autoencoder"
 CLASS = "AutoencoderKL"
+PIXELS = 2**20  # of images that it looks at or makes at once, one image at least
 
 
 class FrozenAutoencoder:
@@ -83,23 +84,26 @@ class FrozenAutoencoder:
         """Of images float32 [B, C, H, W] in [-1, 1]; always the same, whatever the precision and the gradients around it."""
         model = self._loaded.to(x.device)
         with undisturbed(x.device):
-            return posterior(model, x.float())
+            parts = [posterior(model, part.float()) for part in x.split(at_once(x.shape[2] * x.shape[3]))]
+        return Posterior(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images float32 [B, C, H, W], about [-1, 1]."""
         model = self._loaded.to(latents.device)
         with undisturbed(latents.device):
-            return model.decode(latents.float()).sample
-
-    def forget(self) -> None:
-        """Lets go of the weights, until they are needed again."""
-        self._model = None
+            parts = latents.split(at_once(latents.shape[2] * latents.shape[3] * self.factor**2))
+            return torch.cat([model.decode(part.float()).sample for part in parts])
 
     @property
     def _loaded(self) -> Any:
         if self._model is None:
             self._model = _load(self.folder)
         return self._model
+
+
+def at_once(pixels: int) -> int:
+    """How many images of so many pixels, so that memory does not grow with the batch."""
+    return max(1, PIXELS // pixels)
 
 
 def digest(folder: Path) -> str:

@@ -12,6 +12,7 @@ from alphabar.errors import UserError
 CONFIG = "config.json"
 HUB = "https://huggingface.co"
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+OUTPUTS = "outputs"  # where runs lie, and no account of the hub
 TIMEOUT = 10.0  # seconds without an answer
 
 
@@ -72,7 +73,7 @@ def model_folder(
             need = f"{CONFIG} with {' or '.join(layout.names)}"
             raise UserError(f"{what}: the folder {folder} has no {need}; {remedy('the model', layout)}")
         return folder.absolute()
-    if folder.exists() or not HUB_NAME.fullmatch(name):
+    if folder.exists() or not HUB_NAME.fullmatch(name) or folder.parts[0] == OUTPUTS:
         found = "is a file, not a folder as save_pretrained writes" if folder.exists() else "does not exist"
         raise UserError(f"{what}: {folder} {found}; {remedy('the model', layout)}")
     return _from_hub(what, name, files, one_of, layout)
@@ -127,7 +128,9 @@ def _from_hub(what: str, name: str, files: Sequence[str], one_of: Sequence[str],
         downloaded, reason = None, first_sentence(error)
     if downloaded is None:
         where = f"is neither a local folder nor in {constants.HF_HUB_CACHE} and cannot be downloaded ({reason})"
-        raise UserError(f"{what}: the model {name} {where}; {remedy(f'{HUB}/{name}', layout)}")
+        first = Path(name).parts[0]
+        lacks = f"there is no folder {name}, and " if Path(first).is_dir() else ""
+        raise UserError(f"{what}: {lacks}the model {name} {where}; {remedy(f'{HUB}/{name}', layout)}")
     return downloaded
 
 

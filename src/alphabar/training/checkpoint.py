@@ -6,6 +6,10 @@ from typing import Any, Literal, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from alphabar.errors import UserError
+from alphabar.models.codecs.autoencoder import Autoencoder
+from alphabar.models.codecs.embedding import ImageEmbedding as EmbeddingCodec
+from alphabar.models.conditioners.image_embedding import ImageEmbedding
+from alphabar.models.pairs.stored import StoredPair
 from alphabar.training.config import build, check
 from alphabar.training.data import Shape
 from alphabar.training.module import DiffusionModule
@@ -47,6 +51,9 @@ class Moved(NamedTuple):
 
 
 NOTHING = Moved()
+# Which nodes of a configuration name them.
+PLACES = {"codec_name": ("module.codec",), "pair_name": ("module.codec.pair", "module.conditioner.pair")}
+LACKS = {"codec_name": "not one in the latents of an autoencoder", "pair_name": "built on no image-text pair"}
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -102,24 +109,39 @@ def load(
 
 def build_module(config: DictConfig, moved: Moved) -> Any:
     """The module of a checkpoint's configuration. Raises UserError, with the key that helps, if a frozen part is not at hand."""
-    parts = frozen(config)
-    for key, nodes in parts.items():
-        for node in nodes if (name := moved._asdict()[key]) is not None else ():
-            node.name = name
+    move(config, moved)
     try:
         return build(config.module)
     except UserError as error:
         first = str(error).split(": ")[0]
-        key = next((key for key, nodes in parts.items() for node in nodes if node._get_full_key("").startswith(first)), None)
-        if key is not None and first.startswith("module."):
-            raise UserError(f"{error}; {key}=... says where it lies now") from error
+        for key, nodes in frozen(config).items():
+            if any(place == first or place.startswith(f"{first}.") for place in nodes) and first != "module":
+                raise UserError(f"{error}; {key}=... says where it lies now") from error
         raise
 
 
-def frozen(config: DictConfig) -> dict[str, list[DictConfig]]:
-    """The nodes that name frozen parts, by the key of `Moved` that says where they lie."""
-    nodes: list[Any] = [config.module.get(name) or {} for name in ("codec", "conditioner")]
+def frozen(config: DictConfig) -> dict[str, dict[str, DictConfig]]:
+    """The nodes that name frozen parts, by their place, by the key of `Moved` that says where they lie."""
     return {
-        "codec_name": [node for node in nodes[:1] if "name" in node],
-        "pair_name": [node.pair for node in nodes if "pair" in node],
+        key: {place: node for place in places if "name" in (node := OmegaConf.select(config, place) or {})}
+        for key, places in PLACES.items()
     }
+
+
+def move(config: DictConfig, moved: Moved) -> None:
+    """Writes down where frozen parts lie now, in the configuration of a model or, resolved, of a run; what names none stays."""
+    for key, nodes in frozen(config).items():
+        for place in nodes if (name := moved._asdict()[key]) is not None else ():
+            for copy in (place, place.removeprefix("module.")):
+                if "name" in (OmegaConf.select(config, copy) or {}):
+                    OmegaConf.update(config, f"{copy}.name", name)
+
+
+def whereabouts(module: DiffusionModule) -> Moved:
+    """Where the frozen parts of a model lie, for another version of the same model."""
+    codec = module.codec
+    pairs = [part.pair for part in (codec, module.conditioner) if isinstance(part, EmbeddingCodec | ImageEmbedding)]
+    return Moved(
+        codec.autoencoder.name if isinstance(codec, Autoencoder) else None,
+        next((pair.name for pair in pairs if isinstance(pair, StoredPair)), None),
+    )

@@ -8,7 +8,7 @@ from typing import Literal
 from alphabar.diffusion import guidance
 from alphabar.diffusion.denoiser import Cond, Denoiser
 from alphabar.errors import UserError
-from alphabar.training.checkpoint import load
+from alphabar.training.checkpoint import load, whereabouts
 from alphabar.training.module import DiffusionModule
 
 Interval = Sequence[float] | None
@@ -118,7 +118,7 @@ class Autoguidance(Guide):
     def guided(self, module: DiffusionModule, null: Cond) -> Denoiser:
         if null is not None:
             raise UserError("negative: guidance=autoguidance leads away from a weaker model, not from a prompt")
-        weak = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay).module.to(module.device)
+        weak = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay, whereabouts(module)).module.to(module.device)
         try:
             return guidance.Autoguided(module.denoiser, weak.denoiser, self.rule)
         except ValueError as error:

@@ -18,7 +18,7 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.training.averages import MAX_LENGTH
-from alphabar.training.checkpoint import Loaded, Moved, frozen, load
+from alphabar.training.checkpoint import LACKS, Loaded, Moved, frozen, load
 from alphabar.training.conditions import Conditions, Pictures, nothing, of_words, spelt_out
 from alphabar.training.generate import Generated, Generation, must_fit
 from alphabar.training.guiding import Guide, guidance_label, guided_stages
@@ -111,8 +111,7 @@ class Command(ABC):
         loaded = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay, moved)._replace(before=before)
         for key, name in moved._asdict().items():
             if name is not None and not any(frozen(each.config)[key] for each in loaded.chain):
-                what = {"codec_name": "not one in the latents of an autoencoder", "pair_name": "built on no image-text pair"}[key]
-                raise UserError(f"{key}={name}: this model is {what}")
+                raise UserError(f"{key}={name}: this model is {LACKS[key]}")
         self.must_suit(loaded)
         fabric = launch(self.run_dir, self.accelerator, self.devices, self.precision)
         for each in loaded.chain:

@@ -25,7 +25,7 @@ from alphabar.training.guiding import guided
 from alphabar.training.learner import Learner
 from alphabar.training.loggers.metrics_file import MetricsFile
 from alphabar.training.module import DiffusionModule
-from alphabar.training.resume import Stopped, take_up
+from alphabar.training.resume import Stopped, must_stay, take_up
 from alphabar.training.run_dir import claim, withdraw
 from alphabar.training.screen import quiet, shown
 from alphabar.training.tree import written
@@ -39,6 +39,8 @@ def train(cfg: DictConfig) -> dict[str, object]:
     stopped = None
     if cfg.resume is not None:
         cfg, stopped = take_up(cfg)
+    else:
+        must_stay(cfg)
     folder = Path(cfg.run_dir)
     check_trainer(cfg)
     datamodule: ImageDataModule = build(cfg.data, "data")

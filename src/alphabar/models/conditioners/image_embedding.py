@@ -18,7 +18,7 @@ from alphabar.models.pairs.stored import must_be_the_same
 class ImageEmbedding(ImageConditioner):
     """sqrt(D) * u, u the unit vector [D] of an image, for a decoder that inverts the image tower; Ramesh et al. 2022, sec. 2.1.
 
-    An image of which nothing is told has a learned vector, 0 at first.
+    An image of which nothing is told has a vector of its own, 0 at first, learned if dropout > 0.
 
     pair: neither trained nor saved. channels: D, for which the network is built.
     dropout: the share of training images that are told nothing.
@@ -37,7 +37,7 @@ class ImageEmbedding(ImageConditioner):
             )
         self.pair = pair
         self.dropout = dropout
-        self.nothing = nn.Parameter(torch.zeros(channels))
+        self.nothing = nn.Parameter(torch.zeros(channels), requires_grad=dropout > 0)  # else no loss has a gradient for it
 
     @property
     def digest(self) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from alphabar.errors import UserError
 from alphabar.models.embeddings import embed, joined
+from alphabar.models.folders import replaced
 from alphabar.models.hub import CONFIG, first_sentence
 from alphabar.models.pairs import Pair, must_be_images
 from alphabar.models.pairs.towers import Towers, pool
@@ -99,16 +99,14 @@ class SmallPair(Pair):
 
 
 def write(towers: Towers, folder: Path) -> None:
-    """Keeps what `SmallPair` reads; whoever reads meanwhile sees the old weights or the new ones."""
+    """Keeps what `SmallPair` reads; see `replaced` for whoever reads meanwhile."""
     from safetensors.torch import save_file
 
     encoder = towers.encoder
     name = str(encoder.folder) if Path(encoder.name).expanduser().is_dir() else encoder.name
     config = {"model_type": KIND, **towers.settings, "text_encoder": name, "max_length": encoder.max_length}
     config["text_digest"] = encoder.digest
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value.detach().cpu().contiguous() for key, value in towers.state_dict().items()}
-    partial = folder / f".{WEIGHTS}.{os.getpid()}.partial"
-    save_file(weights, partial)
-    os.replace(partial, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with replaced(folder) as partial:
+        save_file(weights, partial / WEIGHTS)
+        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

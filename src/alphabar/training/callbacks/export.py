@@ -1,11 +1,10 @@
 """The trained autoencoder as others read it."""
 
-import os
-import shutil
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from alphabar.models.folders import replaced
 from alphabar.training.callbacks.reconstructions import autoencoder_module
 from alphabar.training.hooks import evaluation
 
@@ -22,14 +21,5 @@ class Export(Callback):
         module = autoencoder_module(pl_module)
         if not trainer.is_global_zero:
             return
-        folder = Path(trainer.default_root_dir) / FOLDER
-        partial, old = (folder.with_name(f".{FOLDER}.{os.getpid()}.{what}") for what in ("partial", "old"))
-        try:
-            with evaluation(trainer, module):
-                module.autoencoder.save(partial)
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(partial, folder)
-        finally:
-            for path in (partial, old):
-                shutil.rmtree(path, ignore_errors=True)
+        with replaced(Path(trainer.default_root_dir) / FOLDER) as folder, evaluation(trainer, module):
+            module.autoencoder.save(folder)

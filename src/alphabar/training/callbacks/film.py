@@ -48,11 +48,11 @@ class Film(Callback):
 
 def record(generation: Generation, denoiser: Denoiser, device: torch.device, num_frames: int) -> list[Tensor]:
     """At most `num_frames` moments of the first batch's trajectory, each uint8 [B, C, H, W]."""
-    states = [generation.codec.decode(x).cpu() for x in generation.trajectory(denoiser, range(generation.batch_size), device)]
-    if len(states) <= num_frames:
-        return states
-    left = torch.linspace(1, 0, num_frames) ** 1.5
-    return [states[moment] for moment in ((1 - left) * (len(states) - 1)).round().long().unique().tolist()]
+    states = [x.cpu() for x in generation.trajectory(denoiser, range(generation.batch_size), device)]
+    if len(states) > num_frames:
+        left = torch.linspace(1, 0, num_frames) ** 1.5
+        states = [states[moment] for moment in ((1 - left) * (len(states) - 1)).round().long().unique().tolist()]
+    return [generation.codec.decode(x.to(device)).cpu() for x in states]
 
 
 def write(frames: list[Tensor], folder: Path) -> Tensor:

@@ -32,14 +32,15 @@ class Reconstructions(Callback):
     images of 10 log10(255^2 / mean squared error); `latents/std`, over all latents. Latents are the means of the posterior. At the
     end, where features are configured, the Frechet distance of the reconstructions from the very images they are of.
 
-    features: None for none. num: held-out images; None: all. Where none are held out, training images take their place.
-    Raises ValueError unless num, every_n_steps, batch_size and num_shown are >= 1, and num >= 2.
+    features: None for none. num: held-out images at most, the first ones, which stay in memory. Where none are held out, training
+        images take their place.
+    Raises ValueError unless every_n_steps, batch_size and num_shown are >= 1, and num >= 2.
     """
 
     def __init__(
-        self, features: Features | None, every_n_steps: int, num: int | None = None, batch_size: int = 64, num_shown: int = 16
+        self, features: Features | None, every_n_steps: int, num: int = 1000, batch_size: int = 64, num_shown: int = 16
     ) -> None:
-        if min(every_n_steps, batch_size, num_shown) < 1 or (num is not None and num < 2):
+        if min(every_n_steps, batch_size, num_shown) < 1 or num < 2:
             raise ValueError(
                 f"need num >= 2 and every_n_steps, batch_size and num_shown >= 1, got num={num}, every_n_steps={every_n_steps}, "
                 f"batch_size={batch_size}, num_shown={num_shown}"
@@ -50,13 +51,15 @@ class Reconstructions(Callback):
         self.batch_size = batch_size
         self.num_shown = num_shown
         self.last_step = -1
+        self.judged_step = -1
         self.judge: Judge | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"last_step": self.last_step}
+        return {"last_step": self.last_step, "judged_step": self.judged_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.last_step = state_dict["last_step"]
+        self.judged_step = state_dict.get("judged_step", -1)  # older ones have none
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = image_data(trainer)
@@ -76,7 +79,8 @@ class Reconstructions(Callback):
             self._measure(trainer, pl_module, is_last=trainer.global_step == trainer.max_steps)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
+        # Ended by max_epochs or max_time, perhaps on a step that was measured without the distance.
+        if (self.last_step if self.judge is None else self.judged_step) != trainer.global_step:
             self._measure(trainer, pl_module, is_last=True)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
@@ -106,8 +110,9 @@ class Reconstructions(Callback):
             sums = total(sums.float().to(module.device)).cpu().double()
             figures = figures_of(sums)
             if collector is not None and judge is not None:
-                name = protocol("reconstruction/fid", num, judge.extractor.name, "heldout")
+                name = protocol("reconstruction/fid", num, judge.extractor.name, self._label(trainer))
                 figures[name] = judge.figures(collector.collected()).get("fid", math.nan)
+                self.judged_step = self.last_step
             picture = self._picture(module, images)
         log_figures(trainer, figures)
         if trainer.is_global_zero:
@@ -122,10 +127,14 @@ class Reconstructions(Callback):
 
     def _images(self, trainer: Trainer) -> ImageSet:
         data = image_data(trainer)
-        return data.held_out_set if len(data.held_out_set) > 1 else data.train_set
+        return data.train_set if self._label(trainer) == "train" else data.held_out_set
+
+    def _label(self, trainer: Trainer) -> str:
+        """Which images, in the names of figures."""
+        return "heldout" if len(image_data(trainer).held_out_set) > 1 else "train"
 
     def _count(self, images: ImageSet) -> int:
-        return len(images) if self.num is None else min(self.num, len(images))
+        return min(self.num, len(images))
 
 
 def figures_of(sums: Tensor) -> dict[str, float]:

@@ -66,15 +66,17 @@ def take_latents(codec: LatentCodec, data: ImageDataModule, device: torch.device
     with_images: feed the images, too. Raises UserError if latents cannot be kept, or are of another encoder.
     """
     images = data.train_set
-    if codec.cache_dir is None:
-        parts: Iterable[Tensor] = (part for _, part in _encoded(codec, images, torch.arange(min(MAX_MEASURED, len(images)))))
-    else:
+    num = min(MAX_MEASURED, len(images))
+    if codec.cache_dir is not None:
         latents = kept(codec, images, data.flip, data.source.fingerprint(), codec.cache_dir, device)
         data.feed_latents(latents, with_images)
-        parts = latents[: min(MAX_MEASURED, len(images))].split(CHUNK)
-    if not codec.is_measured:
-        mean, std, num = spread(parts)
-        codec.measure(mean, std, num)
+        if not codec.is_measured:
+            codec.measure(*spread(sums(latents[:num].split(CHUNK))), num)
+    elif not codec.is_measured:
+        rank, world_size = rank_and_size()
+        own = torch.arange(rank, max(num, world_size), world_size) % num  # with fewer images than processes, some twice
+        found = sums(part for _, part in _encoded(codec, images, own))
+        codec.measure(*spread(found if world_size == 1 else total(found.to(device)).cpu()), num)
 
 
 def kept(codec: LatentCodec, images: ImageSet, flip: bool, fingerprint: str, cache_dir: Path, device: torch.device) -> Tensor:
@@ -122,19 +124,20 @@ def is_there(path: Path, wanted: Stored) -> bool:
     return True
 
 
-def spread(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor, int]:
-    """(mean [c], std [c], number of images) of latents drawn of distributions [B, 2, c, ...], over all images and places.
-
-    Var[z] = E[mean^2 + std^2] - E[z]^2.
-    """
-    num, count, first, second = 0, 0, torch.zeros(()), torch.zeros(())
+def sums(parts: Iterable[Tensor]) -> Tensor:
+    """float64 [3, c], over all images and places, of 1, mean and mean^2 + std^2 of distributions [B, 2, c, ...]."""
+    found = torch.zeros(())
     for part in parts:
-        mean, std = part.cpu().double().unbind(1)
-        first = first + mean.transpose(0, 1).flatten(1).sum(1)
-        second = second + (mean**2 + std**2).transpose(0, 1).flatten(1).sum(1)
-        num, count = num + len(part), count + mean[:, 0].numel()
+        mean, std = (values.transpose(0, 1).flatten(1) for values in part.cpu().double().unbind(1))
+        found = found + torch.stack([torch.ones_like(mean), mean, mean**2 + std**2]).sum(2)
+    return found
+
+
+def spread(found: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean [c], std [c]) of latents drawn of distributions, of which these are the `sums`: Var[z] = E[mean^2 + std^2] - E[z]^2."""
+    count, first, second = found
     mean = first / count
-    return mean.float(), (second / count - mean**2).clamp(min=1e-12).sqrt().float(), num
+    return mean.float(), (second / count - mean**2).clamp(min=1e-12).sqrt().float()
 
 
 def _make(codec: LatentCodec, images: ImageSet, wanted: Stored, path: Path, device: torch.device) -> None:
@@ -160,14 +163,17 @@ def _make(codec: LatentCodec, images: ImageSet, wanted: Stored, path: Path, devi
                     except OSError as problem:  # said at the end, since the others wait for this one's share
                         error = _refusal(path, problem)
                 bar.update(len(part))
-        if file is not None:
-            file.close()
-            if error is None:
+        if file is not None and error is None:
+            try:
+                file.close()
                 os.replace(partial, path)
+            except OSError as problem:
+                error = _refusal(path, problem)
         together(error)
     finally:
         if file is not None:
-            file.close()
+            with suppress(OSError):  # of a full disk, said before
+                file.close()
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
 
@@ -194,7 +200,7 @@ def _encoded(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(places among `indices`, latents [B, 2, ...]).
 
-    all_of_them: an image that cannot be read, in whose place its set gives another, is an error. Raises UserError for it, and for
+    all_of_them: to be kept. Raises UserError then for an image that cannot be read, in whose place its set gives another, and for
     numbers beyond half precision.
     """
     for places in torch.arange(len(indices)).split(CHUNK):
@@ -208,7 +214,7 @@ def _encoded(
         image = batch["image"].flip(-1) if mirrored else batch["image"]
         with torch.no_grad():
             latents = codec.distribution(image)
-        if not latents.half().isfinite().all():
+        if all_of_them and not latents.half().isfinite().all():
             raise UserError("codec: the autoencoder gives latents beyond half precision, which cannot be kept; codec.cache=false")
         yield places, latents
 

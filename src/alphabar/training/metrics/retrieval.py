@@ -26,4 +26,9 @@ def candidates(indices: Tensor, right: Tensor, num_captions: int) -> Tensor:
 def found(vectors: Tensor, options: Tensor) -> Tensor:
     """bool [B]: whether the first of options [B, K, D] has the largest scalar product with vectors [B, D]; a draw is no."""
     likeness = (options.double() @ vectors.double()[:, :, None]).squeeze(2)
-    return (likeness[:, :1] > likeness[:, 1:]).all(1)
+    return is_first(likeness[:, :1], likeness)
+
+
+def is_first(right: Tensor, likeness: Tensor) -> Tensor:
+    """bool [B]: whether right [B, 1], which is one of likeness [B, K], is larger than all others."""
+    return (~(likeness < right)).sum(1) == 1  # NaN is no smaller
