@@ -4,9 +4,9 @@
     python benchmarks/super_resolution.py outputs/train/NAME/checkpoints/last.ckpt
 
 FID is against all training images, in the features of a classifier of the data's own classes (features=classifier) that sees them
-in full resolution, with the run's sampler and averaged weights. PSNR is against the images themselves, 10 log10(255^2 / mean squared
-error), the mean over images: a blurred mean of all images that are possible has the best, so that a model that draws one of them loses
-there.
+in full resolution, with the run's sampler and averaged weights. PSNR is against the images themselves, 10 log10(255^2 / mean square
+error), the mean over images: a blurred mean of all images that are possible has the best, so that a model that draws one of them
+loses there.
 """
 
 import argparse
