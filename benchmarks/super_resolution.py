@@ -11,6 +11,7 @@ loses there.
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -47,9 +48,10 @@ def bicubic(conditioner: LowResolution, images: Tensor) -> Tensor:
     return to_uint8(interpolate(conditioner.low(images), size, mode="bicubic", align_corners=False))
 
 
-def drawn(loaded: Loaded, images: Tensor) -> Tensor:
-    """What the model makes of images uint8 [N, C, H, W] that are made small."""
+def drawn(loaded: Loaded, images: Tensor, num_steps: int | None) -> Tensor:
+    """What the model makes of images uint8 [N, C, H, W] that are made small, in so many steps; None: in the run's own."""
     told, sampler = of_given(loaded, images, SEED), build(loaded.config.sampler, "sampler")
+    sampler = sampler if num_steps is None else replace(sampler, num_steps=num_steps)
     generation = Generation(sampler, loaded.module.codec, loaded.shape, SEED, min(BATCH, len(images)), told)
     with torch.no_grad():
         return torch.cat([part.images for part in generation.images(loaded.module.denoiser, len(images), CPU)])
@@ -72,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--num", type=int, default=1000, help="held-out images, at most")
+    parser.add_argument("--num-steps", type=int, help="of the sampler, in place of the run's own")
     parser.add_argument("--data-root", help="where the images lie now")
     parser.add_argument("--cache-dir", default="outputs/cache/features", help="where the classifier is kept")
     arguments = parser.parse_args()
@@ -85,7 +88,7 @@ def main() -> None:
     splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
     extractor = extractors_of(ClassifierFeatures(arguments.cache_dir, MAX_IMAGES, loaded.shape.resolution), splits)[0]
     judge = Judge(extractor, {"fid": Frechet(allow_few=True)}, splits, CPU, len(originals), BATCH)
-    results = {"bicubic": bicubic(conditioner, originals), "model": drawn(loaded, originals), "the images themselves": originals}
+    results = {"bicubic": bicubic(conditioner, originals), "model": drawn(loaded, originals, arguments.num_steps), "the images themselves": originals}
     rows = [["", "FID", "PSNR"]]
     for name, images in results.items():
         fid = measure(share(images), size_of(loaded), [judge]).figures[extractor.name]["fid"]
