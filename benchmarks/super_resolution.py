@@ -88,7 +88,8 @@ def main() -> None:
     splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
     extractor = extractors_of(ClassifierFeatures(arguments.cache_dir, MAX_IMAGES, loaded.shape.resolution), splits)[0]
     judge = Judge(extractor, {"fid": Frechet(allow_few=True)}, splits, CPU, len(originals), BATCH)
-    results = {"bicubic": bicubic(conditioner, originals), "model": drawn(loaded, originals, arguments.num_steps), "the images themselves": originals}
+    made = drawn(loaded, originals, arguments.num_steps)
+    results = {"bicubic": bicubic(conditioner, originals), "model": made, "the images themselves": originals}
     rows = [["", "FID", "PSNR"]]
     for name, images in results.items():
         fid = measure(share(images), size_of(loaded), [judge]).figures[extractor.name]["fid"]

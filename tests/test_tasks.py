@@ -171,7 +171,7 @@ def test_own_images_and_an_own_mask(sample, trained, tmp_path):
         (["task=encode", "data_root=notes"], ["data_root=notes: this checkpoint was trained on data without a root"]),
         (["task=encode", "film=3"], ["film=3: there is no key film"]),
         (["task=interpolate", "images=white.png"], ["images=white.png", "need two images, got 1"]),
-        (["task=interpolate", "task.between=seeds"], ["task.between: expected one of images, noise, got 'seeds'"]),
+        (["task=interpolate", "task.between=seeds"], ["task.between: expected one of images, noise, embeddings, got 'seeds'"]),
         (["task=interpolate", "task.between=noise", "images=notes"], ["task: need", "between=images", "got images=notes"]),
         (["task=interpolate", "task.between=noise", "data_root=x"], ["task: need", "between=images", "got data_root=x"]),
         (["task=interpolate", "thresholding=dynamic"], ["task: need thresholding=none", "got dynamic"]),
