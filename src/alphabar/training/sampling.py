@@ -63,7 +63,8 @@ class Sampling(Inference):
             columns = [*before, shown_images] if pictures is None else compared(told, pictures, shown_images)
             save_png(self._grid(loaded, beside(*columns)), folder / "grid.png")
             self._write_others(fabric, loaded, told, images, folder)
-            print(f"{self.num} images of step {loaded.step:,} in {shown(folder)}: grid.png, images{self._suffix}, film.gif")
+            others = ", film.gif" if self.film > 0 else ""
+            print(f"{self.num} images of step {loaded.step:,} in {shown(folder)}: grid.png, images{self._suffix}{others}")
             if broken > 0:
                 print(f"{broken} of them had NaN or infinity in them, and are black there")
         return {"folder": str(folder), "num": self.num, "num_nonfinite": broken}
