@@ -122,10 +122,8 @@ def build_module(config: DictConfig, moved: Moved) -> Any:
 
 def frozen(config: DictConfig) -> dict[str, dict[str, DictConfig]]:
     """The nodes that name frozen parts, by their place, by the key of `Moved` that says where they lie."""
-    return {
-        key: {place: node for place in places if "name" in (node := OmegaConf.select(config, place) or {})}
-        for key, places in PLACES.items()
-    }
+    nodes: dict[str, Any] = {place: OmegaConf.select(config, place) or {} for places in PLACES.values() for place in places}
+    return {key: {place: nodes[place] for place in places if "name" in nodes[place]} for key, places in PLACES.items()}
 
 
 def move(config: DictConfig, moved: Moved) -> None:
