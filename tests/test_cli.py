@@ -103,6 +103,7 @@ def test_processes_of_one_run_say_the_same_thing_once_and_another_thing_too(monk
 
 
 def test_help_is_for_people(monkeypatch, capfd):
+    monkeypatch.setenv("COLUMNS", "100")
     assert say(monkeypatch, "--help") == 0
     text = capfd.readouterr().out
     assert "python train.py -m schedule.beta_end=0.01,0.02,0.04" in text

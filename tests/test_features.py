@@ -193,7 +193,7 @@ def test_classifier_needs_classes(tmp_path, labels, lack):
 
 
 def test_classifier_refuses_fewer_than_two_images():
-    with pytest.raises(ValueError, match="need max_images >= 2, got max_images=1"):
+    with pytest.raises(ValueError, match="need max_images >= 2 and max_side >= 8, got max_images=1"):
         ClassifierFeatures("cache", 1)
 
 

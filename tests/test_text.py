@@ -162,7 +162,7 @@ def test_captions_are_embedded_once(conditioner, folder, tmp_path, monkeypatch):
         raise AssertionError("the weights are read")
 
     assert conditioner.encoder._model is None  # nor kept
-    monkeypatch.setattr("alphabar.models.text._load", fail)
+    monkeypatch.setattr("alphabar.models.text.load", fail)
     again = text(folder, tmp_path)
     again.learn(CAPTIONS)
     assert same(told(again, [0, 1, 2, 3]), told(conditioner, [0, 1, 2, 3]))
