@@ -1,28 +1,28 @@
 """How near the vectors that a prior draws are to those of images with the same caption."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from alphabar.diffusion.denoiser import Cond
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.models.codecs.embedding import ImageEmbedding
+from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.callbacks.retrieval import one_of_each
 from alphabar.training.conditions import of_data
 from alphabar.training.generate import Generation, suited
 from alphabar.training.guiding import Guide, guided
-from alphabar.training.hooks import diffusion_module, due, evaluation, image_data, image_shape
+from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
 from alphabar.training.loggers.mirror import log_figures
 from alphabar.training.metrics.retrieval import candidates, found
 from alphabar.training.module import DiffusionModule
 from alphabar.training.ranks import total
 
 
-class Embeddings(Callback):
+class Embeddings(Recurring):
     """Draws a vector for each of the first held-out captions, again and again from the same noise.
 
     `embeddings/cosine` is its scalar product with that of the held-out image, `embeddings/cosine_shuffled` with that of another,
@@ -42,21 +42,14 @@ class Embeddings(Callback):
                 f"need num >= 2 and every_n_steps, batch_size >= 1, got num={num}, every_n_steps={every_n_steps}, "
                 f"batch_size={batch_size}"
             )
+        super().__init__(every_n_steps)
         self.sampler = sampler
         self.guidance = guidance
         self.seed = seed
         self.num = num
-        self.every_n_steps = every_n_steps
         self.batch_size = batch_size
-        self.last_step = -1
         self.rows = torch.zeros(0, dtype=torch.int64)
         self.images = self.texts = torch.zeros(0, 0)  # vectors of the held-out images and of their captions
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"last_step": self.last_step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.last_step = state_dict["last_step"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module, data = diffusion_module(pl_module), image_data(trainer)
@@ -70,16 +63,7 @@ class Embeddings(Callback):
             self.images = pair.images(batch["image"].to(module.device)).cpu()
             self.texts = pair.texts([data.captions[place] for place in batch["caption"].tolist()], module.device).cpu()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if due(trainer, self.every_n_steps, self.last_step):
-            self._measure(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
-            self._measure(trainer, pl_module)
-
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.last_step = trainer.global_step
+    def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         module = diffusion_module(pl_module)
         with evaluation(trainer, module):
             drawn = self._drawn(trainer, module)

@@ -3,19 +3,19 @@
 import logging
 import math
 from pathlib import Path
-from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
 from alphabar.training.callbacks.ema import averages_of
+from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.conditions import judged_images, of_data
 from alphabar.training.evaluation.findings import Findings, draw_panel, find
 from alphabar.training.evaluation.judge import Judge
 from alphabar.training.evaluation.measurement import Measurement, measure
 from alphabar.training.generate import Generation, suited
 from alphabar.training.guiding import Guide, guidance_label, guided
-from alphabar.training.hooks import diffusion_module, due, evaluation, image_data
+from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.mirror import log_figures, log_file
 from alphabar.training.metrics import Features, Splits
 from alphabar.training.metrics.measure import extractors_of
@@ -25,7 +25,7 @@ from alphabar.training.metrics.statistics.frechet import Frechet
 log = logging.getLogger(__name__)
 
 
-class FID(Callback):
+class FID(Recurring):
     """Every so many steps and at the end: the distance of `num` samples to the training images, under a name that says how.
 
     All ranks sample their share, `batch_size` at a time. The floor, that of as many held-out images, is logged at the start. The
@@ -52,22 +52,15 @@ class FID(Callback):
                 f"need num >= 2, every_n_steps >= 1 and batch_size >= 1, got num={num}, every_n_steps={every_n_steps}, "
                 f"batch_size={batch_size}"
             )
+        super().__init__(every_n_steps)
         self.features = features
         self.sampler = sampler
         self.guidance = guidance
         self.seed = seed
         self.num = num
-        self.every_n_steps = every_n_steps
         self.batch_size = batch_size
-        self.last_step = -1
         self.judge: Judge | None = None
         self.name = ""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"last_step": self.last_step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.last_step = state_dict["last_step"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.features is None:
@@ -101,16 +94,8 @@ class FID(Callback):
         if trainer.global_step == 0 and floor:
             log_figures(trainer, floor)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if due(trainer, self.every_n_steps, self.last_step):
-            self._measure(trainer, pl_module, is_last=trainer.global_step == trainer.max_steps)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
-            self._measure(trainer, pl_module, is_last=True)
-
-    def _measure(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        self.last_step, judge = trainer.global_step, self.judge
+    def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
+        judge = self.judge
         if judge is None:
             return
         module = diffusion_module(pl_module)

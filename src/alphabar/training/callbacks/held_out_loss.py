@@ -2,17 +2,17 @@
 
 import logging
 import math
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.objectives import regress
 from alphabar.models.conditioners import ImageConditioner
 from alphabar.training.callbacks.ema import averages_of
-from alphabar.training.hooks import diffusion_module, due, evaluation, image_data
+from alphabar.training.callbacks.recurring import Recurring
+from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.mirror import log_figures
 from alphabar.training.module import DiffusionModule
 from alphabar.training.ranks import rank_and_size, total
@@ -25,7 +25,7 @@ EDGES = ("1e-2", "1e-1", "1e0", "1e1", "1e2")
 BINS = [f"{low}_{high}" for low, high in zip(("0", *EDGES), (*EDGES, "inf"), strict=True)]
 
 
-class HeldOutLoss(Callback):
+class HeldOutLoss(Recurring):
     """The mean squared error of the network's output against its target, before the first step, every so many steps and at the end.
 
     It is that of the run's parameterization without weighting or importance, so that among runs with the same parameterization and
@@ -48,19 +48,12 @@ class HeldOutLoss(Callback):
                 f"need num, every_n_steps, num_times and batch_size >= 1, got num={num}, every_n_steps={every_n_steps}, "
                 f"num_times={num_times}, batch_size={batch_size}"
             )
+        super().__init__(every_n_steps)
         self.num = num
-        self.every_n_steps = every_n_steps
         self.num_times = num_times
         self.batch_size = batch_size
-        self.last_step = -1
         self.is_on = False
         self.bank: list[tuple[Tensor, dict[str, Tensor]]] = []  # this rank's indices [B], and batches of the data
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"last_step": self.last_step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.last_step = state_dict["last_step"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         held_out = image_data(trainer).held_out_set
@@ -73,18 +66,9 @@ class HeldOutLoss(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:
-            self._measure(trainer, pl_module)
+            self.act_now(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if due(trainer, self.every_n_steps, self.last_step):
-            self._measure(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
-            self._measure(trainer, pl_module)
-
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.last_step = trainer.global_step
+    def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         if not self.is_on:
             return
         module, averages = diffusion_module(pl_module), averages_of(trainer)

@@ -1,16 +1,15 @@
 """How well a pair that is being trained tells captions and images apart that it was not trained on."""
 
-from typing import Any
-
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from alphabar.errors import UserError
 from alphabar.models.pairs import must_be_images
+from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.contrastive import ContrastiveModule
 from alphabar.training.data import ImageSet
-from alphabar.training.hooks import due, evaluation, image_data
+from alphabar.training.hooks import evaluation, image_data
 from alphabar.training.loggers.mirror import log_figures
 from alphabar.training.metrics.retrieval import candidates, is_first
 from alphabar.training.ranks import from_first
@@ -18,7 +17,7 @@ from alphabar.training.ranks import from_first
 BATCH = 128
 
 
-class Retrieval(Callback):
+class Retrieval(Recurring):
     """The share of held-out images whose own caption is the nearest, and of captions whose own image is, with averaged weights.
 
     `retrieval/caption_of_10` is among its caption and nine others (chance 0.1), `retrieval/caption_of_all` among all held-out
@@ -31,32 +30,16 @@ class Retrieval(Callback):
     def __init__(self, num: int, every_n_steps: int) -> None:
         if num < 2 or every_n_steps < 1:
             raise ValueError(f"need num >= 2 and every_n_steps >= 1, got num={num}, every_n_steps={every_n_steps}")
+        super().__init__(every_n_steps)
         self.num = num
-        self.every_n_steps = every_n_steps
-        self.last_step = -1
         self.rows = torch.zeros(0, dtype=torch.int64)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"last_step": self.last_step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.last_step = state_dict["last_step"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.rows = one_of_each(image_data(trainer).held_out_set, self.num)
         if len(self.rows) < 2:
             raise UserError("callbacks.retrieval: needs two held-out images or more, of different captions; null leaves it out")
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if due(trainer, self.every_n_steps, self.last_step):
-            self._measure(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
-            self._measure(trainer, pl_module)
-
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.last_step = trainer.global_step
+    def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         if not isinstance(pl_module, ContrastiveModule):
             raise UserError(f"callbacks.retrieval: measures pairs in training, this run trains a {type(pl_module).__name__}")
         held_out = image_data(trainer).held_out_set

@@ -1,20 +1,20 @@
 """A grid of samples, again and again from the same noise."""
 
 from pathlib import Path
-from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
+from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.generate import Generation, gather, suited
 from alphabar.training.guiding import Guide, guided
-from alphabar.training.hooks import diffusion_module, due, evaluation, image_data, image_shape
+from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
 from alphabar.training.loggers.mirror import log_picture
 from alphabar.training.pictures import save_png
 from alphabar.training.showcase import showcase
 
 
-class Samples(Callback):
+class Samples(Recurring):
     """Writes `samples/step_N.png`: before the first step, every so many steps, and at the end.
 
     num: images, drawn by all ranks together, `batch_size` at a time. guidance: of a model with a condition; None: none. With
@@ -30,34 +30,18 @@ class Samples(Callback):
                 f"need num, every_n_steps and batch_size >= 1, got num={num}, every_n_steps={every_n_steps}, "
                 f"batch_size={batch_size}"
             )
+        super().__init__(every_n_steps)
         self.sampler = sampler
         self.guidance = guidance
         self.seed = seed
         self.num = num
-        self.every_n_steps = every_n_steps
         self.batch_size = batch_size
-        self.last_step = -1
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"last_step": self.last_step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.last_step = state_dict["last_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:
-            self._draw(trainer, pl_module)
+            self.act_now(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if due(trainer, self.every_n_steps, self.last_step):
-            self._draw(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
-            self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.last_step = trainer.global_step
+    def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         module = diffusion_module(pl_module)
         shown = showcase(module.conditioner, image_data(trainer), self.num)
         batch_size = min(self.batch_size, shown.num)
