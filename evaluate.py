@@ -2,17 +2,17 @@
 
 from omegaconf import DictConfig
 
-from alphabar.training.cli import command
+from alphabar.cli.command import command
 
 
 @command(
     "evaluate",
     aliases={"data": "_data"},
-    verbs={"compare": "alphabar.training.evaluation.compare", "report": "alphabar.training.reports.report"},
+    verbs={"compare": "alphabar.evaluation.compare", "report": "alphabar.reports.report"},
 )
 def main(cfg: DictConfig) -> dict[str, object]:
     """Figures, by the protocol that the configuration states."""
-    from alphabar.training.config import build  # here, since objects load torch, which help and completion do not need
+    from alphabar.config.build import build  # here, since objects load torch, which help and completion do not need
 
     return build(cfg.metric, "metric").run()
 

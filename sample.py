@@ -2,13 +2,13 @@
 
 from omegaconf import DictConfig
 
-from alphabar.training.cli import command
+from alphabar.cli.command import command
 
 
 @command("sample")
 def main(cfg: DictConfig) -> dict[str, object]:
     """Images, as many as the configuration says."""
-    from alphabar.training.config import build  # here, since objects load torch, which help and completion do not need
+    from alphabar.config.build import build  # here, since objects load torch, which help and completion do not need
 
     return build(cfg.task, "task").run()
 

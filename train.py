@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from alphabar.training.cli import command
+from alphabar.cli.command import command
 
 
 @command("train")

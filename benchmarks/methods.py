@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from alphabar.config.build import build
+from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.samplers.ddpm import DDPM
@@ -25,16 +27,14 @@ from alphabar.diffusion.samplers.dpmpp_2m import DPMpp2M
 from alphabar.diffusion.samplers.euler import Euler
 from alphabar.diffusion.samplers.heun import Heun
 from alphabar.diffusion.thresholdings import Static, Thresholding
-from alphabar.training.checkpoint import load
-from alphabar.training.config import build
-from alphabar.training.data.datamodule import ImageDataModule
-from alphabar.training.evaluation.judge import Judge
-from alphabar.training.evaluation.measurement import measure
-from alphabar.training.generate import Generation
-from alphabar.training.metrics import Splits
-from alphabar.training.metrics.measure import extractors_of
-from alphabar.training.metrics.statistics.frechet import Frechet
-from alphabar.training.screen import quiet
+from alphabar.evaluation.judge import Judge
+from alphabar.evaluation.measurement import measure
+from alphabar.metrics import Splits
+from alphabar.metrics.measure import extractors_of
+from alphabar.metrics.statistics.frechet import Frechet
+from alphabar.runs.checkpoint import load
+from alphabar.runs.console import quiet
+from alphabar.sampling.generate import Generation
 
 NUM, SEED, BATCH = 1000, 1, 125
 CPU = torch.device("cpu")

@@ -19,23 +19,23 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from alphabar.config.build import build
+from alphabar.evaluation.judge import Judge
+from alphabar.evaluation.measurement import measure
+from alphabar.metrics import Splits
+from alphabar.metrics.classifier import ClassifierFeatures
+from alphabar.metrics.measure import extractors_of
+from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.models.conditioners.low_resolution import LowResolution
-from alphabar.training.checkpoint import Loaded, load
-from alphabar.training.config import build
-from alphabar.training.evaluation.judge import Judge
-from alphabar.training.evaluation.measurement import measure
-from alphabar.training.generate import Generated, Generation
-from alphabar.training.measuring import data_of
-from alphabar.training.metrics import Splits
-from alphabar.training.metrics.classifier import ClassifierFeatures
-from alphabar.training.metrics.measure import extractors_of
-from alphabar.training.metrics.statistics.frechet import Frechet
-from alphabar.training.pictures import beside, grid, save_png
-from alphabar.training.sampling import size_of
-from alphabar.training.screen import quiet
-from alphabar.training.stages import of_given
-from alphabar.training.table import aligned
+from alphabar.runs.checkpoint import Loaded, load
+from alphabar.runs.console import quiet
+from alphabar.runs.text_table import aligned
+from alphabar.sampling.cascade import of_given
+from alphabar.sampling.command import size_of
+from alphabar.sampling.generate import Generated, Generation
+from alphabar.sampling.image_grid import beside, grid, save_png
+from alphabar.sampling.prepare import data_of
 
 SEED, BATCH = 1, 32
 MAX_IMAGES = 20_000  # that the classifier is trained on, as by default

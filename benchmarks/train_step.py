@@ -25,17 +25,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from alphabar.cli.resolvers import register
+from alphabar.config.build import build
+from alphabar.data import ImageSet, ImageSource, Shape
+from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.resident import ResidentImages
 from alphabar.models.networks.diffusers import to_diffusers
 from alphabar.models.networks.unet import UNet
+from alphabar.runs.console import quiet
 from alphabar.training.callbacks.ema import trainable
-from alphabar.training.config import build
-from alphabar.training.data import ImageSet, ImageSource, Shape
-from alphabar.training.data.datamodule import ImageDataModule
-from alphabar.training.data.resident import ResidentImages
 from alphabar.training.loggers.metrics_file import MetricsFile
-from alphabar.training.module import DiffusionModule
-from alphabar.training.resolvers import register
-from alphabar.training.screen import quiet
+from alphabar.training.modules.diffusion import DiffusionModule
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 WARM_UP = 3  # steps that do not count

@@ -137,8 +137,8 @@ def command(monkeypatch, tmp_path, capsys):
     from hydra.core.global_hydra import GlobalHydra
 
     import runs
-    from alphabar.training.app import App
-    from alphabar.training.cli import execute
+    from alphabar.cli.command import execute
+    from alphabar.cli.hydra_app import App
 
     monkeypatch.chdir(tmp_path)
 

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import torch
 
 from alphabar.diffusion.samplers.ddim import DDIM
-from alphabar.training.evaluation.receipt import Figure, Receipt, write
-from alphabar.training.pictures import grid, save_gif, save_png
-from alphabar.training.reports.report import main
+from alphabar.evaluation.receipt import Figure, Receipt, write
+from alphabar.reports.report import main
+from alphabar.sampling.image_grid import grid, save_gif, save_png
 
 VOID = {"meta", "img", "input", "link", "br", "hr"}
 SVG = {"line", "polyline", "circle", "text", "svg"}
@@ -31,7 +31,7 @@ network:
   _target_: alphabar.models.networks.unet.UNet
   channel_multipliers: [1, 2]
 data:
-  _target_: alphabar.training.data.digits.Digits
+  _target_: alphabar.data.digits.Digits
 shape: {channels: 1, resolution: 8}
 seed: 0
 """

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 import runs
 import tiny_texts
-from alphabar.training.app import App
-from alphabar.training.cli import execute
+from alphabar.cli.command import execute
+from alphabar.cli.hydra_app import App
 
 SIDE = 16
 # What the tokenizer of tiny_texts knows, and how it looks.

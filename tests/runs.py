@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from alphabar.training.app import App
-from alphabar.training.cli import execute
-from alphabar.training.evaluation import receipt
+from alphabar.cli.command import execute
+from alphabar.cli.hydra_app import App
+from alphabar.evaluation import receipt
 
 ROOT = Path(__file__).parents[1]
 CACHE = os.environ["ALPHABAR_TEST_CACHE"]  # made anew for every session of pytest, in conftest.py

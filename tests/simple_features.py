@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from alphabar.training.data.resident import ResidentImages
-from alphabar.training.metrics import Splits
-from alphabar.training.metrics.collector import Collector
-from alphabar.training.metrics.extractor import Extractor
-from alphabar.training.metrics.statistics.frechet import Frechet
+from alphabar.data.resident import ResidentImages
+from alphabar.metrics import Splits
+from alphabar.metrics.collector import Collector
+from alphabar.metrics.extractor import Extractor
+from alphabar.metrics.statistics.frechet import Frechet
 
 CPU = torch.device("cpu")
 

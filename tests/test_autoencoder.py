@@ -8,8 +8,8 @@ import toy
 from alphabar.errors import UserError
 from alphabar.models.autoencoder import Posterior
 from alphabar.models.discriminator import PatchDiscriminator, hinge
-from alphabar.training.autoencoding import AutoencoderModule
 from alphabar.training.callbacks.reconstructions import psnr
+from alphabar.training.modules.autoencoder import AutoencoderModule
 from tiny_autoencoders import module, network
 
 

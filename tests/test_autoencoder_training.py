@@ -11,14 +11,14 @@ from PIL import Image
 
 import runs
 import toy
+from alphabar.data.digits import Digits
+from alphabar.metrics import Features
+from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.ema import EMA
 from alphabar.training.callbacks.export import Export
 from alphabar.training.callbacks.reconstructions import Reconstructions, psnr, reconstructed
-from alphabar.training.data.digits import Digits
-from alphabar.training.metrics import Features
-from alphabar.training.metrics.statistics.frechet import Frechet
 from simple_features import collected, pixels_as_features
 from tiny_autoencoders import module
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from alphabar.errors import UserError
-from alphabar.training.averages import MAX_LENGTH, Exponential, PowerFunction, fit, gamma_of, inner_products, sigma_rel_of
-from alphabar.training.posthoc import MAX_ERROR, Kept, reconstructed, within_reach
+from alphabar.runs.ema.posthoc import MAX_ERROR, Kept, reconstructed, within_reach
+from alphabar.runs.ema.profiles import MAX_LENGTH, Exponential, PowerFunction, fit, gamma_of, inner_products, sigma_rel_of
 
 LENGTHS = [0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.25, 0.288]
 STEPS = 1000

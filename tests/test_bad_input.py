@@ -9,8 +9,8 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 import runs
-from alphabar.training.app import App
-from alphabar.training.cli import execute
+from alphabar.cli.command import execute
+from alphabar.cli.hydra_app import App
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 import runs
+from alphabar.cli.command import execute
+from alphabar.cli.hydra_app import App
+from alphabar.data.digits import DigitsSource
 from alphabar.diffusion.likelihood import bits_of_density, dequantised, flow_times, probability_flow, rademacher, variational_bound
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.thresholdings import Static, Thresholded
-from alphabar.training.app import App
-from alphabar.training.checkpoint import load
-from alphabar.training.cli import execute
-from alphabar.training.data.digits import DigitsSource
-from alphabar.training.evaluation import receipt
+from alphabar.evaluation import receipt
+from alphabar.runs.checkpoint import load
 
 TRAINED = {
     "ddpm": ("method=ddpm",),

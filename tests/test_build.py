@@ -5,7 +5,7 @@ import pickle
 import pytest
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from alphabar.training.config import ConfigError, build
+from alphabar.config.build import ConfigError, build
 
 pytestmark = pytest.mark.usefixtures("toys")
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from alphabar.data.digits import DigitsSource
+from alphabar.data.folder import Folder, FolderSource
+from alphabar.data.loader import ImageLoader, Images
+from alphabar.data.order import EpochOrder
+from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
-from alphabar.training.data.digits import DigitsSource
-from alphabar.training.data.folder import Folder, FolderSource
-from alphabar.training.data.loader import ImageLoader, Images
-from alphabar.training.data.order import EpochOrder
-from alphabar.training.data.resident import ResidentImages
 
 NUM = 24
 

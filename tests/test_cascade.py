@@ -13,9 +13,9 @@ from PIL import Image
 
 import runs
 import tiny_texts
-from alphabar.training.app import App
-from alphabar.training.cli import execute
-from alphabar.training.evaluation import receipt
+from alphabar.cli.command import execute
+from alphabar.cli.hydra_app import App
+from alphabar.evaluation import receipt
 
 MAINS = {"train": train.main, "sample": sample.main, "evaluate": evaluate.main}
 FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")

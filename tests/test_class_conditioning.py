@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 import runs
+from alphabar.cli.command import execute
+from alphabar.cli.hydra_app import App
+from alphabar.data.digits import DigitsSource
+from alphabar.evaluation import receipt
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.unconditional import Unconditional
-from alphabar.training.app import App
-from alphabar.training.cli import execute
-from alphabar.training.conditions import of_data, of_words, spelt_out
-from alphabar.training.data.digits import DigitsSource
-from alphabar.training.evaluation import receipt
+from alphabar.sampling.conditions import of_data, of_words, spelt_out
 
 FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")
 

@@ -11,10 +11,10 @@ import pytest
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import OmegaConf
 
+from alphabar.cli.hydra_app import App
+from alphabar.cli.overrides import quoted
 from alphabar.errors import UserError
-from alphabar.training.app import App
-from alphabar.training.overrides import quoted
-from alphabar.training.run_dir import claim, must_be_resumable
+from alphabar.runs.run_dir import claim, must_be_resumable
 from runs import ROOT, say
 
 pytestmark = pytest.mark.usefixtures("shell")
@@ -223,7 +223,7 @@ def test_a_new_run_leaves_another_run_s_folder_as_it_is(monkeypatch, capfd, tmp_
 
 def test_of_two_runs_in_one_folder_at_once_exactly_one_wins(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from alphabar.training.run_dir import claim\n"
+        "import sys, time; from pathlib import Path; from alphabar.runs.run_dir import claim\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
         "try: claim(Path(sys.argv[1])); print('mine')\n"
         "except ValueError as error: print('taken')"
@@ -248,7 +248,7 @@ def test_sigterm_before_training_ends_the_process(tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "train.yaml").write_text("hydra: {output_subdir: null, run: {dir: out}}")
     script.write_text(
-        "from alphabar.training.cli import command\nimport time\n"
+        "from alphabar.cli.command import command\nimport time\n"
         "@command('train')\ndef main(cfg):\n    print('here', flush=True)\n    time.sleep(60)\nmain()\n"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}

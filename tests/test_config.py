@@ -7,9 +7,9 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from alphabar.training.app import App
-from alphabar.training.config import ConfigError, build, check
-from alphabar.training.resolvers import register
+from alphabar.cli.hydra_app import App
+from alphabar.cli.resolvers import register
+from alphabar.config.build import ConfigError, build, check
 from runs import ROOT
 
 GROUPS = App(ROOT / "conf", "train").groups()
@@ -182,8 +182,8 @@ def test_a_foreign_target_is_refused_wherever_it_stands(target):
         ("alphabar.toys.os", "is refused"),
         ("alphabar.toys.function", "is refused"),
         ("alphabar.toys.Tree.__init__", "there is no module"),
-        ("alphabar.training.run_dir.Path", "is refused"),
-        ("alphabar.training.config.partial", "is refused"),
+        ("alphabar.runs.run_dir.Path", "is refused"),
+        ("alphabar.config.build.partial", "is refused"),
         ("torch.nn.init.constant_", "is refused"),
         ("alphabar.toys.Leef", "there is no class Leef in alphabar.toys. Did you mean Leaf?"),
         ("alphabar.nowhere.Leaf", "there is no module alphabar.nowhere"),
@@ -201,7 +201,7 @@ def test_nothing_is_imported_when_something_is_refused(tmp_path):
     code = """
 import sys
 from omegaconf import OmegaConf
-from alphabar.training.config import check, build
+from alphabar.config.build import check, build
 cfg = OmegaConf.create({"a": {"_target_": "torch.nn.Linear", "x": {"_target_": "evil.Thing"}}})
 for act in (lambda: check(cfg), lambda: build(cfg.a)):
     try:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import pictured
 import runs
 from alphabar.models.pairs.small import SmallPair
-from alphabar.training.contrastive import Augmentation, contrast
+from alphabar.training.modules.contrastive import Augmentation, contrast
 
 
 def test_the_loss_is_the_mean_of_two_cross_entropies():

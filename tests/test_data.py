@@ -10,13 +10,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
+from alphabar.data import Shape
+from alphabar.data.digits import Digits, DigitsSource
+from alphabar.data.folder import Folder, FolderSource
+from alphabar.data.pixels import to_pixels
+from alphabar.data.resident import ResidentImages
+from alphabar.data.torchvision import Torchvision, TorchvisionSource
 from alphabar.errors import UserError
-from alphabar.training.data import Shape
-from alphabar.training.data.digits import Digits, DigitsSource
-from alphabar.training.data.folder import Folder, FolderSource
-from alphabar.training.data.pixels import to_pixels
-from alphabar.training.data.resident import ResidentImages
-from alphabar.training.data.torchvision import Torchvision, TorchvisionSource
 
 GREY = Image.new("L", (9, 7), 100)
 

@@ -9,14 +9,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
+from alphabar.data import ImageSet, ImageSource, Shape
+from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.decoded import DecodedImages
+from alphabar.data.folder import Folder
+from alphabar.data.loader import ImageLoader, Images
+from alphabar.data.order import EpochOrder
+from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
-from alphabar.training.data import ImageSet, ImageSource, Shape
-from alphabar.training.data.datamodule import ImageDataModule
-from alphabar.training.data.decoded import DecodedImages
-from alphabar.training.data.folder import Folder
-from alphabar.training.data.loader import ImageLoader, Images
-from alphabar.training.data.order import EpochOrder
-from alphabar.training.data.resident import ResidentImages
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # Lightning 2.6 with torch 2.14
 NUM_IMAGES, BATCH_SIZE = 45, 6  # 7 batches an epoch and a rest of 3

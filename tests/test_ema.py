@@ -6,8 +6,8 @@ from lightning.pytorch import Callback
 
 import runs
 import toy
-from alphabar.training import posthoc
-from alphabar.training.averages import gamma_of
+from alphabar.runs.ema import posthoc
+from alphabar.runs.ema.profiles import gamma_of
 from alphabar.training.callbacks.ema import EMA, PowerEMA, averaged, trainable
 from alphabar.training.callbacks.snapshots import Snapshots
 

@@ -10,13 +10,13 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 import runs
-from alphabar.training import posthoc
-from alphabar.training.app import App
-from alphabar.training.cli import execute
-from alphabar.training.evaluation import receipt
-from alphabar.training.pictures import save_png
-from alphabar.training.reports.sweep import draw
-from alphabar.training.sweep import Job, Sweep
+from alphabar.cli.command import execute
+from alphabar.cli.hydra_app import App
+from alphabar.evaluation import receipt
+from alphabar.reports.sweep import draw
+from alphabar.runs.ema import posthoc
+from alphabar.runs.sweep import Job, Sweep
+from alphabar.sampling.image_grid import save_png
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def command(script, *words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
         lines: list[str] = []
-        patch.setattr("alphabar.training.endings.say", lambda ending: lines.extend(ending.lines))
+        patch.setattr("alphabar.cli.exit_status.say", lambda ending: lines.extend(ending.lines))
         return execute(importlib.import_module(script).main.__wrapped__, App(runs.ROOT / "conf", script)), lines
 
 

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 import runs
-from alphabar.training.app import App
-from alphabar.training.cli import execute
-from alphabar.training.data.digits import DigitsSource
-from alphabar.training.evaluation import receipt
+from alphabar.cli.command import execute
+from alphabar.cli.hydra_app import App
+from alphabar.data.digits import DigitsSource
+from alphabar.evaluation import receipt
 
 FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")
-VERBS = {"compare": "alphabar.training.evaluation.compare"}
+VERBS = {"compare": "alphabar.evaluation.compare"}
 
 
 def call(monkeypatch, *words):

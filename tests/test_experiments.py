@@ -10,8 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 import runs
-from alphabar.training.app import App
-from alphabar.training.cli import execute
+from alphabar.cli.command import execute
+from alphabar.cli.hydra_app import App
 
 # They take callbacks or files of their own, and are trained in tests of their own: test_autoencoder.py, test_latents.py,
 # test_contrastive.py, test_unclip.py, test_cascade.py.

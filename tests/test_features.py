@@ -8,15 +8,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
+from alphabar.data.digits import DigitsSource
+from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
-from alphabar.training.data.digits import DigitsSource
-from alphabar.training.data.resident import ResidentImages
-from alphabar.training.metrics import Splits, classifier
-from alphabar.training.metrics.classifier import ClassifierFeatures
-from alphabar.training.metrics.clip import CLIPFeatures
-from alphabar.training.metrics.dinov2 import DINOv2Features
-from alphabar.training.metrics.inception import InceptionFeatures
-from alphabar.training.metrics.statistics.frechet import frechet_distance
+from alphabar.metrics import Splits, classifier
+from alphabar.metrics.classifier import ClassifierFeatures
+from alphabar.metrics.clip import CLIPFeatures
+from alphabar.metrics.dinov2 import DINOv2Features
+from alphabar.metrics.inception import InceptionFeatures
+from alphabar.metrics.statistics.frechet import frechet_distance
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -3,13 +3,13 @@ import torch
 from lightning.pytorch import Callback
 
 import toy
+from alphabar.data import Shape
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.samplers.ddpm import DDPM
+from alphabar.sampling.generate import Generation
 from alphabar.training.callbacks.ema import EMA, trainable
 from alphabar.training.callbacks.film import record
 from alphabar.training.callbacks.samples import Samples
-from alphabar.training.data import Shape
-from alphabar.training.generate import Generation
 
 CPU = torch.device("cpu")
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from alphabar.training.metrics.feature_set import Sums
-from alphabar.training.metrics.health import ImageStatistics, complaints, diversity
+from alphabar.metrics.feature_set import Sums
+from alphabar.metrics.health import ImageStatistics, complaints, diversity
 
 
 def pictures(num, seed, channels=3, size=8, brightness=20.0):

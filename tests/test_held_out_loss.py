@@ -19,9 +19,9 @@ from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.diffusion.schedules.shifted_cosine import ShiftedCosineSchedule
 from alphabar.diffusion.schedules.straight import StraightSchedule
 from alphabar.models.codecs.pixels import Pixels
+from alphabar.runs.distributed import rank_and_size
 from alphabar.training.callbacks.held_out_loss import BINS, HeldOutLoss, levels, named
-from alphabar.training.module import DiffusionModule
-from alphabar.training.ranks import rank_and_size
+from alphabar.training.modules.diffusion import DiffusionModule
 
 SYSTEMS = {
     "linear": (LinearSchedule, Epsilon()),

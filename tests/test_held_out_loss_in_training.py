@@ -5,12 +5,12 @@ import torch
 from lightning.pytorch import Callback
 
 import toy
+from alphabar.data.digits import Digits
+from alphabar.data.resident import ResidentImages
 from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.curves import plot
 from alphabar.training.callbacks.ema import EMA, trainable
 from alphabar.training.callbacks.held_out_loss import HeldOutLoss, named
-from alphabar.training.data.digits import Digits
-from alphabar.training.data.resident import ResidentImages
 from alphabar.training.loggers.metrics_file import MetricsFile
 from test_held_out_loss import fit
 

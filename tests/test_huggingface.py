@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from alphabar.data.huggingface import HuggingFace, HuggingFaceSource
+from alphabar.data.loader import ImageLoader, Images
+from alphabar.data.order import EpochOrder
 from alphabar.errors import UserError
-from alphabar.training.data.huggingface import HuggingFace, HuggingFaceSource
-from alphabar.training.data.loader import ImageLoader, Images
-from alphabar.training.data.order import EpochOrder
 
 datasets = pytest.importorskip("datasets")
 NUM = 20

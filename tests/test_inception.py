@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
-from alphabar.training.data.resident import ResidentImages
-from alphabar.training.metrics import Splits, inception
-from alphabar.training.metrics.inception import FILE_NAME, InceptionFeatures
+from alphabar.metrics import Splits, inception
+from alphabar.metrics.inception import FILE_NAME, InceptionFeatures
 
 NO_IMAGES = ResidentImages(torch.empty(0, 1, 8, 8, dtype=torch.uint8), None)
 SPLITS = Splits(NO_IMAGES, NO_IMAGES, "data")

@@ -7,16 +7,16 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
-from alphabar.training.data.resident import ResidentImages
-from alphabar.training.evaluation.findings import find
-from alphabar.training.evaluation.judge import Judge
-from alphabar.training.evaluation.measurement import measure
-from alphabar.training.generate import Generated
-from alphabar.training.metrics import names
-from alphabar.training.metrics.real import batches, learn
-from alphabar.training.metrics.statistics.frechet import Frechet
-from alphabar.training.ranks import from_first, rank_and_size
+from alphabar.evaluation.findings import find
+from alphabar.evaluation.judge import Judge
+from alphabar.evaluation.measurement import measure
+from alphabar.metrics import names
+from alphabar.metrics.real import batches, learn
+from alphabar.metrics.statistics.frechet import Frechet
+from alphabar.runs.distributed import from_first, rank_and_size
+from alphabar.sampling.generate import Generated
 from simple_features import CPU, Witness, collected, fid, gaussian_images, pixels_as_features, splits_of
 
 

@@ -11,16 +11,16 @@ import torch
 from diffusers import AutoencoderKL
 
 import toy
+from alphabar.data import latents
+from alphabar.data.latents import kept, spread, sums, take_latents
+from alphabar.data.loader import ImageLoader, Latents
+from alphabar.data.order import EpochOrder
+from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
 from alphabar.models import autoencoder_files
 from alphabar.models.autoencoder_files import FrozenAutoencoder
 from alphabar.models.codecs.autoencoder import Autoencoder
-from alphabar.training.data import latents
-from alphabar.training.data.latents import kept, spread, sums, take_latents
-from alphabar.training.data.loader import ImageLoader, Latents
-from alphabar.training.data.order import EpochOrder
-from alphabar.training.data.resident import ResidentImages
-from alphabar.training.tasks.mask import known_latents, known_pixels
+from alphabar.sampling.tasks.mask import known_latents, known_pixels
 from tiny_autoencoders import save
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from alphabar.training.overrides import quoted
+from alphabar.cli.overrides import quoted
 from runs import ROOT, table
 
 CONF = """
@@ -33,7 +33,7 @@ SCRIPT = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 from alphabar.errors import UserError
-from alphabar.training.cli import command
+from alphabar.cli.command import command
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(120)"]
 

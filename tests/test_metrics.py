@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
 
-from alphabar.training.metrics.collector import Collector
-from alphabar.training.metrics.statistics.frechet import Frechet, frechet_distance
+from alphabar.metrics.collector import Collector
+from alphabar.metrics.statistics.frechet import Frechet, frechet_distance
 from simple_features import CPU, Witness, collected, fid, gaussian_images, pixels_as_features
 
 

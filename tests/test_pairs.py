@@ -15,6 +15,7 @@ from transformers import CLIPImageProcessorFast, CLIPModel, CLIPTokenizer
 import tiny_models
 import tiny_texts
 from alphabar.errors import UserError
+from alphabar.metrics import pretrained
 from alphabar.models.codecs.embedding import ImageEmbedding as EmbeddingCodec
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.conditioners.image_embedding import ImageEmbedding
@@ -23,8 +24,7 @@ from alphabar.models.pairs.small import SmallPair, write
 from alphabar.models.pairs.stored import StoredPair
 from alphabar.models.pairs.towers import Towers, pool
 from alphabar.models.text import TextEncoder
-from alphabar.training.metrics import pretrained
-from alphabar.training.resume import relocate
+from alphabar.runs.resume import relocate
 
 CPU = torch.device("cpu")
 TEXTS = ["a cat", "a", "red heart and dog", ""]

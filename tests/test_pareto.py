@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
-from alphabar.training.reports import pareto
-from alphabar.training.sweep import Job, Sweep
+from alphabar.reports import pareto
+from alphabar.runs.sweep import Job, Sweep
 from runs import table
 
 NAMES = "fid/n1000-toy-ema-{}"

@@ -6,7 +6,7 @@ from torchvision.models import squeezenet1_1
 
 import toy
 from alphabar.errors import UserError
-from alphabar.training.perceptual import Perceptual
+from alphabar.metrics.perceptual import Perceptual
 from tiny_autoencoders import module
 
 

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from alphabar.models.codecs.pixels import Pixels, to_uint8
-from alphabar.training.pictures import grid, save_gif, save_png
+from alphabar.sampling.image_grid import grid, save_gif, save_png
 
 
 def test_every_byte_survives_the_way_in_and_out():

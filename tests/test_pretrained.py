@@ -10,10 +10,10 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection, Dinov2Model
 
-from alphabar.training.metrics import pretrained
-from alphabar.training.metrics.clip import CLIPFeatures
-from alphabar.training.metrics.dinov2 import DINOv2Features
-from alphabar.training.metrics.pretrained import Colours, Images, resize
+from alphabar.metrics import pretrained
+from alphabar.metrics.clip import CLIPFeatures
+from alphabar.metrics.dinov2 import DINOv2Features
+from alphabar.metrics.pretrained import Colours, Images, resize
 from tiny_models import SPLITS, complaint, pictures, save
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from alphabar.training.metrics import pretrained
-from alphabar.training.metrics.clip import CLIPFeatures
-from alphabar.training.metrics.dinov2 import DINOv2Features
+from alphabar.metrics import pretrained
+from alphabar.metrics.clip import CLIPFeatures
+from alphabar.metrics.dinov2 import DINOv2Features
 from tiny_models import SPLITS, complaint, put_into
 
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from alphabar.errors import UserError
-from alphabar.training.evaluation.receipt import Receipt, write
-from alphabar.training.reports.report import main
+from alphabar.evaluation.receipt import Receipt, write
+from alphabar.reports.report import main
 from pages import EVIL, make_grid, make_receipt, make_run, make_sweep, report
 
 

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import torch
 
-from alphabar.training.reports.chart import Axis, Chart, Line, draw, thinned
+from alphabar.reports.chart import Axis, Chart, Line, draw, thinned
 from pages import Page, make_receipt, make_run, make_sweep, report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from alphabar.data.resident import ResidentImages
+from alphabar.metrics.collector import Collector
+from alphabar.metrics.extractor import Extractor
+from alphabar.metrics.real import learn
+from alphabar.metrics.retrieval import candidates, found
+from alphabar.metrics.statistics.accuracy import Accuracy
+from alphabar.metrics.statistics.retrieval import Retrieval
 from alphabar.training.callbacks.retrieval import figures_of, one_of_each
-from alphabar.training.data.resident import ResidentImages
-from alphabar.training.metrics.collector import Collector
-from alphabar.training.metrics.extractor import Extractor
-from alphabar.training.metrics.real import learn
-from alphabar.training.metrics.retrieval import candidates, found
-from alphabar.training.metrics.statistics.accuracy import Accuracy
-from alphabar.training.metrics.statistics.retrieval import Retrieval
 
 CPU = torch.device("cpu")
 NUM = 30

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 import runs
+from alphabar.cli.command import execute
+from alphabar.cli.hydra_app import App
+from alphabar.data import Shape
+from alphabar.data.digits import DigitsSource
+from alphabar.data.pixels import to_pixels
 from alphabar.errors import UserError
-from alphabar.training.app import App
-from alphabar.training.cli import execute
-from alphabar.training.data import Shape
-from alphabar.training.data.digits import DigitsSource
-from alphabar.training.data.pixels import to_pixels
-from alphabar.training.evaluation import files as files_module
-from alphabar.training.evaluation.files import SampleFolder, open_samples
-from alphabar.training.ranks import together
+from alphabar.evaluation import files as files_module
+from alphabar.evaluation.files import SampleFolder, open_samples
+from alphabar.runs.distributed import together
 
 FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")
 

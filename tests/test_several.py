@@ -5,12 +5,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
+from alphabar.config.build import build, check
 from alphabar.errors import UserError
-from alphabar.training.config import build, check
-from alphabar.training.metrics import Extractor, Features
-from alphabar.training.metrics.dinov2 import DINOv2Features
-from alphabar.training.metrics.inception import InceptionFeatures
-from alphabar.training.metrics.several import Several
+from alphabar.metrics import Extractor, Features
+from alphabar.metrics.dinov2 import DINOv2Features
+from alphabar.metrics.inception import InceptionFeatures
+from alphabar.metrics.several import Several
 from runs import ROOT
 from tiny_models import SPLITS
 

@@ -2,12 +2,12 @@
 
 import torch
 
+from alphabar.data.digits import Digits
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.models.conditioners.unconditional import Unconditional
-from alphabar.training.data.digits import Digits
-from alphabar.training.pictures import beside, captioned, grid, lines, named, printable
-from alphabar.training.showcase import showcase
+from alphabar.sampling.image_grid import beside, captioned, grid, lines, named, printable
+from alphabar.sampling.preview import showcase
 
 
 def test_captions_stand_below_their_images():

@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from alphabar.data import Shape
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser
 from alphabar.diffusion.guidance import ClassifierFree as Guided
 from alphabar.diffusion.noise import ImageNoise
@@ -24,12 +25,11 @@ from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.models.networks import Network
-from alphabar.training.checkpoint import Loaded
-from alphabar.training.conditions import nothing
-from alphabar.training.data import Shape
-from alphabar.training.guiding import APG, ClassifierFree, guided_stages
-from alphabar.training.module import DiffusionModule
-from alphabar.training.stages import Remembered, acting, chained, must_follow
+from alphabar.runs.checkpoint import Loaded
+from alphabar.sampling.cascade import Remembered, acting, chained, must_follow
+from alphabar.sampling.conditions import nothing
+from alphabar.sampling.guidance_config import APG, ClassifierFree, guided_stages
+from alphabar.training.modules.diffusion import DiffusionModule
 
 CPU = torch.device("cpu")
 

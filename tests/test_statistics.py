@@ -10,13 +10,13 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from alphabar.training.metrics.extractor import Extractor
-from alphabar.training.metrics.feature_set import ClassSums, FeatureSet, Sums
-from alphabar.training.metrics.statistics import cmmd, prdc
-from alphabar.training.metrics.statistics.cmmd import CMMD
-from alphabar.training.metrics.statistics.inception_score import InceptionScore, class_sums
-from alphabar.training.metrics.statistics.kid import KID
-from alphabar.training.metrics.statistics.prdc import PRDC, density_and_coverage
+from alphabar.metrics.extractor import Extractor
+from alphabar.metrics.feature_set import ClassSums, FeatureSet, Sums
+from alphabar.metrics.statistics import cmmd, prdc
+from alphabar.metrics.statistics.cmmd import CMMD
+from alphabar.metrics.statistics.inception_score import InceptionScore, class_sums
+from alphabar.metrics.statistics.kid import KID
+from alphabar.metrics.statistics.prdc import PRDC, density_and_coverage
 
 
 def rows(num, num_features=32, seed=0, shift=0.0):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
-from alphabar.training.pictures import grid, save_png
-from alphabar.training.reports.sweep import draw, newest_samples
-from alphabar.training.sweep import Job, Sweep
-from alphabar.training.table import aligned
+from alphabar.reports.sweep import draw, newest_samples
+from alphabar.runs.sweep import Job, Sweep
+from alphabar.runs.text_table import aligned
+from alphabar.sampling.image_grid import grid, save_png
 from runs import table
 
 

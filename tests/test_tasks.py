@@ -9,9 +9,9 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 import runs
-from alphabar.training.app import App
-from alphabar.training.cli import execute
-from alphabar.training.tasks.mask import known_pixels
+from alphabar.cli.command import execute
+from alphabar.cli.hydra_app import App
+from alphabar.sampling.tasks.mask import known_pixels
 
 
 @pytest.fixture(scope="module", params=["ddpm", "edm", "flow"])

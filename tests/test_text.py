@@ -9,11 +9,11 @@ from transformers import BertModel, CLIPTextModel, T5EncoderModel
 
 import tiny_texts
 from alphabar.errors import UserError
+from alphabar.metrics import pretrained
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.text import Text
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.models.text import TextEncoder
-from alphabar.training.metrics import pretrained
 
 CPU = torch.device("cpu")
 TEXTS = ["a cat", "", "dog and cat", "a"]

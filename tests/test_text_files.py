@@ -20,12 +20,12 @@ from transformers import BertModel, CLIPTextModel, T5EncoderModel
 import runs
 import tiny_texts
 from alphabar.errors import UserError
+from alphabar.metrics import pretrained
 from alphabar.models.hub import PACKAGES, Package
 from alphabar.models.text import TextEncoder
-from alphabar.training.checkpoint import load
-from alphabar.training.conditions import of_data
-from alphabar.training.measuring import data_of
-from alphabar.training.metrics import pretrained
+from alphabar.runs.checkpoint import load
+from alphabar.sampling.conditions import of_data
+from alphabar.sampling.prepare import data_of
 from test_text import same, told
 from tiny_models import put_into
 

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from alphabar.training.data.resident import ResidentImages
-from alphabar.training.evaluation.judge import Judge
-from alphabar.training.metrics import Splits
-from alphabar.training.metrics.inception import InceptionFeatures
-from alphabar.training.metrics.statistics.frechet import Frechet
-from alphabar.training.metrics.statistics.inception_score import InceptionScore
-from alphabar.training.metrics.statistics.kid import KID
-from alphabar.training.metrics.statistics.prdc import PRDC
+from alphabar.data.resident import ResidentImages
+from alphabar.evaluation.judge import Judge
+from alphabar.metrics import Splits
+from alphabar.metrics.inception import InceptionFeatures
+from alphabar.metrics.statistics.frechet import Frechet
+from alphabar.metrics.statistics.inception_score import InceptionScore
+from alphabar.metrics.statistics.kid import KID
+from alphabar.metrics.statistics.prdc import PRDC
 
 
 class Images(Dataset):

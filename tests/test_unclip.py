@@ -14,14 +14,14 @@ import runs
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.errors import UserError
+from alphabar.evaluation import receipt
 from alphabar.models.networks.prior import Prior
+from alphabar.runs.checkpoint import load
+from alphabar.sampling.tasks.interpolate import Interpolate
 from alphabar.training.callbacks.curves import Curves
 from alphabar.training.callbacks.embeddings import figures_of
 from alphabar.training.callbacks.film import Film
-from alphabar.training.checkpoint import load
-from alphabar.training.evaluation import receipt
 from alphabar.training.run import must_draw_nothing
-from alphabar.training.tasks.interpolate import Interpolate
 
 DRAW = ["sampler.num_steps=3", "film=0"]
 

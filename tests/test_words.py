@@ -6,11 +6,12 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from alphabar.training import cli, endings
-from alphabar.training.app import App
-from alphabar.training.overrides import quoted, requoted
-from alphabar.training.tree import written
-from alphabar.training.unused import references
+from alphabar.cli import command as cli
+from alphabar.cli import exit_status as endings
+from alphabar.cli.hydra_app import App
+from alphabar.cli.overrides import quoted, requoted
+from alphabar.cli.unused_keys import references
+from alphabar.config.interpolation import written
 from runs import ROOT, say
 
 pytestmark = pytest.mark.usefixtures("shell")

@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from alphabar.models.autoencoder import KLAutoencoder
-from alphabar.training.autoencoding import AutoencoderModule
+from alphabar.training.modules.autoencoder import AutoencoderModule
 
 
 def save(folder, channels=3, seed=0):

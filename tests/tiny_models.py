@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
+from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
-from alphabar.training.data.resident import ResidentImages
-from alphabar.training.metrics import Splits, pretrained
+from alphabar.metrics import Splits, pretrained
 
 NO_IMAGES = ResidentImages(torch.empty(0, 1, 8, 8, dtype=torch.uint8), None)
 SPLITS = Splits(NO_IMAGES, NO_IMAGES, "data")

@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from lightning.pytorch import Trainer
 
+from alphabar.data.digits import Digits
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.objectives.denoising import Denoising
 from alphabar.diffusion.objectives.weightings import Uniform
@@ -13,8 +14,7 @@ from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.networks.unet import UNet
 from alphabar.training.callbacks.checkpoints import AtomicCheckpointIO
-from alphabar.training.data.digits import Digits
-from alphabar.training.module import DiffusionModule
+from alphabar.training.modules.diffusion import DiffusionModule
 
 
 def network(seed=0, dropout=0.0):

@@ -21,10 +21,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from alphabar.cli.overrides import quoted
+from alphabar.cli.processes import Stop, run_job, stoppable
 from alphabar.errors import UserError
-from alphabar.training.overrides import quoted
-from alphabar.training.processes import Stop, run_job, stoppable
-from alphabar.training.sweep import Job, open_sweep, write_error
+from alphabar.runs.sweep import Job, open_sweep, write_error
 
 # What one job must not inherit: whose rank it is, whose result and whose wandb run.
 OWN = ("LOCAL_RANK", "NODE_RANK", "RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PL_GLOBAL_SEED", "WANDB_RUN_ID")

@@ -7,11 +7,11 @@ from contextlib import contextmanager, nullcontext
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from alphabar.data import Shape
+from alphabar.data.datamodule import ImageDataModule
 from alphabar.training.callbacks.ema import averaged
-from alphabar.training.data import Shape
-from alphabar.training.data.datamodule import ImageDataModule
-from alphabar.training.learner import Learner
-from alphabar.training.module import DiffusionModule
+from alphabar.training.modules.base import Learner
+from alphabar.training.modules.diffusion import DiffusionModule
 
 
 def due(trainer: Trainer, every_n_steps: int, last: int) -> bool:

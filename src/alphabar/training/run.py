@@ -11,24 +11,24 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
+from alphabar.config.build import build
+from alphabar.config.interpolation import written
+from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
+from alphabar.runs.console import quiet, shown
+from alphabar.runs.resume import Stopped, must_stay, take_up
+from alphabar.runs.run_dir import claim, withdraw
+from alphabar.sampling.generate import must_fit
+from alphabar.sampling.guidance_config import guided
 from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.fid import FID
 from alphabar.training.callbacks.film import Film
 from alphabar.training.callbacks.samples import Samples
-from alphabar.training.config import build
-from alphabar.training.data.datamodule import ImageDataModule
-from alphabar.training.generate import must_fit
-from alphabar.training.guiding import guided
-from alphabar.training.learner import Learner
 from alphabar.training.loggers.metrics_file import MetricsFile
-from alphabar.training.module import DiffusionModule
-from alphabar.training.resume import Stopped, must_stay, take_up
-from alphabar.training.run_dir import claim, withdraw
-from alphabar.training.screen import quiet, shown
-from alphabar.training.tree import written
+from alphabar.training.modules.base import Learner
+from alphabar.training.modules.diffusion import DiffusionModule
 
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from alphabar.errors import UserError
-from alphabar.training.averages import Exponential, PowerFunction, Profile
+from alphabar.runs.ema.profiles import Exponential, PowerFunction, Profile
 
 
 class WeightAverages(Callback, ABC):

@@ -9,17 +9,17 @@ from torch import Tensor
 from alphabar.diffusion.denoiser import Cond
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
+from alphabar.metrics.retrieval import candidates, found
 from alphabar.models.codecs.embedding import ImageEmbedding
+from alphabar.runs.distributed import total
+from alphabar.sampling.conditions import of_data
+from alphabar.sampling.generate import Generation, suited
+from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.callbacks.retrieval import one_of_each
-from alphabar.training.conditions import of_data
-from alphabar.training.generate import Generation, suited
-from alphabar.training.guiding import Guide, guided
 from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
-from alphabar.training.loggers.mirror import log_figures
-from alphabar.training.metrics.retrieval import candidates, found
-from alphabar.training.module import DiffusionModule
-from alphabar.training.ranks import total
+from alphabar.training.loggers.log_helpers import log_figures
+from alphabar.training.modules.diffusion import DiffusionModule
 
 
 class Embeddings(Recurring):

@@ -7,20 +7,20 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
+from alphabar.evaluation.findings import Findings, draw_panel, find
+from alphabar.evaluation.judge import Judge
+from alphabar.evaluation.measurement import Measurement, measure
+from alphabar.metrics import Features, Splits
+from alphabar.metrics.measure import extractors_of
+from alphabar.metrics.names import floor_protocol, protocol
+from alphabar.metrics.statistics.frechet import Frechet
+from alphabar.sampling.conditions import judged_images, of_data
+from alphabar.sampling.generate import Generation, suited
+from alphabar.sampling.guidance_config import Guide, guidance_label, guided
 from alphabar.training.callbacks.ema import averages_of
 from alphabar.training.callbacks.recurring import Recurring
-from alphabar.training.conditions import judged_images, of_data
-from alphabar.training.evaluation.findings import Findings, draw_panel, find
-from alphabar.training.evaluation.judge import Judge
-from alphabar.training.evaluation.measurement import Measurement, measure
-from alphabar.training.generate import Generation, suited
-from alphabar.training.guiding import Guide, guidance_label, guided
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
-from alphabar.training.loggers.mirror import log_figures, log_file
-from alphabar.training.metrics import Features, Splits
-from alphabar.training.metrics.measure import extractors_of
-from alphabar.training.metrics.names import floor_protocol, protocol
-from alphabar.training.metrics.statistics.frechet import Frechet
+from alphabar.training.loggers.log_helpers import log_figures, log_file
 
 log = logging.getLogger(__name__)
 

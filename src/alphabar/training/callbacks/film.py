@@ -8,12 +8,12 @@ from torch import Tensor
 
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.samplers import Sampler
-from alphabar.training.conditions import of_held_out
-from alphabar.training.generate import Generation, suited
-from alphabar.training.guiding import Guide, guided
+from alphabar.sampling.conditions import of_held_out
+from alphabar.sampling.generate import Generation, suited
+from alphabar.sampling.guidance_config import Guide, guided
+from alphabar.sampling.image_grid import grid, save_gif, save_png
 from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
-from alphabar.training.loggers.mirror import log_film, log_picture
-from alphabar.training.pictures import grid, save_gif, save_png
+from alphabar.training.loggers.log_helpers import log_film, log_picture
 
 
 class Film(Callback):

@@ -10,12 +10,12 @@ from torch import Tensor
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.objectives import regress
 from alphabar.models.conditioners import ImageConditioner
+from alphabar.runs.distributed import rank_and_size, total
 from alphabar.training.callbacks.ema import averages_of
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
-from alphabar.training.loggers.mirror import log_figures
-from alphabar.training.module import DiffusionModule
-from alphabar.training.ranks import rank_and_size, total
+from alphabar.training.loggers.log_helpers import log_figures
+from alphabar.training.modules.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
 SEED = derive_seed("held-out loss")  # not the run's: runs are compared on the same noise

@@ -6,9 +6,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.errors import UserError
 from alphabar.models.pairs.small import write
-from alphabar.training.contrastive import ContrastiveModule
+from alphabar.runs.console import shown
 from alphabar.training.hooks import evaluation
-from alphabar.training.screen import shown
+from alphabar.training.modules.contrastive import ContrastiveModule
 
 FOLDER = "pair"
 

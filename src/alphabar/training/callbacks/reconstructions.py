@@ -8,19 +8,19 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from alphabar.data import ImageSet
+from alphabar.data.resident import ResidentImages
+from alphabar.evaluation.judge import Judge
+from alphabar.metrics import Features, Splits
+from alphabar.metrics.measure import extractors_of
+from alphabar.metrics.names import protocol
+from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
-from alphabar.training.autoencoding import AutoencoderModule
-from alphabar.training.data import ImageSet
-from alphabar.training.data.resident import ResidentImages
-from alphabar.training.evaluation.judge import Judge
+from alphabar.runs.distributed import rank_and_size, total
+from alphabar.sampling.image_grid import grid, save_png
 from alphabar.training.hooks import due, evaluation, image_data
-from alphabar.training.loggers.mirror import log_figures, log_picture
-from alphabar.training.metrics import Features, Splits
-from alphabar.training.metrics.measure import extractors_of
-from alphabar.training.metrics.names import protocol
-from alphabar.training.metrics.statistics.frechet import Frechet
-from alphabar.training.pictures import grid, save_png
-from alphabar.training.ranks import rank_and_size, total
+from alphabar.training.loggers.log_helpers import log_figures, log_picture
+from alphabar.training.modules.autoencoder import AutoencoderModule
 
 MAX_PSNR = 100.0  # decibels, of images that come back unchanged
 

@@ -4,15 +4,15 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from alphabar.data import ImageSet
 from alphabar.errors import UserError
+from alphabar.metrics.retrieval import candidates, is_first
 from alphabar.models.pairs import must_be_images
+from alphabar.runs.distributed import from_first
 from alphabar.training.callbacks.recurring import Recurring
-from alphabar.training.contrastive import ContrastiveModule
-from alphabar.training.data import ImageSet
 from alphabar.training.hooks import evaluation, image_data
-from alphabar.training.loggers.mirror import log_figures
-from alphabar.training.metrics.retrieval import candidates, is_first
-from alphabar.training.ranks import from_first
+from alphabar.training.loggers.log_helpers import log_figures
+from alphabar.training.modules.contrastive import ContrastiveModule
 
 BATCH = 128
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
+from alphabar.sampling.generate import Generation, gather, suited
+from alphabar.sampling.guidance_config import Guide, guided
+from alphabar.sampling.image_grid import save_png
+from alphabar.sampling.preview import showcase
 from alphabar.training.callbacks.recurring import Recurring
-from alphabar.training.generate import Generation, gather, suited
-from alphabar.training.guiding import Guide, guided
 from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
-from alphabar.training.loggers.mirror import log_picture
-from alphabar.training.pictures import save_png
-from alphabar.training.showcase import showcase
+from alphabar.training.loggers.log_helpers import log_picture
 
 
 class Samples(Recurring):

@@ -5,8 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from alphabar.training import posthoc
-from alphabar.training.averages import PowerFunction
+from alphabar.runs.ema import posthoc
+from alphabar.runs.ema.profiles import PowerFunction
 from alphabar.training.callbacks.checkpoints import AtomicCheckpointIO
 from alphabar.training.callbacks.ema import averages_of
 from alphabar.training.hooks import due

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from alphabar.training.ranks import rank_and_size
+from alphabar.runs.distributed import rank_and_size
 
 
 class StopSignals:

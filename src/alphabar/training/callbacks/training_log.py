@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.errors import UserError
+from alphabar.runs.distributed import rank_and_size, total
 from alphabar.training.hooks import due, learner, log_every_n_steps
-from alphabar.training.loggers.mirror import log_figures
-from alphabar.training.ranks import rank_and_size, total
+from alphabar.training.loggers.log_helpers import log_figures
 
 
 class TrainingLog(Callback):

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from wandb.errors import Error as WandbError
 
 from alphabar.errors import UserError
-from alphabar.training.screen import shown
+from alphabar.runs.console import shown
 
 log = logging.getLogger(__name__)
 ID_FILE = "wandb_id.txt"

@@ -1,0 +1,176 @@
+"""The command line: from `sys.argv` to a checked configuration, and from whatever happens then to an exit code.
+
+Only the standard library and Hydra are imported here: help, completion and a misspelt word must not wait for torch.
+"""
+
+import functools
+import importlib
+import inspect
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from alphabar.cli import exit_status as endings
+from alphabar.cli import resolvers
+from alphabar.cli.diagnose import diagnose
+from alphabar.cli.hydra_app import App, resolved
+from alphabar.cli.overrides import requoted, written_out
+from alphabar.cli.unused_keys import unused
+from alphabar.cli.usage import usage
+from alphabar.errors import UserError
+from alphabar.runs.sweep import finish_sweeps
+
+Main = Callable[[DictConfig], dict[str, object]]
+
+
+def command(
+    config_name: str, aliases: Mapping[str, str] | None = None, verbs: Mapping[str, str] | None = None
+) -> Callable[[Main], Callable[[], NoReturn]]:
+    """Makes a command of a function that takes the configuration in `conf/<config_name>.yaml`, beside the script.
+
+    aliases, verbs: see `App`.
+
+    The command exits with 0, 1 (a bug of ours, or a sweep with failed jobs), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM).
+    """
+
+    def decorate(main: Main) -> Callable[[], NoReturn]:
+        @functools.wraps(main)
+        def start() -> NoReturn:
+            folder = Path(inspect.getfile(main)).resolve().parent / "conf"
+            sys.exit(execute(main, App(folder, config_name, aliases or {}, verbs or {})))
+
+        return start
+
+    return decorate
+
+
+def task_overrides() -> list[str]:
+    """The words of the command line, without those that are Hydra's own."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def execute(main: Main, app: App) -> int:
+    """Does what the command line says; returns the exit code. An unforeseen error gets through, with its traceback."""
+    resolvers.register()
+    endings.prepare()
+    result: dict[str, Any] = {}
+    failure: BaseException | None = None
+    try:
+        if (verb := app.verbs.get("".join(sys.argv[1:2]))) is not None:
+            importlib.import_module(verb).main(sys.argv[2:])
+        else:
+            run(main, app, parse_args(app), result)
+    except BaseException as error:
+        failure = error.__cause__ if isinstance(error, Inside) else explained(error, app)
+    ending = endings.FINISHED if failure is None else endings.ending_of(failure)
+    endings.hand_over(ending, result, failure)
+    ending = finish_sweeps(ending)
+    if failure is not None and (ending.is_bug or os.environ.get("ALPHABAR_TRACEBACK")):
+        raise failure
+    endings.say(ending)
+    return ending.code
+
+
+class Inside(SystemExit):
+    """Takes an error of `main`, its cause, past Hydra, which would print it in its own way."""
+
+
+def parse_args(app: App) -> Namespace:
+    """The command line as Hydra's own parser reads it, but with options wherever they stand, and aliases written out.
+
+    Leaves it in `sys.argv` in the order that Hydra can read, and that processes started later can read, too.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    words = [written_out(word, app.aliases) for word in requoted(sys.argv[1:])]
+    args, unknown = parser.parse_known_intermixed_args(words)
+    args.overrides += unknown
+    options = [word for word in words if word not in args.overrides]
+    sys.argv[1:] = [*options, *args.overrides]
+    return args
+
+
+def run(main: Main, app: App, args: Namespace, result: dict[str, Any]) -> None:
+    """Shows help or the configuration, or lets Hydra run `main`, a sweep, or what else it is asked for."""
+    is_own = args.config_name is None and args.config_path is None and args.config_dir is None
+    # Hydra takes an added key that nothing else takes, and makes a sweep's folder before it looks at the words.
+    if is_own and (args.multirun or any(word.startswith(("+", "-")) for word in args.overrides)):
+        complain(diagnose(app, args.overrides, args.multirun))
+    if args.help:
+        print(usage(app, args.overrides))
+    elif args.cfg and args.resolve:
+        print(resolved(app, args.overrides, args.cfg, args.package), end="")
+    else:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
+        task = make_task(main, app, result)
+        hydra.main(config_path=str(app.folder), config_name=app.name, version_base="1.3")(task)()
+
+
+def make_task(main: Main, app: App, result: dict[str, Any]) -> Callable[[DictConfig], Any]:
+    """What Hydra calls: checks the configuration, calls `main` with it, and keeps the result."""
+
+    @functools.wraps(main)
+    def task(cfg: DictConfig) -> Any:
+        from alphabar.config.build import check
+
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if "run_dir" in cfg:
+            cfg.run_dir = str(folder)
+        try:
+            check(cfg, app.groups())
+            complain(unused(app, cfg, task_overrides(), HydraConfig.get().runtime.choices))
+            result.update(main(cfg) or {})
+        except Exception as error:
+            drop_if_empty(folder)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # another launcher than ours wants to see it
+                raise
+            raise Inside from error
+        objective = result.get("objective")
+        return result if objective is None else float(objective)  # a number is what sweepers optimise
+
+    return task
+
+
+def drop_if_empty(folder: Path) -> None:
+    """Removes a folder that was made for a run that did not come about."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def explained(error: BaseException, app: App) -> BaseException:
+    """An error from outside `main`, in our own words if the user can mend it."""
+    if not isinstance(error, HydraException | OmegaConfBaseException | ValueError | OSError):
+        return error
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, UserError):  # perhaps a resolver's
+            return link
+        link = link.__cause__ or link.__context__
+    words = [word for word in sys.argv[1:] if "=" in word or not word.startswith("-")]
+    if lines := diagnose(app, words, bool({"-m", "--multirun"} & set(sys.argv))):
+        return UserError("\n".join(lines))
+    if isinstance(error, OSError):
+        return UserError(endings.describe(error))
+    return error if isinstance(error, ValueError) else UserError(" ".join(str(error).split()) or type(error).__name__)
+
+
+def complain(lines: list[str]) -> None:
+    """Raises UserError if there is anything to say."""
+    if lines:
+        raise UserError("\n".join(lines))

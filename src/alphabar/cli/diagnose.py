@@ -1,0 +1,209 @@
+"""What is wrong with the words of a command line, and what was probably meant."""
+
+import shlex
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from alphabar.cli.hydra_app import App
+from alphabar.cli.overrides import bare, quoted, split
+from alphabar.config.interpolation import written
+
+PLUGINS = {
+    "ax": "hydra-ax-sweeper",
+    "colorlog": "hydra-colorlog",
+    "joblib": "hydra-joblib-launcher",
+    "nevergrad": "hydra-nevergrad-sweeper",
+    "optuna": "hydra-optuna-sweeper",
+    "ray": "hydra-ray-launcher",
+    "rq": "hydra-rq-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+}
+
+
+def diagnose(app: App, words: list[str], is_sweep: bool) -> list[str]:
+    """One line for every word that is wrong; empty if nothing is, as far as can be seen without building anything."""
+    groups = _with_folders(app.groups()) | app.hydra_groups()
+    read = [_read(word, groups) for word in words]
+    lines = [text for text in read if isinstance(text, str)]
+    overrides = [override for override in read if isinstance(override, Override)]
+    known = _Known(app, overrides, groups)
+    for override in overrides:
+        lines += known.problems(override, is_sweep)
+    return [app.in_own_words(line) for line in dict.fromkeys(lines)]
+
+
+def _with_folders(groups: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The choices of every group, with those that lie in folders of it: experiment=smoke/NAME."""
+    inner = {group: [name for name in groups if name.startswith(f"{group}/")] for group in groups}
+    return {
+        group: [*choices, *(f"{name.removeprefix(f'{group}/')}/{choice}" for name in inner[group] for choice in groups[name])]
+        for group, choices in groups.items()
+    }
+
+
+def _read(word: str, groups: dict[str, list[str]]) -> Override | str:
+    """The parsed word, or what is wrong with it."""
+    key, value = split(word)
+    if word.startswith("-"):
+        return f"{word}: there is no such option; values are given without dashes, as key=value: {word.lstrip('-')}"
+    if value is not None and not bare(key):
+        return f"{word}: there is no key before the ="
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        pass
+    if value is None:
+        group, _, choice = key.replace(".", "/").rpartition("/")
+        meant = f"{group}={choice}" if choice in groups.get(group, ()) else f"{key}=..."
+        return f"{word}: the word has no value. Did you mean {meant}?"
+    as_text = shlex.quote(f"{key}={quoted(value)}")
+    if value.count('"') % 2 or value.count("'") % 2:
+        return f"{word}: the quotes do not close; a text with quotes in it is written {as_text}"
+    return f"{word}: the value cannot be read; if it is a text, put it in quotes: {as_text}"
+
+
+class _Known:
+    """The keys and groups there are, given the groups that a command line chooses."""
+
+    def __init__(self, app: App, overrides: list[Override], groups: dict[str, list[str]]) -> None:
+        self.groups = groups
+        self.tree = _compose(app, [override for override in overrides if override.key_or_group in groups], groups)
+        self.keys = list(_keys(self.tree))
+
+    def problems(self, override: Override, is_sweep: bool) -> Iterator[str]:
+        """What is wrong with one readable word."""
+        word, key = str(override.input_line), override.key_or_group
+        is_addition = override.is_add() or override.is_force_add()
+        if override.is_sweep_override() and not is_sweep:
+            yield (
+                f"{word}: several values are a sweep, which needs -m (python train.py -m ...); "
+                f"a list is written {key}=[...], a text with commas in it '{key}=\"...\"'"
+            )
+        elif key in self.groups:
+            reason = self._second_choice(override) if is_addition else None
+            reason = reason or self._no_place(key)
+            if reason := reason or _choice_problem(override, self.groups[key]):
+                yield f"{word}: {reason}"
+        elif is_addition:
+            if not self._has_taker(override):
+                yield f"{word}: nothing takes a key {key}{self._meant(override) or self._others(key)}"
+        elif key not in self.keys:
+            yield f"{word}: there is no key {key}{self._meant(override) or self._others(key)}{self._plus(override)}"
+
+    def _no_place(self, group: str) -> str | None:
+        """Of a group that this command, or what else was chosen, has no use for."""
+        chosen = self.tree.get("hydra", {}).get("runtime", {}).get("choices", {})
+        if group.startswith("hydra/") or not chosen or group in chosen:
+            return None
+        others = ", ".join(sorted(name for name in chosen if not name.startswith(("hydra/", "_"))))
+        return f"nothing takes {group} here; the groups that go with this command and its other choices: {others}"
+
+    def _second_choice(self, override: Override) -> str | None:
+        group = override.key_or_group
+        if override.is_force_add() or group not in self.tree.get("hydra", {}).get("runtime", {}).get("choices", {}):
+            return None
+        return f"{group} is chosen already; to choose another, leave the + out: {group}={override.get_value_element_as_str()}"
+
+    def _has_taker(self, override: Override) -> bool:
+        """Whether something could take the added key: an object, whose arguments are checked later, or what holds objects."""
+        *parents, _ = override.key_or_group.split(".")
+        value = {} if override.is_sweep_override() else override.value()
+        if override.key_or_group in self.keys or parents[:1] == ["hydra"]:
+            return True
+        node: Any = self.tree
+        for depth in range(len(parents) + 1):
+            if isinstance(node, str) or (isinstance(node, dict) and "_target_" in node):
+                return True
+            node = node.get(parents[depth]) if isinstance(node, dict) and depth < len(parents) else None
+        is_object = "_target_" in override.key_or_group or (isinstance(value, dict) and "_target_" in value)
+        return bool(parents) and is_object
+
+    def _meant(self, override: Override) -> str:
+        """The question after an unknown key."""
+        key = override.key_or_group
+        parent, _, last = key.replace("/", ".").rpartition(".")
+        for value in _values(override):
+            if value in self.groups.get(last, ()):
+                return f". Did you mean {last}={value}?"
+        if last in self.groups.get(parent, ()):
+            return f". Did you mean {parent}={last}?"
+        same_end = sorted((known for known in self.keys if known.endswith(f".{key}")), key=len)
+        nearest = same_end[:1] or get_close_matches(key, [*self.keys, *self.groups], n=1, cutoff=0.7)
+        return f". Did you mean {nearest[0]}?" if nearest else ""
+
+    def _others(self, key: str) -> str:
+        """The keys beside an unknown one."""
+        parent = key.rpartition(".")[0]
+        others = [known.rpartition(".")[2] for known in self.keys if known.rpartition(".")[0] == parent]
+        named = [name for name in others if not name.startswith("_")]
+        return f". {parent} has: {', '.join(named)}." if parent and named else ""
+
+    def _plus(self, override: Override) -> str:
+        """How to give an argument that the YAML does not list, unless the key is a slip of the finger."""
+        key = override.key_or_group
+        parent, _, last = key.rpartition(".")
+        is_slip = last in self.groups or get_close_matches(key, self.keys, n=1, cutoff=0.9)
+        if f"{parent}._target_" not in self.keys or override.is_delete() or is_slip:
+            return ""
+        return f" An argument that the YAML does not list needs a +: +{override.input_line}"
+
+
+def _compose(app: App, chosen: list[Override], groups: dict[str, list[str]]) -> Any:
+    """The configuration with the choices that are sound, without any other change."""
+    sound = [override for override in chosen if not _choice_problem(override, groups[override.key_or_group])]
+    words = [
+        f"{'+' if override.is_add() and override.key_or_group.startswith('hydra/') else ''}"
+        f"{override.key_or_group}={_values(override)[0]}"
+        for override in sound
+        if _values(override)
+    ]
+    placed: list[str] = []
+    tree: Any = {}
+    for word in [None, *words]:  # one by one, since a choice may leave no place for another
+        attempt = placed if word is None else [*placed, word]
+        try:
+            tree = written(app.compose(attempt))
+        except (HydraException, OmegaConfBaseException):
+            continue
+        placed = attempt
+    return tree
+
+
+def _choice_problem(override: Override, choices: list[str]) -> str | None:
+    group = override.key_or_group
+    takes = f"{group} takes: {', '.join(choices)}"
+    for value in _values(override):
+        if value in choices:
+            continue
+        if package := PLUGINS.get(str(value)) if group.startswith("hydra/") else None:
+            return f"{value} comes with the package {package}, which is not installed: pip install {package}"
+        if value in ("", None):
+            return f"no choice given. {takes}"
+        nearest = get_close_matches(str(value), choices, n=1)
+        unknown = f"no such choice as {value}. " if override.is_sweep_override() else "no such choice. "
+        return unknown + (f"Did you mean {nearest[0]}? " if nearest else "") + takes
+    return None
+
+
+def _values(override: Override) -> list[Any]:
+    """The values of a word: several if it is a sweep or a list, none if it leaves something out."""
+    if override.is_delete():
+        return []
+    if override.is_sweep_override():
+        return [value.strip("'\"") for value in override.sweep_string_iterator()] if override.is_discrete_sweep() else []
+    value = override.value()
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _keys(content: Any, prefix: str = "") -> Iterator[str]:
+    """All dotted keys, of mappings and of what is in them."""
+    for key, value in content.items() if isinstance(content, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _keys(value, f"{prefix}{key}.")

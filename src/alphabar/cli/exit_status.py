@@ -1,0 +1,115 @@
+"""How a command ends: its exit code, what it prints, and what it leaves for whoever started it."""
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alphabar.errors import UserError
+from alphabar.runs.run_dir import is_first
+
+BAD_INPUT, CTRL_C, TERMINATED = 2, 130, 143
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """state: "finished", "failed" or "stopped". lines: to be printed as errors. is_bug: an error that nobody foresaw."""
+
+    state: str
+    code: int
+    lines: tuple[str, ...] = ()
+    is_bug: bool = False
+
+
+FINISHED = Ending("finished", 0)
+
+
+def ending_of(error: BaseException) -> Ending:
+    """What an exception that ended the command means."""
+    # Lightning makes an exit(1) of Ctrl-C.
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        return Ending("stopped", CTRL_C, ("stopped by Ctrl-C",))
+    if type(error).__name__ == "SIGTERMException":  # Lightning's, whose own exit code is 0
+        return Ending("stopped", TERMINATED, ("stopped by SIGTERM",))
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        state = "stopped" if code > 128 else "failed"
+        return Ending(state, code, (error.code,) if isinstance(error.code, str) else ()) if code else FINISHED
+    if lines := user_lines(error):
+        return Ending("failed", BAD_INPUT, lines)
+    return Ending("failed", 1, (f"{type(error).__name__}: {_first_line(error)}",), is_bug=True)
+
+
+def user_lines(error: BaseException) -> tuple[str, ...]:
+    """What to tell the user of an error that is theirs to mend; nothing for a bug of ours."""
+    if isinstance(error, UserError):
+        return tuple(line for line in str(error).splitlines() if line.strip())
+    if type(error).__name__ == "MisconfigurationException":
+        return (" ".join(str(error).split()),)
+    if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+        return (describe(error),)
+    return ()
+
+
+def describe(error: OSError) -> str:
+    """The file and what is wrong with it."""
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def prepare() -> None:
+    """To be called before other processes are started, which are to share what has been said already."""
+    name = f"alphabar-{os.getpid()}-{secrets.token_hex(4)}"
+    os.environ.setdefault("ALPHABAR_ERRORS", str(Path(tempfile.gettempdir()) / name))
+
+
+def say(ending: Ending) -> None:
+    """Prints each line on stderr, unless another process of the same run has said the same."""
+    sys.stdout.flush()
+    for line in ending.lines:
+        if _is_new(line):
+            print(line if ending.state == "stopped" else f"error: {line}", file=sys.stderr, flush=True)
+
+
+def _is_new(line: str) -> bool:
+    """Whether no other process of this run has got here first with the same line."""
+    is_alone = "LOCAL_RANK" not in os.environ and "ALPHABAR_RESULT" not in os.environ
+    if is_alone:
+        return True
+    mark = Path(os.environ["ALPHABAR_ERRORS"]) / hashlib.sha256(line.encode()).hexdigest()[:16]
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        with mark.open("x", encoding="utf-8") as file:
+            file.write(line)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True  # better twice than not at all
+    return True
+
+
+def hand_over(ending: Ending, result: Mapping[str, Any], error: BaseException | None) -> None:
+    """Leaves the ending and the result for the process that asked for them; the first process of a run does."""
+    path = os.environ.get("ALPHABAR_RESULT")
+    if path is None or not is_first():
+        return
+    content: dict[str, Any] = {"state": ending.state, **result}
+    if ending != FINISHED:
+        content["error"] = " | ".join(ending.lines) or f"exit code {ending.code}"
+    if error is not None and ending.is_bug:
+        content["traceback"] = "".join(traceback.format_exception(error))
+    temporary = Path(f"{path}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, default=str), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,57 @@
+"""Words of a command line that would change nothing: keys that nothing takes, given what else was chosen."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from alphabar.cli.hydra_app import App
+from alphabar.cli.overrides import bare, split
+from alphabar.config.interpolation import written
+
+REFERENCE = re.compile(r"\$\{(\w+)[.\[}]")
+
+
+def unused(app: App, cfg: DictConfig, words: Sequence[str], choices: Mapping[str, str]) -> list[str]:
+    """One line for every `key=value` whose key no value of the configuration refers to.
+
+    The keys of the command's main file are its own: its code reads them.
+
+    choices: what is chosen of each group.
+    """
+    own = {str(key) for key in OmegaConf.load(app.folder / f"{app.name}.yaml")}
+    taken = own | references(written(cfg)) | app.groups().keys()
+    lines = []
+    for word in words:
+        key, value = split(word)
+        name = bare(key)
+        if value is None or key.startswith("~") or not name.isidentifier():
+            continue
+        if name == "run_dir":
+            lines.append(f"{word}: is filled in; the folder of a run is chosen by hydra.run.dir={value}")
+        elif name not in taken:
+            lines.append(f"{word}: nothing takes {name}{_instead(app, name, choices)}")
+    return lines
+
+
+def references(content: Any) -> set[str]:
+    """The keys at the root that the `written` content refers to: {"schedule"} for "${schedule.num_steps}"."""
+    return {key for text in _texts(content) for key in REFERENCE.findall(text)}
+
+
+def _texts(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict | list):
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from _texts(value)
+
+
+def _instead(app: App, key: str, choices: Mapping[str, str]) -> str:
+    """Which choice is to blame, and which others would take the key."""
+    for group, names in app.groups().items():
+        takers = [name for name in names if key in REFERENCE.findall((app.folder / group / f"{name}.yaml").read_text("utf-8"))]
+        if takers and group in choices:
+            return app.in_own_words(f" with {group}={choices[group]}; what does: {group}={', '.join(takers)}")
+    return " here"

@@ -1,0 +1,29 @@
+"""What `--help` prints."""
+
+import shutil
+import textwrap
+from string import Template
+
+from alphabar.cli.hydra_app import App
+
+
+def usage(app: App, overrides: list[str]) -> str:
+    """The app's template in conf/hydra/help/, with its groups and their choices, the default one marked, in place of $GROUPS."""
+    cfg = app.compose(overrides)
+    groups = app.groups()
+    names = {group: alias for alias, group in app.aliases.items()}
+    choices: dict[str, str] = dict(cfg.hydra.runtime.choices)
+    chosen = {
+        names.get(group, group): choice
+        for group, choice in choices.items()
+        if group in groups and (group in names or not group.startswith("_"))
+    }
+    groups |= {alias: groups[group] for group, alias in names.items()}
+    width = max((len(group) for group in chosen), default=0)
+    columns = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    lines = []
+    for group, choice in reversed(chosen.items()):  # in the order of the defaults list
+        words = [f"{name}*" if name == choice else name for name in groups[group]]
+        indent = " " * (width + 4)
+        lines.append(textwrap.fill(", ".join(words), columns, initial_indent=f"  {group:{width}}  ", subsequent_indent=indent))
+    return Template(cfg.hydra.help.template).safe_substitute(GROUPS="\n".join(lines)).rstrip()

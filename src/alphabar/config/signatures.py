@@ -1,0 +1,71 @@
+"""Comparing configured arguments with what a constructor takes."""
+
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from inspect import Parameter
+from typing import Any
+
+from alphabar.config.interpolation import Blank
+from alphabar.config.type_hints import expected, fits, listed, shown
+
+MISSING = "missing"
+GIVEN_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+
+
+def problems(cls: type, arguments: Mapping[str, Any], partial: bool) -> Iterator[tuple[str | None, str]]:
+    """What is wrong with calling `cls(**arguments)`: (the argument, or None for the call itself; one line)."""
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(cls.__abstractmethods__))  # type: ignore[attr-defined]
+        yield None, f"{cls.__name__} is an interface without {missing}: name one of its implementations"
+        return
+    parameters, open_ended = accepted(cls)
+    hints = type_hints(cls)
+    for name, value in arguments.items():
+        if name not in parameters and not open_ended:
+            yield None, _unknown(cls, name, parameters)
+        elif value is Blank.MISSING:
+            yield name, MISSING
+        elif name in hints and not fits(value, hints[name]):
+            yield name, f"expected {expected(hints[name])}, got {shown(value)}{_nearest_of(value, hints[name])}"
+    if not partial:
+        for name, parameter in parameters.items():
+            if parameter.default is Parameter.empty and name not in arguments:
+                yield None, f"{cls.__name__} needs '{name}'"
+
+
+def accepted(cls: type) -> tuple[dict[str, Parameter], bool]:
+    """The parameters of the constructor that can be given by name, and whether it takes others besides."""
+    constructor: Callable[..., Any] = cls.__init__
+    if inspect.isfunction(constructor) and constructor.__module__ == "torch.nn.modules.module":
+        return {}, False  # its *args and **kwargs are there only to be refused
+    try:
+        signature = inspect.signature(cls)
+    except (ValueError, TypeError):
+        return {}, True
+    parameters = signature.parameters.values()
+    named = {parameter.name: parameter for parameter in parameters if parameter.kind in GIVEN_BY_NAME}
+    return named, any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def type_hints(cls: type) -> dict[str, Any]:
+    """The hints of the constructor's parameters; none if they cannot be read."""
+    try:
+        return typing.get_type_hints(cls.__init__)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _unknown(cls: type, name: str, parameters: Mapping[str, Parameter]) -> str:
+    text = f"{cls.__name__} has no argument '{name}'"
+    if nearest := get_close_matches(name, parameters, n=1):
+        return f"{text}. Did you mean '{nearest[0]}'?"
+    if len(parameters) > 12:
+        return text
+    return f"{text}. It takes: {', '.join(parameters)}" if parameters else f"{text}. It takes none"
+
+
+def _nearest_of(value: Any, hint: Any) -> str:
+    nearest = get_close_matches(str(value), [str(option) for option in listed(hint)], n=1)
+    return f". Did you mean {nearest[0]}?" if nearest else ""

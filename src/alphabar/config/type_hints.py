@@ -1,0 +1,150 @@
+"""Whether a configured value fits a type hint, and how to say what would."""
+
+import collections.abc
+import inspect
+import types
+import typing
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union
+
+from alphabar.config.interpolation import Blank, Broken
+
+SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,), type(None): (type(None),)}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a node with a `_target_` becomes: an instance of `cls`, or, if `partial`, something that makes one.
+
+    cls: None if the class could not be found.
+    """
+
+    cls: type | None
+    partial: bool
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether the value fits; True where the hint, or the value, cannot be judged."""
+    if isinstance(value, Blank | Broken) or (isinstance(value, Made) and value.cls is None):
+        return True
+    hint = _plain(hint)
+    origin = typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, option) for option in typing.get_args(hint))
+    if origin is Literal:
+        return any(value == option and type(value) is type(option) for option in typing.get_args(hint))
+    if hint is None or hint in SCALARS:
+        return _fits_scalar(value, type(None) if hint is None else hint)
+    if (origin or hint) is collections.abc.Callable:
+        return _fits_callable(value, typing.get_args(hint))
+    kind = origin or hint
+    if not inspect.isclass(kind) or kind in (object, type) or typing.is_typeddict(kind) or typing.Protocol in kind.__mro__:
+        return True
+    return _fits_class(value, kind, typing.get_args(hint))
+
+
+def _plain(hint: Any) -> Any:
+    """The hint without annotations and new names for old types."""
+    while True:
+        if typing.get_origin(hint) is Annotated:
+            hint = typing.get_args(hint)[0]
+        elif isinstance(hint, typing.NewType):
+            hint = hint.__supertype__
+        else:
+            return hint
+
+
+def _fits_scalar(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, SCALARS[kind])
+
+
+def _fits_callable(value: Any, args: tuple[Any, ...]) -> bool:
+    if not isinstance(value, Made) or value.cls is None:
+        return False
+    if not value.partial:
+        return any("__call__" in vars(base) for base in value.cls.__mro__)
+    result = typing.get_origin(args[-1]) or args[-1] if args else None
+    return not inspect.isclass(result) or issubclass(value.cls, result)
+
+
+def _fits_class(value: Any, kind: type, args: tuple[Any, ...]) -> bool:
+    if isinstance(value, Made):
+        assert value.cls is not None
+        return not value.partial and issubclass(value.cls, kind)
+    if isinstance(value, list):
+        return issubclass(list, kind) or kind in (tuple, set, frozenset) if not args else _fits_items(value, kind, args)
+    if isinstance(value, dict):
+        if not issubclass(dict, kind):
+            return False
+        return len(args) != 2 or all(fits(key, args[0]) and fits(item, args[1]) for key, item in value.items())
+    return False
+
+
+def _fits_items(value: list[Any], kind: type, args: tuple[Any, ...]) -> bool:
+    if kind is tuple and Ellipsis not in args:
+        return len(value) == len(args) and all(fits(item, hint) for item, hint in zip(value, args, strict=True))
+    is_sequence = issubclass(list, kind) or kind in (tuple, set, frozenset)
+    return is_sequence and all(fits(item, args[0]) for item in value)
+
+
+def expected(hint: Any) -> str:
+    """What the hint asks for, in words; of a union, what can be written in a configuration as it is, if anything can."""
+    hint = _plain(hint)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        others = [option for option in _writable(args) if typing.get_origin(option) is not Literal]
+        words = [f"one of {', '.join(dict.fromkeys(map(str, listed(hint))))}"] if listed(hint) else []
+        return " or ".join(dict.fromkeys(words + [expected(option) for option in others]))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if hint is None or hint is type(None):
+        return "null"
+    if (origin or hint) is collections.abc.Callable:
+        return "a node with _target_ and _partial_: true"
+    kind = origin or hint
+    if not inspect.isclass(kind):
+        return str(kind)
+    if issubclass(dict, kind) and kind is not object and (len(args) == 2 or kind is dict):
+        return f"a mapping to {expected(args[1])}" if args else "a mapping"
+    if issubclass(list, kind) or kind is tuple:
+        items = [expected(item) for item in args if item is not Ellipsis]
+        return f"a list of {', '.join(dict.fromkeys(items))}" if items else "a list"
+    return kind.__name__
+
+
+def listed(hint: Any) -> list[Any]:
+    """The values that the hint lists one by one."""
+    hint = _plain(hint)
+    if typing.get_origin(hint) is Literal:
+        return list(typing.get_args(hint))
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return [value for option in typing.get_args(hint) for value in listed(option)]
+    return []
+
+
+def _writable(options: tuple[Any, ...]) -> list[Any]:
+    def is_writable(option: Any) -> bool:
+        option = _plain(option)
+        kind = typing.get_origin(option) or option
+        return option in SCALARS or kind in (Literal, list, dict, tuple, collections.abc.Sequence, collections.abc.Mapping)
+
+    some = [option for option in options if is_writable(option)]
+    return list(options) if not some or some == [type(None)] else some
+
+
+def shown(value: Any) -> str:
+    """The value as it would be written, or what it will be made of."""
+    if isinstance(value, Made):
+        name = value.cls.__name__ if value.cls else "an unknown class"
+        return f"{name} with _partial_: true" if value.partial else name
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{', '.join(shown(item) for item in value)}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Blank):
+        return "???"
+    return repr(value)

@@ -1,0 +1,142 @@
+"""A source of images as Lightning sees it."""
+
+from functools import cached_property
+
+import torch
+from lightning.fabric.utilities.data import suggested_max_num_workers
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from alphabar.data import ImageSet, ImageSource, Shape
+from alphabar.data.loader import ImageLoader, Images, Latents
+from alphabar.data.order import EpochOrder
+from alphabar.data.resident import ResidentImages
+
+MB = 2**20
+MAX_WORKERS = 8
+
+
+class ImageDataModule(LightningDataModule):
+    """Feeds the images of `source` to training; without a Trainer, `prepare_data()` and then `train_set` are enough.
+
+    Use it with `Trainer(use_distributed_sampler=False)`: it deals the images out among the processes itself.
+
+    batch_size: per process, as everywhere in Lightning.
+    seed: of the order and the flips.
+    flip: mirror images left to right at random; None: where the source says that it makes sense.
+    num_workers: processes that decode; None: 0, but for images that stream to a GPU.
+    resident: keep a split in memory, decoded, on the training device; None: up to `max_resident_mb`.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        batch_size: int = 64,
+        seed: int = 0,
+        flip: bool | None = None,
+        num_workers: int | None = None,
+        resident: bool | None = None,
+        max_resident_mb: int = 1024,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"need batch_size >= 1, got {batch_size}")
+        if num_workers is not None and num_workers < 0:
+            raise ValueError(f"need num_workers >= 0, got {num_workers}")
+        if max_resident_mb < 0:
+            raise ValueError(f"need max_resident_mb >= 0, got {max_resident_mb}")
+        self.source = source
+        self.batch_size = batch_size
+        self.seed = seed
+        self.flip = source.symmetric if flip is None else flip
+        self.num_workers = num_workers
+        self.resident = resident
+        self.max_resident_mb = max_resident_mb
+        self._loader: ImageLoader | None = None
+        self._latents: Latents | None = None
+
+    @property
+    def shape(self) -> Shape:
+        return self.source.shape
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        classes = self.source.classes
+        return None if classes is None else tuple(classes)
+
+    @property
+    def captions(self) -> tuple[str, ...] | None:
+        captions = self.source.captions
+        return None if captions is None else tuple(captions)
+
+    @cached_property
+    def train_set(self) -> ImageSet:
+        return self._held(self.source.train())
+
+    @cached_property
+    def held_out_set(self) -> ImageSet:
+        return self._held(self.source.held_out())
+
+    def prepare_data(self) -> None:
+        self.source.prepare()
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self._order()  # too few images are an error before anything else starts
+
+    def feed_latents(self, latents: Tensor, with_images: bool) -> None:
+        """From now on training sees these in place of its images, see `Latents`, or beside them."""
+        self._latents = Latents(self.train_set, latents, with_images)
+
+    def train_dataloader(self) -> ImageLoader:
+        assert self.trainer is not None
+        device = self.trainer.strategy.root_device
+        if self._latents is not None and not self._latents.with_images:
+            self._loader = self._of_latents(self._latents, device)
+            return self._loader
+        images, home = self.train_set, torch.device("cpu")
+        if isinstance(images, ResidentImages) and self._stays(images) and not self.num_workers:
+            images, home = images.to(device), device
+        streams_to_gpu = home != device
+        num_workers = self._num_workers(streams_to_gpu) if self.num_workers is None else self.num_workers
+        pin_memory = streams_to_gpu and device.type == "cuda"
+        feed = Images(images) if self._latents is None else Latents(images, self._latents.latents, with_images=True)
+        self._loader = ImageLoader(feed, self._order(), self.flip, num_workers, home, pin_memory)
+        return self._loader
+
+    def _of_latents(self, feed: Latents, device: torch.device) -> ImageLoader:
+        """They are read from memory or from one file, which takes no workers."""
+        latents = feed.latents
+        if self._fits(latents.numel() * latents.element_size()):
+            feed = Latents(feed.images, latents.to(device, copy=True))
+        return ImageLoader(feed, self._order(), self.flip)
+
+    def teardown(self, stage: str) -> None:
+        self._close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._loader is not None:
+            self._loader.close()
+
+    def _order(self) -> EpochOrder:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        return EpochOrder(len(self.train_set), self.batch_size, self.seed, rank, world_size)
+
+    def _num_workers(self, streams_to_gpu: bool) -> int:
+        # On a CPU, training has all the cores: a worker would take one from it to save a few per cent of its time.
+        if not streams_to_gpu:
+            return 0
+        assert self.trainer is not None
+        return min(MAX_WORKERS, suggested_max_num_workers(self.trainer.num_devices))
+
+    def _held(self, images: ImageSet) -> ImageSet:
+        return ResidentImages(*images.load()) if len(images) and self._stays(images) else images
+
+    def _stays(self, images: ImageSet) -> bool:
+        return self._fits(len(images) * images.shape.channels * images.shape.resolution**2)
+
+    def _fits(self, num_bytes: int) -> bool:
+        return num_bytes <= self.max_resident_mb * MB if self.resident is None else self.resident

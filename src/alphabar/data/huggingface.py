@@ -1,0 +1,236 @@
+"""Datasets of Hugging Face, with images in one column and captions in another."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from alphabar.data import ImageSet, ImageSource, Shape
+from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.decoded import DecodedImages, ImageReader
+from alphabar.errors import UserError
+
+ORDER_SEED = 0  # the order belongs to the data, not to a run
+SAVED = ("state.json", "dataset_dict.json")  # marks of save_to_disk
+
+
+class RowReader(ImageReader):
+    """The images of `rows` in a dataset of nothing but images, in that order."""
+
+    def __init__(self, dataset: Any, key: str, name: str, rows: list[int]) -> None:
+        self.dataset = dataset
+        self.key = key
+        self.dataset_name = name
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> Image.Image:
+        image = self.dataset[self.rows[index]][self.key]
+        if image is None:
+            raise ValueError("there is no image")
+        return image
+
+    def name(self, index: int) -> str:
+        return f"row {self.rows[index]} of {self.dataset_name}"
+
+
+class HuggingFaceSource(ImageSource):
+    """The images of the column `image_key`, each cropped to its centred square and scaled to `resolution`.
+
+    name: a folder that save_to_disk wrote, or whatever load_dataset takes: a dataset of the hub, which is downloaded to its cache
+        unless it is there, or a folder of images, Parquet or other files that it knows.
+    subset: of a dataset that has several; None: its usual one.
+    split, held_out_split: of what to train on, and of what not; None: the fraction `held_out` of `split`, at random.
+    caption_key, label_key: columns of texts and of classes; None: there are none.
+    channels: 1 grey, 3 RGB. strict: an image that cannot be read is an error, not a line in the log.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        resolution: int,
+        channels: int = 3,
+        subset: str | None = None,
+        split: str = "train",
+        held_out_split: str | None = None,
+        held_out: float = 0.1,
+        image_key: str = "image",
+        caption_key: str | None = "text",
+        label_key: str | None = None,
+        strict: bool = False,
+    ) -> None:
+        if resolution < 1:
+            raise ValueError(f"need resolution >= 1, got {resolution}")
+        if channels not in (1, 3):
+            raise ValueError(f"need channels 1 (grey) or 3 (RGB), got {channels}")
+        if not 0 <= held_out < 1:
+            raise ValueError(f"need 0 <= held_out < 1, got {held_out}")
+        self.name = name
+        self.subset = subset
+        self.splits = (split, held_out_split)
+        self.fraction = held_out
+        self.image_key, self.caption_key, self.label_key = image_key, caption_key, label_key
+        self.strict = strict
+        self._shape = Shape(channels, resolution)
+
+    @property
+    def shape(self) -> Shape:
+        return self._shape
+
+    @property
+    def symmetric(self) -> bool:
+        """False, as for a folder: nobody has looked at the images."""
+        return False
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        if self.label_key is None:
+            return None
+        names = getattr(self._train.features[self.label_key], "names", None)
+        if names is None:
+            raise UserError(f"data.label_key={self.label_key}: need a column of type ClassLabel, of {self.name}")
+        return names
+
+    @cached_property
+    def captions(self) -> tuple[str, ...] | None:
+        if self.caption_key is None:
+            return None
+        return tuple(sorted({text for dataset in self._datasets for text in self._texts(dataset)}))
+
+    def prepare(self) -> None:
+        assert self._datasets  # loaded, and so downloaded
+
+    def train(self) -> ImageSet:
+        rows = self._order(self._train)[self._num_held_out :]
+        if not rows:
+            raise UserError(f"no images of {self.name} are left to train on: set data.held_out=0")
+        return self._images(self._train, rows)
+
+    def held_out(self) -> ImageSet:
+        if self.splits[1] is not None:
+            return self._images(self._datasets[1], self._order(self._datasets[1]))
+        return self._images(self._train, self._order(self._train)[: self._num_held_out])
+
+    def fingerprint(self) -> str:
+        keys = (self.image_key, self.caption_key, self.label_key)
+        content = hashlib.blake2b(repr((*self._shape, self.fraction, self.splits, keys)).encode(), digest_size=16)
+        for dataset in self._datasets:
+            for path in (Path(file["filename"]) for file in dataset.cache_files):
+                stat = path.stat()
+                content.update(repr((len(dataset), path.name, stat.st_size, stat.st_mtime_ns)).encode())
+        return content.hexdigest()
+
+    @property
+    def _train(self) -> Any:
+        return self._datasets[0]
+
+    @property
+    def _num_held_out(self) -> int:
+        return 0 if self.splits[1] is not None else round(self.fraction * len(self._train))
+
+    @cached_property
+    def _datasets(self) -> list[Any]:
+        """Of the splits that are used, with the columns that are used."""
+        found = self._open()
+        for split in self.splits:
+            if split is not None and split not in found:
+                raise UserError(f"{self.name} has no split {split!r}, it has {', '.join(map(str, found))}: set data.split")
+        return [self._columns(found[split]) for split in self.splits if split is not None]
+
+    def _open(self) -> dict[str, Any]:
+        """The splits by name; what was saved without any is the one to train on."""
+        try:
+            import datasets
+        except ImportError as error:
+            raise UserError("data=huggingface needs Hugging Face's datasets: pip install 'alphabar[huggingface]'") from error
+        folder = Path(self.name).expanduser()
+        try:
+            if any((folder / mark).is_file() for mark in SAVED):
+                found = datasets.load_from_disk(str(folder))
+            else:
+                found = datasets.load_dataset(str(folder) if folder.is_dir() else self.name, self.subset)
+        except Exception as error:  # of whatever kind: the network, the files and several libraries lie beneath
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(f"data.name={self.name}: cannot load this dataset ({reason})") from error
+        return {str(split): each for split, each in found.items()} if isinstance(found, dict) else {self.splits[0]: found}
+
+    def _columns(self, dataset: Any) -> Any:
+        """The dataset with the columns that are used. Raises UserError if one is missing."""
+        keys = {"image_key": self.image_key, "caption_key": self.caption_key, "label_key": self.label_key}
+        for name, key in keys.items():
+            if key is not None and key not in dataset.features:
+                there = ", ".join(dataset.features)
+                raise UserError(f"data.{name}={key}: {self.name} has no such column, it has {there}")
+        if type(dataset.features[self.image_key]).__name__ != "Image":
+            raise UserError(f"data.image_key={self.image_key}: need a column of type Image, got {dataset.features[self.image_key]}")
+        return dataset.select_columns([key for key in dict.fromkeys(keys.values()) if key is not None])
+
+    def _texts(self, dataset: Any) -> list[str]:
+        """The caption of each row. Raises UserError for rows without one."""
+        texts = [text.strip() if isinstance(text, str) else "" for text in dataset[self.caption_key]]
+        lacking = [row for row, text in enumerate(texts) if not text]
+        if lacking:
+            raise UserError(
+                f"{self.name} has no caption {self.caption_key!r} for {len(lacking)} of {len(texts)} images, the first of them is "
+                f"row {lacking[0]}; data.caption_key=null does without captions"
+            )
+        return texts
+
+    def _order(self, dataset: Any) -> list[int]:
+        return np.random.RandomState(ORDER_SEED).permutation(len(dataset)).tolist()
+
+    def _images(self, dataset: Any, rows: list[int]) -> ImageSet:
+        reader = RowReader(dataset.select_columns([self.image_key]), self.image_key, self.name, rows)
+        return DecodedImages(reader, self._shape, self._labels(dataset, rows), self.strict, self._caption_ids(dataset, rows))
+
+    def _labels(self, dataset: Any, rows: list[int]) -> Tensor | None:
+        if self.classes is None:
+            return None
+        labels = torch.tensor([-1 if label is None else label for label in dataset[self.label_key]], dtype=torch.int64)
+        if len(labels) and int(labels.min()) < 0:
+            raise UserError(f"data.label_key={self.label_key}: row {int(labels.argmin())} of {self.name} has no class")
+        return labels[rows]
+
+    def _caption_ids(self, dataset: Any, rows: list[int]) -> Tensor | None:
+        if self.captions is None:
+            return None
+        ids = {caption: place for place, caption in enumerate(self.captions)}
+        texts = self._texts(dataset)
+        return torch.tensor([ids[texts[row]] for row in rows], dtype=torch.int64)
+
+
+class HuggingFace(ImageDataModule):
+    """`HuggingFaceSource`, fed to training."""
+
+    def __init__(
+        self,
+        name: str,
+        resolution: int,
+        batch_size: int = 64,
+        seed: int = 0,
+        channels: int = 3,
+        subset: str | None = None,
+        split: str = "train",
+        held_out_split: str | None = None,
+        held_out: float = 0.1,
+        image_key: str = "image",
+        caption_key: str | None = "text",
+        label_key: str | None = None,
+        strict: bool = False,
+        flip: bool | None = None,
+        num_workers: int | None = None,
+        resident: bool | None = None,
+        max_resident_mb: int = 1024,
+    ) -> None:
+        source = HuggingFaceSource(
+            name, resolution, channels, subset, split, held_out_split, held_out, image_key, caption_key, label_key, strict
+        )
+        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb)

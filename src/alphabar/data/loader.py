@@ -1,0 +1,177 @@
+"""Batches in the order of `EpochOrder`, from wherever training was interrupted."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from alphabar.data import ImageSet
+from alphabar.data.order import EpochOrder
+from alphabar.errors import UserError
+
+log = logging.getLogger(__name__)
+Batch = dict[str, Tensor]
+
+
+class Feed(ABC):
+    """What batches are made of."""
+
+    @abstractmethod
+    def batch(self, indices: Tensor, flips: Tensor | None) -> Batch:
+        """Of the images `indices` [B], mirrored left to right where `flips` [B] is true; what is known of them is always in it."""
+
+
+@dataclass(frozen=True)
+class Images(Feed):
+    """The images themselves: "image" uint8 [B, C, H, W]."""
+
+    images: ImageSet
+
+    def batch(self, indices: Tensor, flips: Tensor | None) -> Batch:
+        batch = self.images.batch(indices)
+        if flips is not None:
+            image = batch["image"]
+            batch["image"] = torch.where(flips.to(image.device)[:, None, None, None], image.flip(-1), image)
+        return batch
+
+
+@dataclass(frozen=True)
+class Latents(Feed):
+    """What an encoder made of the N images, once and for all: "latent" [B, ...], in place of the images or beside them.
+
+    latents: [N, ...], or [2 N, ...] with those of the mirrored images after the others.
+    """
+
+    images: ImageSet
+    latents: Tensor
+    with_images: bool = False
+
+    def batch(self, indices: Tensor, flips: Tensor | None) -> Batch:
+        rows = indices if flips is None else indices + flips * len(self.images)
+        latent = self.latents.index_select(0, rows.to(self.latents.device))
+        others = Images(self.images).batch(indices, flips) if self.with_images else self.images.facts(indices)
+        return {"latent": latent, **others}
+
+
+class ImageLoader:
+    """What Lightning iterates over: what `feed` makes of each batch of images, {"image": uint8 [B, C, H, W], "label", "caption":
+    int64 [B]} or latents, an epoch per `iter`.
+
+    Behind it is one endless stream of batches, and the state of the loader is how many of them it has handed out (not how
+    many the workers have prepared). So a resumed run sees what an uncut one sees even where Lightning counts epochs
+    otherwise: after a checkpoint from `on_train_epoch_end` it trains one batch more in the epoch that had ended. And
+    workers do not pause between epochs. It is no `DataLoader`, since Lightning asks for an iterator before it says
+    which epoch it is: here nothing is read until the first batch is asked for.
+
+    num_workers: processes that decode; 0 is this one.
+    device: where the indices must be, which is where what is fed lives.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        order: EpochOrder,
+        flip: bool,
+        num_workers: int = 0,
+        device: torch.device | str = "cpu",
+        pin_memory: bool = False,
+    ) -> None:
+        self.feed = feed
+        self.order = order
+        self.flip = flip
+        self.num_workers = num_workers
+        self.device = device
+        self.pin_memory = pin_memory
+        self._num_batches = 0
+        self._placed = False  # whether _num_batches is known, from a checkpoint or because the stream runs
+        self._stream: Iterator[Batch] | None = None
+
+    @property
+    def sampler(self) -> "ImageLoader":
+        """Where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Counts where no state was loaded: Lightning loads none after an epoch's end if only `max_epochs` is set."""
+        if not self._placed:
+            self._num_batches = epoch * len(self)
+
+    def __len__(self) -> int:
+        return self.order.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        for _ in range(len(self)):
+            if self._stream is None:
+                self._placed = True
+                self._stream = self._from_workers() if self.num_workers else self._from_here()
+            batch = next(self._stream)
+            self._num_batches += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        order = asdict(self.order)
+        del order["rank"]
+        return {"num_batches": self._num_batches, "order": order}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        before, now = state["order"], self.state_dict()["order"]
+        changed = [f"{key} was {before[key]}, is {now[key]}" for key in now if before[key] != now[key]]
+        if changed:
+            log.warning("training goes on with other batches than an uncut run would see: %s", "; ".join(changed))
+        num_images = state["num_batches"] * before["batch_size"] * before["world_size"]
+        self._num_batches = num_images // self.order.global_batch_size
+        self._placed = True
+        self._stream = None
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._stream = None
+
+    def _from_here(self) -> Iterator[Batch]:
+        for indices, flips in self.order.batches(self._num_batches, self.flip, self.device):
+            yield self.feed.batch(indices, flips)
+
+    def _from_workers(self) -> Iterator[Batch]:
+        workers = DataLoader(
+            _Work(self.feed),
+            sampler=_Places(self.order, self._num_batches, self.flip),
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            generator=torch.Generator(),  # without one, it would draw from the global stream
+        )
+        for batch in workers:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class _Places:
+    """The endless order as numpy arrays: each tensor sent to a worker would take a file descriptor."""
+
+    def __init__(self, order: EpochOrder, start: int, flip: bool) -> None:
+        self.order, self.start, self.flip = order, start, flip
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        for indices, flips in self.order.batches(self.start, self.flip):
+            yield indices.numpy(), None if flips is None else flips.numpy()
+
+
+class _Work(Dataset[Any]):
+    """What a worker does: decode one whole batch."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+
+    def __getitem__(self, place: tuple[np.ndarray, np.ndarray | None]) -> Batch | UserError:
+        indices, flips = place
+        try:
+            return self.feed.batch(torch.from_numpy(indices), None if flips is None else torch.from_numpy(flips))
+        except UserError as error:  # raised in the worker, its one line would arrive as a traceback
+            return error

@@ -1,0 +1,158 @@
+"""Named datasets, read (and downloaded, if asked) by torchvision."""
+
+import difflib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from alphabar.data import ImageSet, ImageSource, Shape
+from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.decoded import DecodedImages, ImageReader
+from alphabar.data.files import fingerprint
+from alphabar.data.resident import ResidentImages
+from alphabar.data.torchvision_catalogue import CATALOGUE
+from alphabar.errors import UserError
+
+ORDER_SEED = 0  # the order belongs to the data, not to a run
+
+
+class ItemReader(ImageReader):
+    """The images of a torchvision dataset, in the order of `indices`."""
+
+    def __init__(self, dataset: Any, name: str, indices: list[int]) -> None:
+        self.dataset = dataset
+        self.dataset_name = name
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> Image.Image:
+        return self.dataset[self.indices[index]][0]
+
+    def name(self, index: int) -> str:
+        return f"image {self.indices[index]} of {self.dataset_name}"
+
+
+class TorchvisionSource(ImageSource):
+    """The dataset `name` under `root`, in torchvision's own layout of files.
+
+    download: fetch what is missing.
+    resolution: None: the dataset's own, or 64 where images are not square; they are cropped to their centred square.
+    channels: None: the dataset's own; 1 grey, 3 RGB.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        download: bool = False,
+        resolution: int | None = None,
+        channels: int | None = None,
+    ) -> None:
+        if name not in CATALOGUE:
+            by_lower = {known.lower(): known for known in CATALOGUE}
+            near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+            hint = f"did you mean {by_lower[near[0]]}? " if near else ""
+            raise UserError(f"unknown dataset {name!r}: {hint}data.name takes {', '.join(CATALOGUE)}")
+        if resolution is not None and resolution < 1:
+            raise ValueError(f"need resolution >= 1, got {resolution}")
+        if channels not in (None, 1, 3):
+            raise ValueError(f"need channels 1 (grey) or 3 (RGB), got {channels}")
+        self.name = name
+        self.root = Path(root).expanduser().absolute()
+        self.download = download
+        self._entry = CATALOGUE[name]
+        own = self._entry.shape
+        self._shape = Shape(
+            channels=own.channels if channels is None else channels,
+            resolution=own.resolution if resolution is None else resolution,
+        )
+        if not download:
+            self._check_files()
+
+    @property
+    def shape(self) -> Shape:
+        return self._shape
+
+    @property
+    def symmetric(self) -> bool:
+        return self._entry.symmetric
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        return None if self._entry.classes is None else self._entry.classes(self._train)
+
+    @property
+    def captions(self) -> None:
+        return None
+
+    def prepare(self) -> None:
+        if self.download:
+            for train in (True, False):
+                self._open(train, download=True)
+
+    def train(self) -> ImageSet:
+        return self._images(self._train)
+
+    def held_out(self) -> ImageSet:
+        return self._images(self._open(train=False))
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.root, self._entry.files, (self.name, *self._shape))
+
+    @cached_property
+    def _train(self) -> Any:
+        return self._open(train=True)
+
+    def _open(self, train: bool, download: bool = False) -> Any:
+        if not download:
+            self._check_files()
+        try:
+            return self._entry.open(str(self.root), train, download)
+        except Exception as error:  # torchvision raises whatever the network, the archive or the parser raised
+            verb = "download" if download else "read"
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"cannot {verb} {self.name} under {self.root}: {reason}") from error
+
+    def _check_files(self) -> None:
+        missing = [name for name in self._entry.files if not (self.root / name).exists()]
+        if missing:
+            raise UserError(f"no {self.name} under {self.root}: missing {', '.join(missing)} (data.download=true fetches it)")
+
+    def _images(self, dataset: Any) -> ImageSet:
+        order = np.random.RandomState(ORDER_SEED).permutation(len(dataset))
+        entry = self._entry
+        labels: Tensor | None = None
+        if entry.labels is not None:
+            labels = torch.as_tensor(np.asarray(entry.labels(dataset))[order], dtype=torch.int64)
+        if entry.pixels is not None and entry.shape == self._shape:
+            return ResidentImages(entry.pixels(dataset)[torch.from_numpy(order)].contiguous(), labels)
+        return DecodedImages(ItemReader(dataset, self.name, order.tolist()), self._shape, labels)
+
+
+class Torchvision(ImageDataModule):
+    """`TorchvisionSource`, fed to training."""
+
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        batch_size: int = 64,
+        seed: int = 0,
+        download: bool = False,
+        resolution: int | None = None,
+        channels: int | None = None,
+        flip: bool | None = None,
+        num_workers: int | None = None,
+        resident: bool | None = None,
+        max_resident_mb: int = 1024,
+    ) -> None:
+        source = TorchvisionSource(name, root, download, resolution, channels)
+        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb)

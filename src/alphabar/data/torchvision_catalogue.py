@@ -1,0 +1,134 @@
+"""The torchvision datasets we know: their shape, their files, and where they keep pixels and labels."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from alphabar.data import Shape
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One dataset.
+
+    open: (root, train, download) -> the dataset's training or test split.
+    shape: of its images, or what they are scaled to where they are not square.
+    files: relative to root, what must be there.
+    symmetric: whether a mirrored image is as likely as the image itself.
+    pixels: dataset -> uint8 [N, C, H, W] where it holds its images in memory.
+    labels: dataset -> class ids [N] where an image has one class.
+    classes: dataset -> the names of the classes.
+    """
+
+    open: Callable[[str, bool, bool], Any]
+    shape: Shape
+    files: tuple[str, ...]
+    symmetric: bool
+    pixels: Callable[[Any], Tensor] | None
+    labels: Callable[[Any], Sequence[int]] | None
+    classes: Callable[[Any], Sequence[str]] | None
+
+
+def _by_flag(dataset: Callable[..., Any]) -> Callable[[str, bool, bool], Any]:
+    return lambda root, train, download: dataset(root, train=train, download=download)
+
+
+def _by_split(dataset: Callable[..., Any], train_split: str = "train") -> Callable[[str, bool, bool], Any]:
+    return lambda root, train, download: dataset(root, split=train_split if train else "test", download=download)
+
+
+def _idx(dataset: Callable[..., Any], folder: str) -> Entry:
+    parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    return Entry(
+        open=_by_flag(dataset),
+        shape=Shape(1, 28),
+        files=tuple(f"{folder}/raw/{part}-ubyte" for part in parts),
+        symmetric=False,  # not FashionMNIST either: all its shoes point the same way
+        pixels=lambda data: data.data.unsqueeze(1),
+        labels=lambda data: data.targets,
+        classes=lambda data: data.classes,
+    )
+
+
+def _cifar(dataset: Callable[..., Any], files: tuple[str, ...]) -> Entry:
+    return Entry(
+        open=_by_flag(dataset),
+        shape=Shape(3, 32),
+        files=files,
+        symmetric=True,
+        pixels=lambda data: torch.from_numpy(data.data).permute(0, 3, 1, 2),
+        labels=lambda data: data.targets,
+        classes=lambda data: data.classes,
+    )
+
+
+CIFAR10_FILES = (*(f"data_batch_{part}" for part in range(1, 6)), "test_batch", "batches.meta")
+STL10_FILES = ("train_X.bin", "train_y.bin", "unlabeled_X.bin", "test_X.bin", "test_y.bin", "class_names.txt")
+CELEBA_LISTS = ("list_eval_partition", "identity_CelebA", "list_bbox_celeba", "list_landmarks_align_celeba", "list_attr_celeba")
+
+CATALOGUE = {
+    "MNIST": _idx(datasets.MNIST, "MNIST"),
+    "FashionMNIST": _idx(datasets.FashionMNIST, "FashionMNIST"),
+    "KMNIST": _idx(datasets.KMNIST, "KMNIST"),
+    "CIFAR10": _cifar(datasets.CIFAR10, tuple(f"cifar-10-batches-py/{name}" for name in CIFAR10_FILES)),
+    "CIFAR100": _cifar(datasets.CIFAR100, tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta"))),
+    "SVHN": Entry(
+        open=_by_split(datasets.SVHN),
+        shape=Shape(3, 32),
+        files=("train_32x32.mat", "test_32x32.mat"),
+        symmetric=False,
+        pixels=lambda data: torch.from_numpy(np.ascontiguousarray(data.data)),
+        labels=lambda data: data.labels,
+        classes=lambda data: tuple("0123456789"),
+    ),
+    "STL10": Entry(
+        open=_by_split(datasets.STL10),
+        shape=Shape(3, 96),
+        files=tuple(f"stl10_binary/{name}" for name in STL10_FILES),
+        symmetric=True,
+        pixels=lambda data: torch.from_numpy(np.ascontiguousarray(data.data)),
+        labels=lambda data: data.labels,
+        classes=lambda data: data.classes,
+    ),
+    "CelebA": Entry(
+        open=_by_split(datasets.CelebA),
+        shape=Shape(3, 64),
+        files=("celeba/img_align_celeba", *(f"celeba/{name}.txt" for name in CELEBA_LISTS)),
+        symmetric=True,
+        pixels=None,
+        labels=None,
+        classes=None,
+    ),
+    "Flowers102": Entry(
+        open=_by_split(datasets.Flowers102),
+        shape=Shape(3, 64),
+        files=tuple(f"flowers-102/{name}" for name in ("jpg", "imagelabels.mat", "setid.mat")),
+        symmetric=True,
+        pixels=None,
+        labels=lambda data: data._labels,
+        classes=lambda data: data.classes,
+    ),
+    "Food101": Entry(
+        open=_by_split(datasets.Food101),
+        shape=Shape(3, 64),
+        files=("food-101/meta", "food-101/images"),
+        symmetric=True,
+        pixels=None,
+        labels=lambda data: data._labels,
+        classes=lambda data: data.classes,
+    ),
+    "OxfordIIITPet": Entry(
+        open=_by_split(datasets.OxfordIIITPet, train_split="trainval"),
+        shape=Shape(3, 64),
+        files=("oxford-iiit-pet/images", "oxford-iiit-pet/annotations"),
+        symmetric=True,
+        pixels=None,
+        labels=lambda data: data._labels,
+        classes=lambda data: data.classes,
+    ),
+}

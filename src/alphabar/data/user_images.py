@@ -1,0 +1,53 @@
+"""Images that a user points at: one file, or a folder of them."""
+
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from alphabar.data import Shape
+from alphabar.data.decoded import DecodedImages
+from alphabar.data.files import SUFFIXES, image_files
+from alphabar.data.folder import FileReader
+from alphabar.data.unreadable import describe
+from alphabar.errors import UserError
+
+
+def given_images(path: str, shape: Shape, num: int) -> Tensor:
+    """The first `num` images, or as many as there are, in the order of their names: uint8 [n, C, H, W], read as data=folder does.
+
+    Raises UserError if there are none, or one cannot be read.
+    """
+    place, names = _found(path, num)
+    return DecodedImages(FileReader(place, names), shape, labels=None, strict=True).images(range(len(names)))
+
+
+def given_side(path: str, num: int) -> int | None:
+    """The width and height of the first `num` images, if it is one number.
+
+    Raises UserError if there are none, or one is damaged.
+    """
+    place, names = _found(path, num)
+    sizes = set()
+    for name in names:
+        try:
+            with Image.open(place / name) as image:
+                sizes |= set(image.size)
+        except Exception as error:  # of whatever kind: any bytes may stand in a file
+            raise UserError(f"images={path}: {describe(name, error)}") from error
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _found(path: str, num: int) -> tuple[Path, list[str]]:
+    """The folder, and the names of the first `num` images in it."""
+    place = Path(path).expanduser().absolute()
+    if place.is_dir():
+        names = list(islice(image_files(place), num))
+    elif place.is_file():
+        place, names = place.parent, [place.name]
+    else:
+        raise UserError(f"images={path}: there is no such file or folder")
+    if not names:
+        raise UserError(f"images={path}: no images in this folder and its subfolders ({', '.join(SUFFIXES)})")
+    return place, names

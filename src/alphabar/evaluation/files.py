@@ -1,0 +1,181 @@
+"""Images that lie in files: those of somebody else's model, or of an earlier `sample.py`."""
+
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, TypeVar
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from PIL import Image
+from torch import Tensor
+
+from alphabar.data.files import image_files
+from alphabar.data.folder import _place as place
+from alphabar.data.pixels import SIXTEEN_BITS, flattened, pixels_of
+from alphabar.data.unreadable import describe
+from alphabar.errors import UserError
+
+Size = tuple[int, int, int]
+T = TypeVar("T")
+GREY = ("1", "L", "LA", *SIXTEEN_BITS)
+DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+class SampleFiles(ABC):
+    """N images of one size, in a fixed order that mixes them: files are often sorted by class, and equal parts of a set must be
+    alike."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def size(self) -> Size:
+        """(C, H, W)"""
+
+    @abstractmethod
+    def batches(self, num: int, batch_size: int, rank: int, world_size: int) -> Iterator[tuple[list[int], Tensor]]:
+        """This process's share of the first `num` images: indices, in any order, and uint8 [B, C, H, W], a batch at a time.
+
+        Raises UserError where an image cannot be read, on the process that should have read it.
+        """
+
+
+def open_samples(path: Path) -> SampleFiles:
+    """Images of a folder or of an .npz file. Raises UserError if there are none, or if they are not all of one size."""
+    if path.is_dir():
+        return SampleFolder(path)
+    if not path.exists():
+        raise UserError(f"samples={path}: there is no such folder or file")
+    if path.suffix != ".npz":
+        raise UserError(f"samples={path}: need a folder of images or an .npz file with an array uint8 [N, H, W, C]")
+    return SampleArray(path)
+
+
+def shares(num: int, batch_size: int, rank: int, world_size: int) -> Iterator[range]:
+    """This process's batches of the indices 0..num - 1."""
+    for start in range(rank * batch_size, num, world_size * batch_size):
+        yield range(start, min(start + batch_size, num))
+
+
+def mixed(names: Sequence[str]) -> list[int]:
+    """Which name comes first, which second, ...: a shuffle that depends on the names alone."""
+    return sorted(range(len(names)), key=lambda at: (place(names[at]), names[at]))
+
+
+class SampleFolder(SampleFiles):
+    """All images in a folder and its subfolders, read as those of `data=folder` are, but neither cropped nor scaled."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        names = list(image_files(root))
+        if not names:
+            raise UserError(f"samples={root}: there are no images in this folder")
+        self._size = self._look(names[0], size_of)
+        for name in names[1:]:
+            if (size := self._look(name, size_of)) != self._size:
+                raise UserError(
+                    f"samples={root}: need images of one size, got {shown(self._size)} in {names[0]} and {shown(size)} in {name}"
+                )
+        self.names = [names[at] for at in mixed(names)]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def size(self) -> Size:
+        return self._size
+
+    def batches(self, num: int, batch_size: int, rank: int, world_size: int) -> Iterator[tuple[list[int], Tensor]]:
+        for indices in shares(num, batch_size, rank, world_size):
+            yield list(indices), torch.stack([self._look(self.names[index], self._pixels) for index in indices])
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        return pixels_of(flattened(image, self._size[0]))
+
+    def _look(self, name: str, at: Callable[[Image.Image], T]) -> T:
+        try:
+            with Image.open(self.root / name) as image:
+                return at(image)
+        except Exception as error:  # of whatever kind: any bytes may stand in a file
+            raise UserError(f"samples={self.root}: {describe(name, error)}") from error
+
+
+def size_of(image: Image.Image) -> Size:
+    """Without decoding it."""
+    return 1 if image.mode in GREY else 3, image.height, image.width
+
+
+class SampleArray(SampleFiles):
+    """The first array uint8 [N, H, W, C] of an .npz file, read bit by bit, so that it need not fit into memory.
+
+    Images are mixed as those of the folder are that `sample.py` writes them to in place of such a file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                found = {name: self._header(archive, name) for name in archive.namelist() if name.endswith(".npy")}
+        except (ValueError, RuntimeError, *DAMAGED) as error:  # RuntimeError: of encrypted files, and of strange compression
+            raise UserError(f"samples={path}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        fitting = [name for name, (shape, dtype) in found.items() if len(shape) == 4 and dtype == np.uint8 and shape[3] in (1, 3)]
+        if not fitting or found[fitting[0]][0][0] == 0:
+            there = ", ".join(f"{name[:-4]} {dtype} {list(shape)}" for name, (shape, dtype) in found.items())
+            raise UserError(f"samples={path}: need an array uint8 [N, H, W, C] with N >= 1 and C = 1 or 3, got {there or 'none'}")
+        self.name = fitting[0]
+        self.shape = found[self.name][0]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def size(self) -> Size:
+        return self.shape[3], self.shape[1], self.shape[2]
+
+    def batches(self, num: int, batch_size: int, rank: int, world_size: int) -> Iterator[tuple[list[int], Tensor]]:
+        order = mixed([f"{position:06d}.png" for position in range(len(self))])
+        chosen = sorted((position, index) for index, position in enumerate(order[:num]))  # as they lie in the file
+        mine = [chosen[part.start : part.stop] for part in shares(num, batch_size, rank, world_size)]
+        images = self._read({position for part in mine for position, _ in part})
+        for part in mine:
+            batch = torch.from_numpy(np.stack(list(islice(images, len(part)))))
+            yield [index for _, index in part], batch.permute(0, 3, 1, 2)
+        next(images, None)  # reads on to the end
+
+    def _read(self, positions: set[int]) -> Iterator[np.ndarray]:
+        """The images [H, W, C] at `positions` of the file, all of which is read: its checksum is one of the whole."""
+        length = int(np.prod(self.shape[1:]))
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(self.name) as file:
+                _read_header(file)
+                for position in range(len(self)):
+                    content = file.read(length)
+                    if len(content) < length:
+                        raise UserError(f"samples={self.path}: the file ends before its {len(self)} images do")
+                    if position in positions:
+                        yield np.frombuffer(content, dtype=np.uint8).reshape(self.shape[1:])
+        except DAMAGED as error:
+            raise UserError(f"samples={self.path}: {describe(self.name, error)}") from error
+
+    def _header(self, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        with archive.open(name) as file:
+            shape, is_fortran, dtype = _read_header(file)
+        if is_fortran:
+            raise ValueError(f"{name} is stored in Fortran order, need C order")
+        return shape, dtype
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    return read(file)
+
+
+def shown(size: Size) -> str:
+    """3 x 64 x 64"""
+    return " x ".join(map(str, size))

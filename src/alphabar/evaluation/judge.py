@@ -1,0 +1,80 @@
+"""Sets of images against the real ones, in one kind of features."""
+
+from collections.abc import Mapping
+
+import torch
+
+from alphabar.errors import UserError
+from alphabar.metrics import Splits
+from alphabar.metrics.collector import Collector
+from alphabar.metrics.extractor import Extractor
+from alphabar.metrics.feature_set import FeatureSet
+from alphabar.metrics.real import RealImages, learn
+from alphabar.metrics.statistics import Statistic
+from alphabar.runs.distributed import from_first
+
+NUM_ROWS = 10_000  # images whose features are kept one by one, for figures that compare images in pairs
+
+
+class Judge:
+    """Knows the training images, and as many held-out images as there will be images to judge, if there are so many.
+
+    This is no nn.Module, so that the extractor is neither averaged nor saved nor cast with the model that it judges. All processes
+    make one, and call everything here.
+
+    statistics: by name; those that are not for these features are left out.
+    Raises UserError if there are too few images, generated or real, for one of them.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        statistics: Mapping[str, Statistic],
+        splits: Splits,
+        device: torch.device,
+        num: int,
+        batch_size: int,
+    ) -> None:
+        self.extractor = extractor
+        self.statistics = {name: each for name, each in statistics.items() if each.applies(extractor)}
+        self.device = device
+        self.num = num
+        self.training = splits.train
+        self.origins: dict[str, str] = {}  # which statistic each figure is of
+        self._must_suffice(len(splits.train))
+        key = splits.fingerprint
+        self.real = learn(extractor, device, splits.train, "train", key, len(splits.train), batch_size)
+        num_held_out = min(num, len(splits.held_out))
+        self.held_out: RealImages | None = None
+        if num_held_out >= 2:
+            self.held_out = learn(extractor, device, splits.held_out, "held-out", key, num_held_out, batch_size)
+
+    def _must_suffice(self, num_real: int) -> None:
+        for name, statistic in self.statistics.items():
+            need = statistic.min_images(self.extractor.num_features)
+            for kind, there in (("generated", self.num), ("training", num_real)):
+                if there < need:
+                    raise UserError(
+                        f"statistics.{name}: takes {need} images of each kind in {self.extractor.name} features, got {there} "
+                        f"{kind} images; statistics.{name}=null leaves it out"
+                    )
+
+    def collector(self, num: int | None = None) -> Collector:
+        """For the images that are to be judged; None: as many as this is for."""
+        return Collector(self.extractor, self.device, self.num if num is None else num, NUM_ROWS)
+
+    def figures(self, images: FeatureSet, only: str | None = None) -> dict[str, float]:
+        """All figures by name, or those of one statistic; none of a statistic that takes more images than there are."""
+        size, chosen = self.extractor.num_features, self.statistics if only is None else {only: self.statistics[only]}
+        able = {name: each for name, each in chosen.items() if images.num >= each.min_images(size)}
+
+        def work() -> dict[str, dict[str, float]]:
+            return {name: each.compute(images, self.real.features) for name, each in able.items()}
+
+        found = from_first(work)  # the others have no rows of real images
+        self.origins |= {what: name for name, figures in found.items() for what in figures}
+        return {what: value for figures in found.values() for what, value in figures.items()}
+
+    def floor(self) -> dict[str, float]:
+        """Those of the held-out images; none if there are too few of them."""
+        return {} if self.held_out is None else self.figures(self.held_out.features)

@@ -1,0 +1,216 @@
+"""From a checkpoint to the likelihood of held-out images."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+from tqdm import tqdm
+
+from alphabar.data import ImageSet
+from alphabar.diffusion.denoiser import Denoiser
+from alphabar.diffusion.likelihood import (
+    bits_of_density,
+    dequantised,
+    flow_times,
+    probability_flow,
+    rademacher,
+    variational_bound,
+)
+from alphabar.diffusion.noise import ImageNoise, derive_seed
+from alphabar.diffusion.samplers import changes
+from alphabar.diffusion.thresholdings import Static, Thresholded, Thresholding
+from alphabar.diffusion.variances import UNLEARNED, Variance
+from alphabar.errors import UserError
+from alphabar.evaluation.receipt import Figure, Receipt, circumstances, write
+from alphabar.metrics.content import content_hash, legible
+from alphabar.metrics.names import bound_protocol, flow_protocol
+from alphabar.models.codecs.pixels import Pixels
+from alphabar.runs.checkpoint import Loaded
+from alphabar.runs.console import shown
+from alphabar.runs.distributed import total
+from alphabar.runs.text_table import aligned
+from alphabar.sampling.conditions import Conditions, of_data
+from alphabar.sampling.inference import Command
+from alphabar.sampling.prepare import data_of, withdrawn_on_complaint
+
+BOUND_KEYS = ("variance", "bpd_terms", "thresholding")  # what the probability flow has no use for
+Done = Callable[[], object]
+
+
+class Measure(NamedTuple):
+    """What is measured of every image: bits(x, indices, done) [B], with `num_steps` calls of `done` on the way."""
+
+    what: str
+    name: str
+    num_steps: int
+    bits: Callable[[Tensor, Sequence[int], Done], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood(Command):
+    """Bits per dimension of held-out images: the density of their dequantised bytes under the probability-flow ODE and, on a
+    discrete schedule, the variational bound of the bytes themselves. Where there is a condition, each image comes with its own.
+
+    num: how many of the held-out images, the first ones. data_root: where they lie now; None: where they lay in training.
+    bpd_steps: of the ODE, or all that a discrete schedule has, if they are fewer. probes: of the trace, for each image.
+    variance: of the bound's reverse steps; None: the learned one if there is one, else "beta", which costs little where it is too
+        wide, while "posterior" is too narrow wherever the network errs (both in Ho et al. 2020, sec. 3.2).
+    bpd_terms: how many of the bound's terms, one a step of the schedule, are drawn for each image; None, or more than that: all.
+    thresholding: of x_hat in the bound, as in Ho et al. 2020; the ODE has none.
+    Raises ValueError as `Command` does, unless bpd_steps, probes and bpd_terms >= 1, and for another precision than 32-true.
+    """
+
+    data_root: str | None = None
+    bpd_steps: int = 100
+    probes: int = 1
+    variance: Variance | None = None
+    bpd_terms: int | None = 100
+    thresholding: Thresholding | None = Static()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("bpd_steps", "probes", "bpd_terms"):
+            value = vars(self)[key]
+            if value is not None and value < 1:
+                raise ValueError(f"need {key} >= 1, got {key}={value}")
+        if self.precision != "32-true":
+            raise ValueError(f"likelihoods need precision=32-true, got precision={self.precision}")
+
+    @property
+    def earlier(self) -> Sequence[str]:
+        return ()
+
+    def must_suit(self, loaded: Loaded) -> None:
+        denoiser, codec = loaded.module.denoiser, loaded.module.codec
+        schedule = denoiser.schedule
+        if not isinstance(codec, Pixels):
+            raise UserError(f"metric=bpd: need a model of pixels, got one whose codec is {type(codec).__name__}")
+        if not schedule.is_discrete:
+            for key in BOUND_KEYS:
+                if vars(self)[key] != type(self).__dataclass_fields__[key].default:
+                    value = type(vars(self)[key]).__name__.lower() if key == "thresholding" else vars(self)[key]
+                    raise UserError(f"{key}={value}: only a discrete schedule has a bound, {type(schedule).__name__} is not one")
+        elif self.variance == "learned" and not learns_variance(loaded):
+            raise UserError(f"variance=learned: {UNLEARNED}")
+
+    def run(self) -> dict[str, object]:
+        """Measures, prints a table and writes `receipt.json`; returns means and standard errors, and which one a sweep compares,
+        the bound if there is one."""
+        begin = time.perf_counter()
+        fabric, loaded = self.begin()
+        with withdrawn_on_complaint(self.run_dir):
+            held_out = data_of(loaded, self.data_root, fabric).held_out_set
+            if self.num > len(held_out):
+                raise UserError(f"need num <= {len(held_out)}, the number of held-out images, got num={self.num}")
+        told = of_data(loaded.module.conditioner, held_out)
+        measured = [self._bound(loaded, told)] if loaded.module.denoiser.schedule.is_discrete else []
+        measured.append(self._flow(loaded.module.denoiser, told))
+        bits, content = self._measure(measured, held_out, loaded, fabric)
+        figures = [Figure(each.name, each.what, "", (float(row.mean()),)) for each, row in zip(measured, bits, strict=True)]
+        errors = {
+            f"{each.name}-standard_error": float(row.std()) / math.sqrt(self.num)
+            for each, row in zip(measured, bits, strict=True)
+            if self.num > 1
+        }
+        if fabric.is_global_zero:
+            run = circumstances(fabric, time.perf_counter() - begin)
+            receipt = Receipt(
+                tuple(figures),
+                self._protocol(content, len(measured) > 1),
+                self.identity(loaded.step),
+                {"standard_errors": errors},
+                run,
+            )
+            path = write(receipt, Path(self.run_dir))
+            print(aligned([["bits per dimension", "", "+-", "name"], *(self._row(each, errors) for each in figures)]))
+            print(f"receipt  {shown(path)}")
+        bpd = {"name": figures[0].name, "value": figures[0].mean, "floor": None}
+        return {**{each.name: each.mean for each in figures}, **errors, "bpd": bpd, "objective": figures[0].mean}
+
+    def _row(self, figure: Figure, errors: dict[str, float]) -> list[str]:
+        error = errors.get(f"{figure.name}-standard_error")
+        return [figure.what, f"{figure.mean:.4f}", "" if error is None else f"{error:.2g}", figure.name]
+
+    def _protocol(self, content: str, has_bound: bool) -> dict[str, object]:
+        keys = ("bpd_steps", "probes", *(BOUND_KEYS if has_bound else ()))
+        return {
+            "images": "held-out",
+            "num": self.num,
+            "seeds": [self.seed],
+            "reference": {"split": "held-out", "num": self.num, "content": content},
+            "weights": self.weights_label,
+            "precision": self.precision,
+            "dequantisation": "ode: uniform noise of one grey level; vlb: the last term is that of the byte itself",
+            **{key: vars(self)[key] for key in keys},
+        }
+
+    def _bound(self, loaded: Loaded, told: Conditions) -> Measure:
+        denoiser = loaded.module.denoiser
+        seen = denoiser if self.thresholding is None else Thresholded(denoiser, self.thresholding)
+        variance: Variance = self.variance or ("learned" if learns_variance(loaded) else "beta")
+        num_steps = len(denoiser.schedule.grid(None)) - 1
+        num_terms = min(self.bpd_terms or num_steps, num_steps)
+
+        def bits(x: Tensor, indices: Sequence[int], done: Done) -> Tensor:
+            noise = ImageNoise(derive_seed("bound", self.seed), indices)
+            return variational_bound(seen, x, told(indices), variance, noise, None, num_terms, done) / math.log(2)
+
+        terms = "" if num_terms == num_steps else f"-terms{num_terms}"
+        steps = f"{variance}{num_steps}{terms}{label(self.thresholding)}"
+        return Measure("vlb", bound_protocol(self.num, self.weights_label, steps), num_terms, bits)
+
+    def _flow(self, denoiser: Denoiser, told: Conditions) -> Measure:
+        times = flow_times(denoiser.schedule, self.bpd_steps)
+        num_steps = len(times) - 2  # the last time is data, which the ODE does not reach
+
+        def bits(x: Tensor, indices: Sequence[int], done: Done) -> Tensor:
+            noise = ImageNoise(derive_seed("flow", self.seed), indices)
+            x = dequantised(x, noise)
+            log_p = probability_flow(denoiser, x, told(indices), times, rademacher(noise, x, self.probes), done)
+            return bits_of_density(log_p, x[0].numel())
+
+        return Measure("ode", flow_protocol(self.num, self.weights_label, f"heun{num_steps}-probes{self.probes}"), num_steps, bits)
+
+    def _measure(self, measured: Sequence[Measure], images: ImageSet, loaded: Loaded, fabric: Fabric) -> tuple[Tensor, str]:
+        """Bits per dimension [len(measured), num], float64, and a hash of the images; on every process the same."""
+        home = torch.device("cpu") if fabric.device.type == "mps" else fabric.device  # Apple's GPUs have no float64
+        values = torch.zeros(len(measured), self.num, dtype=torch.float64, device=home)
+        content = torch.zeros((), dtype=torch.int64, device=home)
+        shares = torch.arange(fabric.global_rank, self.num, fabric.world_size).split(self.batch_size)
+        shares = [share for share in shares if len(share)]
+        total_steps = len(shares) * sum(figure.num_steps for figure in measured)
+        shown = fabric.is_global_zero and sys.stderr.isatty()
+        with (
+            tqdm(total=total_steps, unit="step", desc=f"{self.num} images", disable=not shown) as bar,
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # which leaves 10 bits of what convolutions multiply
+        ):
+            for indices in shares:
+                pixels = images.images(indices)
+                content += content_hash(pixels)
+                x = loaded.module.codec.encode(pixels.to(fabric.device))
+                for row, figure in zip(values, measured, strict=True):
+                    row[indices.to(home)] = figure.bits(x, indices.tolist(), bar.update).to(home, torch.float64)
+        return total(values), legible(int(total(content)))  # each image is zero on all processes but one
+
+
+def learns_variance(loaded: Loaded) -> bool:
+    """Whether the network says where the variance of the reverse step lies."""
+    denoiser, shape = loaded.module.denoiser, loaded.shape
+    with torch.no_grad():
+        x = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, device=loaded.module.device)
+        cond = loaded.module.conditioner.null(1)
+        return denoiser(x, denoiser.schedule.time(torch.ones(1, device=x.device)), cond).variance is not None
+
+
+def label(thresholding: Thresholding | None) -> str:
+    """What differs from the bound as published: "", "-nothresholding" or "-dynamic-quantile0.9"."""
+    if thresholding is None:
+        return "-nothresholding"
+    return "" if thresholding == Static() else f"-{type(thresholding).__name__.lower()}{changes(thresholding)}"

@@ -1,0 +1,296 @@
+"""What is judged: the samples of a checkpoint, images in files, or held-out images."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from omegaconf import OmegaConf
+from torch import Tensor
+from tqdm import tqdm
+
+from alphabar.data import ImageSet
+from alphabar.data.datamodule import ImageDataModule
+from alphabar.errors import UserError
+from alphabar.evaluation.cost import Cost, counted
+from alphabar.evaluation.files import SampleFiles, shown
+from alphabar.models.conditioners.class_label import ClassLabel
+from alphabar.models.conditioners.unconditional import Unconditional
+from alphabar.runs.distributed import together
+from alphabar.sampling.conditions import judged_images, nothing, of_data
+from alphabar.sampling.generate import Generated
+from alphabar.sampling.inference import Inference, launch, short_hash
+from alphabar.sampling.prepare import data_of, prepared
+
+
+class Subject(ABC):
+    """Images, and the real ones that they should look like."""
+
+    data: ImageDataModule
+
+    @abstractmethod
+    def start(self) -> Fabric:
+        """The processes, and a folder that is claimed. Raises UserError, before anything is written, for what is no good."""
+
+    @abstractmethod
+    def open(self) -> ImageDataModule:
+        """The real images, after `start`. Raises UserError if they are not at hand."""
+
+    @property
+    @abstractmethod
+    def num(self) -> int:
+        """How many images."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What they are, in the names of figures: "ema-ddim50"."""
+
+    @property
+    @abstractmethod
+    def is_real(self) -> bool:
+        """Whether they are themselves the floor."""
+
+    @abstractmethod
+    def shares(self, seed: int) -> Iterator[Generated]:
+        """This process's share of the images."""
+
+    @abstractmethod
+    def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
+        """What the images of int64 indices [B] should be: "label" if a model was told classes, "caption" if captions or images."""
+
+    @abstractmethod
+    def protocol(self) -> Mapping[str, Any]:
+        """What of it must be equal where figures are compared."""
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """What it is."""
+
+    @abstractmethod
+    def costs(self) -> Mapping[str, float]:
+        """What an image takes."""
+
+
+@dataclass
+class OfCheckpoint(Subject):
+    """Samples that are drawn. data_root: where the real images lie now."""
+
+    inference: Inference
+    data_root: str | None
+    cost: Cost = field(default_factory=Cost)
+
+    def start(self) -> Fabric:
+        self.fabric, self.loaded = self.inference.begin()
+        told = nothing(self.loaded.first.module.conditioner)
+        self.generation = self.inference.generation(self.fabric, self.loaded, told, self.num)
+        return self.fabric
+
+    def open(self) -> ImageDataModule:
+        self.data = data_of(self.loaded, self.data_root, self.fabric)
+        self._must_be_told()
+        return self.data
+
+    def _must_be_told(self) -> None:
+        """Raises UserError unless the first model can be told of these data, which it may not have been trained on."""
+        conditioner, classes = self.loaded.first.module.conditioner, self.data.classes
+        if isinstance(conditioner, ClassLabel) and classes is not None and len(classes) != conditioner.num_classes:
+            which = "stages: the first" if self.loaded.before else "checkpoint: this model"
+            raise UserError(f"{which} was trained on {conditioner.num_classes} classes, these data have {len(classes)}")
+        try:
+            of_data(conditioner, self._told)([0])
+        except ValueError as error:
+            which = "stages: the first" if self.loaded.before else "checkpoint: this model"
+            raise UserError(f"{which} cannot be told of these data: {error}") from error
+
+    @property
+    def _told(self) -> ImageSet:
+        return judged_images(self.loaded.first.module.conditioner, self.data)
+
+    @property
+    def num(self) -> int:
+        return self.inference.num
+
+    @property
+    def label(self) -> str:
+        return self.inference.label(self.loaded)
+
+    @property
+    def is_real(self) -> bool:
+        return False
+
+    def shares(self, seed: int) -> Iterator[Generated]:
+        told = of_data(self.loaded.first.module.conditioner, self._told)
+        with ExitStack() as stack:
+            for each in self.loaded.chain:
+                stack.enter_context(counted(each.module.denoiser, self.cost))
+            images = self.inference.images(self.fabric, self.loaded, told, seed)
+            while (part := self._next(images)) is not None:
+                yield part
+
+    def _next(self, images: Iterator[Generated]) -> Generated | None:
+        begin = self._clock()
+        part = next(images, None)
+        if part is not None:
+            self.cost.add(self._clock() - begin, self.generation.batch_size)
+        return part
+
+    def _clock(self) -> float:
+        if self.fabric.device.type == "cuda":
+            torch.cuda.synchronize(self.fabric.device)
+        return time.perf_counter()
+
+    def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
+        conditioner = self.loaded.first.module.conditioner
+        if isinstance(conditioner, Unconditional):
+            return {}
+        known = self._told.facts(indices % len(self._told))
+        told = "label" if isinstance(conditioner, ClassLabel) else "caption"
+        return {name: ids for name, ids in known.items() if name == told}
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {
+            "images": "samples of a checkpoint",
+            "weights": {"which": self.inference.weights_label, "average": self._average()},
+            "sampler": self.inference.acting(self.loaded),
+            "guidance": self.inference.guidance,
+            "precision": self.inference.precision,
+            **({"told": "held-out"} if self._told is self.data.held_out_set else {}),
+            **({"stages": [short_hash(Path(path)) for path in self.inference.stages]} if self.loaded.before else {}),
+        }
+
+    def _average(self) -> Mapping[str, Any] | None:
+        """How the weights were averaged, as the run was configured; None for raw ones."""
+        if self.inference.weights == "raw":
+            return None
+        if self.inference.ema_length is not None or self.inference.ema_decay is not None:
+            return {"length": self.inference.ema_length, "decay": self.inference.ema_decay}
+        settings: Any = OmegaConf.to_container(self.loaded.config.callbacks.ema)
+        return {"name": str(settings.pop("_target_", "")).rpartition(".")[2], **settings}
+
+    def identity(self) -> Mapping[str, Any]:
+        stages = [
+            {"checkpoint": path, "sha256": short_hash(Path(path)), "step": each.step}
+            for path, each in zip(self.inference.stages, self.loaded.before, strict=True)
+        ]
+        return {**self.inference.identity(self.loaded.step), **({"stages": stages} if stages else {})}
+
+    def costs(self) -> Mapping[str, float]:
+        drawn = max(self.cost.images + self.cost.warm_up[1], 1)
+        return {"network_evaluations": self.cost.evaluations / drawn, "seconds_per_image": self.cost.seconds_per_image}
+
+
+@dataclass
+class OfFiles(Subject):
+    """Images that lie there already."""
+
+    path: str
+    files: SampleFiles
+    data: ImageDataModule
+    chosen: int | None
+    batch_size: int
+    run_dir: str
+    devices: tuple[str, int | str]
+
+    def start(self) -> Fabric:
+        shape = self.data.shape
+        need = (shape.channels, shape.resolution, shape.resolution)
+        if self.files.size != need:
+            raise UserError(f"samples={self.path}: need images of {shown(need)}, as the real ones, got {shown(self.files.size)}")
+        if self.num > len(self.files):
+            raise UserError(f"num={self.num}: there are {len(self.files)} images in samples={self.path}")
+        self.fabric = launch(self.run_dir, *self.devices)
+        return self.fabric
+
+    def open(self) -> ImageDataModule:
+        return prepared(self.data, self.fabric)
+
+    @property
+    def num(self) -> int:
+        return len(self.files) if self.chosen is None else self.chosen
+
+    @property
+    def label(self) -> str:
+        return "samples"
+
+    @property
+    def is_real(self) -> bool:
+        return False
+
+    def shares(self, seed: int) -> Iterator[Generated]:
+        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        quiet = True if rank else None  # None: where there is no terminal
+        error: UserError | None = None
+        with tqdm(desc="looking at samples", total=self.num, unit="img", delay=2, leave=False, disable=quiet) as bar:
+            try:
+                for indices, images in self.files.batches(self.num, self.batch_size, rank, world_size):
+                    yield Generated(indices, images, torch.ones(len(images), dtype=torch.bool))
+                    bar.update(len(images) * world_size)
+            except UserError as complaint:
+                error = complaint
+        together(error)
+
+    def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
+        return {}
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {"images": "files"}
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"samples": self.path}
+
+    def costs(self) -> Mapping[str, float]:
+        return {}
+
+
+@dataclass
+class OfHeldOut(Subject):
+    """Real images that were never trained on: what a perfect model would reach."""
+
+    data: ImageDataModule
+    chosen: int | None
+    run_dir: str
+    devices: tuple[str, int | str]
+
+    def start(self) -> Fabric:
+        self.fabric = launch(self.run_dir, *self.devices)
+        return self.fabric
+
+    def open(self) -> ImageDataModule:
+        prepared(self.data, self.fabric)
+        available = len(self.data.held_out_set)
+        if available == 0 or (self.chosen or 0) > available:
+            raise UserError(f"data: it has {available} held-out images" + (f", fewer than num={self.chosen}" if available else ""))
+        return self.data
+
+    @property
+    def num(self) -> int:
+        return len(self.data.held_out_set) if self.chosen is None else self.chosen
+
+    @property
+    def label(self) -> str:
+        return "heldout"
+
+    @property
+    def is_real(self) -> bool:
+        return True
+
+    def shares(self, seed: int) -> Iterator[Generated]:
+        return iter(())
+
+    def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
+        return {}
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {"images": "held-out"}
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"images": "held-out"}
+
+    def costs(self) -> Mapping[str, float]:
+        return {}

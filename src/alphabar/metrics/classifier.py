@@ -1,0 +1,184 @@
+"""Features of a small classifier of the data's own classes: a measure that needs no download."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alphabar.data import ImageSet, Shape
+from alphabar.errors import UserError
+from alphabar.metrics import Extractor, Features, Splits, cache
+from alphabar.metrics.extractor import in_float32, own_randomness
+from alphabar.runs.distributed import from_first
+
+log = logging.getLogger(__name__)
+VERSION = 2  # goes up with every change below that moves a feature or a logit
+SEED = 0  # not the run's: figures of different runs are compared
+HALF = 32
+SMALL = 16  # pixels of a side, up to which the first layer keeps the resolution
+MIN_STEPS = 400
+MIN_EPOCHS = 4
+BATCH_SIZE = 64
+LEARNING_RATE = 3e-3
+MAX_TESTED = 2000
+CHUNK = 500
+
+
+class FeatureNetwork(nn.Module):
+    """uint8 [B, C, H, W] -> float32 [B, 64]: the means over positions of the last two layers, 32 channels each.
+
+    The last layer tells classes apart and hardly sees anything else; the one before it also sees blur, noise and colour.
+    max_side: images are averaged over areas down to at most so many pixels per side.
+    The buffer `scale` gives each half a mean variance of one on the training images, so that both count, and a distance is of
+    about the same size for every data set.
+    """
+
+    scale: Tensor
+
+    def __init__(self, shape: Shape, max_side: int) -> None:
+        super().__init__()
+        self.max_side = max_side
+        stride = 1 if min(shape.resolution, max_side) <= SMALL else 2
+        self.early = nn.Sequential(*block(shape.channels, 32, stride), *block(32, 64, 2), *block(64, HALF, 1))
+        self.late = nn.Sequential(*block(HALF, HALF, 2))
+        self.register_buffer("scale", torch.ones(2 * HALF))
+
+    def forward(self, images: Tensor) -> Tensor:
+        early = self.early(shrink(images, self.max_side).float() / 127.5 - 1)
+        return torch.cat([early.mean((2, 3)), self.late(early).mean((2, 3))], 1) * self.scale
+
+
+def block(channels: int, out_channels: int, stride: int) -> tuple[nn.Module, ...]:
+    """3x3 convolution, normalisation, ReLU."""
+    return nn.Conv2d(channels, out_channels, 3, stride, padding=1), nn.GroupNorm(8, out_channels), nn.ReLU()
+
+
+def shrink(images: Tensor, max_side: int) -> Tensor:
+    """uint8 images, averaged over areas down to at most max_side x max_side."""
+    height, width = images.shape[2:]
+    if max(height, width) <= max_side:
+        return images
+    return F.adaptive_avg_pool2d(images.float(), (min(height, max_side), min(width, max_side))).round().to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class ClassifierFeatures(Features):
+    """Trains the network on the CPU with fixed seeds, once for each data set, and keeps it in `cache_dir`.
+
+    max_images: of the training images, the first ones. max_side: pixels per side that it sees, at most; more see finer detail, and
+        take longer to train.
+
+    Raises ValueError unless max_images >= 2 and max_side >= 8.
+    """
+
+    cache_dir: str
+    max_images: int
+    max_side: int = 32
+
+    def __post_init__(self) -> None:
+        if self.max_images < 2 or self.max_side < 8:
+            raise ValueError(f"need max_images >= 2 and max_side >= 8, got max_images={self.max_images}, max_side={self.max_side}")
+
+    def extractors(self, splits: Splits) -> list[Extractor]:
+        return [self.extractor(splits)]
+
+    def extractor(self, splits: Splits) -> Extractor:
+        """The one that there is."""
+        made = from_first(lambda: self._cached(splits))  # on the first process alone: two trainings may differ in the last bit
+        shape = splits.train.shape
+        with in_float32(torch.device("cpu")), own_randomness(SEED):
+            network, head = FeatureNetwork(shape, self.max_side), LateHead(len(made["head"]["linear.bias"]))
+        network.load_state_dict(made["weights"])
+        head.load_state_dict(made["head"])
+        quality, weights = made["quality"], digest(made["weights"] | made["head"])
+        record = f"classifier of {2 * HALF} features, {quality}, weights {weights}, areas down to {self.max_side} pixels, float32"
+        labels = None if splits.train.labels is None else splits.train.labels[: self.max_images].unique()
+        name = "classifier" if self.max_side == type(self).max_side else f"classifier{self.max_side}"
+        return Extractor(network, 2 * HALF, name, record, (shape.channels,), CHUNK, Path(self.cache_dir), head, labels)
+
+    def _cached(self, splits: Splits) -> dict[str, Any]:
+        labels = splits.train.labels
+        if labels is None or len(labels.unique()) < 2:
+            lack = "the training images have no classes" if labels is None else "the training images are all of one class"
+            raise UserError(f"{lack}, which features=classifier learns from; features=inception does without (none: no FID)")
+        path = cache.location(
+            Path(self.cache_dir), "classifier", VERSION, splits.fingerprint, splits.train.shape, self.max_images, self.max_side
+        )
+        made = cache.read(path)
+        if made is None:
+            made = train(splits, self.max_images, self.max_side)
+            cache.write(path, made)
+        log.info("classifier features: %s", made["quality"])
+        return made
+
+
+def train(splits: Splits, max_images: int, max_side: int) -> dict[str, Any]:
+    """{"weights": the network's, "head": of its class scores, "quality": a line on how well it tells the classes apart}."""
+    images, labels = load(splits.train, max_images, max_side)
+    log.info("classifier features: training on %d images, once for this data", len(images))
+    classes, targets = labels.unique(return_inverse=True)
+    with in_float32(torch.device("cpu")), torch.enable_grad(), own_randomness(SEED):
+        network, head = FeatureNetwork(splits.train.shape, max_side), LateHead(len(classes))
+        model = nn.Sequential(network, head)
+        fit(model, images, targets)
+    with in_float32(torch.device("cpu")), torch.no_grad():
+        quality = f"{judge(model, classes, splits.held_out, max_side)}, trained on {len(images)} images"
+        network.scale.copy_(unit_variance(torch.cat([network(part) for part in images.split(CHUNK)])))
+        head.linear.weight /= network.scale[HALF:]  # the scores stay as they were trained
+    return {"weights": network.state_dict(), "head": head.state_dict(), "quality": quality}
+
+
+class LateHead(nn.Module):
+    """Class scores [B, num_classes] of the last layer's half of the features."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(HALF, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(features[:, HALF:])
+
+
+def load(images: ImageSet, max_num: int, max_side: int) -> tuple[Tensor, Tensor]:
+    """The first images, small, and their labels."""
+    parts = [images.batch(indices) for indices in torch.arange(min(max_num, len(images))).split(CHUNK)]
+    return torch.cat([shrink(part["image"].cpu(), max_side) for part in parts]), torch.cat([part["label"].cpu() for part in parts])
+
+
+def fit(model: nn.Module, images: Tensor, targets: Tensor) -> None:
+    """AdamW on the cross-entropy, with a learning rate that falls to zero."""
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
+    num_steps = max(MIN_STEPS, MIN_EPOCHS * len(images) // BATCH_SIZE)
+    for step in range(num_steps):
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / num_steps)
+        picked = torch.randint(len(images), (BATCH_SIZE,))
+        loss = F.cross_entropy(model(images[picked]), targets[picked])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def unit_variance(features: Tensor) -> Tensor:
+    """[64] factors, one for each half of `features` [N, 64], that give it a mean variance of one."""
+    halves = [half.var(0).mean().clamp_min(1e-12).rsqrt().expand(HALF) for half in features.split(HALF, 1)]
+    return torch.cat(halves)
+
+
+def judge(model: nn.Module, classes: Tensor, held_out: ImageSet, max_side: int) -> str:
+    """How many held-out images it puts into their class."""
+    if len(held_out) == 0 or held_out.labels is None:
+        return "no held-out images to test it on"
+    images, labels = load(held_out, MAX_TESTED, max_side)
+    found = torch.cat([classes[model(part).argmax(1)] for part in images.split(CHUNK)])
+    return f"{(found == labels).double().mean():.1%} on {len(labels)} held-out images"
+
+
+def digest(weights: dict[str, Tensor]) -> str:
+    """A hash of the values."""
+    content = b"".join(value.contiguous().numpy().tobytes() for value in weights.values())
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

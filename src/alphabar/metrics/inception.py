@@ -1,0 +1,138 @@
+"""Features of the Inception network that published FIDs are measured with."""
+
+import hashlib
+import io
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+from torchmetrics.image.fid import NoTrainInceptionV3
+
+from alphabar.errors import UserError
+from alphabar.metrics import Extractor, Features, Splits
+from alphabar.metrics.extractor import in_float32, own_randomness
+from alphabar.runs.distributed import from_first
+
+log = logging.getLogger(__name__)
+NUM_FEATURES = 2048
+FILE_NAME = URL_INCEPTION_V3.rsplit("/", 1)[-1]
+HASH_PREFIX = "6726825d"  # of the file's SHA-256
+MAX_BATCH = 32
+TIMEOUT = 20.0  # seconds without a byte
+
+
+class InceptionNetwork(nn.Module):
+    """uint8 [B, 1 or 3, H, W] -> float32 [B, 2048]; grey is repeated, and images are resized to 299 as TensorFlow 1 did.
+
+    torchmetrics would resize with antialiasing by default, which gives other figures than the papers'.
+    """
+
+    def __init__(self, weights: bytes) -> None:
+        super().__init__()
+        self.inception = NoTrainInceptionV3(
+            name="inception-v3-compat",
+            features_list=[str(NUM_FEATURES)],
+            feature_extractor_weights_path=io.BytesIO(weights),  # type: ignore[arg-type]  # it is handed to torch.load
+            antialias=False,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inception(images.expand(-1, 3, -1, -1))
+
+    def head(self) -> nn.Linear:
+        """2048 features -> 1008 class logits, without the bias of the last layer: those of published Inception Scores."""
+        last: nn.Linear = self.inception.fc  # type: ignore[assignment]
+        head = nn.Linear(last.in_features, last.out_features, bias=False, device="meta")
+        head.weight = last.weight
+        return head
+
+
+@dataclass(frozen=True)
+class InceptionFeatures(Features):
+    """InceptionV3 of torch-fidelity, the layer of 2048 features.
+
+    weights: a file; None: the usual one, in torch hub's folder, which is downloaded if it is not there.
+    cache_dir: where sums over the features of real images are kept.
+    """
+
+    weights: str | None
+    cache_dir: str
+
+    def extractors(self, splits: Splits) -> list[Extractor]:
+        return [self.extractor(splits)]
+
+    def extractor(self, splits: Splits) -> Extractor:
+        """The one that there is."""
+        state, sha256, path = from_first(self._resolve)
+        try:
+            with in_float32(torch.device("cpu")), own_randomness(0):
+                network = InceptionNetwork(state)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} does not hold the weights of torch-fidelity's InceptionV3") from error
+        name = "inception" if sha256.startswith(HASH_PREFIX) else f"inception_{sha256[:8]}"
+        record = f"InceptionV3, {NUM_FEATURES} features, resized to 299 without antialiasing, float32, weights {sha256[:16]}"
+        return Extractor(network, NUM_FEATURES, name, record, (1, 3), MAX_BATCH, Path(self.cache_dir), network.head())
+
+    def _resolve(self) -> tuple[bytes, str, Path]:
+        """(The weights, checked to be tensors and written anew; the SHA-256 of the file; the file)."""
+        path = usual_file() if self.weights is None else Path(self.weights).expanduser()
+        if self.weights is None and not path.exists():
+            download(path)
+        if not path.is_file():
+            raise UserError(f"there is no file {path} (features.weights); {remedy()}")
+        content = path.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        if self.weights is None and not sha256.startswith(HASH_PREFIX):
+            raise UserError(f"{path} is damaged (SHA-256 {sha256[:8]}..., not {HASH_PREFIX}...): delete it and run again")
+        log.info("inception features: weights from %s, SHA-256 %s", path, sha256[:16])
+        return tensors_only(content, path), sha256, path
+
+
+def usual_file() -> Path:
+    """Where torch hub puts it."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+
+
+def remedy() -> str:
+    """What to do about a missing file."""
+    return f"get {URL_INCEPTION_V3} and set features.weights=PATH, or take features=classifier, which works offline"
+
+
+def download(path: Path) -> None:
+    """Fetches the usual file; the name appears once all of it is there and its hash is right."""
+    log.info("inception features: downloading %s to %s", URL_INCEPTION_V3, path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with timeout(TIMEOUT):
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=HASH_PREFIX)
+    except (OSError, RuntimeError) as error:  # RuntimeError: another hash
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is missing and cannot be downloaded ({reason}); {remedy()}") from error
+
+
+@contextmanager
+def timeout(seconds: float) -> Iterator[None]:
+    """Inside, a connection without an answer fails after `seconds`, instead of minutes later."""
+    default = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(default)
+
+
+def tensors_only(content: bytes, path: Path) -> bytes:
+    """The same weights, on the CPU and rid of everything that could run code when it is loaded."""
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # any bytes may stand in a file
+        raise UserError(f"cannot read weights from {path}: it is damaged or another kind of file") from error
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()

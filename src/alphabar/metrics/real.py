@@ -1,0 +1,112 @@
+"""Features of real images: the training images that generated ones are compared with, and the held-out ones that are the floor."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from alphabar.data import ImageSet
+from alphabar.metrics import cache
+from alphabar.metrics.collector import Collector
+from alphabar.metrics.content import content_hash, legible
+from alphabar.metrics.extractor import Extractor
+from alphabar.metrics.feature_set import ClassSums, FeatureSet, Sums
+from alphabar.metrics.health import ImageStatistics
+from alphabar.runs.distributed import from_first, rank_and_size, total
+
+log = logging.getLogger(__name__)
+VERSION = 3  # of what is cached here
+MAX_ROWS = 50_000  # images whose features are kept one by one: those among which nearest neighbours are looked for
+
+
+class RealImages(NamedTuple):
+    """What is known of real images. content: a hash of the images themselves, whatever their files are called."""
+
+    features: FeatureSet
+    pixels: ImageStatistics
+    content: str
+
+    @property
+    def num(self) -> int:
+        return self.features.num
+
+
+def batches(num: int, batch_size: int) -> Iterator[Tensor]:
+    """This process's share of the indices of the first `num` images; none comes twice, unlike in training."""
+    rank, world_size = rank_and_size()
+    for indices in torch.arange(rank, num, world_size).split(batch_size):
+        if len(indices):
+            yield indices
+
+
+def learn(
+    extractor: Extractor, device: torch.device, images: ImageSet, split: str, fingerprint: str, num: int, batch_size: int
+) -> RealImages:
+    """The first `num` images of a split, from an earlier run's file if there is one.
+
+    The rows, of the first 50,000 of them, are for the first process; where they come from a file they stay on the disk until they
+    are looked at. All processes call it.
+    """
+    path = cache.location(extractor.cache_dir, "real", VERSION, fingerprint, split, num, extractor.record)
+    rows_file = path.with_suffix(".npy")
+    shape = (min(num, MAX_ROWS), extractor.num_features)
+    known = from_first(lambda: cache.read(path) if _is_complete(rows_file, shape) else None)
+    if known is not None:
+        rows = torch.from_numpy(np.load(rows_file, mmap_mode="c")) if rank_and_size()[0] == 0 else torch.zeros(0, shape[1])
+        classes = ClassSums(*known["classes"]) if known["classes"] else None
+        features = FeatureSet(Sums(*known["parts"]), rows, classes, known["hits"])
+        return RealImages(features, ImageStatistics(known["pixels"]), known["content"])
+    found = _look_at(extractor, device, images, num, batch_size)
+    if rank_and_size()[0] == 0:
+        classes = None if found.features.classes is None else [value.cpu() for value in found.features.classes]
+        parts = [value.cpu() for value in found.features.parts]
+        _write_rows(rows_file, found.features.rows)
+        hits = None if found.features.hits is None else found.features.hits.cpu()
+        content = {"parts": parts, "classes": classes, "hits": hits, "pixels": found.pixels.sums.cpu(), "content": found.content}
+        cache.write(path, content)
+    return found
+
+
+def _look_at(extractor: Extractor, device: torch.device, images: ImageSet, num: int, batch_size: int) -> RealImages:
+    rank, world_size = rank_and_size()
+    collector = Collector(extractor, device, num, MAX_ROWS, num_parts=1)
+    pixels = ImageStatistics.empty(images.shape.channels, collector.device)
+    content = torch.zeros((), dtype=torch.int64, device=collector.device)
+    quiet = True if rank else None  # None: where there is no terminal
+    with tqdm(desc="looking at real images", total=num, unit="img", delay=2, leave=False, disable=quiet) as bar:
+        for indices in batches(num, batch_size):
+            batch = images.images(indices)
+            collector.add(indices, batch, images.facts(indices))
+            pixels += ImageStatistics.of(batch)
+            content += content_hash(batch)
+            bar.update(len(indices) * world_size)
+    return RealImages(collector.collected(), pixels.of_all_processes(), legible(int(total(content))))
+
+
+def _is_complete(rows_file: Path, shape: tuple[int, int]) -> bool:
+    try:
+        rows: Any = np.load(rows_file, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return rows.shape == shape and rows.dtype == np.float32
+
+
+def _write_rows(path: Path, rows: Tensor) -> None:
+    """Whoever reads meanwhile sees the old file or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.save(file, rows.numpy())
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        log.warning("cannot keep %s, so the next run makes it again: %s", path, error.strerror)

@@ -1,0 +1,50 @@
+"""Several kinds of features at once."""
+
+import logging
+from dataclasses import dataclass, field
+
+from alphabar.errors import UserError
+from alphabar.metrics import Extractor, Features, Splits
+from alphabar.runs.distributed import rank_and_size
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Several(Features):
+    """Those members that can be had; None leaves one out.
+
+    missing: of the members that the last call could not have, in a line each, the reason.
+
+    Raises ValueError if all are None.
+    """
+
+    inception: Features | None
+    dinov2: Features | None
+    clip: Features | None
+    missing: dict[str, str] = field(default_factory=dict, init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self._members():
+            raise ValueError("need at least one of inception, dinov2 and clip, got null for each")
+
+    def _members(self) -> dict[str, Features]:
+        members = {"inception": self.inception, "dinov2": self.dinov2, "clip": self.clip}
+        return {name: features for name, features in members.items() if features is not None}
+
+    def extractors(self, splits: Splits) -> list[Extractor]:
+        """Raises UserError, with all reasons, if none can be had."""
+        self.missing.clear()
+        found = []
+        for name, features in self._members().items():
+            try:
+                found += features.extractors(splits)
+            except UserError as error:
+                reason = str(error).removeprefix(f"{name}: ")
+                self.missing[name] = reason.replace("features.weights", f"features.{name}.weights")
+        if not found:
+            raise UserError("features=all has none: " + "; ".join(f"{name}: {reason}" for name, reason in self.missing.items()))
+        if rank_and_size()[0] == 0:
+            for name, reason in self.missing.items():
+                log.warning("features=all goes without %s: %s", name, reason)
+        return found

@@ -1,0 +1,30 @@
+"""Whether images show what they should."""
+
+from dataclasses import dataclass
+
+from alphabar.metrics.extractor import Extractor
+from alphabar.metrics.feature_set import FeatureSet
+from alphabar.metrics.statistics import Statistic
+
+
+@dataclass(frozen=True)
+class Retrieval(Statistic):
+    """The share of images to whose vector, of ten captions, that which the model was told is the nearest; chance is 0.1 (after the
+    R-precision of Xu et al. 2018, AttnGAN, sec. 4).
+
+    The other nine are drawn from all captions of the data, the same for image i in every run (`metrics.retrieval.candidates`). The
+    vectors are those of features=pair; the floor is what held-out images reach, each with its own caption.
+    """
+
+    def applies(self, extractor: Extractor) -> bool:
+        return extractor.texts is not None
+
+    def min_images(self, num_features: int) -> int:
+        return 1
+
+    def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
+        """Nothing for images that were told no caption."""
+        if generated.hits is None:
+            return {}
+        hits, asked = generated.hits.tolist()
+        return {"retrieval": hits / asked}

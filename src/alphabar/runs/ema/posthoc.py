@@ -1,0 +1,118 @@
+"""Averages after training: those that a run kept beside the first, and any length out of its power-function averages."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from alphabar.errors import UserError
+from alphabar.runs.ema.profiles import MAX_LENGTH, fit, gamma_of
+from alphabar.runs.torch_files import content_of
+
+FOLDER = "ema"
+# Of a profile. Weights that walk at random then miss the average by a few hundredths of its distance to the live ones.
+MAX_ERROR = 0.05
+
+Weights = dict[str, Tensor]
+
+
+class Kept(NamedTuple):
+    """A power-function average that was kept: after which step, of which length."""
+
+    step: int
+    length: float
+    weights: Weights
+
+
+def path_of(run_dir: Path, step: int) -> Path:
+    """Where a run keeps its averages after `step`."""
+    return run_dir / FOLDER / f"step_{step:07d}.ckpt"
+
+
+def snapshots(run_dir: Path) -> dict[int, Path]:
+    """The files with averages of a run, by their steps, the first step first."""
+    files = {path.stem.removeprefix("step_"): path for path in sorted((run_dir / FOLDER).glob("step_*.ckpt"))}
+    return {int(step): path for step, path in files.items() if step.isdigit()}
+
+
+def kept_in(content: Mapping[str, Any]) -> list[Kept]:
+    """The power-function averages in a checkpoint or a snapshot."""
+    ema = content["ema"]
+    records = [record for record in ema.get("averages", []) if "sigma_rel" in record]
+    return [Kept(ema["num_updates"], record["sigma_rel"], record["weights"]) for record in records]
+
+
+def of_decay(content: Mapping[str, Any], decay: float) -> Weights:
+    """The exponential average of that decay in a checkpoint. Raises UserError if it is not there."""
+    kept = {record["decay"]: record["weights"] for record in content["ema"].get("averages", []) if "decay" in record}
+    if decay not in kept:
+        there = f"the exponential averages with {', '.join(map(str, kept))}" if kept else "no exponential average"
+        raise UserError(f"ema_decay={decay}: the checkpoint has {there}; train with ema.more_decays=[{decay}]")
+    return kept[decay]
+
+
+def of_length(content: Mapping[str, Any], checkpoint: Path, length: float) -> Weights:
+    """The power-function average of that length at the checkpoint's step, from the checkpoint and the snapshots of its run.
+
+    Raises UserError if none were kept, or none that this length can be made of.
+    """
+    step, folder = content["ema"]["num_updates"], checkpoint.absolute().parent.parent
+    averages = kept_in(content)
+    if not averages:
+        raise UserError(f"ema_length={length}: the checkpoint has no power-function averages to make it from; train with ema=power")
+    earlier = {when: path for when, path in snapshots(folder).items() if when < step}
+    if not earlier and length not in {average.length for average in averages}:
+        raise UserError(f"ema_length={length}: there are no snapshots before step {step} in {folder / FOLDER} to make it from")
+    for path in earlier.values():
+        snapshot = content_of(path, f"ema_length={length}: {path}", in_memory=False)
+        if not isinstance(snapshot, dict) or "ema" not in snapshot:
+            raise UserError(f"ema_length={length}: {path}: not a snapshot of averages")
+        averages += kept_in(snapshot)
+    if any(average.weights.keys() != content["ema"]["weights"].keys() for average in averages):
+        raise UserError(f"ema_length={length}: the averages in {folder / FOLDER} are of another network")
+    return reconstructed(averages, length, step)
+
+
+def reconstructed(averages: Sequence[Kept], length: float, step: int) -> Weights:
+    """The average of that length after `step`, from those that were kept until then; exactly, if it is one of them.
+
+    Raises UserError unless its profile can be made of theirs with a relative error of at most MAX_ERROR.
+    """
+    averages = [average for average in averages if average.step <= step]
+    if not averages:
+        raise UserError(f"ema_length={length}: no averages were kept up to step {step}")
+    for average in averages:
+        if (average.step, average.length) == (step, length):
+            return average.weights
+    steps = torch.tensor([average.step for average in averages], dtype=torch.float64)
+    gammas = torch.tensor([gamma_of(average.length) for average in averages], dtype=torch.float64)
+    coefficients, errors = fit(steps, gammas, step, torch.tensor([gamma_of(length)], dtype=torch.float64))
+    if errors[0] > MAX_ERROR:
+        possible = " or ".join(within_reach(steps, gammas, step, {average.length for average in averages})) or "none"
+        raise UserError(
+            f"ema_length={length}: need a length within reach of the {len(averages)} averages that the run kept up to step {step}: "
+            f"{possible}; snapshots that come closer together (callbacks.snapshots.every_n_steps) reach further"
+        )
+    total = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in averages[0].weights.items()}
+    for coefficient, average in zip(coefficients[:, 0].tolist(), averages, strict=True):
+        for name, weight in average.weights.items():
+            total[name] += coefficient * weight.double()
+    return {name: weight.float() for name, weight in total.items()}
+
+
+def within_reach(steps: Tensor, gammas: Tensor, step: int, kept: set[float]) -> list[str]:
+    """The lengths whose profiles can be made, to three digits, as ranges: ["0.018 to 0.253"]."""
+    lengths = sorted({index / 1000 for index in range(1, int(1000 * MAX_LENGTH) + 1)} | kept)
+    errors = fit(steps, gammas, step, torch.tensor([gamma_of(length) for length in lengths], dtype=torch.float64)).errors
+    ranges: list[list[float]] = []
+    was_good = False
+    for length, error in zip(lengths, errors.tolist(), strict=True):
+        is_good = error <= MAX_ERROR
+        if is_good and was_good:
+            ranges[-1][-1] = length
+        elif is_good:
+            ranges.append([length, length])
+        was_good = is_good
+    return [f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in ranges]

@@ -1,0 +1,80 @@
+"""Going on with a run that stopped."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from alphabar.cli.command import task_overrides
+from alphabar.config.build import ConfigError, check
+from alphabar.errors import UserError
+from alphabar.runs.checkpoint import LACKS, Moved, frozen, move, read
+from alphabar.runs.run_dir import lock, must_be_resumable
+
+MAY_CHANGE = ("trainer", "callbacks", "logger", "name", "data.num_workers", *Moved._fields)
+
+
+class Stopped(NamedTuple):
+    """Where a run stopped: its last checkpoint and the optimizer step that this was taken at."""
+
+    path: Path
+    step: int
+
+
+def take_up(cfg: DictConfig) -> tuple[DictConfig, Stopped]:
+    """The configuration that the run in `cfg.resume` was started with, with this command's changes, and where it stopped.
+
+    Raises UserError if the folder holds no run or no checkpoint, or one of another version of alphabar, if another process is
+    training it, for a change that would make it another run, or for a frozen part that it has not.
+    """
+    folder = Path(cfg.run_dir)
+    path = folder / "checkpoints" / "last.ckpt"
+    must_be_resumable(folder, str(cfg.resume))
+    lock(folder)
+    saved = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(saved, DictConfig)
+    for override in task_overrides():
+        key = override.lstrip("+~").split("=", 1)[0]
+        if key != "resume":
+            change(saved, cfg, key)
+    relocate(saved)
+    saved.run_dir = str(folder)
+    saved.resume = str(cfg.resume)
+    must_be_of_this_version(saved)
+    return saved, Stopped(path, read(path)["global_step"])
+
+
+def change(saved: DictConfig, cfg: DictConfig, key: str) -> None:
+    """Takes the value of `key` over from this command's configuration."""
+    if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
+        raise UserError(f"{key}: cannot change when a run is resumed, it would be another run; what can: {', '.join(MAY_CHANGE)}")
+    OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+
+
+def must_stay(cfg: DictConfig) -> None:
+    """Raises UserError where a run that begins is told where its frozen parts lie now."""
+    for key, instead in (("codec_name", "codec.name"), ("pair_name", "pair")):
+        if cfg[key] is not None:
+            raise UserError(f"{key}={cfg[key]}: is for a run that is resumed; one that begins takes {instead}=...")
+
+
+def relocate(saved: DictConfig) -> None:
+    """Follows frozen parts to where they lie now, wherever the configuration names them; digests tell whether they are the same."""
+    moved = Moved(*(saved.get(key) for key in Moved._fields))
+    for key, name in moved._asdict().items():
+        if name is not None and not frozen(saved)[key]:
+            raise UserError(f"{key}={name}: this model is {LACKS[key]}")
+    move(saved, moved)
+
+
+def must_be_of_this_version(saved: DictConfig) -> None:
+    """Raises UserError, in one line, for a run's configuration that does not pass; what this command changes has passed before."""
+    try:
+        check(saved)
+    except ConfigError as error:
+        first, *others = str(error).splitlines()
+        more = f" (and {len(others)} more)" if others else ""
+        raise UserError(
+            f"resume={saved.resume}: its config.yaml does not fit this version of alphabar: {first}{more}; "
+            "go on with the version that wrote it, or start a new run"
+        ) from error

@@ -1,0 +1,124 @@
+"""From a denoiser to images, the same images on any number of processes."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alphabar.data import Shape
+from alphabar.diffusion.denoiser import Cond, Denoiser
+from alphabar.diffusion.noise import ImageNoise
+from alphabar.diffusion.samplers import Sampler
+from alphabar.diffusion.thresholdings import Static
+from alphabar.errors import UserError
+from alphabar.models.codecs import Codec
+from alphabar.runs.distributed import total
+from alphabar.sampling.conditions import Conditions
+
+
+class Generated(NamedTuple):
+    """Images [B, C, H, W] uint8 with their indices, and which of them [B] are free of NaN and infinity."""
+
+    indices: list[int]
+    images: Tensor
+    finite: Tensor
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What is drawn: image i is a function of the weights, the sampler, the seed and i.
+
+    codec: of the model. shape: of an image.
+    conditions: what each image is told, by its index.
+    batch_size: images at a time. Every batch has this size, the last one padded, since the shape of a batch can move the last bit.
+    """
+
+    sampler: Sampler
+    codec: Codec
+    shape: Shape
+    seed: int
+    batch_size: int
+    conditions: Conditions = lambda indices: None
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.shape.channels, self.shape.resolution, self.shape.resolution
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """The shape of x, without B."""
+        return tuple(self.codec.space(*self.shape))
+
+    def batches(self, num: int, rank: int = 0, world_size: int = 1) -> Iterator[list[int]]:
+        """This process's share of the indices 0..num - 1, a batch at a time, those that only pad included."""
+        if num < 1:
+            raise ValueError(f"need num >= 1, got num={num}")
+        for start in range(rank * self.batch_size, num, world_size * self.batch_size):
+            yield list(range(start, start + self.batch_size))
+
+    def trajectory(self, denoiser: Denoiser, indices: Sequence[int], device: torch.device) -> Iterator[Tensor]:
+        """x at every time of the sampler's grid, x_T first."""
+        noise = ImageNoise(self.seed, indices)
+        x_T = self.sampler.start(denoiser.schedule, noise.draw(self.space, device))
+        return self.sampler.trajectory(denoiser, x_T, self.conditions(indices), noise)
+
+    def images(
+        self,
+        denoiser: Denoiser,
+        num: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        on_step: Callable[[], object] = lambda: None,
+    ) -> Iterator[Generated]:
+        """This process's share of `num` images; `on_step` is called after every step of the sampler."""
+        for padded in self.batches(num, rank, world_size):
+            indices = [index for index in padded if index < num]
+            x = torch.empty(0)
+            for step, x in enumerate(self.trajectory(denoiser, padded, device)):  # noqa: B007
+                if step > 0:
+                    on_step()
+            x = x[: len(indices)]
+            yield Generated(indices, self.codec.decode(x), x.isfinite().flatten(1).all(1))
+
+
+def suited(sampler: Sampler, codec: Codec) -> Sampler:
+    """The sampler, without thresholding where the codec's space has no range to keep predictions in.
+
+    Raises UserError there for a thresholding other than the default, which somebody must have asked for.
+    """
+    if codec.is_bounded:
+        return sampler
+    if sampler.thresholding not in (None, Static()):
+        name = type(sampler.thresholding).__name__.lower()
+        raise UserError(f"thresholding={name}: this model's latents have no range to be kept in, need thresholding=none")
+    return replace(sampler, thresholding=None)
+
+
+def gather(size: tuple[int, int, int], num: int, share: Iterable[Generated], device: torch.device) -> Tensor:
+    """The first `num` images on every process, in order, from the share of each: uint8 [num, C, H, W] on the CPU."""
+    images = torch.zeros(num, *size, dtype=torch.uint8)
+    for part in share:
+        kept = [index for index in part.indices if index < num]
+        images[kept] = part.images[: len(kept)].cpu()
+    # Each image is zero on all processes but one.
+    return total(images.to(device)).cpu()
+
+
+def must_fit(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape, cond: Cond = None) -> None:
+    """Takes one step with one image, which is told `cond`.
+
+    Raises UserError if the sampler is not one for the denoiser's schedule or network.
+    """
+    images = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, dtype=torch.uint8)
+    sampler = suited(sampler, codec)
+    try:
+        x = codec.encode(images)
+        steps = sampler.trajectory(denoiser, sampler.start(denoiser.schedule, x), cond)
+        next(steps)  # x_T
+        next(steps)
+    except ValueError as error:
+        raise UserError(f"sampler: {error}") from error

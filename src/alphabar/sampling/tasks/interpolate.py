@@ -1,0 +1,118 @@
+"""From one image to another, through the noise or the embeddings between them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from alphabar.diffusion.noise import ImageNoise
+from alphabar.diffusion.samplers.interpolation import slerp
+from alphabar.diffusion.samplers.inversion import encode, must_be_reversible
+from alphabar.errors import UserError
+from alphabar.models.conditioners.image_embedding import ImageEmbedding
+from alphabar.runs.checkpoint import Loaded
+from alphabar.sampling.prepare import withdrawn_on_complaint
+from alphabar.sampling.tasks import Edit, ImageTask, unclipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolate(ImageTask):
+    """Writes rows of frames, drawn from points on the great circle between the noise, or the embeddings, of the first and the last.
+
+    between: "images", row i leads from image 2i to image 2i + 1, by way of their encodings; "noise", from what `task=generate`
+        draws as image i with this seed to what it draws with the next; "embeddings", from variations of image 2i to variations of
+        image 2i + 1, from one noise (Ramesh et al. 2022, sec. 3.2).
+    Nothing is thresholded between images. Raises ValueError as `Inference` does, unless num_frames >= 2, between images as
+    `unclipped` does and unless the sampler is reversible, and between noise for images.
+    """
+
+    between: Literal["images", "noise", "embeddings"] = "images"
+    num_frames: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_frames < 2:
+            raise ValueError(f"need num_frames >= 2, got num_frames={self.num_frames}")
+        if self.between == "images":
+            must_be_reversible(self.sampler)
+            unclipped(self.sampler)
+        elif self.between == "noise" and (self.files is not None or self.data_root is not None):
+            given = f"images={self.files}" if self.files is not None else f"data_root={self.data_root}"
+            raise ValueError(f"need task.between=images for images to lead from and to, task.between=noise has none; got {given}")
+
+    def run(self) -> dict[str, object]:
+        """Draws and writes; returns where, and how many rows."""
+        fabric, loaded = self.begin()
+        ways = {"images": self._between_images, "noise": self._between_noise, "embeddings": self._between_embeddings}
+        with withdrawn_on_complaint(self.run_dir):
+            num, edit = ways[self.between](fabric, loaded)
+        x = self.edited(fabric, loaded, num, self.num_frames, edit)
+        if fabric.is_global_zero:
+            frames = loaded.module.codec.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            self.write(loaded, {f"frame{index:02d}": frames[:, index] for index in range(self.num_frames)})
+        return {"folder": self.run_dir, "num": num}
+
+    def _between_images(self, fabric: Fabric, loaded: Loaded) -> tuple[int, Edit]:
+        """How many rows, and how they are drawn. Raises UserError for less than two images."""
+        self.must_be_told_no_pictures(loaded)
+        originals = self._two_or_more(fabric, loaded)
+        denoiser, codec, told = self.denoiser(loaded), loaded.module.codec, self.told(loaded)
+        sampler = unclipped(self.sampler)
+
+        def edit(indices: list[int]) -> Iterator[Tensor]:
+            ends = [codec.encode(originals[[2 * index + end for index in indices]].to(fabric.device)) for end in (0, 1)]
+            start, end = (encode(sampler, denoiser, x, told(indices)) for x in ends)
+            for weight in self._weights():
+                yield sampler.sample(denoiser, slerp(start, end, weight), told(indices))
+
+        return len(originals) // 2, edit
+
+    def _between_noise(self, fabric: Fabric, loaded: Loaded) -> tuple[int, Edit]:
+        """How many rows, and how they are drawn; a sampler that draws noise of its own draws the same in all frames of a row."""
+        self.must_be_told_no_pictures(loaded)
+        sampler, denoiser, told = self.acting(loaded), self.denoiser(loaded), self.told(loaded)
+        size = tuple(loaded.module.codec.space(*loaded.shape))
+
+        def edit(indices: list[int]) -> Iterator[Tensor]:
+            end = ImageNoise(self.seed + 1, indices).draw(size, fabric.device)
+            for weight in self._weights():
+                noise = ImageNoise(self.seed, indices)
+                eps = slerp(noise.draw(size, fabric.device), end, weight)
+                yield sampler.sample(denoiser, sampler.start(denoiser.schedule, eps), told(indices), noise)
+
+        return self.num, edit
+
+    def _between_embeddings(self, fabric: Fabric, loaded: Loaded) -> tuple[int, Edit]:
+        """How many rows, and how they are drawn; the noise is the same in all frames of a row.
+
+        Raises UserError for a model that is not told of embeddings, and for less than two images.
+        """
+        conditioner = loaded.module.conditioner
+        if not isinstance(conditioner, ImageEmbedding):
+            name = type(conditioner).__name__
+            raise UserError(f"task.between=embeddings: need a model with conditioner=image_embedding, got one with {name}")
+        vectors = conditioner.pair.images(self._two_or_more(fabric, loaded).to(fabric.device))
+        sampler, denoiser = self.acting(loaded), self.denoiser(loaded)
+        size = tuple(loaded.module.codec.space(*loaded.shape))
+
+        def edit(indices: list[int]) -> Iterator[Tensor]:
+            start, end = (vectors[[2 * index + side for index in indices]] for side in (0, 1))
+            for weight in self._weights():
+                noise = ImageNoise(self.seed, indices)
+                told = conditioner.of_output(slerp(start, end, weight), noise)
+                yield sampler.sample(denoiser, sampler.start(denoiser.schedule, noise.draw(size, fabric.device)), told, noise)
+
+        return len(vectors) // 2, edit
+
+    def _two_or_more(self, fabric: Fabric, loaded: Loaded) -> Tensor:
+        """The images to lead from and to, uint8 [n, C, H, W]. Raises UserError for less than two."""
+        originals = self.originals(fabric, loaded, 2 * self.num)
+        if len(originals) < 2:
+            raise UserError(f"images={self.files}: there is nothing between, need two images, got {len(originals)}")
+        return originals
+
+    def _weights(self) -> list[float]:
+        return torch.linspace(0, 1, self.num_frames, dtype=torch.float64).tolist()

@@ -1,0 +1,69 @@
+"""Which pixels of an image are known: by a word, or by a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from alphabar.data import Shape
+from alphabar.data.pixels import to_pixels
+from alphabar.data.unreadable import describe
+from alphabar.errors import UserError
+
+# What is hidden: from top to bottom and from left to right, as fractions of the image.
+HIDDEN = {
+    "center": (0.25, 0.75, 0.25, 0.75),
+    "left": (0, 1, 0, 0.5),
+    "right": (0, 1, 0.5, 1),
+    "top": (0, 0.5, 0, 1),
+    "bottom": (0.5, 1, 0, 1),
+}
+
+
+def known_pixels(mask: str, resolution: int) -> Tensor:
+    """Bool [1, H, W], true where a pixel is known.
+
+    mask: one of HIDDEN, or the path of an image of any size, black where pixels are to be filled in.
+    Raises UserError if it is neither, cannot be read, or has no pixel, or all of them, to be filled in.
+    """
+    known = _around(HIDDEN[mask], resolution) if mask in HIDDEN else _drawn(mask, resolution)
+    if known.all():
+        raise UserError(f"task.mask={mask}: nothing is to be filled in, at {resolution} x {resolution} no pixel is black")
+    if not known.any():
+        raise UserError(f"task.mask={mask}: nothing is known, at {resolution} x {resolution} all pixels are black")
+    return known
+
+
+def known_latents(known: Tensor, space: Sequence[int], mask: str) -> Tensor:
+    """Bool [1, h, w], true where all pixels of a latent are known; where latents are pixels, the same as `known`.
+
+    space: of the model, (c, h, w). Raises UserError if no latent is known, or if the space has no places.
+    """
+    if len(space) != 3:
+        raise UserError("task=inpaint: this model draws vectors, in which nothing can be filled in")
+    height, width = space[1:]
+    blocks = known.view(1, height, known.shape[1] // height, width, known.shape[2] // width)
+    found = blocks.all(4).all(2)
+    if not found.any():
+        raise UserError(f"task.mask={mask}: nothing is known, no latent of {width} x {height} has only known pixels")
+    return found
+
+
+def _around(hidden: tuple[float, float, float, float], resolution: int) -> Tensor:
+    top, bottom, left, right = (round(fraction * resolution) for fraction in hidden)
+    known = torch.ones(1, resolution, resolution, dtype=torch.bool)
+    known[:, top:bottom, left:right] = False
+    return known
+
+
+def _drawn(path: str, resolution: int) -> Tensor:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"task.mask={path}: there is no such file; the words are: {', '.join(HIDDEN)}")
+    try:
+        with Image.open(file) as image:
+            return to_pixels(image, Shape(1, resolution), Image.Resampling.NEAREST) >= 128
+    except Exception as error:  # of whatever kind: any bytes may stand in a file
+        raise UserError(f"task.mask={path}: {describe(str(file), error)}") from error

@@ -1,0 +1,118 @@
+"""The LightningModule of autoencoders, in whose latents diffusion models are trained."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphabar.data.datamodule import ImageDataModule
+from alphabar.diffusion.noise import derive_seed
+from alphabar.errors import UserError
+from alphabar.metrics.perceptual import MIN_RESOLUTION, Perceptual
+from alphabar.models.autoencoder import KLAutoencoder
+from alphabar.models.codecs.pixels import Pixels
+from alphabar.models.discriminator import PatchDiscriminator, hinge
+from alphabar.training.modules.base import Learner, MakeOptimizer
+
+
+class AutoencoderModule(Learner):
+    """Trains an autoencoder and, if there is one, its discriminator (Rombach et al. 2022, sec. 3.1 and app. G):
+
+    loss = mean |x - y| + kl_weight * KL / (C H W) + perceptual_weight * LPIPS(x, y) - adversarial_weight * mean D(y)
+
+    with y decoded of a sample of the posterior, on top of the discriminator's own hinge loss. Weights are fixed: the paper's is the
+    same loss summed over C H W, but with a learned variance and an adversarial weight that follows gradients. The discriminator
+    learns in the same step: in the term above its weights are constants, in its own y is one. So there are one optimizer and one
+    backward pass.
+
+    optimizer, seed, warmup_steps: see `Learner`, which raises ValueError.
+    channels: of the images. discriminator_width, discriminator_halvings: see `PatchDiscriminator`; there is none where
+        adversarial_weight is 0.
+    adversarial_from: the optimizer step from which the autoencoder heeds the discriminator.
+    Raises ValueError for weights or a step below 0.
+    """
+
+    def __init__(
+        self,
+        autoencoder: KLAutoencoder,
+        optimizer: MakeOptimizer,
+        seed: int,
+        warmup_steps: int = 0,
+        channels: int = 3,
+        kl_weight: float = 1e-6,
+        perceptual: Perceptual | None = None,
+        perceptual_weight: float = 0.0,
+        adversarial_weight: float = 0.0,
+        adversarial_from: int = 0,
+        discriminator_width: int = 64,
+        discriminator_halvings: int = 2,
+    ) -> None:
+        super().__init__(optimizer, seed, warmup_steps)
+        if min(kl_weight, perceptual_weight, adversarial_weight, adversarial_from) < 0:
+            raise ValueError(
+                f"need kl_weight, perceptual_weight, adversarial_weight and adversarial_from >= 0, got kl_weight={kl_weight}, "
+                f"perceptual_weight={perceptual_weight}, adversarial_weight={adversarial_weight}, "
+                f"adversarial_from={adversarial_from}"
+            )
+        self.autoencoder = autoencoder
+        self.kl_weight = kl_weight
+        self.perceptual = None if perceptual_weight == 0 else perceptual or Perceptual()
+        self.perceptual_weight = perceptual_weight
+        self.discriminator: PatchDiscriminator | None = None
+        if adversarial_weight > 0:
+            self.discriminator = PatchDiscriminator(channels, discriminator_width, discriminator_halvings)
+        self.adversarial_weight = adversarial_weight
+        self.adversarial_from = adversarial_from
+        self.pixels = Pixels()
+
+    def learn(self, data: ImageDataModule) -> None:
+        if self.perceptual is not None:
+            if data.shape.resolution < MIN_RESOLUTION:
+                raise UserError(
+                    f"module.perceptual_weight={self.perceptual_weight}: LPIPS needs images of {MIN_RESOLUTION} pixels or more, "
+                    f"got {data.shape.resolution}"
+                )
+            self.perceptual.load()
+        if self.discriminator is not None and data.shape.resolution < self.discriminator.min_resolution:
+            raise UserError(
+                f"module.discriminator_halvings: the discriminator needs images of {self.discriminator.min_resolution} pixels or "
+                f"more, got {data.shape.resolution}"
+            )
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
+        torch.manual_seed(derive_seed("step", self.seed, self.global_step, batch_idx, self.global_rank))
+        x = self.pixels.encode(batch["image"])
+        posterior = self.autoencoder.posterior(x)
+        y = self.autoencoder.decode(posterior.sample())
+        reconstruction, kl = (x - y).abs().flatten(1).mean(1), posterior.divergence() / x[0].numel()
+        losses = reconstruction + self.kl_weight * kl
+        parts = {"reconstruction": reconstruction.mean(), "kl": kl.mean()}
+        if self.perceptual is not None:
+            distance = self.perceptual(x, y)
+            losses = losses + self.perceptual_weight * distance
+            parts["perceptual"] = distance.mean()
+        loss = losses.mean()
+        if self.discriminator is not None:
+            adversarial, discriminator = self._contest(self.discriminator, x, y)
+            loss = loss + self.adversarial_weight * adversarial + discriminator
+            parts |= {"adversarial": adversarial, "discriminator": discriminator}
+        return {"loss": loss, "losses": losses.detach(), "parts": {name: part.detach() for name, part in parts.items()}}
+
+    def _contest(self, discriminator: PatchDiscriminator, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses of the two sides; the discriminator learns from the start, so that it knows something when it is heeded."""
+        own = hinge(discriminator(x), discriminator(y.detach()))
+        if self.global_step < self.adversarial_from:
+            return torch.zeros_like(own), own
+        return -discriminator.judgement(y).mean(), own
+
+    def merit(self) -> float | None:
+        found = self.figures.get("reconstruction/psnr")
+        return None if found is None else -found
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        return (
+            "pictures     {folder}/samples/ (held-out images over their reconstructions)  curves.png",
+            "autoencoder  {folder}/autoencoder/ (as diffusers keeps it)",
+            "diffusion    python train.py codec=autoencoder codec.name={folder}/autoencoder data=... (in its latents)",
+        )

@@ -1,0 +1,87 @@
+"""What every LightningModule of ours has: an optimizer with a warm-up, clipping, and the figures that callbacks keep."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import MixedPrecision
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from alphabar.data.datamodule import ImageDataModule
+from alphabar.errors import UserError
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class Learner(LightningModule, ABC):
+    """Something that is trained on images.
+
+    optimizer: makes an optimizer of parameters.
+    seed: with it the step, the batch and the rank fix every random number of a step, so that a resumed run repeats them.
+    warmup_steps: over which the learning rate rises linearly to its value; 0 for none. Raises ValueError if negative.
+    """
+
+    def __init__(self, optimizer: MakeOptimizer, seed: int, warmup_steps: int) -> None:
+        super().__init__()
+        if warmup_steps < 0:
+            raise ValueError(f"need warmup_steps >= 0, got warmup_steps={warmup_steps}")
+        self.make_optimizer = optimizer
+        self.seed = seed
+        self.warmup_steps = warmup_steps
+        self.grad_norm: Tensor | None = None
+        self.figures: dict[str, float] = {}  # the latest of each, the same on all ranks
+        self.seconds_evaluating = 0.0
+
+    @abstractmethod
+    def learn(self, data: ImageDataModule) -> None:
+        """Takes note of the data before training, and raises UserError if they or its own parts do not go together."""
+
+    @abstractmethod
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
+        """{"loss": the mean, "losses": [B]}, all on the device: nothing here waits for it.
+
+        There may be "levels" [B], the noise levels 0..1 of the examples, and "parts", by name the terms of the loss, each of one
+        number.
+        """
+
+    @abstractmethod
+    def merit(self) -> float | None:
+        """What a sweep minimises where there is no FID, of the latest figures; None: nothing yet."""
+
+    @property
+    @abstractmethod
+    def advice(self) -> tuple[str, ...]:
+        """What to do next with a run of this, a line each: "word  command", in which {folder} stands for the run's."""
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """The optimizer, and the warm-up if there is one."""
+        optimizer = self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        if self.warmup_steps == 0:
+            return {"optimizer": optimizer}
+        scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / self.warmup_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by norm, and keeps the norm before clipping as `grad_norm`, which costs nothing more.
+
+        Raises UserError for float16 gradients that a fused optimizer would unscale only after they were clipped.
+        """
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is not None and optimizer.defaults.get("fused"):
+            raise UserError(
+                "trainer.precision=16-mixed cannot clip with optimizer.fused=true: use bf16-mixed, or optimizer.fused=false"
+            )
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if gradient_clip_algorithm == "value":
+            self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))

@@ -1,0 +1,82 @@
+"""The LightningModule of diffusion: a denoiser, an objective and the training step."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from alphabar.data import Shape
+from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.latents import take_latents
+from alphabar.diffusion.denoiser import NetworkDenoiser
+from alphabar.diffusion.noise import derive_seed
+from alphabar.diffusion.objectives import Objective, Share
+from alphabar.errors import UserError
+from alphabar.models.codecs import Codec, LatentCodec
+from alphabar.models.conditioners import Conditioner, ImageConditioner
+from alphabar.models.conditioners.unconditional import Unconditional
+from alphabar.training.modules.base import Learner, MakeOptimizer
+
+
+class DiffusionModule(Learner):
+    """Trains a denoiser (the network and the buffers of its beta schedule) to minimise an objective.
+
+    optimizer, seed, warmup_steps: see `Learner`, which raises ValueError.
+    conditioner: what the network is told of an image; None: nothing.
+    """
+
+    def __init__(
+        self,
+        denoiser: NetworkDenoiser,
+        objective: Objective,
+        codec: Codec,
+        optimizer: MakeOptimizer,
+        seed: int,
+        warmup_steps: int = 0,
+        conditioner: Conditioner | None = None,
+    ) -> None:
+        super().__init__(optimizer, seed, warmup_steps)
+        self.denoiser = denoiser
+        self.objective = objective
+        self.codec = codec
+        self.conditioner = Unconditional() if conditioner is None else conditioner
+
+    def learn(self, data: ImageDataModule) -> None:
+        self.conditioner.learn(data.captions)
+        self.must_learn(data.shape)
+
+    @torch.no_grad()
+    def must_learn(self, shape: Shape) -> None:
+        """Raises UserError if network, schedule and objective do not go together, as a trial with one black image shows."""
+        images = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, dtype=torch.uint8)
+        objective = deepcopy(self.objective)  # some learn from what they see
+        was_training = self.training
+        self.eval()
+        try:
+            objective(self.denoiser, self.codec.encode(images), self.conditioner.null(1))
+        except ValueError as error:
+            raise UserError(f"objective: {error}") from error
+        finally:
+            self.train(was_training)
+
+    def on_fit_start(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(self.codec, LatentCodec) and isinstance(data, ImageDataModule):
+            take_latents(self.codec, data, self.device, with_images=isinstance(self.conditioner, ImageConditioner))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        torch.manual_seed(derive_seed("step", self.seed, self.global_step, batch_idx, self.global_rank))
+        common = derive_seed("batch", self.seed, self.global_step, batch_idx)
+        share = Share(self.global_rank, self.trainer.world_size, common)
+        terms = self.objective(self.denoiser, self.codec(batch), self.conditioner(batch), share)
+        return {"loss": terms.loss.mean(), "losses": terms.loss.detach(), "levels": terms.level}
+
+    def merit(self) -> float | None:
+        return self.figures.get("train/loss")
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        if not self.codec.makes_images:
+            return ("sample       python sample.py checkpoint=DECODER stages=[{folder}/checkpoints/last.ckpt] prompt=...",)
+        pictures = ("pictures     {folder}/samples/  film.png  film.gif  curves.png",)
+        return (*pictures, "sample       python sample.py checkpoint={folder}/checkpoints/last.ckpt num=64")
