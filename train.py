@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from alphabar.cli.command import command
+from alphabar.cli.command import command, task_overrides
 
 
 @command("train")
@@ -10,7 +10,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     """One run, from its configuration to its result."""
     from alphabar.training.run import train  # here, since it loads torch, which help and completion do not need
 
-    return train(cfg)
+    return train(cfg, task_overrides())
 
 
 if __name__ == "__main__":

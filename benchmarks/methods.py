@@ -32,9 +32,9 @@ from alphabar.evaluation.measurement import measure
 from alphabar.metrics import Splits
 from alphabar.metrics.measure import extractors_of
 from alphabar.metrics.statistics.frechet import Frechet
-from alphabar.runs.checkpoint import load
 from alphabar.runs.console import quiet
 from alphabar.sampling.generate import Generation
+from alphabar.sampling.model import load
 
 NUM, SEED, BATCH = 1000, 1, 125
 CPU = torch.device("cpu")
@@ -84,7 +84,7 @@ class Meter:
         generation = Generation(sampler, loaded.shape, SEED, BATCH)
         begin = time.perf_counter()
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            share = list(generation.images(loaded.module.denoiser, loaded.module.codec, NUM, CPU))
+            share = list(generation.images(loaded.model.denoiser, loaded.model.codec, NUM, CPU))
         seconds = time.perf_counter() - begin
         measured = measure(share, generation.size, [self.judge])
         fid = measured.figures[self.judge.extractor.name]["fid"]
@@ -160,7 +160,7 @@ def main() -> None:
     for method, seed, checkpoint in found:
         for count, choices in samplers(method).items():
             for sampler in choices if count <= arguments.most else []:
-                key = f"{method}-{seed}-{sampler.label(load(checkpoint, 'ema').module.denoiser.schedule)}"
+                key = f"{method}-{seed}-{sampler.label(load(checkpoint, 'ema').model.denoiser.schedule)}"
                 if key not in results:
                     about = {"method": method, "seed": seed, "evaluations": count, "sampler": name_of(sampler)}
                     results[key] = about | meter.fid(checkpoint, sampler)

@@ -28,13 +28,13 @@ from alphabar.metrics.measure import extractors_of
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.models.conditioners.low_resolution import LowResolution
-from alphabar.runs.checkpoint import Loaded, load
 from alphabar.runs.console import quiet
 from alphabar.runs.text_table import aligned
 from alphabar.sampling.cascade import of_given
 from alphabar.sampling.command import size_of
 from alphabar.sampling.generate import Generated, Generation
 from alphabar.sampling.image_grid import beside, grid, save_png
+from alphabar.sampling.model import Loaded, load
 from alphabar.sampling.prepare import data_of
 
 SEED, BATCH = 1, 32
@@ -52,9 +52,9 @@ def drawn(loaded: Loaded, images: Tensor, num_steps: int | None) -> Tensor:
     """What the model makes of images uint8 [N, C, H, W] that are made small, in so many steps; None: in the run's own."""
     told, sampler = of_given(loaded, images, SEED), build(loaded.config.sampler, "sampler")
     sampler = sampler if num_steps is None else replace(sampler, num_steps=num_steps)
-    generation = Generation(sampler, loaded.module.codec, loaded.shape, SEED, min(BATCH, len(images)), told)
+    generation = Generation(sampler, loaded.model.codec, loaded.shape, SEED, min(BATCH, len(images)), told)
     with torch.no_grad():
-        return torch.cat([part.images for part in generation.images(loaded.module.denoiser, len(images), CPU)])
+        return torch.cat([part.images for part in generation.images(loaded.model.denoiser, len(images), CPU)])
 
 
 def share(images: Tensor) -> Iterator[Generated]:
@@ -80,7 +80,7 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet()
     loaded = load(arguments.checkpoint, "ema")
-    conditioner = loaded.module.conditioner
+    conditioner = loaded.model.conditioner
     if not isinstance(conditioner, LowResolution):
         parser.error(f"{arguments.checkpoint}: need a model with conditioner=low_resolution, got {type(conditioner).__name__}")
     data = data_of(loaded, arguments.data_root, Fabric(accelerator="cpu", devices=1))

@@ -16,7 +16,7 @@ from alphabar.diffusion.likelihood import bits_of_density, dequantised, flow_tim
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.thresholdings import Static, Thresholded
 from alphabar.evaluation import receipt
-from alphabar.runs.checkpoint import load
+from alphabar.sampling.model import load
 
 TRAINED = {
     "ddpm": ("method=ddpm",),
@@ -63,8 +63,8 @@ def figures(folder):
 def by_hand(file, variance, probes=1):
     """The two likelihoods of the first six held-out digits, image by image."""
     loaded = load(file, "raw")
-    denoiser = loaded.module.denoiser
-    x = loaded.module.codec.encode(DigitsSource().held_out().images(range(6)))
+    denoiser = loaded.model.denoiser
+    x = loaded.model.codec.encode(DigitsSource().held_out().images(range(6)))
     times, bounds, flows = flow_times(denoiser.schedule, 4), [], []
     for index in range(6):
         row = x[index : index + 1]

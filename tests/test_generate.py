@@ -6,9 +6,9 @@ import toy
 from alphabar.data import Shape
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.samplers.ddpm import DDPM
+from alphabar.sampling.film import record_film
 from alphabar.sampling.generate import Generation
 from alphabar.training.callbacks.ema import EMA, trainable
-from alphabar.training.callbacks.film import record
 from alphabar.training.callbacks.samples import Samples
 
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ def test_images_with_nan_are_pointed_out():
 def test_a_film_begins_with_noise_and_ends_with_the_sample():
     module = randomised().eval()
     generation = Generation(DDIM(num_steps=20), module.codec, Shape(1, 8), 0, 3)
-    frames = record(generation, module.denoiser, CPU, num_frames=6)
+    frames = record_film(generation, module.denoiser, CPU, num_frames=6)
     assert len(frames) == 6
     assert torch.equal(frames[-1], draw(3, batch_size=3, sampler=DDIM(num_steps=20), module=module))
     noise = module.codec.decode(next(iter(generation.trajectory(module.denoiser, range(3), CPU))))
@@ -82,7 +82,7 @@ def test_only_the_moments_of_a_film_are_decoded(monkeypatch):
     module, decoded = toy.module().eval(), []
     generation = Generation(DDIM(num_steps=20), module.codec, Shape(1, 8), 0, 1)
     monkeypatch.setattr(module.codec, "decode", lambda x: decoded.append(x) or x)
-    assert len(record(generation, module.denoiser, CPU, num_frames=6)) == len(decoded) == 6
+    assert len(record_film(generation, module.denoiser, CPU, num_frames=6)) == len(decoded) == 6
 
 
 class Last(Callback):

@@ -25,10 +25,10 @@ from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.models.networks import Network
-from alphabar.runs.checkpoint import Loaded
 from alphabar.sampling.cascade import Remembered, acting, chained, must_follow
 from alphabar.sampling.conditions import nothing
 from alphabar.sampling.guidance_config import APG, ClassifierFree, guided_stages
+from alphabar.sampling.model import Loaded
 from alphabar.training.modules.diffusion import DiffusionModule
 
 CPU = torch.device("cpu")
@@ -106,8 +106,8 @@ def chain():
 
 def draw(chain, num, batch_size, seed=0, told=None, watch=lambda pictures: pictures):
     samplers = acting(chain, DDIM(num_steps=3))
-    told = told or nothing(chain[0].module.conditioner)
-    denoisers = [each.module.denoiser for each in chain]
+    told = told or nothing(chain[0].model.conditioner)
+    denoisers = [each.model.denoiser for each in chain]
     generation = chained(chain, denoisers, samplers, told, seed, batch_size, CPU, watch=watch)
     with torch.no_grad():
         return torch.cat([part.images for part in generation.images(denoisers[-1], num, CPU)])
@@ -121,7 +121,7 @@ def test_a_prior_a_decoder_and_a_larger_model_follow_each_other(chain):
     assert {index: image.shape for index, image in kept.items()} == dict.fromkeys(range(3), (3, 4, 4))
     assert torch.equal(images, draw(chain, 5, 5))
     assert not torch.equal(images, draw(chain, 5, 5, seed=1))
-    classes = chain[0].module.conditioner
+    classes = chain[0].model.conditioner
     told = draw(chain, 5, 5, told=lambda indices: classes.of_words(["1"] * len(indices)))
     assert not torch.equal(images, told)  # what the first is told reaches the last
 
@@ -131,7 +131,7 @@ def test_the_first_draws_what_it_draws_alone_and_each_has_its_own_noise(chain):
     kept: dict[int, Tensor] = {}
     draw([decoder, larger], 4, 4, watch=lambda pictures: Remembered(pictures, 4, kept))
     assert torch.equal(torch.stack([kept[index] for index in range(4)]), draw([decoder], 4, 4))
-    samplers, denoisers = [DDIM(num_steps=3)] * 2, [decoder.module.denoiser] * 2
+    samplers, denoisers = [DDIM(num_steps=3)] * 2, [decoder.model.denoiser] * 2
     assert chained([decoder, larger], denoisers, samplers, lambda indices: None, 7, 4, CPU).seed != 7
 
 
@@ -157,17 +157,17 @@ def test_thresholding_acts_where_there_is_a_range(chain):
 
 @pytest.mark.parametrize("guide", [ClassifierFree(weight=2.0), APG(weight=2.0)], ids=["cfg", "apg"])
 def test_guidance_acts_where_a_model_can_do_without_its_condition(chain, guide):
-    modules = [each.module for each in chain]
+    modules = [each.model for each in chain]
     assert [isinstance(each, Guided) for each in guided_stages(modules, guide)] == [True, True, False]
     assert guided_stages(modules, None) == [module.denoiser for module in modules]
     null = {"vector": torch.ones(1, 4)}
     first, second, _ = guided_stages(modules, guide, null)
     assert torch.equal(first.null["vector"], null["vector"])
     assert torch.equal(second.null["vector"], torch.zeros(1, 1))  # words are the first model's alone
-    strict = [loaded(ClassLabel(2, 4, dropout=0.0), 4).module, modules[2]]
+    strict = [loaded(ClassLabel(2, 4, dropout=0.0), 4).model, modules[2]]
     with pytest.raises(UserError, match="none of these models was trained to do without its condition"):
         guided_stages(strict, guide)
-    mixed = [strict[0], loaded(LowResolution(3, 8, 4, width=4, dropout=0.1), 8).module]
+    mixed = [strict[0], loaded(LowResolution(3, 8, 4, width=4, dropout=0.1), 8).model]
     assert [isinstance(each, Guided) for each in guided_stages(mixed, guide)] == [False, True]
     with pytest.raises(UserError, match="this model was never trained to do without its condition"):
         guided_stages(mixed, guide, null)

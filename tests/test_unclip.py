@@ -16,7 +16,7 @@ from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.errors import UserError
 from alphabar.evaluation import receipt
 from alphabar.models.networks.prior import Prior
-from alphabar.runs.checkpoint import load
+from alphabar.sampling.model import load
 from alphabar.sampling.tasks.interpolate import Interpolate
 from alphabar.training.callbacks.curves import Curves
 from alphabar.training.callbacks.embeddings import figures_of
@@ -163,7 +163,7 @@ def test_the_ends_of_an_interpolation_are_variations_of_its_images(trained, tmp_
         for frame, original in zip(frames, originals, strict=True):
             noise = ImageNoise(task.seed, [0])
             x_T = noise.draw((3, 8, 8), torch.device("cpu"))
-            told = loaded.module.conditioner.of_output(original[None], noise)
+            told = loaded.model.conditioner.of_output(original[None], noise)
             expected = task.sampler.sample(task.denoiser(loaded), x_T, told, noise)
             torch.testing.assert_close(frame, expected, rtol=1e-3, atol=1e-3)
 

@@ -27,10 +27,10 @@ from alphabar.cli import resolvers
 from alphabar.cli.diagnose import diagnose
 from alphabar.cli.hydra_app import App, resolved
 from alphabar.cli.overrides import requoted, written_out
+from alphabar.cli.sweep_summary import finish_sweeps
 from alphabar.cli.unused_keys import unused
 from alphabar.cli.usage import usage
 from alphabar.errors import UserError
-from alphabar.runs.sweep import finish_sweeps
 
 Main = Callable[[DictConfig], dict[str, object]]
 

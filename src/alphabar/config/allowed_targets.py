@@ -9,6 +9,8 @@ import inspect
 from difflib import get_close_matches
 from types import ModuleType
 
+from alphabar.config.former_names import current_target
+
 ALLOWED = (
     "alphabar.",
     "lightning.pytorch.Trainer",
@@ -43,7 +45,7 @@ def locate(target: str) -> type:
     """The class behind a dotted name. Raises ValueError, with one line, if it is refused or does not exist."""
     if reason := refusal(target):
         raise ValueError(reason)
-    module_name, _, name = target.rpartition(".")
+    module_name, _, name = current_target(target).rpartition(".")
     found = vars(_module(module_name, target)).get(name)
     if found is None:
         names = [key for key, value in vars(_module(module_name, target)).items() if inspect.isclass(value)]

@@ -225,7 +225,7 @@ def noise(subject: OfCheckpoint, judge: Judge, seed: int) -> list[Figure]:
     for padded in subject.generation.batches(num, fabric.global_rank, fabric.world_size):
         indices = [index for index in padded if index < num]
         images = ImageNoise(seed, indices).draw(subject.generation.space)
-        collector.add(indices, subject.loaded.module.codec.decode(images))
+        collector.add(indices, subject.loaded.model.codec.decode(images))
     value = judge.figures(collector.collected(), only="fid").get("fid")
     name = judge.extractor.name
     return [] if value is None else [Figure(protocol("fid", num, name, "noise"), "fid", name, (value,), None, "fid")]

@@ -32,12 +32,12 @@ from alphabar.evaluation.receipt import Figure, Receipt, circumstances, write
 from alphabar.metrics.content import content_hash, legible
 from alphabar.metrics.names import bound_protocol, flow_protocol
 from alphabar.models.codecs.pixels import Pixels
-from alphabar.runs.checkpoint import Loaded
 from alphabar.runs.console import shown
 from alphabar.runs.distributed import total
 from alphabar.runs.text_table import aligned
 from alphabar.sampling.conditions import Conditions, of_data
 from alphabar.sampling.inference import Command
+from alphabar.sampling.model import Loaded
 from alphabar.sampling.prepare import data_of, withdrawn_on_complaint
 
 BOUND_KEYS = ("variance", "bpd_terms", "thresholding")  # what the probability flow has no use for
@@ -88,7 +88,7 @@ class Likelihood(Command):
         return ()
 
     def must_suit(self, loaded: Loaded) -> None:
-        denoiser, codec = loaded.module.denoiser, loaded.module.codec
+        denoiser, codec = loaded.model.denoiser, loaded.model.codec
         schedule = denoiser.schedule
         if not isinstance(codec, Pixels):
             raise UserError(f"metric=bpd: need a model of pixels, got one whose codec is {type(codec).__name__}")
@@ -109,9 +109,9 @@ class Likelihood(Command):
             held_out = data_of(loaded, self.data_root, fabric).held_out_set
             if self.num > len(held_out):
                 raise UserError(f"need num <= {len(held_out)}, the number of held-out images, got num={self.num}")
-        told = of_data(loaded.module.conditioner, held_out)
-        measured = [self._bound(loaded, told)] if loaded.module.denoiser.schedule.is_discrete else []
-        measured.append(self._flow(loaded.module.denoiser, told))
+        told = of_data(loaded.model.conditioner, held_out)
+        measured = [self._bound(loaded, told)] if loaded.model.denoiser.schedule.is_discrete else []
+        measured.append(self._flow(loaded.model.denoiser, told))
         bits, content = self._measure(measured, held_out, loaded, fabric)
         figures = [Figure(each.name, each.what, "", (float(row.mean()),)) for each, row in zip(measured, bits, strict=True)]
         errors = {
@@ -152,7 +152,7 @@ class Likelihood(Command):
         }
 
     def _bound(self, loaded: Loaded, told: Conditions) -> Measure:
-        denoiser = loaded.module.denoiser
+        denoiser = loaded.model.denoiser
         seen = denoiser if self.thresholding is None else Thresholded(denoiser, self.thresholding)
         variance: Variance = self.variance or ("learned" if learns_variance(loaded) else "beta")
         num_steps = len(denoiser.schedule.grid(None)) - 1
@@ -194,7 +194,7 @@ class Likelihood(Command):
             for indices in shares:
                 pixels = images.images(indices)
                 content += content_hash(pixels)
-                x = loaded.module.codec.encode(pixels.to(fabric.device))
+                x = loaded.model.codec.encode(pixels.to(fabric.device))
                 for row, figure in zip(values, measured, strict=True):
                     row[indices.to(home)] = figure.bits(x, indices.tolist(), bar.update).to(home, torch.float64)
         return total(values), legible(int(total(content)))  # each image is zero on all processes but one
@@ -202,10 +202,10 @@ class Likelihood(Command):
 
 def learns_variance(loaded: Loaded) -> bool:
     """Whether the network says where the variance of the reverse step lies."""
-    denoiser, shape = loaded.module.denoiser, loaded.shape
+    denoiser, shape = loaded.model.denoiser, loaded.shape
     with torch.no_grad():
-        x = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, device=loaded.module.device)
-        cond = loaded.module.conditioner.null(1)
+        x = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, device=loaded.model.device)
+        cond = loaded.model.conditioner.null(1)
         return denoiser(x, denoiser.schedule.time(torch.ones(1, device=x.device)), cond).variance is not None
 
 

@@ -87,7 +87,7 @@ class OfCheckpoint(Subject):
 
     def start(self) -> Fabric:
         self.fabric, self.loaded = self.inference.begin()
-        told = nothing(self.loaded.first.module.conditioner)
+        told = nothing(self.loaded.first.model.conditioner)
         self.generation = self.inference.generation(self.fabric, self.loaded, told, self.num)
         return self.fabric
 
@@ -98,7 +98,7 @@ class OfCheckpoint(Subject):
 
     def _must_be_told(self) -> None:
         """Raises UserError unless the first model can be told of these data, which it may not have been trained on."""
-        conditioner, classes = self.loaded.first.module.conditioner, self.data.classes
+        conditioner, classes = self.loaded.first.model.conditioner, self.data.classes
         if isinstance(conditioner, ClassLabel) and classes is not None and len(classes) != conditioner.num_classes:
             which = "stages: the first" if self.loaded.before else "checkpoint: this model"
             raise UserError(f"{which} was trained on {conditioner.num_classes} classes, these data have {len(classes)}")
@@ -110,7 +110,7 @@ class OfCheckpoint(Subject):
 
     @property
     def _told(self) -> ImageSet:
-        return judged_images(self.loaded.first.module.conditioner, self.data)
+        return judged_images(self.loaded.first.model.conditioner, self.data)
 
     @property
     def num(self) -> int:
@@ -125,10 +125,10 @@ class OfCheckpoint(Subject):
         return False
 
     def shares(self, seed: int) -> Iterator[Generated]:
-        told = of_data(self.loaded.first.module.conditioner, self._told)
+        told = of_data(self.loaded.first.model.conditioner, self._told)
         with ExitStack() as stack:
             for each in self.loaded.chain:
-                stack.enter_context(counted(each.module.denoiser, self.cost))
+                stack.enter_context(counted(each.model.denoiser, self.cost))
             images = self.inference.images(self.fabric, self.loaded, told, seed)
             while (part := self._next(images)) is not None:
                 yield part
@@ -146,7 +146,7 @@ class OfCheckpoint(Subject):
         return time.perf_counter()
 
     def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
-        conditioner = self.loaded.first.module.conditioner
+        conditioner = self.loaded.first.model.conditioner
         if isinstance(conditioner, Unconditional):
             return {}
         known = self._told.facts(indices % len(self._told))

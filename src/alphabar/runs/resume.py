@@ -1,17 +1,18 @@
 """Going on with a run that stopped."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from alphabar.cli.command import task_overrides
 from alphabar.config.build import ConfigError, check
+from alphabar.config.former_names import upgraded
 from alphabar.errors import UserError
-from alphabar.runs.checkpoint import LACKS, Moved, frozen, move, read
+from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, move, read
 from alphabar.runs.run_dir import lock, must_be_resumable
 
-MAY_CHANGE = ("trainer", "callbacks", "logger", "name", "data.num_workers", *Moved._fields)
+MAY_CHANGE = ("trainer", "callbacks", "logger", "name", "data.num_workers", *FrozenPartPaths._fields)
 
 
 class Stopped(NamedTuple):
@@ -21,7 +22,7 @@ class Stopped(NamedTuple):
     step: int
 
 
-def take_up(cfg: DictConfig) -> tuple[DictConfig, Stopped]:
+def take_up(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Stopped]:
     """The configuration that the run in `cfg.resume` was started with, with this command's changes, and where it stopped.
 
     Raises UserError if the folder holds no run or no checkpoint, or one of another version of alphabar, if another process is
@@ -31,9 +32,9 @@ def take_up(cfg: DictConfig) -> tuple[DictConfig, Stopped]:
     path = folder / "checkpoints" / "last.ckpt"
     must_be_resumable(folder, str(cfg.resume))
     lock(folder)
-    saved = OmegaConf.load(folder / "config.yaml")
+    saved = OmegaConf.create(upgraded(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))))
     assert isinstance(saved, DictConfig)
-    for override in task_overrides():
+    for override in overrides:
         key = override.lstrip("+~").split("=", 1)[0]
         if key != "resume":
             change(saved, cfg, key)
@@ -60,11 +61,11 @@ def must_stay(cfg: DictConfig) -> None:
 
 def relocate(saved: DictConfig) -> None:
     """Follows frozen parts to where they lie now, wherever the configuration names them; digests tell whether they are the same."""
-    moved = Moved(*(saved.get(key) for key in Moved._fields))
-    for key, name in moved._asdict().items():
-        if name is not None and not frozen(saved)[key]:
+    paths = FrozenPartPaths(*(saved.get(key) for key in FrozenPartPaths._fields))
+    for key, name in paths._asdict().items():
+        if name is not None and not frozen_parts(saved)[key]:
             raise UserError(f"{key}={name}: this model is {LACKS[key]}")
-    move(saved, moved)
+    move(saved, paths)
 
 
 def must_be_of_this_version(saved: DictConfig) -> None:

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alphabar.cli.exit_status import Ending
 from alphabar.errors import UserError
-from alphabar.runs.console import shown
 from alphabar.runs.text_table import aligned
 
 TABLE, PICTURE = "results.csv", "sweep.png"
@@ -155,7 +153,7 @@ def _shown(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-_sweeps: list[Sweep] = []
+opened: list[Sweep] = []
 
 
 def open_sweep(folder: Path) -> Sweep:
@@ -163,33 +161,13 @@ def open_sweep(folder: Path) -> Sweep:
 
     Raises UserError if the folder is that of an earlier sweep.
     """
-    for sweep in _sweeps:
+    for sweep in opened:
         if sweep.folder == folder:
             return sweep
     if (folder / TABLE).exists():
         raise UserError(f"hydra.sweep.dir={folder}: a sweep of another time is in this folder; choose another")
-    _sweeps.append(Sweep(folder))
-    return _sweeps[-1]
-
-
-def finish_sweeps(ending: Ending) -> Ending:
-    """Prints the table and draws the picture of this process's sweep, if it has one; its failed jobs make it fail."""
-    for sweep in [sweep for sweep in _sweeps if sweep.jobs]:
-        print(f"\n{sweep.report()}\n  table    {shown(sweep.folder / TABLE)}")
-        if any(job.state == "finished" for job in sweep.jobs):
-            from alphabar.reports import pareto
-            from alphabar.reports.sweep import draw
-
-            draw(sweep, sweep.folder / PICTURE)
-            print(f"  picture  {shown(sweep.folder / PICTURE)}", flush=True)
-            pareto.report(sweep)
-        bad = [str(job.num) for job in sweep.jobs if job.state != "finished"]
-        if bad and ending.state != "stopped" and not ending.is_bug:
-            where = f"the column 'error' of {shown(sweep.folder / TABLE)}, and error.txt in their folders"
-            line = f"{len(bad)} of {len(sweep.jobs)} jobs did not finish: {', '.join(bad)}; see {where}"
-            ending = Ending("failed", ending.code or 1, (line,))
-    _sweeps.clear()
-    return ending
+    opened.append(Sweep(folder))
+    return opened[-1]
 
 
 def write_error(job: Job, command: Sequence[str], traceback: str) -> None:

@@ -16,9 +16,9 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.conditioners import ImageConditioner
-from alphabar.runs.checkpoint import Loaded
 from alphabar.sampling.conditions import Conditions, Pictures, of_pictures
 from alphabar.sampling.generate import Generation, suited
+from alphabar.sampling.model import Loaded
 from alphabar.sampling.prepare import data_of
 
 
@@ -78,18 +78,18 @@ def chained(
     """
     seeds = [seed, *(derive_seed("stage", position, seed) for position in range(1, len(chain)))]
     for position, (each, later) in enumerate(pairwise(chain)):
-        made = Generation(samplers[position], each.module.codec, each.shape, seeds[position], batch_size, told)
+        made = Generation(samplers[position], each.model.codec, each.shape, seeds[position], batch_size, told)
         pictures: Pictures = Drawn(made, denoisers[position], device, on_step, set() if broken is None else broken)
-        if later is chain[-1] and each.module.codec.makes_images:
+        if later is chain[-1] and each.model.codec.makes_images:
             pictures = watch(pictures)
         told = of_pictures(image_conditioner(later), pictures, derive_seed("told", position, seed))
     last = chain[-1]
-    return Generation(samplers[-1], last.module.codec, last.shape, seeds[-1], batch_size, told)
+    return Generation(samplers[-1], last.model.codec, last.shape, seeds[-1], batch_size, told)
 
 
 def image_conditioner(loaded: Loaded) -> ImageConditioner:
     """Of a model that is told of pictures. Raises TypeError for another."""
-    conditioner = loaded.module.conditioner
+    conditioner = loaded.model.conditioner
     if not isinstance(conditioner, ImageConditioner):
         raise TypeError(f"need a model that is told of pictures, got one with {type(conditioner).__name__}")
     return conditioner
@@ -98,14 +98,14 @@ def image_conditioner(loaded: Loaded) -> ImageConditioner:
 def must_follow(chain: Sequence[Loaded], paths: Sequence[str]) -> None:
     """Raises UserError unless each model can be told what the one before makes, and the last makes images."""
     for (earlier, later), (before, after) in zip(pairwise(chain), pairwise(paths), strict=True):
-        conditioner = later.module.conditioner
+        conditioner = later.model.conditioner
         if not isinstance(conditioner, ImageConditioner):
             raise UserError(f"stages: {after} is told of no pictures (it has {type(conditioner).__name__}), such as {before} makes")
         try:
-            conditioner.must_follow(earlier.module.codec, *earlier.shape)
+            conditioner.must_follow(earlier.model.codec, *earlier.shape)
         except ValueError as error:
             raise UserError(f"stages: {after} cannot follow {before}: {error}") from error
-    if not chain[-1].module.codec.makes_images:
+    if not chain[-1].model.codec.makes_images:
         last = paths[-1]
         raise UserError(
             f"checkpoint={last}: this model makes no images but what another one reads: give stages=[{last}] and checkpoint=..., "
@@ -118,9 +118,9 @@ def acting(chain: Sequence[Loaded], sampler: Sampler) -> list[Sampler]:
 
     Raises UserError for a thresholding that somebody must have asked for where no model has a range to keep predictions in.
     """
-    if not any(each.module.codec.is_bounded for each in chain):
-        return [suited(sampler, each.module.codec) for each in chain]
-    return [sampler if each.module.codec.is_bounded else replace(sampler, thresholding=None) for each in chain]
+    if not any(each.model.codec.is_bounded for each in chain):
+        return [suited(sampler, each.model.codec) for each in chain]
+    return [sampler if each.model.codec.is_bounded else replace(sampler, thresholding=None) for each in chain]
 
 
 def given_pictures(loaded: Loaded, files: str | None, data_root: str | None, fabric: Fabric, num: int) -> Tensor:
@@ -129,7 +129,7 @@ def given_pictures(loaded: Loaded, files: str | None, data_root: str | None, fab
     Files of a size that an earlier model could have made are taken as they are, where the model is told of pictures.
     Raises UserError if there are none, or one cannot be read.
     """
-    shape, conditioner = loaded.shape, loaded.module.conditioner
+    shape, conditioner = loaded.shape, loaded.model.conditioner
     if files is not None:
         side = given_side(files, num) if isinstance(conditioner, ImageConditioner) else None
         return given_images(files, shape if side is None or side > shape.resolution else _taken(loaded, side), num)

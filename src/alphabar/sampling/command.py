@@ -14,17 +14,17 @@ from torch import Tensor
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.models.conditioners import ImageConditioner
-from alphabar.runs.checkpoint import Loaded
 from alphabar.runs.console import shown
 from alphabar.runs.distributed import total
 from alphabar.sampling.cascade import Remembered, given_pictures, of_given
 from alphabar.sampling.conditions import Conditions
+from alphabar.sampling.film import record_film, write_film
 from alphabar.sampling.generate import Generated, gather
 from alphabar.sampling.image_grid import beside, captioned, grid, named, save_png
 from alphabar.sampling.inference import Inference
+from alphabar.sampling.model import Loaded
 from alphabar.sampling.prepare import withdrawn_on_complaint
 from alphabar.sampling.preview import compared
-from alphabar.training.callbacks import film
 
 MAX_IN_GRID = 256
 
@@ -75,10 +75,10 @@ class Sampling(Inference):
         Raises UserError for pictures that are not at hand, or that mean nothing to the model.
         """
         first, key = loaded.first, "images" if self.files is not None else "data_root"
-        if not isinstance(first.module.conditioner, ImageConditioner):
+        if not isinstance(first.model.conditioner, ImageConditioner):
             if self.files is not None or self.data_root is not None:
                 given = self.data_root if self.files is None else self.files
-                name = type(first.module.conditioner).__name__
+                name = type(first.model.conditioner).__name__
                 raise UserError(f"{key}={given}: this model is told of no pictures (it has {name})")
             return self.told(loaded), None
         pictures = given_pictures(first, self.files, self.data_root, fabric, self.num)
@@ -87,7 +87,7 @@ class Sampling(Inference):
 
     def _before(self, fabric: Fabric, loaded: Loaded, memory: dict[int, Tensor]) -> list[Tensor]:
         """What the last model was told by the one before it, in a list of one, or of none if that is no picture."""
-        if not loaded.before or not loaded.before[-1].module.codec.makes_images:
+        if not loaded.before or not loaded.before[-1].model.codec.makes_images:
             return []
         indices = sorted(memory)
         images = torch.stack([memory[index] for index in indices]) if indices else torch.empty(0)
@@ -126,8 +126,8 @@ class Sampling(Inference):
         if self.film > 0:
             first = self.generation(fabric, loaded, told, min(self.film, self.num))
             with torch.no_grad(), fabric.autocast():
-                frames = film.record(first, self.denoiser(loaded), fabric.device, num_frames=12)
-            film.write(frames, folder)
+                frames = record_film(first, self.denoiser(loaded), fabric.device, num_frames=12)
+            write_film(frames, folder)
 
 
 def size_of(loaded: Loaded) -> tuple[int, int, int]:

@@ -8,8 +8,7 @@ from typing import Literal
 from alphabar.diffusion import guidance
 from alphabar.diffusion.denoiser import Cond, Denoiser
 from alphabar.errors import UserError
-from alphabar.runs.checkpoint import load, whereabouts
-from alphabar.training.modules.diffusion import DiffusionModule
+from alphabar.sampling.model import DiffusionModel, load, paths_of
 
 Interval = Sequence[float] | None
 
@@ -28,7 +27,7 @@ class Guide(ABC):
         """Whether it leads away from what a model says without its condition, whichever model it is; else it belongs to one."""
 
     @abstractmethod
-    def guided(self, module: DiffusionModule, null: Cond) -> Denoiser:
+    def guided(self, model: DiffusionModel, null: Cond) -> Denoiser:
         """null: what to be led away from; None: what the model says when it is told nothing.
 
         Raises UserError if this model cannot be guided so.
@@ -58,8 +57,8 @@ class ClassifierFree(Guide):
     def is_by_condition(self) -> bool:
         return True
 
-    def guided(self, module: DiffusionModule, null: Cond) -> Denoiser:
-        return by_condition(module, self.rule, null)
+    def guided(self, model: DiffusionModel, null: Cond) -> Denoiser:
+        return by_condition(model, self.rule, null)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +83,8 @@ class APG(Guide):
     def is_by_condition(self) -> bool:
         return True
 
-    def guided(self, module: DiffusionModule, null: Cond) -> Denoiser:
-        return by_condition(module, self.rule, null)
+    def guided(self, model: DiffusionModel, null: Cond) -> Denoiser:
+        return by_condition(model, self.rule, null)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,39 +114,39 @@ class Autoguidance(Guide):
     def is_by_condition(self) -> bool:
         return False
 
-    def guided(self, module: DiffusionModule, null: Cond) -> Denoiser:
+    def guided(self, model: DiffusionModel, null: Cond) -> Denoiser:
         if null is not None:
             raise UserError("negative: guidance=autoguidance leads away from a weaker model, not from a prompt")
-        weak = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay, whereabouts(module)).module.to(module.device)
+        weak = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay, paths_of(model)).model.to(model.device)
         try:
-            return guidance.Autoguided(module.denoiser, weak.denoiser, self.rule)
+            return guidance.Autoguided(model.denoiser, weak.denoiser, self.rule)
         except ValueError as error:
             raise UserError(f"guidance: {error}") from error
 
 
-def guided(module: DiffusionModule, guide: Guide | None, null: Cond = None) -> Denoiser:
+def guided(model: DiffusionModel, guide: Guide | None, null: Cond = None) -> Denoiser:
     """The model's denoiser, with guidance if there is any; null: see `Guide.guided`."""
-    return module.denoiser if guide is None else guide.guided(module, null)
+    return model.denoiser if guide is None else guide.guided(model, null)
 
 
-def guided_stages(modules: Sequence[DiffusionModule], guide: Guide | None, null: Cond = None) -> list[Denoiser]:
+def guided_stages(models: Sequence[DiffusionModel], guide: Guide | None, null: Cond = None) -> list[Denoiser]:
     """The denoisers of models that follow each other: guided by a condition are all that are trained to do without it, by a weaker
     model the last; null is for the first.
 
     Raises UserError if none of them can be guided so, or not the first, which is told what to be led away from.
     """
     if guide is None:
-        return [module.denoiser for module in modules]
-    if not guide.is_by_condition or len(modules) == 1:
-        return [*(module.denoiser for module in modules[:-1]), guide.guided(modules[-1], null)]
-    acts = [module.conditioner.is_optional for module in modules]
+        return [model.denoiser for model in models]
+    if not guide.is_by_condition or len(models) == 1:
+        return [*(model.denoiser for model in models[:-1]), guide.guided(models[-1], null)]
+    acts = [model.conditioner.is_optional for model in models]
     if not any(acts):
         raise UserError("guidance: none of these models was trained to do without its condition (conditioner.dropout=0)")
     acts[0] = acts[0] or null is not None
-    nulls = [null, *(None for _ in modules[1:])]
+    nulls = [null, *(None for _ in models[1:])]
     return [
-        guide.guided(module, each) if is_guided else module.denoiser
-        for module, is_guided, each in zip(modules, acts, nulls, strict=True)
+        guide.guided(model, each) if is_guided else model.denoiser
+        for model, is_guided, each in zip(models, acts, nulls, strict=True)
     ]
 
 
@@ -156,14 +155,14 @@ def guidance_label(guide: Guide | None) -> str:
     return "" if guide is None else f"-{guide.label}"
 
 
-def by_condition(module: DiffusionModule, rule: guidance.Guidance, null: Cond) -> Denoiser:
+def by_condition(model: DiffusionModel, rule: guidance.Guidance, null: Cond) -> Denoiser:
     """Guided by what the model says when it is told `null`, or else nothing. Raises UserError for a model without a condition."""
-    null = module.conditioner.null(1) if null is None else null
+    null = model.conditioner.null(1) if null is None else null
     if null is None:
         raise UserError("guidance: this model was trained without a condition (conditioner=unconditional), need guidance=none")
-    if not module.conditioner.is_optional:
+    if not model.conditioner.is_optional:
         raise UserError("guidance: this model was never trained to do without its condition (conditioner.dropout=0)")
-    return guidance.ClassifierFree(module.denoiser, rule, null)
+    return guidance.ClassifierFree(model.denoiser, rule, null)
 
 
 def pair(interval: Interval) -> tuple[float, float] | None:

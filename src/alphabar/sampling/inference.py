@@ -17,7 +17,7 @@ from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.models.conditioners.class_label import ClassLabel
-from alphabar.runs.checkpoint import LACKS, Loaded, Moved, frozen, load
+from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts
 from alphabar.runs.console import quiet
 from alphabar.runs.ema.profiles import MAX_LENGTH
 from alphabar.runs.run_dir import claim
@@ -25,6 +25,7 @@ from alphabar.sampling.cascade import acting, chained, must_follow
 from alphabar.sampling.conditions import Conditions, Pictures, nothing, of_words, spelt_out
 from alphabar.sampling.generate import Generated, Generation, must_fit
 from alphabar.sampling.guidance_config import Guide, guidance_label, guided_stages
+from alphabar.sampling.model import Loaded, load
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -52,7 +53,7 @@ class Command(ABC):
     num: images. weights: "ema" or "raw". batch_size: images at a time on each device.
     ema_length: sigma_rel of a power-function average that is made from the snapshots of the run, in place of the average that the
         run itself used. ema_decay: of an exponential average that was kept beside that.
-    codec_name, pair_name: see `Moved`.
+    codec_name, pair_name: see `FrozenPartPaths`.
     Raises ValueError unless num >= 1 and batch_size >= 1, and for an average that is none, or that weights=raw leaves out.
     """
 
@@ -106,16 +107,16 @@ class Command(ABC):
 
         Raises UserError for a bad or unsuitable checkpoint, devices that do not exist, or a folder that is not empty.
         """
-        moved = Moved(self.codec_name, self.pair_name)
-        before = tuple(load(path, self.weights, moved=moved) for path in self.earlier)
-        loaded = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay, moved)._replace(before=before)
-        for key, name in moved._asdict().items():
-            if name is not None and not any(frozen(each.config)[key] for each in loaded.chain):
+        paths = FrozenPartPaths(self.codec_name, self.pair_name)
+        before = tuple(load(path, self.weights, paths=paths) for path in self.earlier)
+        loaded = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay, paths)._replace(before=before)
+        for key, name in paths._asdict().items():
+            if name is not None and not any(frozen_parts(each.config)[key] for each in loaded.chain):
                 raise UserError(f"{key}={name}: this model is {LACKS[key]}")
         self.must_suit(loaded)
         fabric = launch(self.run_dir, self.accelerator, self.devices, self.precision)
         for each in loaded.chain:
-            each.module.to(fabric.device)
+            each.model.to(fabric.device)
         return fabric, loaded
 
 
@@ -181,10 +182,10 @@ class Inference(Command, ABC):
         parts = zip(paths, loaded.chain, self.denoisers(loaded), strict=True)
         acting(loaded.chain, self.sampler)
         for path, each, denoiser in parts:
-            codec = each.module.codec
+            codec = each.model.codec
             sampler = self.sampler if codec.is_bounded else replace(self.sampler, thresholding=None)
             try:
-                must_fit(sampler, denoiser, codec, each.shape, each.module.conditioner.null(1))
+                must_fit(sampler, denoiser, codec, each.shape, each.model.conditioner.null(1))
             except UserError as error:
                 raise UserError(f"{path}: {error}" if len(paths) > 1 else str(error)) from error
 
@@ -195,12 +196,12 @@ class Inference(Command, ABC):
     def label(self, loaded: Loaded) -> str:
         """In the names of figures: "ema-ddim50-cfg2.0", "...-cascade2" of two models."""
         stages = f"-cascade{len(loaded.chain)}" if loaded.before else ""
-        sampler = self.acting(loaded).label(loaded.module.denoiser.schedule)
+        sampler = self.acting(loaded).label(loaded.model.denoiser.schedule)
         return f"{self.weights_label}-{sampler}{guidance_label(self.guidance)}{stages}"
 
     def words(self, loaded: Loaded) -> list[str]:
         """What images are told, by index, starting anew at the end; empty for nothing. Raises UserError for what makes no sense."""
-        conditioner = loaded.first.module.conditioner
+        conditioner = loaded.first.model.conditioner
         if self.prompt is not None:
             return [self.prompt]
         if self.prompts is not None:
@@ -213,7 +214,7 @@ class Inference(Command, ABC):
 
     def told(self, loaded: Loaded) -> Conditions:
         """The condition of each image, for the first model. Raises UserError for words that mean nothing to it."""
-        words, conditioner = self.words(loaded), loaded.first.module.conditioner
+        words, conditioner = self.words(loaded), loaded.first.model.conditioner
         key = "labels" if self.labels is not None else "prompt" if self.prompt is not None else "prompts"
         return of_words(conditioner, words, key) if words else nothing(conditioner)
 
@@ -221,8 +222,8 @@ class Inference(Command, ABC):
         """Those of all models, with guidance if there is any. Raises UserError if they cannot be guided so."""
         null = None
         if self.negative is not None:
-            null = of_words(loaded.first.module.conditioner, [self.negative], "negative")([0])
-        return guided_stages([each.module for each in loaded.chain], self.guidance, null)
+            null = of_words(loaded.first.model.conditioner, [self.negative], "negative")([0])
+        return guided_stages([each.model for each in loaded.chain], self.guidance, null)
 
     def denoiser(self, loaded: Loaded) -> Denoiser:
         """That of the last model."""
@@ -255,7 +256,7 @@ class Inference(Command, ABC):
     ) -> Iterator[Generated]:
         """This process's share, with a progress bar over all steps of the samplers on the first process; see `generation`."""
         samplers = acting(loaded.chain, self.sampler)
-        schedules = [each.module.denoiser.schedule for each in loaded.chain]
+        schedules = [each.model.denoiser.schedule for each in loaded.chain]
         steps = sum(len(sampler.times(schedule)) - 1 for sampler, schedule in zip(samplers, schedules, strict=True))
         shown = fabric.is_global_zero and sys.stderr.isatty()
         ranks = (fabric.global_rank, fabric.world_size)

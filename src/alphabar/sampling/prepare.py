@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from alphabar.config.build import build
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
-from alphabar.runs.checkpoint import Loaded
 from alphabar.runs.run_dir import withdraw
+from alphabar.sampling.model import Loaded
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def data_of(loaded: Loaded, data_root: str | None, fabric: Fabric) -> ImageDataM
     data = prepared(build(config.data, "data"), fabric)
     with fabric.rank_zero_first():  # what it computes, it keeps for the others
         for each in loaded.chain:
-            each.module.conditioner.learn(data.captions)
+            each.model.conditioner.learn(data.captions)
     return data
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,12 @@ from alphabar.training.modules.diffusion import DiffusionModule
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 
 
-def train(cfg: DictConfig) -> dict[str, object]:
+def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
     """Builds what the configuration names, trains it, says where everything is, and returns the run's result."""
     quiet()
     stopped = None
     if cfg.resume is not None:
-        cfg, stopped = take_up(cfg)
+        cfg, stopped = take_up(cfg, overrides)
     else:
         must_stay(cfg)
     folder = Path(cfg.run_dir)

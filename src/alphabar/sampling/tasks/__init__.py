@@ -20,7 +20,6 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
 from alphabar.models.conditioners import ImageConditioner
-from alphabar.runs.checkpoint import Loaded
 from alphabar.runs.console import shown
 from alphabar.runs.distributed import total
 from alphabar.sampling.cascade import given_pictures, of_given
@@ -28,6 +27,7 @@ from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.generate import Generation
 from alphabar.sampling.image_grid import grid, save_png
 from alphabar.sampling.inference import Inference
+from alphabar.sampling.model import Loaded
 
 MAX_ROWS = 16
 
@@ -51,13 +51,13 @@ class ImageTask(Inference, ABC):
 
     def told_of(self, loaded: Loaded, originals: Tensor) -> Conditions:
         """The condition of each row. Raises UserError for images that mean nothing to the model."""
-        if isinstance(loaded.module.conditioner, ImageConditioner):
+        if isinstance(loaded.model.conditioner, ImageConditioner):
             return of_given(loaded, originals, derive_seed("told", "given", self.seed))
         return self.told(loaded)
 
     def must_be_told_no_pictures(self, loaded: Loaded) -> None:
         """Raises UserError for a model that is: it would be shown what is to be made."""
-        if isinstance(loaded.module.conditioner, ImageConditioner):
+        if isinstance(loaded.model.conditioner, ImageConditioner):
             name = type(self).__name__.lower()
             raise UserError(f"task={name}: this model is told of pictures, and of what is to be made there is none")
 
@@ -66,7 +66,7 @@ class ImageTask(Inference, ABC):
 
         edit: for the indices [B] of rows, yields their columns, each [B, ...].
         """
-        generation = Generation(self.acting(loaded), loaded.module.codec, loaded.shape, self.seed, min(self.batch_size, num))
+        generation = Generation(self.acting(loaded), loaded.model.codec, loaded.shape, self.seed, min(self.batch_size, num))
         rows = torch.zeros(num, num_columns, *generation.space)
         batches = list(generation.batches(num, fabric.global_rank, fabric.world_size))
         is_shown = fabric.is_global_zero and sys.stderr.isatty()

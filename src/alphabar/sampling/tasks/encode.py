@@ -32,7 +32,7 @@ class Encode(ImageTask):
         with withdrawn_on_complaint(self.run_dir):
             originals = self.originals(fabric, loaded, self.num)
             told = self.told_of(loaded, originals)
-        denoiser, codec = self.denoiser(loaded), loaded.module.codec
+        denoiser, codec = self.denoiser(loaded), loaded.model.codec
         sampler = unclipped(self.sampler)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:

@@ -34,7 +34,7 @@ class ImageToImage(ImageTask):
         with withdrawn_on_complaint(self.run_dir):
             originals = self.originals(fabric, loaded, self.num)
             told = self.told_of(loaded, originals)
-        denoiser, codec = self.denoiser(loaded), loaded.module.codec
+        denoiser, codec = self.denoiser(loaded), loaded.model.codec
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             x = codec.encode(originals[indices].to(fabric.device))

@@ -9,7 +9,7 @@ from torch import Tensor
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers.inpainting import RePaint
 from alphabar.errors import UserError
-from alphabar.runs.checkpoint import Loaded
+from alphabar.sampling.model import Loaded
 from alphabar.sampling.prepare import withdrawn_on_complaint
 from alphabar.sampling.tasks import ImageTask
 from alphabar.sampling.tasks.mask import known_latents, known_pixels
@@ -44,10 +44,10 @@ class Inpaint(ImageTask):
         with withdrawn_on_complaint(self.run_dir):
             self.must_be_told_no_pictures(loaded)
             known = known_pixels(self.mask, loaded.shape.resolution)
-            given = known_latents(known, loaded.module.codec.space(*loaded.shape), self.mask)
+            given = known_latents(known, loaded.model.codec.space(*loaded.shape), self.mask)
             repaint = self._repaint(loaded)
             originals = self.originals(fabric, loaded, self.num)
-        denoiser, codec, told = self.denoiser(loaded), loaded.module.codec, self.told(loaded)
+        denoiser, codec, told = self.denoiser(loaded), loaded.model.codec, self.told(loaded)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             x = codec.encode(originals[indices].to(fabric.device))
@@ -64,7 +64,7 @@ class Inpaint(ImageTask):
         """Raises UserError for a jump that is longer than the sampler's way."""
         repaint = RePaint(self.num_resamples, self.jump_length)
         try:
-            next(repaint.walk(len(self.sampler.times(loaded.module.denoiser.schedule)) - 1))
+            next(repaint.walk(len(self.sampler.times(loaded.model.denoiser.schedule)) - 1))
         except ValueError as error:
             raise UserError(f"task: {error}") from error
         return repaint

@@ -13,7 +13,7 @@ from alphabar.diffusion.samplers.interpolation import slerp
 from alphabar.diffusion.samplers.inversion import encode, must_be_reversible
 from alphabar.errors import UserError
 from alphabar.models.conditioners.image_embedding import ImageEmbedding
-from alphabar.runs.checkpoint import Loaded
+from alphabar.sampling.model import Loaded
 from alphabar.sampling.prepare import withdrawn_on_complaint
 from alphabar.sampling.tasks import Edit, ImageTask, unclipped
 
@@ -51,7 +51,7 @@ class Interpolate(ImageTask):
             num, edit = ways[self.between](fabric, loaded)
         x = self.edited(fabric, loaded, num, self.num_frames, edit)
         if fabric.is_global_zero:
-            frames = loaded.module.codec.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            frames = loaded.model.codec.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
             self.write(loaded, {f"frame{index:02d}": frames[:, index] for index in range(self.num_frames)})
         return {"folder": self.run_dir, "num": num}
 
@@ -59,7 +59,7 @@ class Interpolate(ImageTask):
         """How many rows, and how they are drawn. Raises UserError for less than two images."""
         self.must_be_told_no_pictures(loaded)
         originals = self._two_or_more(fabric, loaded)
-        denoiser, codec, told = self.denoiser(loaded), loaded.module.codec, self.told(loaded)
+        denoiser, codec, told = self.denoiser(loaded), loaded.model.codec, self.told(loaded)
         sampler = unclipped(self.sampler)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
@@ -74,7 +74,7 @@ class Interpolate(ImageTask):
         """How many rows, and how they are drawn; a sampler that draws noise of its own draws the same in all frames of a row."""
         self.must_be_told_no_pictures(loaded)
         sampler, denoiser, told = self.acting(loaded), self.denoiser(loaded), self.told(loaded)
-        size = tuple(loaded.module.codec.space(*loaded.shape))
+        size = tuple(loaded.model.codec.space(*loaded.shape))
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             end = ImageNoise(self.seed + 1, indices).draw(size, fabric.device)
@@ -90,13 +90,13 @@ class Interpolate(ImageTask):
 
         Raises UserError for a model that is not told of embeddings, and for less than two images.
         """
-        conditioner = loaded.module.conditioner
+        conditioner = loaded.model.conditioner
         if not isinstance(conditioner, ImageEmbedding):
             name = type(conditioner).__name__
             raise UserError(f"task.between=embeddings: need a model with conditioner=image_embedding, got one with {name}")
         vectors = conditioner.pair.images(self._two_or_more(fabric, loaded).to(fabric.device))
         sampler, denoiser = self.acting(loaded), self.denoiser(loaded)
-        size = tuple(loaded.module.codec.space(*loaded.shape))
+        size = tuple(loaded.model.codec.space(*loaded.shape))
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             start, end = (vectors[[2 * index + side for index in indices]] for side in (0, 1))

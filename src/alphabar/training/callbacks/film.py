@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
-from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.samplers import Sampler
 from alphabar.sampling.conditions import of_held_out
+from alphabar.sampling.film import record_film, write_film
 from alphabar.sampling.generate import Generation, suited
 from alphabar.sampling.guidance_config import Guide, guided
-from alphabar.sampling.image_grid import grid, save_gif, save_png
 from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
 from alphabar.training.loggers.log_helpers import log_film, log_picture
 
@@ -40,24 +37,7 @@ class Film(Callback):
         told = of_held_out(module.conditioner, image_data(trainer))
         generation = Generation(suited(self.sampler, module.codec), module.codec, image_shape(trainer), self.seed, self.num, told)
         with evaluation(trainer, module):
-            frames = record(generation, guided(module, self.guidance), module.device, self.num_frames)
-        strip = write(frames, Path(trainer.default_root_dir))
+            frames = record_film(generation, guided(module, self.guidance), module.device, self.num_frames)
+        strip = write_film(frames, Path(trainer.default_root_dir))
         log_picture(trainer, "film/strip", strip)
         log_film(trainer, "film/film", Path(trainer.default_root_dir) / "film.gif")
-
-
-def record(generation: Generation, denoiser: Denoiser, device: torch.device, num_frames: int) -> list[Tensor]:
-    """At most `num_frames` moments of the first batch's trajectory, each uint8 [B, C, H, W]."""
-    states = [x.cpu() for x in generation.trajectory(denoiser, range(generation.batch_size), device)]
-    if len(states) > num_frames:
-        left = torch.linspace(1, 0, num_frames) ** 1.5
-        states = [states[moment] for moment in ((1 - left) * (len(states) - 1)).round().long().unique().tolist()]
-    return [generation.codec.decode(x.to(device)).cpu() for x in states]
-
-
-def write(frames: list[Tensor], folder: Path) -> Tensor:
-    """Writes film.png and film.gif; returns the strip [C, H, W]: a row for every image, a column for every moment."""
-    strip = grid(torch.stack(frames, dim=1).flatten(0, 1), num_columns=len(frames))
-    save_png(strip, folder / "film.png")
-    save_gif([grid(frame) for frame in frames], folder / "film.gif")
-    return strip

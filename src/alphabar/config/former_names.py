@@ -1,0 +1,43 @@
+"""Names of earlier versions of alphabar, so that what was written with them still loads: checkpoints, run folders, sweeps."""
+
+from typing import Any
+
+# Modules and packages of classes that configurations name, and where these are now; the longest that fits counts.
+FORMER_MODULES = {
+    "alphabar.training.autoencoding": "alphabar.training.modules.autoencoder",
+    "alphabar.training.contrastive": "alphabar.training.modules.contrastive",
+    "alphabar.training.data": "alphabar.data",
+    "alphabar.training.evaluation": "alphabar.evaluation",
+    "alphabar.training.guiding": "alphabar.sampling.guidance_config",
+    "alphabar.training.likelihood": "alphabar.evaluation.likelihood",
+    "alphabar.training.metrics": "alphabar.metrics",
+    "alphabar.training.module": "alphabar.training.modules.diffusion",
+    "alphabar.training.perceptual": "alphabar.metrics.perceptual",
+    "alphabar.training.sampling": "alphabar.sampling.command",
+    "alphabar.training.tasks": "alphabar.sampling.tasks",
+}
+# Classes, by the module they are in now, that have been renamed or moved since.
+FORMER_CLASSES: dict[str, str] = {}
+# Arguments that have been renamed: (the module of the class, or a package with all in it, the former name) -> the name.
+FORMER_ARGUMENTS: dict[tuple[str, str], str] = {}
+
+
+def current_target(target: str) -> str:
+    """Returns the dotted name that a class has today, which is the same name unless it has been moved or renamed."""
+    former = next((place for place in sorted(FORMER_MODULES, reverse=True) if target.startswith(f"{place}.")), None)
+    moved = target if former is None else FORMER_MODULES[former] + target.removeprefix(former)
+    return FORMER_CLASSES.get(moved, moved)
+
+
+def upgraded(content: Any) -> Any:
+    """Returns the plain content of a stored configuration with today's names of classes and arguments."""
+    if isinstance(content, list):
+        return [upgraded(item) for item in content]
+    if not isinstance(content, dict):
+        return content
+    node = {key: upgraded(value) for key, value in content.items()}
+    if not isinstance(node.get("_target_"), str):
+        return node
+    node["_target_"] = target = current_target(node["_target_"])
+    renames = {old: new for (place, old), new in FORMER_ARGUMENTS.items() if target.startswith(f"{place}.")}
+    return {renames.get(key, key): value for key, value in node.items()}

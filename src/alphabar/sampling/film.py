@@ -1,0 +1,27 @@
+"""Films of a sampler at work: what becomes of noise, from x_T to x_0."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alphabar.diffusion.denoiser import Denoiser
+from alphabar.sampling.generate import Generation
+from alphabar.sampling.image_grid import grid, save_gif, save_png
+
+
+def record_film(generation: Generation, denoiser: Denoiser, device: torch.device, num_frames: int) -> list[Tensor]:
+    """At most `num_frames` moments of the first batch's trajectory, each uint8 [B, C, H, W]."""
+    states = [x.cpu() for x in generation.trajectory(denoiser, range(generation.batch_size), device)]
+    if len(states) > num_frames:
+        left = torch.linspace(1, 0, num_frames) ** 1.5
+        states = [states[moment] for moment in ((1 - left) * (len(states) - 1)).round().long().unique().tolist()]
+    return [generation.codec.decode(x.to(device)).cpu() for x in states]
+
+
+def write_film(frames: list[Tensor], folder: Path) -> Tensor:
+    """Writes film.png and film.gif; returns the strip [C, H, W]: a row for every image, a column for every moment."""
+    strip = grid(torch.stack(frames, dim=1).flatten(0, 1), num_columns=len(frames))
+    save_png(strip, folder / "film.png")
+    save_gif([grid(frame) for frame in frames], folder / "film.gif")
+    return strip

@@ -1,0 +1,147 @@
+"""A diffusion model as sampling sees it: the trained parts of a checkpoint, without the LightningModule that trained them."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from alphabar.config.build import build, check
+from alphabar.data import Shape
+from alphabar.diffusion.denoiser import NetworkDenoiser
+from alphabar.errors import UserError
+from alphabar.models.codecs import Codec
+from alphabar.models.codecs.autoencoder import Autoencoder
+from alphabar.models.codecs.embedding import ImageEmbedding as EmbeddingCodec
+from alphabar.models.conditioners import Conditioner
+from alphabar.models.conditioners.image_embedding import ImageEmbedding
+from alphabar.models.conditioners.unconditional import Unconditional
+from alphabar.models.pairs.stored import StoredPair
+from alphabar.runs.checkpoint import WHERE_THEY_LAY, FrozenPartPaths, frozen_parts, move, read
+from alphabar.runs.ema.posthoc import of_decay, of_length
+
+PARTS = ("denoiser", "codec", "conditioner")
+
+
+class DiffusionModel(Protocol):
+    """What sampling needs of a model, whether it is being trained or was read from a checkpoint."""
+
+    denoiser: NetworkDenoiser
+    codec: Codec
+    conditioner: Conditioner
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+class TrainedModel(nn.Module):
+    """The parts of a checkpoint that draw images: the denoiser, the codec and the conditioner."""
+
+    def __init__(self, denoiser: NetworkDenoiser, codec: Codec, conditioner: Conditioner | None) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.codec = codec
+        self.conditioner = Unconditional() if conditioner is None else conditioner
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network's parameters."""
+        return next(self.denoiser.parameters()).device
+
+
+class Loaded(NamedTuple):
+    """A model with the weights of a checkpoint, in eval mode on the CPU, and what it was trained with.
+
+    before: the models, first to last, that make what it is conditioned on.
+    """
+
+    model: TrainedModel
+    config: DictConfig
+    shape: Shape
+    step: int
+    before: tuple["Loaded", ...] = ()
+
+    @property
+    def chain(self) -> tuple["Loaded", ...]:
+        """All models, in the order in which they draw; this one is the last."""
+        return (*self.before, self._replace(before=()))
+
+    @property
+    def first(self) -> "Loaded":
+        """The model that is given the user's condition."""
+        return self.chain[0]
+
+
+def load(
+    path: str | Path,
+    weights: Literal["ema", "raw"],
+    ema_length: float | None = None,
+    ema_decay: float | None = None,
+    paths: FrozenPartPaths = WHERE_THEY_LAY,
+) -> Loaded:
+    """Returns the model of a checkpoint with its averaged or its live weights.
+
+    ema_length, ema_decay: see `of_length` and `of_decay`; None: the average that the run itself used.
+    paths: where frozen parts that are not in the file lie now.
+    Raises UserError if the file is not a checkpoint of a diffusion model, has no such averaged weights, or holds weights of
+    another network.
+    """
+    content = read(path)
+    config = OmegaConf.create(content["config"])
+    assert isinstance(config, DictConfig)
+    if "denoiser" not in config.module:
+        name = str(config.module.get("_target_")).rpartition(".")[2]
+        raise UserError(f"checkpoint={path}: need one of a diffusion model, got one of {name}, which draws no images")
+    # Only these are built: the objective, loggers and callbacks of the run may not be installed here.
+    check(OmegaConf.create({"module": {part: config.module[part] for part in PARTS if part in config.module}}))
+    model = build_model(config, paths)
+    state = content["state_dict"]
+    if weights == "ema":
+        if "ema" not in content:
+            raise UserError(f"checkpoint={path}: has no averaged weights; use weights=raw")
+        if ema_length is not None:
+            averages = of_length(content, Path(path), ema_length)
+        else:
+            averages = content["ema"]["weights"] if ema_decay is None else of_decay(content, ema_decay)
+        state = state | averages
+    try:
+        model.load_state_dict(of_parts(state))
+    except RuntimeError as error:
+        raise UserError(f"checkpoint={path}: its weights do not fit its configuration ({str(error).splitlines()[0]})") from error
+    shape = Shape(config.shape.channels, config.shape.resolution)
+    return Loaded(model.eval().requires_grad_(False), config, shape, content["global_step"])
+
+
+def of_parts(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the entries of a run's state that belong to what draws images; an objective may have weights of its own."""
+    return {name: value for name, value in state.items() if name.partition(".")[0] in PARTS}
+
+
+def build_model(config: DictConfig, paths: FrozenPartPaths) -> TrainedModel:
+    """Builds the parts of a checkpoint's configuration.
+
+    Raises UserError, with the key that helps, if a frozen part is not at hand.
+    """
+    move(config, paths)
+    try:
+        parts: dict[str, Any] = {
+            part: build(config.module[part], f"module.{part}") for part in PARTS if config.module.get(part) is not None
+        }
+    except UserError as error:
+        first = str(error).split(": ")[0]
+        for key, nodes in frozen_parts(config).items():
+            if any(place == first or place.startswith(f"{first}.") for place in nodes) and first != "module":
+                raise UserError(f"{error}; {key}=... says where it lies now") from error
+        raise
+    return TrainedModel(parts["denoiser"], parts["codec"], parts.get("conditioner"))
+
+
+def paths_of(model: DiffusionModel) -> FrozenPartPaths:
+    """Returns where the frozen parts of a model lie, for another version of the same model."""
+    codec = model.codec
+    pairs = [part.pair for part in (codec, model.conditioner) if isinstance(part, EmbeddingCodec | ImageEmbedding)]
+    return FrozenPartPaths(
+        codec.autoencoder.name if isinstance(codec, Autoencoder) else None,
+        next((pair.name for pair in pairs if isinstance(pair, StoredPair)), None),
+    )
