@@ -27,14 +27,14 @@ from alphabar.diffusion.samplers.dpmpp_2m import DPMpp2M
 from alphabar.diffusion.samplers.euler import Euler
 from alphabar.diffusion.samplers.heun import Heun
 from alphabar.diffusion.thresholdings import Static, Thresholding
-from alphabar.evaluation.judge import Judge
 from alphabar.evaluation.measurement import measure
+from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import Splits
 from alphabar.metrics.measure import extractors_of
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.runs.console import quiet
-from alphabar.sampling.generate import Generation
 from alphabar.sampling.model import load
+from alphabar.sampling.sampling_job import SamplingJob
 
 NUM, SEED, BATCH = 1000, 1, 125
 CPU = torch.device("cpu")
@@ -75,13 +75,13 @@ class Meter:
         data.prepare_data()
         splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
         extractor = extractors_of(build(config.features, "features"), splits)[0]
-        self.judge = Judge(extractor, {"fid": Frechet()}, splits, CPU, NUM, BATCH)
+        self.judge = ReferenceStatistics(extractor, {"fid": Frechet()}, splits, CPU, NUM, BATCH)
         self.floor = self.judge.floor().get("fid", float("nan"))
 
     def fid(self, checkpoint: Path, sampler: Sampler) -> dict[str, float]:
         """FID of the averaged weights, and what it took."""
         loaded = load(checkpoint, "ema")
-        generation = Generation(sampler, loaded.shape, SEED, BATCH)
+        generation = SamplingJob(sampler, loaded.shape, SEED, BATCH)
         begin = time.perf_counter()
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             share = list(generation.images(loaded.model.denoiser, loaded.model.codec, NUM, CPU))

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from alphabar.config.build import build
-from alphabar.evaluation.judge import Judge
 from alphabar.evaluation.measurement import measure
+from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import Splits
 from alphabar.metrics.classifier import ClassifierFeatures
 from alphabar.metrics.measure import extractors_of
@@ -32,10 +32,10 @@ from alphabar.runs.console import quiet
 from alphabar.runs.text_table import aligned
 from alphabar.sampling.cascade import of_given
 from alphabar.sampling.command import size_of
-from alphabar.sampling.generate import Generated, Generation
 from alphabar.sampling.image_grid import beside, grid, save_png
 from alphabar.sampling.model import Loaded, load
 from alphabar.sampling.prepare import data_of
+from alphabar.sampling.sampling_job import Generated, SamplingJob
 
 SEED, BATCH = 1, 32
 MAX_IMAGES = 20_000  # that the classifier is trained on, as by default
@@ -52,7 +52,7 @@ def drawn(loaded: Loaded, images: Tensor, num_steps: int | None) -> Tensor:
     """What the model makes of images uint8 [N, C, H, W] that are made small, in so many steps; None: in the run's own."""
     told, sampler = of_given(loaded, images, SEED), build(loaded.config.sampler, "sampler")
     sampler = sampler if num_steps is None else replace(sampler, num_steps=num_steps)
-    generation = Generation(sampler, loaded.model.codec, loaded.shape, SEED, min(BATCH, len(images)), told)
+    generation = SamplingJob(sampler, loaded.model.codec, loaded.shape, SEED, min(BATCH, len(images)), told)
     with torch.no_grad():
         return torch.cat([part.images for part in generation.images(loaded.model.denoiser, len(images), CPU)])
 
@@ -87,7 +87,7 @@ def main() -> None:
     originals = data.held_out_set.images(range(min(arguments.num, len(data.held_out_set))))
     splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
     extractor = extractors_of(ClassifierFeatures(arguments.cache_dir, MAX_IMAGES, loaded.shape.resolution), splits)[0]
-    judge = Judge(extractor, {"fid": Frechet(allow_few=True)}, splits, CPU, len(originals), BATCH)
+    judge = ReferenceStatistics(extractor, {"fid": Frechet(allow_few=True)}, splits, CPU, len(originals), BATCH)
     made = drawn(loaded, originals, arguments.num_steps)
     results = {"bicubic": bicubic(conditioner, originals), "model": made, "the images themselves": originals}
     rows = [["", "FID", "PSNR"]]

@@ -16,7 +16,7 @@ from alphabar.data.digits import DigitsSource
 from alphabar.evaluation import receipt
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.unconditional import Unconditional
-from alphabar.sampling.conditions import of_data, of_words, spelt_out
+from alphabar.sampling.conditions import from_prompts, of_data, spelt_out
 
 FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")
 
@@ -52,14 +52,14 @@ def test_dropout_tells_some_images_nothing_in_training_alone():
     null = conditioner.null(1)["vector"]
     dropped = (conditioner(batch)["vector"] == null).all(1).float().mean()
     assert dropped == pytest.approx(0.25, abs=0.03)
-    assert torch.equal(conditioner.eval()(batch)["vector"], conditioner.of_words(["0"])["vector"].expand(4000, -1))
+    assert torch.equal(conditioner.eval()(batch)["vector"], conditioner.from_prompts(["0"])["vector"].expand(4000, -1))
 
 
 def test_every_image_is_told_what_is_known_of_it():
     images = DigitsSource().train()
     conditioner = ClassLabel(10, 4).eval()
     told = of_data(conditioner, images)
-    expected = conditioner.of_words([str(int(label)) for label in images.labels[[0, 5]]])["vector"]
+    expected = conditioner.from_prompts([str(int(label)) for label in images.labels[[0, 5]]])["vector"]
     assert torch.equal(told([0, 5])["vector"], expected)
     assert torch.equal(told([len(images), len(images) + 5])["vector"], expected)
     assert of_data(Unconditional(), images)([0, 1]) is None
@@ -67,8 +67,8 @@ def test_every_image_is_told_what_is_known_of_it():
 
 def test_words_start_anew_when_they_end():
     conditioner = ClassLabel(10, 4).eval()
-    told = of_words(conditioner, ["3", "7"], "labels")
-    assert torch.equal(told([0, 1, 2])["vector"], conditioner.of_words(["3", "7", "3"])["vector"])
+    told = from_prompts(conditioner, ["3", "7"], "labels")
+    assert torch.equal(told([0, 1, 2])["vector"], conditioner.from_prompts(["3", "7", "3"])["vector"])
 
 
 @pytest.mark.parametrize(

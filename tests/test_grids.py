@@ -79,11 +79,11 @@ def test_quadratic_steps_grow_with_the_square():
 
 def test_steps_that_would_fall_together_make_room():
     schedule = LinearSchedule(num_steps=10)
-    assert schedule.settle(torch.tensor([9.9, 9.8, 9.7, 1.2, 1.1])).tolist() == [10, 9, 8, 2, 1, 0]
-    assert schedule.settle(torch.tensor([10.0, 0.4, 0.3, 0.2])).tolist() == [10, 3, 2, 1, 0]
-    assert schedule.settle(torch.full((10,), 5.0)).tolist() == list(range(10, -1, -1))
+    assert schedule.snap(torch.tensor([9.9, 9.8, 9.7, 1.2, 1.1])).tolist() == [10, 9, 8, 2, 1, 0]
+    assert schedule.snap(torch.tensor([10.0, 0.4, 0.3, 0.2])).tolist() == [10, 3, 2, 1, 0]
+    assert schedule.snap(torch.full((10,), 5.0)).tolist() == list(range(10, -1, -1))
     with pytest.raises(ValueError, match="need 1 <= num_steps <= 10, the schedule's own, got num_steps=11"):
-        schedule.settle(torch.linspace(10, 1, 11))
+        schedule.snap(torch.linspace(10, 1, 11))
 
 
 @pytest.mark.parametrize("grid", [Karras(), LogSNR()])

@@ -8,7 +8,7 @@ from torch import nn
 
 from alphabar.diffusion.bound import bound_term
 from alphabar.diffusion.denoiser import NetworkDenoiser, Prediction
-from alphabar.diffusion.objectives import Share
+from alphabar.diffusion.objectives import RankShare
 from alphabar.diffusion.objectives.couplings import Independent, Offset
 from alphabar.diffusion.objectives.denoising import Denoising
 from alphabar.diffusion.objectives.hybrid import Hybrid
@@ -165,7 +165,7 @@ def test_edm_is_the_preconditioner_and_the_loss_of_karras_et_al():
     torch.manual_seed(3)
     terms = Denoising(times=LogNormalTimes(-1.2, 1.2))(denoiser, x)
     torch.manual_seed(3)
-    t = LogNormalTimes(-1.2, 1.2)(EDMSchedule(), 64, CPU, Share()).t
+    t = LogNormalTimes(-1.2, 1.2)(EDMSchedule(), 64, CPU, RankShare()).t
     n = t.view(-1, 1, 1, 1) * torch.randn_like(x)
     s = t.view(-1, 1, 1, 1)
     c_skip, c_out = sd**2 / (s**2 + sd**2), s * sd / (s**2 + sd**2).sqrt()

@@ -241,7 +241,7 @@ def test_the_conditioner_is_told_images_or_vectors_of_them(folder):
     assert "need uint8 images or vectors [B, 6], got torch.float32 [64, 5]" in complaint(
         lambda: conditioner.of_output(x[:, :5], None), ValueError
     )
-    assert "of images, not of words" in complaint(lambda: conditioner.of_words(["a cat"]), ValueError)
+    assert "of images, not of words" in complaint(lambda: conditioner.from_prompts(["a cat"]), ValueError)
 
 
 def test_a_decoder_follows_images_and_vectors_of_its_own_pair_alone(folder, encoder, tmp_path):

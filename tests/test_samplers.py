@@ -133,5 +133,5 @@ def test_apples_gpus_which_have_no_float64_are_not_asked_for_it():
         torch.testing.assert_close(slerp(start, end, 0.3).cpu(), between)
         torch.testing.assert_close(sampler.sample(denoiser, start).cpu(), drawn)
         assert schedule.time_of(schedule.sigma[5:6] / schedule.alpha[5:6]).cpu().tolist() == [5]
-        assert schedule.settle(torch.tensor([9.0, 4.0]).as_subclass(Apple)).cpu().tolist() == [9, 4, 0]
+        assert schedule.snap(torch.tensor([9.0, 4.0]).as_subclass(Apple)).cpu().tolist() == [9, 4, 0]
         assert len(schedule.ratios()) == 20

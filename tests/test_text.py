@@ -93,12 +93,12 @@ def test_a_text_that_is_too_long_is_refused_with_its_length(folder, tmp_path, ma
     limit = min(max_length, 10)
     longest = " ".join(["cat"] * (limit - 2))
     conditioner = text(folder, tmp_path, max_length=max_length)
-    conditioner.of_words([longest])
+    conditioner.from_prompts([longest])
     reason = "max_length" if max_length == 4 else "what this encoder reads at most"
     message = f"need a text of at most {limit} tokens ({reason}), got {limit + 1} in "
-    assert complaint(lambda: conditioner.of_words([longest + " dog"])) == f"{message}'{longest} dog'"
+    assert complaint(lambda: conditioner.from_prompts([longest + " dog"])) == f"{message}'{longest} dog'"
     assert complaint(lambda: conditioner.learn([longest, longest + " dog"])).startswith(message)
-    many = complaint(lambda: conditioner.of_words(["cat " * 1000]))
+    many = complaint(lambda: conditioner.from_prompts(["cat " * 1000]))
     assert f"got 1002 in '{('cat ' * 15).strip()}" in many
     assert many.endswith("...'")
     assert len(many) < 200
@@ -111,7 +111,7 @@ def test_the_caption_of_an_image_is_told_like_the_same_prompt(conditioner):
         assert cond["tokens"].shape == (4, 9, 8)
         assert cond["tokens"].dtype == torch.float32
         assert cond["mask"].sum(1).tolist() == [6, 3, 3, 5]
-        prompts = conditioner.of_words([CAPTIONS[place] for place in (3, 0, 0, 2)])
+        prompts = conditioner.from_prompts([CAPTIONS[place] for place in (3, 0, 0, 2)])
         assert torch.equal(cond["mask"], prompts["mask"])
         torch.testing.assert_close(cond["tokens"], prompts["tokens"], rtol=2e-3, atol=1e-3)
     exact = TextEncoder(str(conditioner.encoder.name), 9)([CAPTIONS[3]], CPU).tokens[0]
@@ -124,7 +124,7 @@ def test_null_is_the_empty_text(conditioner, folder, tmp_path):
         null = made.null(3)
         assert null["tokens"].shape == (3, 9, 8)
         assert null["mask"].sum(1).tolist() == [2, 2, 2]
-        assert same(null, made.of_words(["", "", ""]))
+        assert same(null, made.from_prompts(["", "", ""]))
         assert same(null, conditioner.null(3))
 
 
@@ -132,7 +132,7 @@ def test_dropout_is_for_training_and_drops_its_share(folder, tmp_path):
     conditioner = text(folder, tmp_path, dropout=0.3)
     conditioner.learn(CAPTIONS)
     places = [1] * 4000
-    null, own = conditioner.null(1), conditioner.of_words([CAPTIONS[1]])
+    null, own = conditioner.null(1), conditioner.from_prompts([CAPTIONS[1]])
     torch.manual_seed(0)
     tokens = told(conditioner, places)["tokens"]
     dropped = (tokens == null["tokens"]).flatten(1).all(1)
@@ -150,7 +150,7 @@ def test_the_encoder_is_neither_trained_nor_saved(conditioner, folder, tmp_path)
             super().__init__()
             self.part = part
 
-    conditioner.of_words(["red"])  # with the encoder in memory
+    conditioner.from_prompts(["red"])  # with the encoder in memory
     model = Model(conditioner)
     assert not list(model.parameters())
     assert model.state_dict() == {}
@@ -202,14 +202,14 @@ def test_a_damaged_cache_is_made_again_and_one_that_cannot_be_written_is_said(co
 def test_the_table_moves_with_the_module_and_serves_training_after_sampling(conditioner):
     with torch.inference_mode():
         told(conditioner, [1])
-        conditioner.of_words(["red"])
+        conditioner.from_prompts(["red"])
         conditioner.null(1)
     weight = nn.Parameter(torch.ones(8))
-    for cond in (told(conditioner, [1]), conditioner.of_words(["red"]), conditioner.null(1)):
+    for cond in (told(conditioner, [1]), conditioner.from_prompts(["red"]), conditioner.null(1)):
         (cond["tokens"] * weight).sum().backward()
     assert weight.grad.abs().sum() > 0
     conditioner.to("meta")
-    for cond in (conditioner({"caption": torch.tensor([1])}), conditioner.of_words(["red"]), conditioner.null(1)):
+    for cond in (conditioner({"caption": torch.tensor([1])}), conditioner.from_prompts(["red"]), conditioner.null(1)):
         assert {value.device.type for value in cond.values()} == {"meta"}
 
 

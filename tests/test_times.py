@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alphabar.diffusion.objectives import Share
+from alphabar.diffusion.objectives import RankShare
 from alphabar.diffusion.objectives.times import ImportanceTimes, LaplaceTimes, LogitNormalTimes, LogNormalTimes, UniformTimes
 from alphabar.diffusion.schedules.edm import EDMSchedule
 from alphabar.diffusion.schedules.linear import LinearSchedule
@@ -13,7 +13,7 @@ from alphabar.diffusion.schedules.straight import StraightSchedule
 CPU = torch.device("cpu")
 
 
-def draw(times, schedule, num=20_000, share=Share()):
+def draw(times, schedule, num=20_000, share=RankShare()):
     torch.manual_seed(0)
     return times(schedule, num, CPU, share)
 
@@ -66,7 +66,7 @@ def test_a_density_of_sigma_is_refused_on_a_table(times):
 @pytest.mark.parametrize("times", [UniformTimes, LogitNormalTimes, LogNormalTimes])
 def test_stratified_times_cover_every_stratum_once_over_all_processes(times, world_size):
     schedule = EDMSchedule() if times is LogNormalTimes else StraightSchedule()
-    parts = [draw(times(stratified=True), schedule, 32, Share(rank, world_size, seed=7)).t for rank in range(world_size)]
+    parts = [draw(times(stratified=True), schedule, 32, RankShare(rank, world_size, seed=7)).t for rank in range(world_size)]
     t = torch.cat(parts).double()
     quantile = {
         UniformTimes: t,
@@ -75,7 +75,7 @@ def test_stratified_times_cover_every_stratum_once_over_all_processes(times, wor
     }[times]
     gaps = quantile.sort().values.diff()
     assert gaps.tolist() == pytest.approx([1 / (32 * world_size)] * (32 * world_size - 1), rel=1e-2)
-    other = draw(times(stratified=True), schedule, 32, Share(0, world_size, seed=8)).t
+    other = draw(times(stratified=True), schedule, 32, RankShare(0, world_size, seed=8)).t
     assert not torch.equal(parts[0], other)
 
 
@@ -83,7 +83,7 @@ def test_stratified_times_lower_the_variance_of_the_loss_and_keep_its_mean():
     def estimates(stratified):
         torch.manual_seed(0)
         times = UniformTimes(stratified)
-        return torch.stack([times(StraightSchedule(), 16, CPU, Share()).t.square().mean() for _ in range(400)])
+        return torch.stack([times(StraightSchedule(), 16, CPU, RankShare()).t.square().mean() for _ in range(400)])
 
     plain, even = estimates(False), estimates(True)
     assert even.mean().item() == pytest.approx(1 / 3, abs=0.005)
@@ -95,13 +95,13 @@ def test_importance_sampling_finds_where_the_loss_is_large_and_stays_unbiased():
     loss_of = lambda t: 1 / t.double()  # noqa: E731
     torch.manual_seed(0)
     for _ in range(60):
-        t, level, weight = times(schedule, 64, CPU, Share())
+        t, level, weight = times(schedule, 64, CPU, RankShare())
         assert (times.counts >= 10).all() or times.probabilities().tolist() == pytest.approx([0.05] * 20)
         times.observe(level, loss_of(t))
     p = times.probabilities()
     expected = loss_of(torch.arange(1, 21)) / loss_of(torch.arange(1, 21)).sum()
     assert p.tolist() == pytest.approx(expected.tolist(), rel=0.05, abs=1e-3)
-    t, _, weight = times(schedule, 4000, CPU, Share())
+    t, _, weight = times(schedule, 4000, CPU, RankShare())
     assert (weight * loss_of(t)).mean().item() == pytest.approx(loss_of(torch.arange(1, 21)).mean().item(), rel=0.02)
     assert (weight * loss_of(t)).std() < 0.1 * loss_of(torch.arange(1, 21)).std()
 

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from alphabar.data.resident import ResidentImages
-from alphabar.evaluation.judge import Judge
+from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import Splits
 from alphabar.metrics.inception import InceptionFeatures
 from alphabar.metrics.statistics.frechet import Frechet
@@ -77,7 +77,7 @@ def test_whole_path_equals_that_of_torch_fidelity(weights, tmp_path):
     splits = Splits(ResidentImages(real, None), ResidentImages(real[:0], None), "data")
     extractor = InceptionFeatures(str(weights), str(tmp_path)).extractor(splits)
     statistics = {"fid": Frechet(True), "kid": KID(10, 12), "score": InceptionScore(), "prdc": PRDC()}
-    judge = Judge(extractor, statistics, splits, torch.device("cpu"), len(generated), batch_size=10)
+    judge = ReferenceStatistics(extractor, statistics, splits, torch.device("cpu"), len(generated), batch_size=10)
     collector = judge.collector()
     for indices in torch.arange(len(generated)).split(6):
         collector.add(indices, generated[indices])

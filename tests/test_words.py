@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from alphabar.cli import command as cli
-from alphabar.cli import exit_status as endings
+from alphabar.cli import exit_status
 from alphabar.cli.hydra_app import App
 from alphabar.cli.overrides import quoted, requoted
 from alphabar.cli.unused_keys import references
@@ -80,7 +80,7 @@ def test_a_bad_command_line_gets_one_clear_line(monkeypatch, capfd, tmp_path, wo
     def never(cfg):
         raise AssertionError("it ran")
 
-    assert say(monkeypatch, *words, main=never) == endings.BAD_INPUT
+    assert say(monkeypatch, *words, main=never) == exit_status.BAD_INPUT
     output = capfd.readouterr()
     (message,) = output.err.splitlines()
     assert message.startswith("error: ")
@@ -128,7 +128,7 @@ def test_a_good_command_line_reaches_main(monkeypatch, words):
 def test_in_a_sweep_only_the_job_in_which_a_word_does_nothing_is_refused(monkeypatch, capfd):
     seen = []
     words = ("-m", "hydra/launcher=basic", "ema=exponential,power", "ema_decay=0.5")
-    assert say(monkeypatch, *words, main=lambda cfg: seen.append(cfg.ema_decay) or {}) == endings.BAD_INPUT
+    assert say(monkeypatch, *words, main=lambda cfg: seen.append(cfg.ema_decay) or {}) == exit_status.BAD_INPUT
     assert seen == [0.5]
     assert "ema_decay=0.5: nothing takes ema_decay with ema=power; what does: ema=exponential" in capfd.readouterr().err
 

@@ -22,8 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from alphabar.cli import exit_status as endings
-from alphabar.cli import resolvers
+from alphabar.cli import exit_status, resolvers
 from alphabar.cli.diagnose import diagnose
 from alphabar.cli.hydra_app import App, resolved
 from alphabar.cli.overrides import requoted, written_out
@@ -64,7 +63,7 @@ def task_overrides() -> list[str]:
 def execute(main: Main, app: App) -> int:
     """Does what the command line says; returns the exit code. An unforeseen error gets through, with its traceback."""
     resolvers.register()
-    endings.prepare()
+    exit_status.prepare()
     result: dict[str, Any] = {}
     failure: BaseException | None = None
     try:
@@ -74,12 +73,12 @@ def execute(main: Main, app: App) -> int:
             run(main, app, parse_args(app), result)
     except BaseException as error:
         failure = error.__cause__ if isinstance(error, Inside) else explained(error, app)
-    ending = endings.FINISHED if failure is None else endings.ending_of(failure)
-    endings.hand_over(ending, result, failure)
+    ending = exit_status.FINISHED if failure is None else exit_status.ending_of(failure)
+    exit_status.hand_over(ending, result, failure)
     ending = finish_sweeps(ending)
     if failure is not None and (ending.is_bug or os.environ.get("ALPHABAR_TRACEBACK")):
         raise failure
-    endings.say(ending)
+    exit_status.say(ending)
     return ending.code
 
 
@@ -166,7 +165,7 @@ def explained(error: BaseException, app: App) -> BaseException:
     if lines := diagnose(app, words, bool({"-m", "--multirun"} & set(sys.argv))):
         return UserError("\n".join(lines))
     if isinstance(error, OSError):
-        return UserError(endings.describe(error))
+        return UserError(exit_status.describe(error))
     return error if isinstance(error, ValueError) else UserError(" ".join(str(error).split()) or type(error).__name__)
 
 

@@ -38,7 +38,7 @@ class Quadratic(Grid):
 
     def __call__(self, schedule: Schedule, num_steps: int | None) -> Tensor:
         level = falling(num_steps, "Quadratic")
-        return schedule.settle(float(schedule.time(torch.ones(1, dtype=torch.float64))) * level**2)
+        return schedule.snap(float(schedule.time(torch.ones(1, dtype=torch.float64))) * level**2)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class NoiseGrid(Grid, ABC):
             )
         level = falling(num_steps, name)
         level = (level - level[-1]) / (1 - level[-1]) if len(level) > 1 else level  # 1 to 0, both included
-        return schedule.settle(schedule.time_of(self.spaced(level, low, high)))
+        return schedule.snap(schedule.time_of(self.spaced(level, low, high)))
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class FromFile(Grid):
             below = place.floor().long().clamp(max=max(len(ratios) - 2, 0))
             logs = torch.cat([ratios, ratios[-1:]]).log()
             ratios = torch.lerp(logs[below], logs[below + 1], place - below).exp()
-        return schedule.settle(schedule.time_of(ratios))
+        return schedule.snap(schedule.time_of(ratios))
 
     def _read(self) -> Tensor:
         file = Path(self.path).expanduser()

@@ -145,7 +145,7 @@ def flow_times(schedule: Schedule, num_steps: int) -> Tensor:
     first, last = schedule.noise_range()
     level = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
     times = schedule.time_of(rho_spaced(level, first or FIRST_RATIO, min(last, LAST_RATIO), 7.0))
-    return schedule.settle(torch.cat([end, times[1:]]))
+    return schedule.snap(torch.cat([end, times[1:]]))
 
 
 def rademacher(noise: Noise, x: Tensor, num: int) -> Tensor:

@@ -15,12 +15,12 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.errors import UserError
 from alphabar.evaluation.compare import relevant
+from alphabar.evaluation.diagnostics import Diagnostics, draw_panel, find, record
 from alphabar.evaluation.files import open_samples
-from alphabar.evaluation.findings import Findings, draw_panel, find, record
-from alphabar.evaluation.judge import Judge
+from alphabar.evaluation.images_under_test import CheckpointSamples, HeldOutImages, ImagesUnderTest, SamplesInFiles
 from alphabar.evaluation.measurement import Measurement, measure
 from alphabar.evaluation.receipt import Figure, Receipt, circumstances, digest, write
-from alphabar.evaluation.subjects import OfCheckpoint, OfFiles, OfHeldOut, Subject
+from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.evaluation.table import shown_figures
 from alphabar.metrics import Features, Splits
 from alphabar.metrics.measure import extractors_of
@@ -124,7 +124,7 @@ class Evaluation:
             size = (shape.channels, shape.resolution, shape.resolution)
             measured = [measure(subject.shares(seed), size, judges, subject.facts) for seed in seeds]
         figures = collect(judges, measured, subject.label)
-        if isinstance(subject, OfCheckpoint):
+        if isinstance(subject, CheckpointSamples):
             figures += noise(subject, judges[0], self.seed)
         found = [find(judges[0], each, with_neighbours=index == 0) for index, each in enumerate(measured)]
         protocol = self._protocol(subject, judges, seeds, measured)
@@ -135,7 +135,7 @@ class Evaluation:
             self._leave(receipt, found, measured, judges[0])
         return result(figures, subject, protocol)
 
-    def _judges(self, features: Features, subject: Subject, fabric: Fabric) -> list[Judge]:
+    def _judges(self, features: Features, subject: ImagesUnderTest, fabric: Fabric) -> list[ReferenceStatistics]:
         """One for each kind of features. Raises UserError if real images, features or enough images are not to be had."""
         data = subject.open()
         splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
@@ -143,16 +143,18 @@ class Evaluation:
         extractors = [each for each in extractors_of(features, splits) if any(one.applies(each) for one in chosen.values())]
         if not extractors:
             raise UserError(f"statistics: nothing to measure, none of {', '.join(chosen) or 'no statistics'} is for these features")
-        return [Judge(each, chosen, splits, fabric.device, subject.num, self.batch_size) for each in extractors]
+        return [ReferenceStatistics(each, chosen, splits, fabric.device, subject.num, self.batch_size) for each in extractors]
 
-    def _subject(self) -> Subject:
+    def _subject(self) -> ImagesUnderTest:
         if self.checkpoint is not None:
-            return OfCheckpoint(self._inference(self.checkpoint), self.data_root)
+            return CheckpointSamples(self._inference(self.checkpoint), self.data_root)
         assert self.data is not None
         devices = (self.accelerator, self.devices)
         if self.samples is None:
-            return OfHeldOut(self.data, self.num, self.run_dir, devices)
-        return OfFiles(self.samples, open_samples(Path(self.samples)), self.data, self.num, self.batch_size, self.run_dir, devices)
+            return HeldOutImages(self.data, self.num, self.run_dir, devices)
+        return SamplesInFiles(
+            self.samples, open_samples(Path(self.samples)), self.data, self.num, self.batch_size, self.run_dir, devices
+        )
 
     def _inference(self, checkpoint: str) -> Inference:
         return Inference(
@@ -175,14 +177,14 @@ class Evaluation:
         )
 
     def _protocol(
-        self, subject: Subject, judges: Sequence[Judge], seeds: Sequence[int], measured: Sequence[Measurement]
+        self, subject: ImagesUnderTest, judges: Sequence[ReferenceStatistics], seeds: Sequence[int], measured: Sequence[Measurement]
     ) -> dict[str, Any]:
         first = judges[0]
         held_out = first.held_out
         floor = None if held_out is None else {"split": "held-out", "num": held_out.num, "content": held_out.content}
         return {
             "num": subject.num,
-            "seeds": list(seeds) if isinstance(subject, OfCheckpoint) else [],
+            "seeds": list(seeds) if isinstance(subject, CheckpointSamples) else [],
             "num_nonfinite": sum(each.num_nonfinite for each in measured),
             "reference": {"split": "training", "num": first.real.num, "content": first.real.content},
             "floor": floor,
@@ -191,7 +193,9 @@ class Evaluation:
             **subject.protocol(),
         }
 
-    def _leave(self, receipt: Receipt, found: Sequence[Findings], measured: Sequence[Measurement], judge: Judge) -> None:
+    def _leave(
+        self, receipt: Receipt, found: Sequence[Diagnostics], measured: Sequence[Measurement], judge: ReferenceStatistics
+    ) -> None:
         folder = Path(self.run_dir)
         print(shown_figures(receipt))
         print(f"receipt  {shown(write(receipt, folder))}")
@@ -199,7 +203,7 @@ class Evaluation:
             print(f"picture  {shown(panel)}")
 
 
-def collect(judges: Sequence[Judge], measured: Sequence[Measurement], label: str) -> list[Figure]:
+def collect(judges: Sequence[ReferenceStatistics], measured: Sequence[Measurement], label: str) -> list[Figure]:
     """Every figure with its values over seeds and its floor; those of the floor alone where nothing was generated."""
     figures = []
     for judge in judges:
@@ -216,7 +220,7 @@ def collect(judges: Sequence[Judge], measured: Sequence[Measurement], label: str
     return figures
 
 
-def noise(subject: OfCheckpoint, judge: Judge, seed: int) -> list[Figure]:
+def noise(subject: CheckpointSamples, judge: ReferenceStatistics, seed: int) -> list[Figure]:
     """FID of what sampling starts from, of at most 1,000 images: the other end of the scale."""
     if "fid" not in judge.statistics:
         return []
@@ -231,7 +235,7 @@ def noise(subject: OfCheckpoint, judge: Judge, seed: int) -> list[Figure]:
     return [] if value is None else [Figure(protocol("fid", num, name, "noise"), "fid", name, (value,), None, "fid")]
 
 
-def result(figures: Sequence[Figure], subject: Subject, protocol: Mapping[str, Any]) -> dict[str, object]:
+def result(figures: Sequence[Figure], subject: ImagesUnderTest, protocol: Mapping[str, Any]) -> dict[str, object]:
     """What a sweep puts into its table and its picture: FID, if it was measured, with a hash of how."""
     found = {each.name: each.mean for each in figures}
     fid = next((each for each in figures if each.what == "fid" and not each.name.endswith("-noise")), None)

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alphabar.evaluation.judge import Judge
+from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics.content import content_hash, legible
 from alphabar.metrics.feature_set import FeatureSet
 from alphabar.metrics.health import ImageStatistics
 from alphabar.runs.distributed import total
-from alphabar.sampling.generate import Generated, gather
+from alphabar.sampling.sampling_job import Generated, gather
 
 GALLERY_BYTES = 64 * 2**20
 MAX_GALLERY = 1000
@@ -35,7 +35,7 @@ class Measurement(NamedTuple):
 def measure(
     share: Iterable[Generated],
     size: tuple[int, int, int],
-    judges: Sequence[Judge],
+    judges: Sequence[ReferenceStatistics],
     facts: Callable[[Tensor], Mapping[str, Tensor]] = lambda indices: {},
 ) -> Measurement:
     """All processes call it, each with its share of as many images as the judges are for, and all get the same.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from alphabar.errors import UserError
 from alphabar.evaluation.compare import figures, relevant, short, title
-from alphabar.evaluation.findings import PANEL
+from alphabar.evaluation.diagnostics import PANEL
 from alphabar.evaluation.receipt import FILE_NAME, Figure, Receipt, differences, flat, read
 from alphabar.evaluation.table import TITLES
 from alphabar.reports.embed import picture

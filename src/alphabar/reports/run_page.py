@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alphabar.evaluation.findings import PANEL
+from alphabar.evaluation.diagnostics import PANEL
 from alphabar.reports import health, receipts
 from alphabar.reports.embed import MAX_FRAMES, embed, evenly, image, picture
 from alphabar.reports.markup import alert, code, details, duration, missing, number, pairs, text

@@ -17,19 +17,19 @@ from alphabar.errors import UserError
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.conditioners import ImageConditioner
 from alphabar.sampling.conditions import Conditions, Pictures, of_pictures
-from alphabar.sampling.generate import Generation, suited
 from alphabar.sampling.model import Loaded
 from alphabar.sampling.prepare import data_of
+from alphabar.sampling.sampling_job import SamplingJob, sampler_for
 
 
 @dataclass(frozen=True)
-class Drawn:
+class UpstreamSamples:
     """What a model makes, image by image, for the next one to be told; `on_step` is called after every step of the sampler.
 
     broken: takes the indices of those with NaN or infinity in them, which the next model would not show.
     """
 
-    generation: Generation
+    generation: SamplingJob
     denoiser: Denoiser
     device: torch.device
     on_step: Callable[[], object]
@@ -46,7 +46,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Remembered:
+class RecordingSamples:
     """The same pictures, of which the first `limit` are kept, on the CPU and by index, for somebody to look at."""
 
     pictures: Pictures
@@ -70,21 +70,21 @@ def chained(
     on_step: Callable[[], object] = lambda: None,
     watch: Callable[[Pictures], Pictures] = lambda pictures: pictures,
     broken: set[int] | None = None,
-) -> Generation:
+) -> SamplingJob:
     """What the last model draws where the first is told `told`.
 
     Each has noise of its own, the first that of `seed`, so that it draws what it draws alone.
-    watch: is handed what the last one is told by the one before. broken: see `Drawn`; None: for nobody.
+    watch: is handed what the last one is told by the one before. broken: see `UpstreamSamples`; None: for nobody.
     """
     seeds = [seed, *(derive_seed("stage", position, seed) for position in range(1, len(chain)))]
     for position, (each, later) in enumerate(pairwise(chain)):
-        made = Generation(samplers[position], each.model.codec, each.shape, seeds[position], batch_size, told)
-        pictures: Pictures = Drawn(made, denoisers[position], device, on_step, set() if broken is None else broken)
+        made = SamplingJob(samplers[position], each.model.codec, each.shape, seeds[position], batch_size, told)
+        pictures: Pictures = UpstreamSamples(made, denoisers[position], device, on_step, set() if broken is None else broken)
         if later is chain[-1] and each.model.codec.makes_images:
             pictures = watch(pictures)
         told = of_pictures(image_conditioner(later), pictures, derive_seed("told", position, seed))
     last = chain[-1]
-    return Generation(samplers[-1], last.model.codec, last.shape, seeds[-1], batch_size, told)
+    return SamplingJob(samplers[-1], last.model.codec, last.shape, seeds[-1], batch_size, told)
 
 
 def image_conditioner(loaded: Loaded) -> ImageConditioner:
@@ -119,7 +119,7 @@ def acting(chain: Sequence[Loaded], sampler: Sampler) -> list[Sampler]:
     Raises UserError for a thresholding that somebody must have asked for where no model has a range to keep predictions in.
     """
     if not any(each.model.codec.is_bounded for each in chain):
-        return [suited(sampler, each.model.codec) for each in chain]
+        return [sampler_for(sampler, each.model.codec) for each in chain]
     return [sampler if each.model.codec.is_bounded else replace(sampler, thresholding=None) for each in chain]
 
 

@@ -16,15 +16,15 @@ from alphabar.errors import UserError
 from alphabar.models.conditioners import ImageConditioner
 from alphabar.runs.console import shown
 from alphabar.runs.distributed import total
-from alphabar.sampling.cascade import Remembered, given_pictures, of_given
+from alphabar.sampling.cascade import RecordingSamples, given_pictures, of_given
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.film import record_film, write_film
-from alphabar.sampling.generate import Generated, gather
 from alphabar.sampling.image_grid import beside, captioned, grid, named, save_png
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import Loaded
 from alphabar.sampling.prepare import withdrawn_on_complaint
 from alphabar.sampling.preview import compared
+from alphabar.sampling.sampling_job import Generated, gather
 
 MAX_IN_GRID = 256
 
@@ -55,7 +55,7 @@ class Sampling(Inference):
         num_nonfinite = torch.zeros(1, device=fabric.device)
         kept = self.num if self.format == "npz" else min(self.num, MAX_IN_GRID)
         memory: dict[int, Tensor] = {}
-        drawn = self.images(fabric, loaded, told, watch=lambda made: Remembered(made, MAX_IN_GRID, memory))
+        drawn = self.images(fabric, loaded, told, watch=lambda made: RecordingSamples(made, MAX_IN_GRID, memory))
         images = gather(size_of(loaded), kept, self._written(drawn, folder, num_nonfinite), fabric.device)
         broken, before = int(total(num_nonfinite)), self._before(fabric, loaded, memory)
         if fabric.is_global_zero:

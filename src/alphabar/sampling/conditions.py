@@ -56,16 +56,16 @@ def of_pictures(conditioner: ImageConditioner, pictures: Pictures, seed: int) ->
     return lambda indices: conditioner.of_output(pictures(indices), ImageNoise(seed, indices))
 
 
-def of_words(conditioner: Conditioner, words: Sequence[str], key: str) -> Conditions:
+def from_prompts(conditioner: Conditioner, words: Sequence[str], key: str) -> Conditions:
     """Image i is told word i, which start anew when they end.
 
     key: of the configuration, for the message. Raises UserError for words that mean nothing to the model.
     """
     try:
-        conditioner.of_words(list(dict.fromkeys(words)))
+        conditioner.from_prompts(list(dict.fromkeys(words)))
     except ValueError as error:
         raise UserError(f"{key}: {error}") from error
-    return lambda indices: conditioner.of_words([words[index % len(words)] for index in indices])
+    return lambda indices: conditioner.from_prompts([words[index % len(words)] for index in indices])
 
 
 def spelt_out(labels: Sequence[int | str] | int | str, num_classes: int) -> list[str]:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from alphabar.diffusion.denoiser import Denoiser
-from alphabar.sampling.generate import Generation
 from alphabar.sampling.image_grid import grid, save_gif, save_png
+from alphabar.sampling.sampling_job import SamplingJob
 
 
-def record_film(generation: Generation, denoiser: Denoiser, device: torch.device, num_frames: int) -> list[Tensor]:
+def record_film(generation: SamplingJob, denoiser: Denoiser, device: torch.device, num_frames: int) -> list[Tensor]:
     """At most `num_frames` moments of the first batch's trajectory, each uint8 [B, C, H, W]."""
     states = [x.cpu() for x in generation.trajectory(denoiser, range(generation.batch_size), device)]
     if len(states) > num_frames:

@@ -22,10 +22,10 @@ from alphabar.runs.console import quiet
 from alphabar.runs.ema.profiles import MAX_LENGTH
 from alphabar.runs.run_dir import claim
 from alphabar.sampling.cascade import acting, chained, must_follow
-from alphabar.sampling.conditions import Conditions, Pictures, nothing, of_words, spelt_out
-from alphabar.sampling.generate import Generated, Generation, must_fit
+from alphabar.sampling.conditions import Conditions, Pictures, from_prompts, nothing, spelt_out
 from alphabar.sampling.guidance_config import Guide, guidance_label, guided_stages
 from alphabar.sampling.model import Loaded, load
+from alphabar.sampling.sampling_job import Generated, SamplingJob, must_fit
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -190,7 +190,7 @@ class Inference(Command, ABC):
                 raise UserError(f"{path}: {error}" if len(paths) > 1 else str(error)) from error
 
     def acting(self, loaded: Loaded) -> Sampler:
-        """The sampler as it suits the space of the model; see `suited`."""
+        """The sampler as it suits the space of the model; see `sampler_for`."""
         return acting(loaded.chain, self.sampler)[-1]
 
     def label(self, loaded: Loaded) -> str:
@@ -216,13 +216,13 @@ class Inference(Command, ABC):
         """The condition of each image, for the first model. Raises UserError for words that mean nothing to it."""
         words, conditioner = self.words(loaded), loaded.first.model.conditioner
         key = "labels" if self.labels is not None else "prompt" if self.prompt is not None else "prompts"
-        return of_words(conditioner, words, key) if words else nothing(conditioner)
+        return from_prompts(conditioner, words, key) if words else nothing(conditioner)
 
     def denoisers(self, loaded: Loaded) -> list[Denoiser]:
         """Those of all models, with guidance if there is any. Raises UserError if they cannot be guided so."""
         null = None
         if self.negative is not None:
-            null = of_words(loaded.first.model.conditioner, [self.negative], "negative")([0])
+            null = from_prompts(loaded.first.model.conditioner, [self.negative], "negative")([0])
         return guided_stages([each.model for each in loaded.chain], self.guidance, null)
 
     def denoiser(self, loaded: Loaded) -> Denoiser:
@@ -239,7 +239,7 @@ class Inference(Command, ABC):
         on_step: Callable[[], object] = lambda: None,
         watch: Callable[[Pictures], Pictures] = lambda pictures: pictures,
         broken: set[int] | None = None,
-    ) -> Generation:
+    ) -> SamplingJob:
         """What is drawn for `num` images, where the first model is told `told`; seed: None: the command's. The rest is as in
         `chained`."""
         chain, size = loaded.chain, min(self.batch_size, num)

@@ -12,12 +12,12 @@ from alphabar.models.codecs.pixels import to_uint8
 from alphabar.models.conditioners import Conditioner, ImageConditioner
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.text import Text
-from alphabar.sampling.conditions import Conditions, of_data, of_words, shown_images
+from alphabar.sampling.conditions import Conditions, from_prompts, of_data, shown_images
 from alphabar.sampling.image_grid import beside, captioned, grid, named
 
 
 @dataclass(frozen=True)
-class Showcase:
+class Preview:
     """Conditions of `num` images, and how they are shown.
 
     names: of rows, the classes. captions: of images. pictures: uint8 [num, C, H, W], that the images are made of.
@@ -44,20 +44,20 @@ class Showcase:
         return None if told is None else "\n".join(told)
 
 
-def showcase(conditioner: Conditioner, data: ImageDataModule, num: int) -> Showcase:
+def preview(conditioner: Conditioner, data: ImageDataModule, num: int) -> Preview:
     """For about `num` images in a grid: with classes, a row for each; else they are told what the first held-out images are."""
     if isinstance(conditioner, ClassLabel):
         columns = max(1, num // conditioner.num_classes)
         labels = [str(label) for label in range(conditioner.num_classes)]
         words = [label for label in labels for _ in range(columns)]
         names = labels if data.classes is None or len(data.classes) != len(labels) else data.classes
-        return Showcase(of_words(conditioner, words, "callbacks.samples"), len(words), names)
+        return Preview(from_prompts(conditioner, words, "callbacks.samples"), len(words), names)
     images = shown_images(data)
     told = of_data(conditioner, images)
     indices = torch.arange(num) % max(len(images), 1)
     if isinstance(conditioner, ImageConditioner):
-        return Showcase(told, num, pictures=images.images(indices))
-    return Showcase(told, num, captions=captions_of(images, indices, data) if isinstance(conditioner, Text) else None)
+        return Preview(told, num, pictures=images.images(indices))
+    return Preview(told, num, captions=captions_of(images, indices, data) if isinstance(conditioner, Text) else None)
 
 
 def captions_of(images: ImageSet, indices: Tensor, data: ImageDataModule) -> list[str] | None:

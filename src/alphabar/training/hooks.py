@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.training.callbacks.ema import averaged
-from alphabar.training.modules.base import Learner
+from alphabar.training.modules.base import BaseModule
 from alphabar.training.modules.diffusion import DiffusionModule
 
 
@@ -25,10 +25,10 @@ def log_every_n_steps(trainer: Trainer) -> int:
     return trainer.log_every_n_steps  # type: ignore[attr-defined]
 
 
-def learner(pl_module: LightningModule) -> Learner:
+def base_module(pl_module: LightningModule) -> BaseModule:
     """The module as one of ours. Raises TypeError for another's."""
-    if not isinstance(pl_module, Learner):
-        raise TypeError(f"this callback looks at a Learner, got {type(pl_module).__name__}")
+    if not isinstance(pl_module, BaseModule):
+        raise TypeError(f"this callback looks at a BaseModule, got {type(pl_module).__name__}")
     return pl_module
 
 
@@ -53,7 +53,7 @@ def image_shape(trainer: Trainer) -> Shape:
 
 
 @contextmanager
-def evaluation(trainer: Trainer, module: Learner, live: bool = False) -> Iterator[None]:
+def evaluation(trainer: Trainer, module: BaseModule, live: bool = False) -> Iterator[None]:
     """Around everything that looks at the model during training: averaged weights, no dropout, no gradients, the run's precision.
 
     live: the weights as training has them, in place of their averages.

@@ -21,14 +21,14 @@ from alphabar.models.codecs import Codec
 from alphabar.runs.console import quiet, shown
 from alphabar.runs.resume import Stopped, must_stay, take_up
 from alphabar.runs.run_dir import claim, withdraw
-from alphabar.sampling.generate import must_fit
 from alphabar.sampling.guidance_config import guided
+from alphabar.sampling.sampling_job import must_fit
 from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.fid import FID
 from alphabar.training.callbacks.film import Film
 from alphabar.training.callbacks.samples import Samples
 from alphabar.training.loggers.metrics_file import MetricsFile
-from alphabar.training.modules.base import Learner
+from alphabar.training.modules.base import BaseModule
 from alphabar.training.modules.diffusion import DiffusionModule
 
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
@@ -51,7 +51,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
     if "${num_classes}" in str(written(cfg.conditioner)):
         cfg.num_classes = num_classes(datamodule)
     torch.manual_seed(derive_seed("weights", cfg.seed))
-    module: Learner = build(cfg.module, "module")
+    module: BaseModule = build(cfg.module, "module")
     module.learn(datamodule)
     if isinstance(module, DiffusionModule):
         must_sample(cfg, module, datamodule)
@@ -163,7 +163,7 @@ def write_config(config: dict[str, Any], path: Path, stopped: Stopped | None) ->
     path.write_text(text, encoding="utf-8")
 
 
-def outcome(trainer: Trainer, module: Learner, seconds: float) -> dict[str, object]:
+def outcome(trainer: Trainer, module: BaseModule, seconds: float) -> dict[str, object]:
     """What a sweep, or whoever started the run, wants to know of it."""
     figures = module.figures
     name = next((name for name in figures if name.startswith("fid/n")), None)
@@ -173,7 +173,7 @@ def outcome(trainer: Trainer, module: Learner, seconds: float) -> dict[str, obje
     return {
         "loss": loss,
         "fid": fid,
-        "objective": fid["value"] if fid else module.merit(),
+        "objective": fid["value"] if fid else module.sweep_objective(),
         "images_per_second": images / trained if images and trained else None,
         "steps": trainer.global_step,
         "seconds": seconds,
@@ -182,7 +182,7 @@ def outcome(trainer: Trainer, module: Learner, seconds: float) -> dict[str, obje
     }
 
 
-def report(result: dict[str, Any], module: Learner, more: str) -> None:
+def report(result: dict[str, Any], module: BaseModule, more: str) -> None:
     """Says what came out, where everything is and what to do next."""
     folder = shown(Path(result["folder"]))
     line = f"done: {result['steps']:,} steps in {result['seconds']:.0f} s"
@@ -195,6 +195,6 @@ def report(result: dict[str, Any], module: Learner, more: str) -> None:
     print(line)
     print(f"  figures      {folder}/metrics.csv  config.yaml")
     print(f"  checkpoints  {folder}/checkpoints/")
-    for line in module.advice:
+    for line in module.next_steps:
         print(f"  {line.format(folder=folder)}")
     print(f"  go on        python train.py resume={folder} {more}")

@@ -10,14 +10,14 @@ from alphabar.diffusion.denoiser import Cond, NetworkDenoiser, Output
 from alphabar.diffusion.schedules import Schedule
 
 
-class Terms(NamedTuple):
+class LossTerms(NamedTuple):
     """The loss of every example [B], and the noise level it was taken at [B]: a level of the schedule in [0, 1], 0 next to data."""
 
     loss: Tensor
     level: Tensor
 
 
-class Share(NamedTuple):
+class RankShare(NamedTuple):
     """Which part of a batch that several processes train on together is this process's.
 
     seed: the same on all of them, another in every step; None draws from torch's global stream.
@@ -28,10 +28,10 @@ class Share(NamedTuple):
     seed: int | None = None
 
 
-ALONE = Share()
+SINGLE_PROCESS = RankShare()
 
 
-class Drawn(NamedTuple):
+class SampledTimes(NamedTuple):
     """Times t [B], their levels [B] in [0, 1], and weights [B] that make up for drawing some times more often than others."""
 
     t: Tensor
@@ -43,7 +43,7 @@ class Times(nn.Module, ABC):
     """Which times are trained on, and how often; a module, since it may learn from the losses."""
 
     @abstractmethod
-    def forward(self, schedule: Schedule, num: int, device: torch.device, share: Share) -> Drawn:
+    def forward(self, schedule: Schedule, num: int, device: torch.device, share: RankShare) -> SampledTimes:
         """`num` times. Raises ValueError if the schedule has no such times."""
 
     @abstractmethod
@@ -75,7 +75,7 @@ class Objective(nn.Module, ABC):
     """A loss whose minimum is a good denoiser; a module, since it may learn too."""
 
     @abstractmethod
-    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: Share = ALONE) -> Terms:
+    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: RankShare = SINGLE_PROCESS) -> LossTerms:
         """The loss of clean data x [B, ...]; times and noise are drawn from torch's global stream.
 
         Raises ValueError if the denoiser's network or schedule is not one for this objective.

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser
-from alphabar.diffusion.objectives import ALONE, Coupling, Objective, Share, Terms, Times, Weighting, regress
+from alphabar.diffusion.objectives import SINGLE_PROCESS, Coupling, LossTerms, Objective, RankShare, Times, Weighting, regress
 from alphabar.diffusion.objectives.couplings import Independent
 from alphabar.diffusion.objectives.times import UniformTimes
 from alphabar.diffusion.objectives.weightings import Uniform
@@ -21,7 +21,7 @@ class Denoising(Objective):
         self.times = times if times is not None else UniformTimes()
         self.coupling = coupling if coupling is not None else Independent()
 
-    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: Share = ALONE) -> Terms:
+    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: RankShare = SINGLE_PROCESS) -> LossTerms:
         t, level, importance = self.times(denoiser.schedule, len(x), x.device, share)
         eps = self.coupling(x)
         output, error = regress(denoiser, x, denoiser.schedule.q_sample(x, t, eps), t, eps, cond)
@@ -34,4 +34,4 @@ class Denoising(Objective):
         determinant = denoiser.parameterization.determinant(alpha, sigma)
         loss = self.weighting(error, alpha, sigma, determinant, denoiser.schedule.speed(t))
         self.times.observe(level, loss.detach())
-        return Terms(importance * loss, level)
+        return LossTerms(importance * loss, level)

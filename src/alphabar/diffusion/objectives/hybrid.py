@@ -7,7 +7,7 @@ from torch import Tensor
 
 from alphabar.diffusion.bound import bound_term
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser, Prediction
-from alphabar.diffusion.objectives import ALONE, Coupling, Objective, Share, Terms, Times, Weighting, regress
+from alphabar.diffusion.objectives import SINGLE_PROCESS, Coupling, LossTerms, Objective, RankShare, Times, Weighting, regress
 from alphabar.diffusion.objectives.couplings import Independent
 from alphabar.diffusion.objectives.times import UniformTimes
 from alphabar.diffusion.objectives.weightings import Uniform
@@ -47,7 +47,7 @@ class Hybrid(Objective):
         self.times = times if times is not None else UniformTimes()
         self.coupling = coupling if coupling is not None else Independent()
 
-    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: Share = ALONE) -> Terms:
+    def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: RankShare = SINGLE_PROCESS) -> LossTerms:
         schedule = denoiser.schedule
         if not schedule.is_discrete:
             raise ValueError(
@@ -74,4 +74,4 @@ class Hybrid(Objective):
             determinant = denoiser.parameterization.determinant(alpha, sigma)
             loss = loss + self.weighting(error, alpha, sigma, determinant, schedule.speed(t))
         self.times.observe(level, loss.detach())
-        return Terms(importance * loss, level)
+        return LossTerms(importance * loss, level)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from alphabar.diffusion.objectives import Drawn, Share, Times
+from alphabar.diffusion.objectives import RankShare, SampledTimes, Times
 from alphabar.diffusion.schedules import Schedule
 
 
@@ -21,7 +21,7 @@ class FixedTimes(Times, ABC):
         super().__init__()
         self.stratified = stratified
 
-    def uniform(self, num: int, device: torch.device, share: Share) -> Tensor:
+    def uniform(self, num: int, device: torch.device, share: RankShare) -> Tensor:
         """[num] of numbers in (0, 1): at 0 itself, clean data, there is nothing to predict."""
         if not self.stratified:
             return torch.rand(num, device=device).clamp(min=2**-25)
@@ -38,9 +38,9 @@ class FixedTimes(Times, ABC):
 class UniformTimes(FixedTimes):
     """Even in the schedule's own time: steps 1..T alike (Ho et al. 2020, Alg. 1), t in [0, 1] for flows (Liu et al. 2022)."""
 
-    def forward(self, schedule: Schedule, num: int, device: torch.device, share: Share) -> Drawn:
+    def forward(self, schedule: Schedule, num: int, device: torch.device, share: RankShare) -> SampledTimes:
         level = self.uniform(num, device, share)
-        return Drawn(schedule.time(level), level, torch.ones_like(level))
+        return SampledTimes(schedule.time(level), level, torch.ones_like(level))
 
 
 class LogitNormalTimes(FixedTimes):
@@ -55,9 +55,9 @@ class LogitNormalTimes(FixedTimes):
             raise ValueError(f"need std > 0, got std={std}")
         self.mean, self.std = mean, std
 
-    def forward(self, schedule: Schedule, num: int, device: torch.device, share: Share) -> Drawn:
+    def forward(self, schedule: Schedule, num: int, device: torch.device, share: RankShare) -> SampledTimes:
         level = torch.sigmoid(normal(self.uniform(num, device, share), self.mean, self.std))
-        return Drawn(schedule.time(level), level, torch.ones_like(level))
+        return SampledTimes(schedule.time(level), level, torch.ones_like(level))
 
 
 class NoiseTimes(FixedTimes, ABC):
@@ -76,14 +76,14 @@ class NoiseTimes(FixedTimes, ABC):
     def log_ratio(self, u: Tensor) -> Tensor:
         """ln r at quantile u in (0, 1)."""
 
-    def forward(self, schedule: Schedule, num: int, device: torch.device, share: Share) -> Drawn:
+    def forward(self, schedule: Schedule, num: int, device: torch.device, share: RankShare) -> SampledTimes:
         if schedule.is_discrete:
             raise ValueError(
                 f"{type(self).__name__}: a density of sigma is undefined on the table of {type(schedule).__name__}: choose "
                 "times=uniform, logit_normal or importance, or a schedule with continuous time (edm, straight, shifted_cosine)"
             )
         t = schedule.time_of(self.log_ratio(self.uniform(num, device, share)).exp())
-        return Drawn(t, schedule.level(t).clamp(0, 1), torch.ones_like(t))
+        return SampledTimes(t, schedule.level(t).clamp(0, 1), torch.ones_like(t))
 
 
 class LogNormalTimes(NoiseTimes):
@@ -143,11 +143,11 @@ class ImportanceTimes(Times):
         is_ready = (self.counts >= self.num_losses).all()
         return torch.where(is_ready, p, torch.full_like(p, 1 / self.num_bins))
 
-    def forward(self, schedule: Schedule, num: int, device: torch.device, share: Share) -> Drawn:
+    def forward(self, schedule: Schedule, num: int, device: torch.device, share: RankShare) -> SampledTimes:
         p = self.probabilities()
         bins = torch.multinomial(p, num, replacement=True)
         level = (bins + torch.rand(num, device=device)).clamp(max=self.num_bins * (1 - 6e-8)) / self.num_bins
-        return Drawn(schedule.time(level), level, 1 / (self.num_bins * p[bins]))
+        return SampledTimes(schedule.time(level), level, 1 / (self.num_bins * p[bins]))
 
     @torch.no_grad()
     def observe(self, level: Tensor, loss: Tensor) -> None:

@@ -51,7 +51,7 @@ class Schedule(nn.Module, ABC):
         """
 
     @abstractmethod
-    def settle(self, times: Tensor) -> Tensor:
+    def snap(self, times: Tensor) -> Tensor:
         """`times` [N], falling and positive, as times that the schedule has, no two alike, with 0 behind them: [N + 1].
 
         Raises ValueError if there are not as many.

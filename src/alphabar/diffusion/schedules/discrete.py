@@ -103,7 +103,7 @@ class DiscreteSchedule(Schedule):
         steps = torch.linspace(self.num_steps, 0, num_steps + 1, dtype=torch.float64)
         return steps.round().long().to(self.betas.device)
 
-    def settle(self, times: Tensor) -> Tensor:
+    def snap(self, times: Tensor) -> Tensor:
         """The nearest steps; where several fall together, those with more noise make room by moving up, or down from T."""
         self._must_have(len(times))
         upwards = torch.arange(len(times), 0, -1)  # the least that each step can be

@@ -47,9 +47,9 @@ class EDMSchedule(Schedule):
 
     def grid(self, num_steps: int | None) -> Tensor:
         """sigma_i = (sigma_max^(1/rho) + i / (N - 1) * (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho, sigma_N = 0."""
-        return self.settle(self.time(torch.linspace(1, 0, need_steps(num_steps), dtype=torch.float64)))
+        return self.snap(self.time(torch.linspace(1, 0, need_steps(num_steps), dtype=torch.float64)))
 
-    def settle(self, times: Tensor) -> Tensor:
+    def snap(self, times: Tensor) -> Tensor:
         return torch.cat([times, times.new_zeros(1)])
 
 

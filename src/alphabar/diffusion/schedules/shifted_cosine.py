@@ -59,5 +59,5 @@ class ShiftedCosineSchedule(Schedule):
     def grid(self, num_steps: int | None) -> Tensor:
         return torch.linspace(self.last, 0, need_steps(num_steps) + 1, dtype=torch.float64)
 
-    def settle(self, times: Tensor) -> Tensor:
+    def snap(self, times: Tensor) -> Tensor:
         return torch.cat([times, times.new_zeros(1)])

@@ -47,5 +47,5 @@ class StraightSchedule(Schedule):
     def grid(self, num_steps: int | None) -> Tensor:
         return self.time(torch.linspace(1, 0, need_steps(num_steps) + 1, dtype=torch.float64))
 
-    def settle(self, times: Tensor) -> Tensor:
+    def snap(self, times: Tensor) -> Tensor:
         return torch.cat([times, times.new_zeros(1)])

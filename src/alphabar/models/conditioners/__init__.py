@@ -46,7 +46,7 @@ class Conditioner(nn.Module, ABC):
         """The condition of `num` images of which nothing is told."""
 
     @abstractmethod
-    def of_words(self, words: Sequence[str]) -> Cond:
+    def from_prompts(self, words: Sequence[str]) -> Cond:
         """The condition of one image for each word: a class, a caption. Raises ValueError for a word that means nothing here."""
 
 

@@ -45,7 +45,7 @@ class ClassLabel(Conditioner):
     def null(self, num: int) -> Cond:
         return {"vector": self.table.weight[self.num_classes].expand(num, -1)}
 
-    def of_words(self, words: Sequence[str]) -> Cond:
+    def from_prompts(self, words: Sequence[str]) -> Cond:
         labels = [self._label(word) for word in words]
         return {"vector": self.table(torch.tensor(labels, device=self.table.weight.device))}
 

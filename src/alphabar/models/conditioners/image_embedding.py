@@ -63,7 +63,7 @@ class ImageEmbedding(ImageConditioner):
     def null(self, num: int) -> Cond:
         return {"vector": self.nothing.expand(num, -1)}
 
-    def of_words(self, words: Sequence[str]) -> Cond:
+    def from_prompts(self, words: Sequence[str]) -> Cond:
         raise ValueError("this model is told of images, not of words: give images=PATH, or stages=[PRIOR] to make them of words")
 
     def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:

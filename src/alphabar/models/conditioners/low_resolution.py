@@ -86,7 +86,7 @@ class LowResolution(ImageConditioner):
         size = (num, self.channels, self.full_resolution, self.full_resolution)
         return {"image": self.home.new_zeros(size), "vector": self.home.new_zeros(num, self.width)}
 
-    def of_words(self, words: Sequence[str]) -> Cond:
+    def from_prompts(self, words: Sequence[str]) -> Cond:
         raise ValueError("this model is told of pictures (conditioner=low_resolution): words are for the first of stages=[...]")
 
     def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:

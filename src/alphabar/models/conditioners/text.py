@@ -71,7 +71,7 @@ class Text(Conditioner):
         embeddings = self._of([NOTHING])
         return self._condition(embeddings, torch.zeros(num, dtype=torch.int64, device=self.home.device))
 
-    def of_words(self, words: Sequence[str]) -> Cond:
+    def from_prompts(self, words: Sequence[str]) -> Cond:
         return self._condition(self._of(words), torch.arange(len(words), device=self.home.device))
 
     def _condition(self, embeddings: Embeddings, rows: Tensor) -> Cond:

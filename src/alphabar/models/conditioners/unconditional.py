@@ -24,5 +24,5 @@ class Unconditional(Conditioner):
     def null(self, num: int) -> Cond:
         return None
 
-    def of_words(self, words: Sequence[str]) -> Cond:
+    def from_prompts(self, words: Sequence[str]) -> Cond:
         raise ValueError("this model was trained without a condition (conditioner=unconditional)")

@@ -24,10 +24,10 @@ from alphabar.runs.console import shown
 from alphabar.runs.distributed import total
 from alphabar.sampling.cascade import given_pictures, of_given
 from alphabar.sampling.conditions import Conditions
-from alphabar.sampling.generate import Generation
 from alphabar.sampling.image_grid import grid, save_png
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import Loaded
+from alphabar.sampling.sampling_job import SamplingJob
 
 MAX_ROWS = 16
 
@@ -66,7 +66,7 @@ class ImageTask(Inference, ABC):
 
         edit: for the indices [B] of rows, yields their columns, each [B, ...].
         """
-        generation = Generation(self.acting(loaded), loaded.model.codec, loaded.shape, self.seed, min(self.batch_size, num))
+        generation = SamplingJob(self.acting(loaded), loaded.model.codec, loaded.shape, self.seed, min(self.batch_size, num))
         rows = torch.zeros(num, num_columns, *generation.space)
         batches = list(generation.batches(num, fabric.global_rank, fabric.world_size))
         is_shown = fabric.is_global_zero and sys.stderr.isatty()

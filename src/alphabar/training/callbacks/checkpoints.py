@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from alphabar.training.callbacks.stopping import StopSignals, stop
-from alphabar.training.hooks import due, learner, log_every_n_steps
+from alphabar.training.hooks import base_module, due, log_every_n_steps
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -94,12 +94,12 @@ class Checkpoints(Checkpoint):
             self._save(trainer, pl_module)
 
     def _improved(self, pl_module: LightningModule) -> bool:
-        return learner(pl_module).figures.get("fid", math.inf) < self.best
+        return base_module(pl_module).figures.get("fid", math.inf) < self.best
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder, improved = Path(trainer.default_root_dir) / "checkpoints", self._improved(pl_module)
         if improved:
-            self.best = learner(pl_module).figures["fid"]
+            self.best = base_module(pl_module).figures["fid"]
         self.last_step = trainer.global_step
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
         if improved:

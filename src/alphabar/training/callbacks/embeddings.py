@@ -13,8 +13,8 @@ from alphabar.metrics.retrieval import candidates, found
 from alphabar.models.codecs.embedding import ImageEmbedding
 from alphabar.runs.distributed import total
 from alphabar.sampling.conditions import of_data
-from alphabar.sampling.generate import Generation, suited
 from alphabar.sampling.guidance_config import Guide, guided
+from alphabar.sampling.sampling_job import SamplingJob, sampler_for
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.callbacks.retrieval import one_of_each
 from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
@@ -77,8 +77,8 @@ class Embeddings(Recurring):
             return told([int(self.rows[index % len(self.rows)]) for index in indices])
 
         num, batch_size = len(self.rows), min(self.batch_size, len(self.rows))
-        sampler = suited(self.sampler, module.codec)
-        generation = Generation(sampler, module.codec, image_shape(trainer), self.seed, batch_size, conditions)
+        sampler = sampler_for(self.sampler, module.codec)
+        generation = SamplingJob(sampler, module.codec, image_shape(trainer), self.seed, batch_size, conditions)
         drawn = torch.zeros(num, *generation.space)
         ranks = (trainer.global_rank, trainer.world_size)
         for part in generation.images(guided(module, self.guidance), num, module.device, *ranks):

@@ -7,16 +7,16 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
-from alphabar.evaluation.findings import Findings, draw_panel, find
-from alphabar.evaluation.judge import Judge
+from alphabar.evaluation.diagnostics import Diagnostics, draw_panel, find
 from alphabar.evaluation.measurement import Measurement, measure
+from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import Features, Splits
 from alphabar.metrics.measure import extractors_of
 from alphabar.metrics.names import floor_protocol, protocol
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.sampling.conditions import judged_images, of_data
-from alphabar.sampling.generate import Generation, suited
 from alphabar.sampling.guidance_config import Guide, guidance_label, guided
+from alphabar.sampling.sampling_job import SamplingJob, sampler_for
 from alphabar.training.callbacks.ema import averages_of
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
@@ -59,7 +59,7 @@ class FID(Recurring):
         self.seed = seed
         self.num = num
         self.batch_size = batch_size
-        self.judge: Judge | None = None
+        self.judge: ReferenceStatistics | None = None
         self.name = ""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,10 +71,11 @@ class FID(Recurring):
             splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
             extractor = extractors_of(self.features, splits)[0]
             weights = "raw" if averages_of(trainer) is None else "ema"
-            label = f"{weights}-{suited(self.sampler, module.codec).label(module.denoiser.schedule)}{guidance_label(self.guidance)}"
+            sampler = sampler_for(self.sampler, module.codec).label(module.denoiser.schedule)
+            label = f"{weights}-{sampler}{guidance_label(self.guidance)}"
             self.name = protocol("fid", self.num, extractor.name, label)
             statistics = {"fid": Frechet(allow_few=True)}
-            judge = self.judge = Judge(extractor, statistics, splits, module.device, self.num, self.batch_size)
+            judge = self.judge = ReferenceStatistics(extractor, statistics, splits, module.device, self.num, self.batch_size)
             floor = judge.floor()
         if trainer.is_global_zero and self.num <= extractor.num_features:
             log.warning(
@@ -100,8 +101,8 @@ class FID(Recurring):
             return
         module = diffusion_module(pl_module)
         told = of_data(module.conditioner, judged_images(module.conditioner, image_data(trainer)))
-        sampler, shape = suited(self.sampler, module.codec), image_data(trainer).shape
-        generation = Generation(sampler, module.codec, shape, self.seed, min(self.batch_size, self.num), told)
+        sampler, shape = sampler_for(self.sampler, module.codec), image_data(trainer).shape
+        generation = SamplingJob(sampler, module.codec, shape, self.seed, min(self.batch_size, self.num), told)
         with evaluation(trainer, module):
             share = generation.images(
                 guided(module, self.guidance), self.num, module.device, trainer.global_rank, trainer.world_size
@@ -114,7 +115,7 @@ class FID(Recurring):
         if trainer.is_global_zero:
             self._tell(trainer, judge, measured, findings)
 
-    def _tell(self, trainer: Trainer, judge: Judge, measured: Measurement, findings: Findings) -> None:
+    def _tell(self, trainer: Trainer, judge: ReferenceStatistics, measured: Measurement, findings: Diagnostics) -> None:
         for line in findings.complaints:
             log.warning("samples at step %d: %s", trainer.global_step, line)
         panel = draw_panel(findings, measured, judge.training, Path(trainer.default_root_dir))

@@ -7,8 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from alphabar.diffusion.samplers import Sampler
 from alphabar.sampling.conditions import of_held_out
 from alphabar.sampling.film import record_film, write_film
-from alphabar.sampling.generate import Generation, suited
 from alphabar.sampling.guidance_config import Guide, guided
+from alphabar.sampling.sampling_job import SamplingJob, sampler_for
 from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
 from alphabar.training.loggers.log_helpers import log_film, log_picture
 
@@ -35,7 +35,9 @@ class Film(Callback):
             return
         module = diffusion_module(pl_module)
         told = of_held_out(module.conditioner, image_data(trainer))
-        generation = Generation(suited(self.sampler, module.codec), module.codec, image_shape(trainer), self.seed, self.num, told)
+        generation = SamplingJob(
+            sampler_for(self.sampler, module.codec), module.codec, image_shape(trainer), self.seed, self.num, told
+        )
         with evaluation(trainer, module):
             frames = record_film(generation, guided(module, self.guidance), module.device, self.num_frames)
         strip = write_film(frames, Path(trainer.default_root_dir))

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from alphabar.training.hooks import learner, log_every_n_steps
+from alphabar.training.hooks import base_module, log_every_n_steps
 
 
 class Progress(Callback):
@@ -42,11 +42,11 @@ class Progress(Callback):
             return
         if self.bar is not None:
             if trainer.global_step % log_every_n_steps(trainer) == 0:
-                self.bar.set_postfix_str(summary(learner(pl_module).figures), refresh=False)
+                self.bar.set_postfix_str(summary(base_module(pl_module).figures), refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
         elif time.monotonic() - self.written >= self.seconds:
             self.written = time.monotonic()
-            figures = summary(learner(pl_module).figures)
+            figures = summary(base_module(pl_module).figures)
             print(f"step {trainer.global_step:,}{self._rest(trainer)}, {figures}", file=sys.stderr, flush=True)
 
     def _rest(self, trainer: Trainer) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alphabar.data import ImageSet
 from alphabar.data.resident import ResidentImages
-from alphabar.evaluation.judge import Judge
+from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import Features, Splits
 from alphabar.metrics.measure import extractors_of
 from alphabar.metrics.names import protocol
@@ -52,7 +52,7 @@ class Reconstructions(Callback):
         self.num_shown = num_shown
         self.last_step = -1
         self.judged_step = -1
-        self.judge: Judge | None = None
+        self.judge: ReferenceStatistics | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_step": self.last_step, "judged_step": self.judged_step}
@@ -72,7 +72,7 @@ class Reconstructions(Callback):
         # What reconstructions should look like is the images they are of.
         first = ResidentImages(images.images(range(num)), None)
         same = Splits(first, first, f"{fingerprint}-first-{num}")
-        self.judge = Judge(extractor, {"fid": Frechet(allow_few=True)}, same, pl_module.device, num, self.batch_size)
+        self.judge = ReferenceStatistics(extractor, {"fid": Frechet(allow_few=True)}, same, pl_module.device, num, self.batch_size)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if due(trainer, self.every_n_steps, self.last_step):

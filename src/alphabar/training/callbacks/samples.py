@@ -5,10 +5,10 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
-from alphabar.sampling.generate import Generation, gather, suited
 from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.sampling.image_grid import save_png
-from alphabar.sampling.preview import showcase
+from alphabar.sampling.preview import preview
+from alphabar.sampling.sampling_job import SamplingJob, gather, sampler_for
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
 from alphabar.training.loggers.log_helpers import log_picture
@@ -43,10 +43,10 @@ class Samples(Recurring):
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         module = diffusion_module(pl_module)
-        shown = showcase(module.conditioner, image_data(trainer), self.num)
+        shown = preview(module.conditioner, image_data(trainer), self.num)
         batch_size = min(self.batch_size, shown.num)
-        generation = Generation(
-            suited(self.sampler, module.codec), module.codec, image_shape(trainer), self.seed, batch_size, shown.conditions
+        generation = SamplingJob(
+            sampler_for(self.sampler, module.codec), module.codec, image_shape(trainer), self.seed, batch_size, shown.conditions
         )
         with evaluation(trainer, module):
             denoiser, ranks = guided(module, self.guidance), (trainer.global_rank, trainer.world_size)

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.errors import UserError
 from alphabar.runs.distributed import rank_and_size, total
-from alphabar.training.hooks import due, learner, log_every_n_steps
+from alphabar.training.hooks import base_module, due, log_every_n_steps
 from alphabar.training.loggers.log_helpers import log_figures
 
 
@@ -52,7 +52,7 @@ class TrainingLog(Callback):
         self.mark = self._clock(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        module = learner(pl_module)
+        module = base_module(pl_module)
         losses = outputs["losses"]
         self.has_levels = "levels" in outputs
         levels = outputs["levels"] if self.has_levels else torch.zeros_like(losses)
@@ -107,4 +107,4 @@ class TrainingLog(Callback):
         return float(total(value / rank_and_size()[1]))
 
     def _clock(self, pl_module: LightningModule) -> float:
-        return time.perf_counter() - learner(pl_module).seconds_evaluating
+        return time.perf_counter() - base_module(pl_module).seconds_evaluating

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from alphabar.sampling.image_grid import to_pil
-from alphabar.training.hooks import learner
+from alphabar.training.hooks import base_module
 
 
 def log_figures(trainer: Trainer, figures: Mapping[str, float]) -> None:
     """Figures at the current optimizer step, to all loggers; every rank calls it, the first one writes."""
-    learner(trainer.lightning_module).figures.update(figures)
+    base_module(trainer.lightning_module).figures.update(figures)
     for logger in trainer.loggers:
         logger.log_metrics(dict(figures), step=trainer.global_step)
 

@@ -12,10 +12,10 @@ from alphabar.metrics.perceptual import MIN_RESOLUTION, Perceptual
 from alphabar.models.autoencoder import KLAutoencoder
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.discriminator import PatchDiscriminator, hinge
-from alphabar.training.modules.base import Learner, MakeOptimizer
+from alphabar.training.modules.base import BaseModule, MakeOptimizer
 
 
-class AutoencoderModule(Learner):
+class AutoencoderModule(BaseModule):
     """Trains an autoencoder and, if there is one, its discriminator (Rombach et al. 2022, sec. 3.1 and app. G):
 
     loss = mean |x - y| + kl_weight * KL / (C H W) + perceptual_weight * LPIPS(x, y) - adversarial_weight * mean D(y)
@@ -25,7 +25,7 @@ class AutoencoderModule(Learner):
     learns in the same step: in the term above its weights are constants, in its own y is one. So there are one optimizer and one
     backward pass.
 
-    optimizer, seed, warmup_steps: see `Learner`, which raises ValueError.
+    optimizer, seed, warmup_steps: see `BaseModule`, which raises ValueError.
     channels: of the images. discriminator_width, discriminator_halvings: see `PatchDiscriminator`; there is none where
         adversarial_weight is 0.
     adversarial_from: the optimizer step from which the autoencoder heeds the discriminator.
@@ -105,12 +105,12 @@ class AutoencoderModule(Learner):
             return torch.zeros_like(own), own
         return -discriminator.judgement(y).mean(), own
 
-    def merit(self) -> float | None:
+    def sweep_objective(self) -> float | None:
         found = self.figures.get("reconstruction/psnr")
         return None if found is None else -found
 
     @property
-    def advice(self) -> tuple[str, ...]:
+    def next_steps(self) -> tuple[str, ...]:
         return (
             "pictures     {folder}/samples/ (held-out images over their reconstructions)  curves.png",
             "autoencoder  {folder}/autoencoder/ (as diffusers keeps it)",

@@ -16,7 +16,7 @@ from alphabar.errors import UserError
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
-class Learner(LightningModule, ABC):
+class BaseModule(LightningModule, ABC):
     """Something that is trained on images.
 
     optimizer: makes an optimizer of parameters.
@@ -48,12 +48,12 @@ class Learner(LightningModule, ABC):
         """
 
     @abstractmethod
-    def merit(self) -> float | None:
+    def sweep_objective(self) -> float | None:
         """What a sweep minimises where there is no FID, of the latest figures; None: nothing yet."""
 
     @property
     @abstractmethod
-    def advice(self) -> tuple[str, ...]:
+    def next_steps(self) -> tuple[str, ...]:
         """What to do next with a run of this, a line each: "word  command", in which {folder} stands for the run's."""
 
     def configure_optimizers(self) -> dict[str, object]:

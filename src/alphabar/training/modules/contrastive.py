@@ -16,7 +16,7 @@ from alphabar.models.embeddings import embedded
 from alphabar.models.pairs import must_be_images
 from alphabar.models.pairs.towers import Towers, pool
 from alphabar.models.resize import resize
-from alphabar.training.modules.base import Learner, MakeOptimizer
+from alphabar.training.modules.base import BaseModule, MakeOptimizer
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Augmentation:
         return (coarse + level * torch.randn_like(coarse)).clamp(0, 255)
 
 
-class ContrastiveModule(Learner):
+class ContrastiveModule(BaseModule):
     """Trains two towers to tell which caption belongs to which image; Radford et al. 2021, sec. 2.3.
 
     loss_i = (-log softmax_j(s * <u_i, v_j>)_i - log softmax_j(s * <u_j, v_i>)_i) / 2 over the batch, u of images, v of captions,
     s the inverse temperature. Another image with the same caption is no negative. Each process compares within its own batch.
 
-    optimizer, seed, warmup_steps: see `Learner`, which raises ValueError.
+    optimizer, seed, warmup_steps: see `BaseModule`, which raises ValueError.
     cache_dir: where the embeddings of the captions are kept.
     """
 
@@ -106,12 +106,12 @@ class ContrastiveModule(Learner):
         losses = contrast(self.towers.images(images), self.captions(batch["caption"]), batch["caption"], self.towers.scale)
         return {"loss": losses.mean(), "losses": losses.detach(), "parts": {"scale": self.towers.scale.detach()}}
 
-    def merit(self) -> float | None:
+    def sweep_objective(self) -> float | None:
         found = self.figures.get("retrieval/caption_of_all")
         return None if found is None else -found
 
     @property
-    def advice(self) -> tuple[str, ...]:
+    def next_steps(self) -> tuple[str, ...]:
         return (
             "prior        python train.py experiment=unclip_prior pair={folder}/pair data.root=...",
             "decoder      python train.py experiment=unclip_decoder pair={folder}/pair data.root=...",

@@ -10,18 +10,18 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.latents import take_latents
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.noise import derive_seed
-from alphabar.diffusion.objectives import Objective, Share
+from alphabar.diffusion.objectives import Objective, RankShare
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec, LatentCodec
 from alphabar.models.conditioners import Conditioner, ImageConditioner
 from alphabar.models.conditioners.unconditional import Unconditional
-from alphabar.training.modules.base import Learner, MakeOptimizer
+from alphabar.training.modules.base import BaseModule, MakeOptimizer
 
 
-class DiffusionModule(Learner):
+class DiffusionModule(BaseModule):
     """Trains a denoiser (the network and the buffers of its beta schedule) to minimise an objective.
 
-    optimizer, seed, warmup_steps: see `Learner`, which raises ValueError.
+    optimizer, seed, warmup_steps: see `BaseModule`, which raises ValueError.
     conditioner: what the network is told of an image; None: nothing.
     """
 
@@ -43,10 +43,10 @@ class DiffusionModule(Learner):
 
     def learn(self, data: ImageDataModule) -> None:
         self.conditioner.learn(data.captions)
-        self.must_learn(data.shape)
+        self.check_parts(data.shape)
 
     @torch.no_grad()
-    def must_learn(self, shape: Shape) -> None:
+    def check_parts(self, shape: Shape) -> None:
         """Raises UserError if network, schedule and objective do not go together, as a trial with one black image shows."""
         images = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, dtype=torch.uint8)
         objective = deepcopy(self.objective)  # some learn from what they see
@@ -67,15 +67,15 @@ class DiffusionModule(Learner):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         torch.manual_seed(derive_seed("step", self.seed, self.global_step, batch_idx, self.global_rank))
         common = derive_seed("batch", self.seed, self.global_step, batch_idx)
-        share = Share(self.global_rank, self.trainer.world_size, common)
+        share = RankShare(self.global_rank, self.trainer.world_size, common)
         terms = self.objective(self.denoiser, self.codec(batch), self.conditioner(batch), share)
         return {"loss": terms.loss.mean(), "losses": terms.loss.detach(), "levels": terms.level}
 
-    def merit(self) -> float | None:
+    def sweep_objective(self) -> float | None:
         return self.figures.get("train/loss")
 
     @property
-    def advice(self) -> tuple[str, ...]:
+    def next_steps(self) -> tuple[str, ...]:
         if not self.codec.makes_images:
             return ("sample       python sample.py checkpoint=DECODER stages=[{folder}/checkpoints/last.ckpt] prompt=...",)
         pictures = ("pictures     {folder}/samples/  film.png  film.gif  curves.png",)

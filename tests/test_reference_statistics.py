@@ -9,19 +9,19 @@ from torch import nn
 
 from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
-from alphabar.evaluation.findings import find
-from alphabar.evaluation.judge import Judge
+from alphabar.evaluation.diagnostics import find
 from alphabar.evaluation.measurement import measure
+from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import names
 from alphabar.metrics.real import batches, learn
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.runs.distributed import from_first, rank_and_size
-from alphabar.sampling.generate import Generated
+from alphabar.sampling.sampling_job import Generated
 from simple_features import CPU, Witness, collected, fid, gaussian_images, pixels_as_features, splits_of
 
 
 def judge(splits, num, extractor, **statistics):
-    return Judge(extractor, statistics or {"fid": Frechet()}, splits, CPU, num, batch_size=7)
+    return ReferenceStatistics(extractor, statistics or {"fid": Frechet()}, splits, CPU, num, batch_size=7)
 
 
 def test_it_does_not_join_the_weights_of_a_module_that_holds_it(tmp_path):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from alphabar.data import ImageSet
-from alphabar.evaluation.judge import NUM_ROWS, Judge
 from alphabar.evaluation.measurement import Measurement
+from alphabar.evaluation.reference_statistics import NUM_ROWS, ReferenceStatistics
 from alphabar.metrics.health import complaints, diversity
 from alphabar.metrics.memorisation import Memorisation, Neighbours, compare, nearest
 from alphabar.runs.distributed import from_first
@@ -20,7 +20,7 @@ NUM_SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Findings:
+class Diagnostics:
     """complaints: a line each, none for healthy images. memorisation: None without held-out images.
 
     neighbours: of each generated image among the training images; None where nothing was compared.
@@ -61,7 +61,7 @@ class Findings:
         return found
 
 
-def find(judge: Judge, measured: Measurement, with_neighbours: bool = True) -> Findings:
+def find(judge: ReferenceStatistics, measured: Measurement, with_neighbours: bool = True) -> Diagnostics:
     """Looks at a set of images; all processes call it, and all get the same but the neighbours, which are the first one's."""
     real, ours = judge.real, measured.features
     spread = diversity(ours.sums, real.features.sums) if ours.num >= 2 else float("nan")
@@ -83,7 +83,7 @@ def find(judge: Judge, measured: Measurement, with_neighbours: bool = True) -> F
             lines.append(
                 f"memorisation: {copied.share:.1%} of the images are as near to a training image as only 1% of held-out images are"
             )
-    return Findings(
+    return Diagnostics(
         tuple(lines),
         spread,
         measured.num_nonfinite,
@@ -95,7 +95,7 @@ def find(judge: Judge, measured: Measurement, with_neighbours: bool = True) -> F
     )
 
 
-def record(found: Sequence[Findings], seeds: Sequence[int]) -> dict[str, Any]:
+def record(found: Sequence[Diagnostics], seeds: Sequence[int]) -> dict[str, Any]:
     """For a receipt: of the first seed, with the complaints and the broken images of all."""
     if not found:
         return {}
@@ -104,7 +104,7 @@ def record(found: Sequence[Findings], seeds: Sequence[int]) -> dict[str, Any]:
     return {**found[0].record(), "complaints": lines, "num_nonfinite": [each.num_nonfinite for each in found]}
 
 
-def draw_panel(findings: Findings, measured: Measurement, training: ImageSet, folder: Path) -> Path | None:
+def draw_panel(findings: Diagnostics, measured: Measurement, training: ImageSet, folder: Path) -> Path | None:
     """Writes `memorisation.png`: the images nearest to a training image, and some at the median distance, each beside its three
     nearest training images; and how far they are, beside held-out images. None if there is nothing to draw."""
     near, held_out, copied = findings.neighbours, findings.neighbours_held_out, findings.memorisation

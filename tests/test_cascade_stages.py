@@ -25,7 +25,7 @@ from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.models.networks import Network
-from alphabar.sampling.cascade import Remembered, acting, chained, must_follow
+from alphabar.sampling.cascade import RecordingSamples, acting, chained, must_follow
 from alphabar.sampling.conditions import nothing
 from alphabar.sampling.guidance_config import APG, ClassifierFree, guided_stages
 from alphabar.sampling.model import Loaded
@@ -66,7 +66,7 @@ class OfVectors(ImageConditioner):
     def null(self, num: int) -> Cond:
         return {"vector": torch.zeros(num, 1)}
 
-    def of_words(self, words: Sequence[str]) -> Cond:
+    def from_prompts(self, words: Sequence[str]) -> Cond:
         raise ValueError("no words")
 
     def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
@@ -116,20 +116,20 @@ def draw(chain, num, batch_size, seed=0, told=None, watch=lambda pictures: pictu
 def test_a_prior_a_decoder_and_a_larger_model_follow_each_other(chain):
     must_follow(chain, ["a", "b", "c"])
     kept: dict[int, Tensor] = {}
-    images = draw(chain, 5, 2, watch=lambda pictures: Remembered(pictures, 3, kept))
+    images = draw(chain, 5, 2, watch=lambda pictures: RecordingSamples(pictures, 3, kept))
     assert images.shape == (5, 3, 8, 8)
     assert {index: image.shape for index, image in kept.items()} == dict.fromkeys(range(3), (3, 4, 4))
     assert torch.equal(images, draw(chain, 5, 5))
     assert not torch.equal(images, draw(chain, 5, 5, seed=1))
     classes = chain[0].model.conditioner
-    told = draw(chain, 5, 5, told=lambda indices: classes.of_words(["1"] * len(indices)))
+    told = draw(chain, 5, 5, told=lambda indices: classes.from_prompts(["1"] * len(indices)))
     assert not torch.equal(images, told)  # what the first is told reaches the last
 
 
 def test_the_first_draws_what_it_draws_alone_and_each_has_its_own_noise(chain):
     decoder, larger = loaded(Unconditional(), 4), chain[2]
     kept: dict[int, Tensor] = {}
-    draw([decoder, larger], 4, 4, watch=lambda pictures: Remembered(pictures, 4, kept))
+    draw([decoder, larger], 4, 4, watch=lambda pictures: RecordingSamples(pictures, 4, kept))
     assert torch.equal(torch.stack([kept[index] for index in range(4)]), draw([decoder], 4, 4))
     samplers, denoisers = [DDIM(num_steps=3)] * 2, [decoder.model.denoiser] * 2
     assert chained([decoder, larger], denoisers, samplers, lambda indices: None, 7, 4, CPU).seed != 7

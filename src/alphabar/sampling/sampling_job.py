@@ -27,7 +27,7 @@ class Generated(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Generation:
+class SamplingJob:
     """What is drawn: image i is a function of the weights, the sampler, the seed and i.
 
     codec: of the model. shape: of an image.
@@ -85,7 +85,7 @@ class Generation:
             yield Generated(indices, self.codec.decode(x), x.isfinite().flatten(1).all(1))
 
 
-def suited(sampler: Sampler, codec: Codec) -> Sampler:
+def sampler_for(sampler: Sampler, codec: Codec) -> Sampler:
     """The sampler, without thresholding where the codec's space has no range to keep predictions in.
 
     Raises UserError there for a thresholding other than the default, which somebody must have asked for.
@@ -114,7 +114,7 @@ def must_fit(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape, c
     Raises UserError if the sampler is not one for the denoiser's schedule or network.
     """
     images = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, dtype=torch.uint8)
-    sampler = suited(sampler, codec)
+    sampler = sampler_for(sampler, codec)
     try:
         x = codec.encode(images)
         steps = sampler.trajectory(denoiser, sampler.start(denoiser.schedule, x), cond)

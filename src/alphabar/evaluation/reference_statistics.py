@@ -16,7 +16,7 @@ from alphabar.runs.distributed import from_first
 NUM_ROWS = 10_000  # images whose features are kept one by one, for figures that compare images in pairs
 
 
-class Judge:
+class ReferenceStatistics:
     """Knows the training images, and as many held-out images as there will be images to judge, if there are so many.
 
     This is no nn.Module, so that the extractor is neither averaged nor saved nor cast with the model that it judges. All processes

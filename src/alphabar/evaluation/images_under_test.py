@@ -23,12 +23,12 @@ from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.runs.distributed import together
 from alphabar.sampling.conditions import judged_images, nothing, of_data
-from alphabar.sampling.generate import Generated
 from alphabar.sampling.inference import Inference, launch, short_hash
 from alphabar.sampling.prepare import data_of, prepared
+from alphabar.sampling.sampling_job import Generated
 
 
-class Subject(ABC):
+class ImagesUnderTest(ABC):
     """Images, and the real ones that they should look like."""
 
     data: ImageDataModule
@@ -78,7 +78,7 @@ class Subject(ABC):
 
 
 @dataclass
-class OfCheckpoint(Subject):
+class CheckpointSamples(ImagesUnderTest):
     """Samples that are drawn. data_root: where the real images lie now."""
 
     inference: Inference
@@ -186,7 +186,7 @@ class OfCheckpoint(Subject):
 
 
 @dataclass
-class OfFiles(Subject):
+class SamplesInFiles(ImagesUnderTest):
     """Images that lie there already."""
 
     path: str
@@ -249,7 +249,7 @@ class OfFiles(Subject):
 
 
 @dataclass
-class OfHeldOut(Subject):
+class HeldOutImages(ImagesUnderTest):
     """Real images that were never trained on: what a perfect model would reach."""
 
     data: ImageDataModule

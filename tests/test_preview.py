@@ -7,7 +7,7 @@ from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.sampling.image_grid import beside, captioned, grid, lines, named, printable
-from alphabar.sampling.preview import showcase
+from alphabar.sampling.preview import preview
 
 
 def test_captions_stand_below_their_images():
@@ -55,15 +55,15 @@ def test_pictures_of_two_sizes_stand_side_by_side():
 def test_what_a_grid_shows_depends_on_what_the_model_is_told():
     data = Digits()
     images = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
-    classes = showcase(ClassLabel(10, 4).eval(), data, 24)
+    classes = preview(ClassLabel(10, 4).eval(), data, 24)
     assert classes.num == 20
     assert classes.words == "\n".join("0123456789")
     assert classes.picture(images).shape[2] > grid(images, 2).shape[2]  # names
 
-    pictures = showcase(LowResolution(1, 8, 4, width=8).eval(), data, 20)
+    pictures = preview(LowResolution(1, 8, 4, width=8).eval(), data, 20)
     assert torch.equal(pictures.pictures, data.held_out_set.images(range(20)))
     assert pictures.words is None
     assert pictures.picture(images).shape[2] > 2 * grid(images).shape[2]  # what it sees, what it made, what it was
 
-    nothing = showcase(Unconditional(), data, 20)
+    nothing = preview(Unconditional(), data, 20)
     assert torch.equal(nothing.picture(images), grid(images))

@@ -7,7 +7,7 @@ from alphabar.data import Shape
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.samplers.ddpm import DDPM
 from alphabar.sampling.film import record_film
-from alphabar.sampling.generate import Generation
+from alphabar.sampling.sampling_job import SamplingJob
 from alphabar.training.callbacks.ema import EMA, trainable
 from alphabar.training.callbacks.samples import Samples
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def draw(num, batch_size=4, sampler=DDIM(num_steps=5), seed=0, world_size=1, module=None):
     module = (module or randomised()).eval()
-    generation = Generation(sampler, module.codec, Shape(1, 8), seed, batch_size)
+    generation = SamplingJob(sampler, module.codec, Shape(1, 8), seed, batch_size)
     images = torch.zeros(num, 1, 8, 8, dtype=torch.uint8)
     seen = []
     for rank in range(world_size):
@@ -56,7 +56,7 @@ def test_num_zero_is_refused():
 
 def test_images_with_nan_are_pointed_out():
     module = toy.module()
-    generation = Generation(DDIM(num_steps=2, thresholding=None), module.codec, Shape(1, 8), 0, 2)
+    generation = SamplingJob(DDIM(num_steps=2, thresholding=None), module.codec, Shape(1, 8), 0, 2)
 
     class Broken(torch.nn.Module):
         def forward(self, x, label, cond=None):
@@ -70,7 +70,7 @@ def test_images_with_nan_are_pointed_out():
 
 def test_a_film_begins_with_noise_and_ends_with_the_sample():
     module = randomised().eval()
-    generation = Generation(DDIM(num_steps=20), module.codec, Shape(1, 8), 0, 3)
+    generation = SamplingJob(DDIM(num_steps=20), module.codec, Shape(1, 8), 0, 3)
     frames = record_film(generation, module.denoiser, CPU, num_frames=6)
     assert len(frames) == 6
     assert torch.equal(frames[-1], draw(3, batch_size=3, sampler=DDIM(num_steps=20), module=module))
@@ -80,7 +80,7 @@ def test_a_film_begins_with_noise_and_ends_with_the_sample():
 
 def test_only_the_moments_of_a_film_are_decoded(monkeypatch):
     module, decoded = toy.module().eval(), []
-    generation = Generation(DDIM(num_steps=20), module.codec, Shape(1, 8), 0, 1)
+    generation = SamplingJob(DDIM(num_steps=20), module.codec, Shape(1, 8), 0, 1)
     monkeypatch.setattr(module.codec, "decode", lambda x: decoded.append(x) or x)
     assert len(record_film(generation, module.denoiser, CPU, num_frames=6)) == len(decoded) == 6
 

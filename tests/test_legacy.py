@@ -1,0 +1,67 @@
+"""Files that were written before modules, classes and arguments were renamed still load; tests/legacy was made at that time.
+
+The run: 8 steps of `conditioner=class_label guidance=classifier_free guidance.weight=2 ema=power` with a tiny UNet. The sweep: two
+jobs over schedule.beta_end. run_samples.npz: what that version drew from the run's checkpoint.
+"""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import runs
+from alphabar.config.former_names import FORMER_MODULES, current_target
+from alphabar.reports import report
+
+LEGACY = Path(__file__).parent / "legacy"
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    return shutil.copytree(LEGACY / "run", tmp_path / "old")
+
+
+def test_an_old_checkpoint_draws_what_it_drew(command, old_run):
+    draw = ("num=4", "sampler.num_steps=4", "labels=[3,5]", "guidance=classifier_free", "guidance.weight=2", "ema_length=0.1")
+    code, _, err = command(
+        "sample", f"checkpoint={old_run}/checkpoints/last.ckpt", *draw, "format=npz", "film=0", "hydra.run.dir=drawn"
+    )
+    assert (code, err) == (0, "")
+    then, now = np.load(LEGACY / "run_samples.npz")["images"].astype(int), np.load("drawn/images.npz")["images"].astype(int)
+    assert np.abs(then - now).max() <= 1  # float32 on another processor
+
+
+def test_an_old_run_is_resumed(command, old_run):
+    code, _, err = command("train", f"resume={old_run}", "trainer.max_steps=12")
+    assert (code, err) == (0, "")
+    rows = runs.table(old_run / "metrics.csv")
+    losses = {row["step"]: float(row["train/loss"]) for row in rows if row["train/loss"]}
+    assert losses["10"] == pytest.approx(1.0453016, rel=1e-4)  # as the version that wrote it went on
+    assert losses["12"] == pytest.approx(0.96058571, rel=1e-4)
+    assert runs.checkpoint(old_run)["global_step"] == 12
+
+
+def test_an_old_checkpoint_is_evaluated(command, old_run):
+    settings = ("num=101", "sampler.num_steps=2", f"features.cache_dir={runs.CACHE}", "statistics.kid=null")
+    code, _, err = command("evaluate", f"checkpoint={old_run}/checkpoints/last.ckpt", *settings, "hydra.run.dir=judged")
+    assert code == 0, err
+    assert runs.figures("judged")["fid/n101-classifier-ema-ddim2"] == pytest.approx(37.43, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["run", "sweep"])
+def test_reports_of_old_folders(tmp_path, name):
+    folder = shutil.copytree(LEGACY / name, tmp_path / name)
+    report.main([str(folder)])
+    assert "schedule" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("former", "now"), FORMER_MODULES.items())
+def test_what_was_moved_is_where_the_table_says(former, now):
+    assert importlib.util.find_spec(now) is not None
+    assert current_target(f"{former}.Name") == f"{now}.Name"
+
+
+def test_what_was_not_moved_keeps_its_name():
+    assert current_target("alphabar.models.networks.unet.UNet") == "alphabar.models.networks.unet.UNet"
