@@ -45,13 +45,14 @@ def samplers(method: str) -> dict[int, list[Sampler]]:
     """The samplers of a method by their number of network evaluations."""
     counts = (10, 20, 50)
     if method == "ddpm":
-        some = {n: [DDIM(num_steps=n), DPMpp2M(num_steps=n)] for n in counts}
-        return some | {1000: [DDPM(num_steps=1000)]}
+        some = {n: [DDIM(num_steps=n, thresholding=CLIP), DPMpp2M(num_steps=n, thresholding=CLIP)] for n in counts}
+        return some | {1000: [DDPM(num_steps=1000, thresholding=CLIP)]}
     if method == "improved_ddpm":
-        return {n: [DDPM(num_steps=n, variance="learned"), DPMpp2M(num_steps=n)] for n in counts}
+        learned = {n: DDPM(num_steps=n, variance="learned", thresholding=CLIP) for n in counts}
+        return {n: [learned[n], DPMpp2M(num_steps=n, thresholding=CLIP)] for n in counts}
     if method == "edm":  # Heun's last step takes one evaluation
-        return {n: [Heun(num_steps=n // 2, thresholding=None), DPMpp2M(num_steps=n, thresholding=None)] for n in counts}
-    return {n: [Euler(num_steps=n, thresholding=None), Heun(num_steps=n // 2, thresholding=None)] for n in counts}
+        return {n: [Heun(num_steps=n // 2), DPMpp2M(num_steps=n)] for n in counts}
+    return {n: [Euler(num_steps=n), Heun(num_steps=n // 2)] for n in counts}
 
 
 def jobs(sweeps: list[Path]) -> list[tuple[str, int, Path]]:

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import torch
 
 from alphabar.diffusion.samplers.ddim import DDIM
+from alphabar.diffusion.thresholdings import Static
 from alphabar.evaluation.receipt import Figure, Receipt, write
 from alphabar.reports.report import main
 from alphabar.sampling.image_grid import grid, save_gif, save_png
@@ -126,7 +127,7 @@ def make_receipt(folder, checkpoint, num=100, steps=50, values=(1.0, 2.0), compl
         "reference": {"split": "training", "num": 797, "content": "c0ffee"},
         "floor": {"split": "held-out", "num": 1000, "content": "beef"},
         "weights": "ema",
-        "sampler": DDIM(num_steps=steps),
+        "sampler": DDIM(num_steps=steps, thresholding=Static()),
     }
     memorisation = {"share": 0.4, "num": 100, "num_held_out": 90, "median": 1.0, "median_held_out": 2.0, "is_flagged": True}
     findings = {"complaints": list(complaints), "memorisation": memorisation}

@@ -57,7 +57,7 @@ def test_the_error_falls_with_the_order_of_the_solver(schedule, name, data):
     x_T = (alpha**2 * 0.25 + sigma**2).sqrt() * eps
 
     def run(num_steps, solver=solver, settings=settings):
-        sampler = solver(num_steps=num_steps, thresholding=None, **settings)
+        sampler = solver(num_steps=num_steps, **settings)
         return sampler.sample(denoiser, x_T, times=grid(schedule, num_steps))
 
     exact = denoiser.exact(x_T, begin.expand(64), end.expand(64)) if data == "gaussian" else run(4000, Heun, {})

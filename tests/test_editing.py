@@ -22,11 +22,12 @@ from alphabar.diffusion.schedules.edm import EDMSchedule
 from alphabar.diffusion.schedules.from_alpha_bar import CosineSchedule
 from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.diffusion.schedules.straight import StraightSchedule
+from alphabar.diffusion.thresholdings import Static
 from oracle import GaussianDenoiser, MixtureDenoiser, seeded
 
 SCHEDULES = {"linear": LinearSchedule(), "cosine": CosineSchedule(), "straight": StraightSchedule(), "edm": EDMSchedule()}
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-FREE = {"thresholding": None}
+
 PAIR = torch.tensor([[[0.3, 0.7], [0.5, 0.5]], [[-0.6, 0.5], [-0.2, 0.8]], [[0.1, 0.2], [0.15, 0.1]]])
 MODES = [torch.tensor([values], dtype=torch.float64) for values in ([0.3, 0.7], [-0.6, 0.5], [0.3, 0.3])]
 
@@ -41,7 +42,7 @@ def there_and_back(sampler, denoiser, x):
 def test_what_is_encoded_comes_back_the_better_the_more_steps(schedule, solver, data):
     denoiser = GaussianDenoiser(schedule, 0.3, 0.5) if data == "gaussian" else MixtureDenoiser(schedule, *MODES)
     x = (0.3 + 0.3 * seeded(0, 64, 1, dtype=torch.float64)).clamp(-1, 1)
-    few, many = (there_and_back(solver(num_steps=num, **FREE), denoiser, x) for num in (25, 200))
+    few, many = (there_and_back(solver(num_steps=num), denoiser, x) for num in (25, 200))
     assert many < 0.05
     assert many < few / (2 if solver is not Heun else 4)
 
@@ -56,7 +57,7 @@ def test_the_way_there_and_back_has_the_order_of_its_solver(schedule, data):
         denoiser = MixtureDenoiser(schedule, *PAIR)
         x = denoiser.draw(200, torch.Generator().manual_seed(0)).double()
     for solver, order, largest in ((DDIM, 0.6, 0.03), (Heun, 2, 4e-4)):
-        samplers = [solver(num_steps=num, **FREE) for num in (100, 200)]
+        samplers = [solver(num_steps=num) for num in (100, 200)]
         coarse, fine = ((sampler.sample(denoiser, encode(sampler, denoiser, x)) - x).square().mean().sqrt() for sampler in samplers)
         assert fine < largest
         assert math.log2(coarse / fine) > order
@@ -75,7 +76,7 @@ def test_the_latents_of_two_modes_are_normal_numbers(schedule):
 
 def test_nothing_is_clipped_on_the_way_up():
     denoiser, x = GaussianDenoiser(StraightSchedule(), 0.3, 0.5), torch.tensor([[1.7], [-1.2]])
-    assert torch.equal(encode(DDIM(), denoiser, x), encode(DDIM(**FREE), denoiser, x))
+    assert torch.equal(encode(DDIM(thresholding=Static()), denoiser, x), encode(DDIM(), denoiser, x))
 
 
 @pytest.mark.parametrize("sampler", [DDIM(), Euler(), Heun()], ids=lambda sampler: type(sampler).__name__)
@@ -91,7 +92,7 @@ def test_samplers_that_can_run_upwards_draw_and_remember_nothing(sampler):
 def test_the_latents_of_gaussian_data_are_normal_numbers(schedule):
     """The ODE keeps quantiles: x = mean + std * z is led to sigma_T * z (and what is left of the mean)."""
     z = seeded(0, 256, 1, dtype=torch.float64)
-    x_T = encode(Heun(num_steps=200, **FREE), GaussianDenoiser(schedule, 0.3, 0.5), 0.3 + 0.5 * z)
+    x_T = encode(Heun(num_steps=200), GaussianDenoiser(schedule, 0.3, 0.5), 0.3 + 0.5 * z)
     _, sigma = schedule(schedule.time(torch.ones((), dtype=torch.float64)))
     torch.testing.assert_close(x_T / sigma, z, rtol=0.02, atol=0.02)
 
@@ -139,7 +140,7 @@ def test_slerp_treats_each_image_by_itself_over_all_its_dimensions():
 @every_schedule
 def test_image_to_image_is_noise_and_the_ode_from_there(schedule):
     denoiser, x, eps = GaussianDenoiser(schedule, 0.3, 0.5), *(seeded(seed, 200, 2, dtype=torch.float64) for seed in (0, 1))
-    sampler = Heun(num_steps=100, **FREE)
+    sampler = Heun(num_steps=100)
     t = times_below(sampler, schedule, 0.6)[:1].expand(200)
     exact = denoiser.exact(schedule.q_sample(x, t, eps), t, torch.zeros_like(t))
     assert (image_to_image(sampler, denoiser, x, 0.6, noise=lambda like: eps) - exact).abs().max() < 0.03
@@ -153,7 +154,7 @@ def test_image_to_image_starts_at_the_level_that_was_asked_for(schedule, strengt
     assert times[-1] == 0
     torch.manual_seed(0)
     x = torch.full((4000, 1), 0.9)
-    out = image_to_image(Heun(num_steps=50, **FREE), GaussianDenoiser(schedule, 0.0, 0.3), x, strength)
+    out = image_to_image(Heun(num_steps=50), GaussianDenoiser(schedule, 0.0, 0.3), x, strength)
     if strength == 1.0:  # nothing is left of x: new draws of N(0, 0.3^2)
         assert out.mean().item() == pytest.approx(0, abs=0.03)
         assert out.std().item() == pytest.approx(0.3, abs=0.03)
@@ -178,7 +179,7 @@ def test_the_less_strength_the_nearer_the_result():
     x = torch.full((500, 1), 0.9)
     denoiser = GaussianDenoiser(StraightSchedule(), 0.0, 0.5)
     strengths = (0.1, 0.3, 0.6, 0.9)
-    off = [(image_to_image(DDIM(**FREE), denoiser, x, strength) - x).square().mean().item() for strength in strengths]
+    off = [(image_to_image(DDIM(), denoiser, x, strength) - x).square().mean().item() for strength in strengths]
     assert off == sorted(off)
 
 
@@ -216,7 +217,7 @@ def filled(schedule, num_resamples, sampler, jump_length=1):
 
 @every_schedule
 def test_repaint_approaches_the_conditional_distribution(schedule):
-    sampler = DDPM(num_steps=60, thresholding=None)
+    sampler = DDPM(num_steps=60)
     once, often = filled(schedule, 1, sampler), filled(schedule, 10, sampler)
     assert often[0] == pytest.approx(0.4, abs=0.05)
     assert often[1] == pytest.approx(0.3, abs=0.06)  # the "posterior" variance is too small for 60 steps
@@ -226,7 +227,7 @@ def test_repaint_approaches_the_conditional_distribution(schedule):
 @pytest.mark.parametrize("name", ["straight", "edm"])
 def test_repaint_comes_as_close_as_one_likes(name):
     """With the variance that is right for normal data, "beta", 50 steps: 40 times come within 0.03, 10 within 0.05, one not at all."""
-    sampler = DDPM(num_steps=50, variance="beta", thresholding=None)
+    sampler = DDPM(num_steps=50, variance="beta")
     means, stds = zip(*(filled(SCHEDULES[name], num, sampler) for num in (1, 10, 40)), strict=True)
     off = [max(abs(mean - 0.4), abs(std - 0.3)) for mean, std in zip(means, stds, strict=True)]
     assert off[0] > 0.1
@@ -258,9 +259,9 @@ def test_a_multistep_sampler_forgets_what_was_jumped_back_over():
 
 
 def test_repaint_may_jump_further_and_with_multistep_samplers():
-    mean, std = filled(StraightSchedule(), 6, DDPM(num_steps=60, thresholding=None), jump_length=5)
+    mean, std = filled(StraightSchedule(), 6, DDPM(num_steps=60), jump_length=5)
     assert (mean, std) == pytest.approx((0.4, 0.3), abs=0.08)
-    mean, std = filled(LinearSchedule(), 10, DPMpp2M(num_steps=60, eta=1.0, thresholding=None))
+    mean, std = filled(LinearSchedule(), 10, DPMpp2M(num_steps=60, eta=1.0))
     assert (mean, std) == pytest.approx((0.4, 0.3), abs=0.08)
 
 

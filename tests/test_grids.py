@@ -197,7 +197,7 @@ def test_a_learned_variance_at_its_bounds_is_that_bound_over_any_subset_of_steps
     def draw(variance):
         generator = torch.Generator().manual_seed(0)
         noise = lambda like: torch.randn(like.shape, generator=generator)  # noqa: E731
-        return DDPM(num_steps=num_steps, variance=variance, thresholding=None).sample(denoiser, x_T, noise=noise)
+        return DDPM(num_steps=num_steps, variance=variance).sample(denoiser, x_T, noise=noise)
 
     torch.testing.assert_close(draw("learned"), draw(same_as), rtol=1e-4, atol=1e-4 * draw(same_as).abs().max().item())
 

@@ -34,22 +34,22 @@ SCHEDULES = {
 PARAMETERIZATIONS = {"epsilon": Epsilon(), "x": X(), "v": V(), "velocity": Velocity(), "edm": EDM()}
 FINE = Karras(sigma_min=0.01, sigma_max=150.0)
 SAMPLERS = {
-    "ddpm-karras-120": DDPM(num_steps=120, thresholding=None, grid=FINE),
-    "ddpm-beta-200": DDPM(num_steps=200, thresholding=None, variance="beta"),
-    "ddim-150": DDIM(num_steps=150, thresholding=None),
-    "ddim-quadratic-60": DDIM(num_steps=60, thresholding=None, grid=Quadratic()),
-    "ddim-eta1-karras-120": DDIM(num_steps=120, thresholding=None, eta=1.0, grid=FINE),
-    "ddim-eta0.5-karras-80": DDIM(num_steps=80, thresholding=None, eta=0.5, grid=FINE),
-    "euler-karras-60": Euler(num_steps=60, thresholding=None, grid=FINE),
-    "euler-churn-150": Euler(num_steps=150, thresholding=None, churn=10.0),
-    "heun-karras-20": Heun(num_steps=20, thresholding=None, grid=FINE),
-    "heun-churn-60": Heun(num_steps=60, thresholding=None, churn=20.0),
-    "dpmpp_2m-100": DPMpp2M(num_steps=100, thresholding=None),
-    "dpmpp_2m-karras-25": DPMpp2M(num_steps=25, thresholding=None, grid=FINE),
-    "dpmpp_2m_sde-120": DPMpp2M(num_steps=120, thresholding=None, eta=1.0),
-    "unipc-100": UniPC(num_steps=100, thresholding=None),
-    "unipc-karras-25": UniPC(num_steps=25, thresholding=None, grid=FINE),
-    "unipc3-log_snr-25": UniPC(num_steps=25, thresholding=None, order=3, grid=LogSNR(sigma_min=0.01, sigma_max=150.0)),
+    "ddpm-karras-120": DDPM(num_steps=120, grid=FINE),
+    "ddpm-beta-200": DDPM(num_steps=200, variance="beta"),
+    "ddim-150": DDIM(num_steps=150),
+    "ddim-quadratic-60": DDIM(num_steps=60, grid=Quadratic()),
+    "ddim-eta1-karras-120": DDIM(num_steps=120, eta=1.0, grid=FINE),
+    "ddim-eta0.5-karras-80": DDIM(num_steps=80, eta=0.5, grid=FINE),
+    "euler-karras-60": Euler(num_steps=60, grid=FINE),
+    "euler-churn-150": Euler(num_steps=150, churn=10.0),
+    "heun-karras-20": Heun(num_steps=20, grid=FINE),
+    "heun-churn-60": Heun(num_steps=60, churn=20.0),
+    "dpmpp_2m-100": DPMpp2M(num_steps=100),
+    "dpmpp_2m-karras-25": DPMpp2M(num_steps=25, grid=FINE),
+    "dpmpp_2m_sde-120": DPMpp2M(num_steps=120, eta=1.0),
+    "unipc-100": UniPC(num_steps=100),
+    "unipc-karras-25": UniPC(num_steps=25, grid=FINE),
+    "unipc3-log_snr-25": UniPC(num_steps=25, order=3, grid=LogSNR(sigma_min=0.01, sigma_max=150.0)),
 }
 NUM = 2000
 WEIGHTS, MEANS, STDS = (

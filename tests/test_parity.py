@@ -26,7 +26,6 @@ from oracle import seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 COMMON = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "timestep_spacing": "trailing"}
-FREE = {"thresholding": None}
 
 
 class Wave(nn.Module):
@@ -67,7 +66,7 @@ def test_euler(num_steps):
     denoiser, x_T, alpha_T = variance_preserving()
     scheduler = EulerDiscreteScheduler(**COMMON)
     scheduler.set_timesteps(num_steps)
-    close(Euler(num_steps=num_steps, **FREE).sample(denoiser, x_T), follow(scheduler, x_T / alpha_T))
+    close(Euler(num_steps=num_steps).sample(denoiser, x_T), follow(scheduler, x_T / alpha_T))
 
 
 class AlphaOne(Denoiser):
@@ -97,7 +96,7 @@ def test_heun(num_steps):
     timesteps = dict(zip(scheduler.sigmas[:-1].tolist(), scheduler.timesteps.tolist(), strict=True))
     times = torch.tensor([*timesteps, 0.0], dtype=torch.float64)
     assert len(times) == num_steps + 1
-    ours = Heun(num_steps=num_steps, **FREE).sample(AlphaOne(timesteps), x_T, times=times)
+    ours = Heun(num_steps=num_steps).sample(AlphaOne(timesteps), x_T, times=times)
     close(ours, follow(scheduler, x_T))
 
 
@@ -109,7 +108,7 @@ def test_ancestral_euler_is_ddim_with_eta_1(num_steps):
     scheduler = EulerAncestralDiscreteScheduler(**COMMON)
     scheduler.set_timesteps(num_steps)
     theirs = follow(scheduler, x_T / alpha_T, generator=torch.Generator().manual_seed(5))
-    close(DDIM(num_steps=num_steps, eta=1.0, **FREE).sample(denoiser, x_T, noise=noises(5)), theirs)
+    close(DDIM(num_steps=num_steps, eta=1.0).sample(denoiser, x_T, noise=noises(5)), theirs)
 
 
 @pytest.mark.parametrize("num_steps", [8, 20, 50])
@@ -122,7 +121,7 @@ def test_dpmpp_2m(num_steps, eta):
     scheduler = DPMSolverMultistepScheduler(**COMMON, algorithm_type=kind, final_sigmas_type="zero")
     scheduler.set_timesteps(num_steps)
     theirs = follow(scheduler, x_T, generator=torch.Generator().manual_seed(5))
-    close(DPMpp2M(num_steps=num_steps, eta=eta, **FREE).sample(denoiser, x_T, noise=noises(5)), theirs)
+    close(DPMpp2M(num_steps=num_steps, eta=eta).sample(denoiser, x_T, noise=noises(5)), theirs)
 
 
 @pytest.mark.parametrize("num_steps", [8, 20, 50])
@@ -133,7 +132,7 @@ def test_unipc(num_steps, order):
     denoiser, x_T, _ = variance_preserving()
     scheduler = UniPCMultistepScheduler(**COMMON, solver_order=order, final_sigmas_type="zero")
     scheduler.set_timesteps(num_steps)
-    close(UniPC(num_steps=num_steps, order=order, **FREE).sample(denoiser, x_T), follow(scheduler, x_T))
+    close(UniPC(num_steps=num_steps, order=order).sample(denoiser, x_T), follow(scheduler, x_T))
 
 
 EDM_TABLE = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "rho": 7.0}
@@ -148,7 +147,7 @@ def test_euler_with_churn_and_the_preconditioning_of_edm(churn):
     denoiser = NetworkDenoiser(Wave(), EDMSchedule(), EDM(label_scale=1.0))
     x_T = 80 * seeded(0, 4, 1, 4, 4)
     arguments = {"s_churn": churn, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003}
-    sampler = Euler(num_steps=18, churn=churn, s_min=0.05, s_max=50.0, s_noise=1.003, **FREE)
+    sampler = Euler(num_steps=18, churn=churn, s_min=0.05, s_max=50.0, s_noise=1.003)
     theirs, x = [], x_T
     for timestep in scheduler.timesteps:
         # Theirs evaluates at the old noise level even after churn has raised it; ours, as Alg. 2, at the raised one.
@@ -187,7 +186,7 @@ def algorithm_2(denoiser, sampler, x, noise):
 @pytest.mark.parametrize("churn", [0.0, 10.0])
 def test_heun_is_algorithm_2_of_karras_et_al(churn):
     denoiser = NetworkDenoiser(Wave(), EDMSchedule(), EDM(label_scale=1.0))
-    sampler = Heun(num_steps=18, churn=churn, s_min=0.05, s_max=50.0, s_noise=1.003, **FREE)
+    sampler = Heun(num_steps=18, churn=churn, s_min=0.05, s_max=50.0, s_noise=1.003)
     x_T = 80 * seeded(0, 4, 1, 4, 4)
     ours = list(sampler.trajectory(denoiser, x_T, noise=noises()))[1:]
     for a, b in zip(ours, algorithm_2(denoiser, sampler, x_T, noises()), strict=True):
@@ -201,7 +200,7 @@ def test_dpmpp_2m_on_the_edm_schedule():
     scheduler.set_timesteps(20)
     x_T = 80 * seeded(0, 4, 1, 4, 4)
     denoiser = NetworkDenoiser(Wave(), EDMSchedule(), EDM(label_scale=1.0))
-    close(DPMpp2M(num_steps=20, **FREE).sample(denoiser, x_T), follow(scheduler, x_T))
+    close(DPMpp2M(num_steps=20).sample(denoiser, x_T), follow(scheduler, x_T))
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -214,7 +213,7 @@ def test_euler_on_straight_paths_with_the_shift_of_sd3(shift):
     for timestep in scheduler.timesteps:
         x = scheduler.step(Wave()(x, timestep.expand(4)), timestep, x).prev_sample
     denoiser = NetworkDenoiser(Wave(), StraightSchedule(shift), Velocity())
-    close(Euler(num_steps=20, **FREE).sample(denoiser, x_T), x)
+    close(Euler(num_steps=20).sample(denoiser, x_T), x)
 
 
 @pytest.mark.parametrize("clip", [True, False])

@@ -6,25 +6,27 @@ from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.samplers.ddpm import DDPM
 from alphabar.diffusion.samplers.dpmpp_2m import DPMpp2M
+from alphabar.diffusion.samplers.euler import Euler
+from alphabar.diffusion.samplers.heun import Heun
 from alphabar.diffusion.samplers.interpolation import slerp
 from alphabar.diffusion.samplers.unipc import UniPC
 from alphabar.diffusion.schedules.linear import LinearSchedule
-from alphabar.diffusion.thresholdings import Static
+from alphabar.diffusion.thresholdings import Dynamic, Static
 from oracle import GaussianDenoiser, seeded
 
 
 def test_the_oracle_would_notice_a_wrong_variance():
     """DDPM that forgets its noise collapses: the bound of the test above is not too wide."""
     denoiser = GaussianDenoiser(LinearSchedule(), mean=0.3, std=0.5)
-    x = DDPM(thresholding=None).sample(denoiser, seeded(0, 20_000), noise=torch.zeros_like)
+    x = DDPM().sample(denoiser, seeded(0, 20_000), noise=torch.zeros_like)
     assert abs(x.std().item() - 0.5) > 0.1
 
 
 def test_ddim_with_eta_1_over_all_steps_is_ddpm_with_the_posterior_variance():
     denoiser = GaussianDenoiser(LinearSchedule(num_steps=200), mean=0.3, std=0.5)
     x_T, indices = seeded(0, 8, 3), range(8)
-    ddpm = DDPM(thresholding=None).sample(denoiser, x_T, noise=ImageNoise(0, indices))
-    ddim = DDIM(num_steps=None, thresholding=None, eta=1.0).sample(denoiser, x_T, noise=ImageNoise(0, indices))
+    ddpm = DDPM().sample(denoiser, x_T, noise=ImageNoise(0, indices))
+    ddim = DDIM(num_steps=None, eta=1.0).sample(denoiser, x_T, noise=ImageNoise(0, indices))
     torch.testing.assert_close(ddim, ddpm, rtol=1e-3, atol=1e-4)
 
 
@@ -43,6 +45,16 @@ def test_clipping_keeps_samples_in_the_data_range(clip):
     denoiser = GaussianDenoiser(LinearSchedule(), mean=0.8, std=0.5)
     x = DDIM(num_steps=20, thresholding=Static() if clip else None).sample(denoiser, seeded(0, 1000))
     assert (x.abs().max() <= 1) == clip
+
+
+@pytest.mark.parametrize("sampler", [DDPM, DDIM, Euler, Heun, DPMpp2M, UniPC])
+def test_a_sampler_reaches_data_outside_of_the_range_of_images_unless_told_to_clip(sampler):
+    """Data at 3 and an exact denoiser: samples are at 3, and at 1 with static thresholding."""
+    denoiser = GaussianDenoiser(LinearSchedule(), mean=3.0, std=0.1)
+    x = sampler(num_steps=30).sample(denoiser, seeded(0, 200))
+    assert x.mean().item() == pytest.approx(3, abs=0.05)
+    clipped = sampler(num_steps=30, thresholding=Static()).sample(denoiser, seeded(0, 200))
+    assert clipped.max().item() == pytest.approx(1)
 
 
 def test_noise_of_an_image_depends_on_seed_and_index_alone():
@@ -70,10 +82,11 @@ def test_what_makes_no_sampler_is_refused(make, message):
 @pytest.mark.parametrize(
     ("sampler", "label"),
     [
-        (DDIM(), "ddim50"),
-        (DDIM(num_steps=None, eta=0.5), "ddim1000-eta0.5"),
-        (DDPM(), "ddpm1000"),
-        (DDPM(num_steps=20, variance="beta", thresholding=None), "ddpm20-nothresholding-variancebeta"),
+        (DDIM(thresholding=Static()), "ddim50"),
+        (DDIM(num_steps=None, eta=0.5, thresholding=Static()), "ddim1000-eta0.5"),
+        (DDPM(), "ddpm1000-nothresholding"),
+        (DDPM(num_steps=20, variance="beta"), "ddpm20-nothresholding-variancebeta"),
+        (DDIM(thresholding=Dynamic(0.9)), "ddim50-dynamic-quantile0.9"),
     ],
 )
 def test_a_label_says_what_changes_a_figure(sampler, label):

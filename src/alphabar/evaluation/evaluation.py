@@ -13,6 +13,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.samplers.ddim import DDIM
+from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
 from alphabar.evaluation.compare import relevant
 from alphabar.evaluation.diagnostics import Diagnostics, draw_panel, find, record
@@ -105,7 +106,7 @@ class Evaluation:
         changed = [key for key in settings if vars(self)[key] != type(self).__dataclass_fields__[key].default]
         if self.stages:
             changed.append("stages")
-        if self.sampler != DDIM(num_steps=50):
+        if self.sampler != DDIM(num_steps=50, thresholding=Static()):
             changed.append("sampler")
         if changed:
             raise ValueError(f"{changed[0]}: only samples of a checkpoint have that; give checkpoint=..., or leave it out")

@@ -88,7 +88,7 @@ class SamplingJob:
 def sampler_for(sampler: Sampler, codec: Codec) -> Sampler:
     """The sampler, without thresholding where the codec's space has no range to keep predictions in.
 
-    Raises UserError there for a thresholding other than the default, which somebody must have asked for.
+    Raises UserError there for a thresholding other than the configuration's default, which somebody must have asked for.
     """
     if codec.is_bounded:
         return sampler

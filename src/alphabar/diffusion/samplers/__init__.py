@@ -15,6 +15,7 @@ from alphabar.diffusion.schedules import Schedule
 from alphabar.diffusion.thresholdings import Static, Thresholded, Thresholding
 
 Noise = Callable[[Tensor], Tensor]
+UNLABELLED = "unlabelled"  # in the metadata of a field: the value that labels leave out, where it is not the default
 
 
 @dataclass
@@ -67,12 +68,13 @@ class Sampler(ABC):
     """Steps from time to time down a grid; a leaf says how to take one step.
 
     num_steps: how many steps, at most as many as a discrete schedule has; None takes all of them.
-    grid: where they lie. thresholding: how x_hat is kept in the data's range at every step; None: not at all.
+    grid: where they lie. thresholding: how x_hat is kept in the range [-1, 1] of images at every step; None: not at all, as is
+        right for data without such a range. Labels leave out the static one, with which DDPM was published.
     """
 
     num_steps: int | None
     grid: Grid = Uniform()
-    thresholding: Thresholding | None = Static()
+    thresholding: Thresholding | None = field(default=None, metadata={UNLABELLED: Static()})
 
     def __post_init__(self) -> None:
         if self.num_steps is not None and self.num_steps < 1:
@@ -152,11 +154,12 @@ def finest(like: Tensor) -> torch.dtype:
 
 
 def changes(settings: Any, left_out: tuple[str, ...] = ()) -> str:
-    """What differs from the defaults of a dataclass: "-eta0.5-karras-rho5.0-nothresholding"."""
+    """Returns what differs from the usual values of a dataclass, its defaults where a field names no other, as a label:
+    "-eta0.5-karras-rho5.0-nothresholding"."""
     words = []
     for item in fields(settings):
         value = getattr(settings, item.name)
-        if item.name in left_out or value == item.default:
+        if item.name in left_out or value == item.metadata.get(UNLABELLED, item.default):
             continue
         if value is None:
             words.append(f"-no{item.name}")

@@ -100,7 +100,7 @@ class ImageTask(Inference, ABC):
 def unclipped(sampler: Sampler) -> Sampler:
     """The sampler without thresholding: clipped on the way down alone, images would not come back.
 
-    Raises ValueError for a thresholding other than the default, which somebody must have asked for.
+    Raises ValueError for a thresholding other than the configuration's default, which somebody must have asked for.
     """
     if sampler.thresholding not in (None, Static()):
         name = type(sampler.thresholding).__name__.lower()
