@@ -30,7 +30,7 @@ from alphabar.models.codecs.pixels import to_uint8
 from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.runs.console import quiet
 from alphabar.runs.text_table import aligned
-from alphabar.sampling.cascade import of_given
+from alphabar.sampling.cascade import source_conditions
 from alphabar.sampling.command import size_of
 from alphabar.sampling.image_grid import beside, grid, save_png
 from alphabar.sampling.model import Loaded, load
@@ -50,7 +50,7 @@ def bicubic(conditioner: LowResolution, images: Tensor) -> Tensor:
 
 def drawn(loaded: Loaded, images: Tensor, num_steps: int | None) -> Tensor:
     """What the model makes of images uint8 [N, C, H, W] that are made small, in so many steps; None: in the run's own."""
-    told, sampler = of_given(loaded, images, SEED), build(loaded.config.sampler, "sampler")
+    told, sampler = source_conditions(loaded, images, SEED), build(loaded.config.sampler, "sampler")
     sampler = sampler if num_steps is None else replace(sampler, num_steps=num_steps)
     generation = SamplingJob(sampler, loaded.model.codec, loaded.shape, SEED, min(BATCH, len(images)), told)
     with torch.no_grad():

@@ -1,7 +1,11 @@
+import ast
+import importlib
 import subprocess
 import sys
 
 import runs
+from alphabar.models.codecs import Codec
+from alphabar.models.conditioners import Conditioner
 
 ABOVE = ("lightning", "hydra", "omegaconf", "torchmetrics", "torchvision", "wandb", "sklearn", "matplotlib", "diffusers")
 
@@ -21,9 +25,41 @@ def test_the_maths_needs_torch_alone():
     assert loaded_by(f"import {', '.join(modules)}").isdisjoint(ABOVE)
 
 
-def test_networks_need_neither_lightning_nor_hydra():
-    loaded = loaded_by("import alphabar.models.networks.unet, alphabar.models.networks.diffusers, alphabar.models.codecs.pixels")
-    assert loaded.isdisjoint(ABOVE)
+def test_models_import_their_heavy_libraries_only_when_needed():
+    modules = [
+        ".".join(path.relative_to(runs.ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
+        for path in (runs.ROOT / "src" / "alphabar" / "models").rglob("*.py")
+    ]
+    assert len(modules) > 20
+    assert loaded_by(f"import {', '.join(modules)}").isdisjoint((*ABOVE, "transformers", "tokenizers", "huggingface_hub"))
+
+
+def parts_of_models() -> set[str]:
+    """The names of all conditioners and codecs, and of what they are made of."""
+    folder = runs.ROOT / "src" / "alphabar" / "models"
+    for path in sorted([*(folder / "conditioners").glob("*.py"), *(folder / "codecs").glob("*.py")]):
+        importlib.import_module(".".join(path.relative_to(runs.ROOT / "src").with_suffix("").parts).removesuffix(".__init__"))
+    found, queue = set(), [Conditioner, Codec]
+    while queue:
+        part = queue.pop()
+        found.add(part.__name__)
+        queue += [each for each in part.__subclasses__() if each.__module__.startswith("alphabar.")]
+    return found
+
+
+def test_no_layer_asks_which_conditioner_or_codec_it_has():
+    """A new one is one file: what others need to know of it, they ask it."""
+    names = parts_of_models()
+    assert {"Text", "LowResolution", "Pixels", "Autoencoder"} <= names
+    questions = []
+    for path in sorted((runs.ROOT / "src").rglob("*.py")):
+        if "models" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass"):
+                asked = {each.id for each in ast.walk(node.args[1]) if isinstance(each, ast.Name)}
+                questions += [f"{path.name}:{node.lineno} {name}" for name in asked & names]
+    assert questions == []
 
 
 def test_files_are_rooms_one_can_know():

@@ -152,7 +152,7 @@ def test_tasks_tell_the_model_of_the_images_themselves_or_refuse(larger, shell, 
     for task in ("inpaint", "interpolate"):
         assert call("sample", f"checkpoint={larger}", f"task={task}", f"hydra.run.dir={tmp_path / task}") == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"task={task}: this model is told of pictures" in line
+        assert f"task={task}: this model is conditioned on images" in line
         assert not (tmp_path / task).exists()
 
 
@@ -174,12 +174,15 @@ def test_one_model_and_the_whole_cascade_are_judged(base, classes, larger, shell
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["checkpoint={base}", "stages=[{larger}]"], "stages: {base} is told of no pictures (it has Text), such as {larger} makes"),
+        (
+            ["checkpoint={base}", "stages=[{larger}]"],
+            "stages: {base} cannot follow {larger}: it is conditioned on no images (it has Text)",
+        ),
         (
             ["checkpoint={larger}", "stages=[{larger}]"],
             "stages: {larger} cannot follow {larger}: need a stage that makes images of 3 x 8 x 8, got 3 x 16 x 16",
         ),
-        (["checkpoint={larger}", "prompt=a cat"], "prompt: this model is told of pictures (conditioner=low_resolution)"),
+        (["checkpoint={larger}", "prompt=a cat"], "prompt: conditioner=low_resolution is conditioned on images"),
         (["checkpoint={larger}", "labels=1"], "labels=1: this model was not trained on classes"),
         (["checkpoint={larger}", "guidance=classifier_free"], "guidance: this model was never trained to do without its condition"),
         (
@@ -187,9 +190,9 @@ def test_one_model_and_the_whole_cascade_are_judged(base, classes, larger, shell
             "negative: need labels 0..1, got dog",
         ),
         (["checkpoint={larger}", "stages=[nowhere]"], "checkpoint=nowhere: no such file"),
-        (["checkpoint={base}", "images=nowhere"], "images=nowhere: this model is told of no pictures (it has Text)"),
+        (["checkpoint={base}", "images=nowhere"], "images=nowhere: this model is conditioned on no images (it has Text)"),
         (["checkpoint={larger}", "images=nowhere"], "images=nowhere: there is no such file or folder"),
-        (["checkpoint={larger}", "stages=[{base}]", "images=nowhere"], "images=nowhere: this model is told of no pictures"),
+        (["checkpoint={larger}", "stages=[{base}]", "images=nowhere"], "images=nowhere: this model is conditioned on no images"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -25,8 +25,8 @@ from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.models.networks import Network
-from alphabar.sampling.cascade import RecordingSamples, acting, chained, must_follow
-from alphabar.sampling.conditions import nothing
+from alphabar.sampling.cascade import RecordingSamples, cascade_job, must_be_a_cascade, samplers_for
+from alphabar.sampling.conditions import null_conditions
 from alphabar.sampling.guidance_config import APG, ClassifierFree, guided_stages
 from alphabar.sampling.model import Loaded
 from alphabar.training.modules.diffusion import DiffusionModule
@@ -58,7 +58,7 @@ class OfVectors(ImageConditioner):
 
     is_optional = True
 
-    def learn(self, captions: Sequence[str] | None) -> None: ...
+    def attach_captions(self, captions: Sequence[str] | None) -> None: ...
 
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
         return self.null(len(batch["image"]))
@@ -73,7 +73,7 @@ class OfVectors(ImageConditioner):
         if codec.makes_images:
             raise ValueError("need what a prior makes")
 
-    def of_output(self, output: Tensor, noise: ImageNoise) -> Cond:
+    def from_image(self, output: Tensor, noise: ImageNoise) -> Cond:
         return {"vector": output.mean(dim=1, keepdim=True)}
 
 
@@ -105,16 +105,16 @@ def chain():
 
 
 def draw(chain, num, batch_size, seed=0, told=None, watch=lambda pictures: pictures):
-    samplers = acting(chain, DDIM(num_steps=3))
-    told = told or nothing(chain[0].model.conditioner)
+    samplers = samplers_for(chain, DDIM(num_steps=3))
+    told = told or null_conditions(chain[0].model.conditioner)
     denoisers = [each.model.denoiser for each in chain]
-    generation = chained(chain, denoisers, samplers, told, seed, batch_size, CPU, watch=watch)
+    generation = cascade_job(chain, denoisers, samplers, told, seed, batch_size, CPU, watch=watch)
     with torch.no_grad():
         return torch.cat([part.images for part in generation.images(denoisers[-1], num, CPU)])
 
 
 def test_a_prior_a_decoder_and_a_larger_model_follow_each_other(chain):
-    must_follow(chain, ["a", "b", "c"])
+    must_be_a_cascade(chain, ["a", "b", "c"])
     kept: dict[int, Tensor] = {}
     images = draw(chain, 5, 2, watch=lambda pictures: RecordingSamples(pictures, 3, kept))
     assert images.shape == (5, 3, 8, 8)
@@ -132,7 +132,7 @@ def test_the_first_draws_what_it_draws_alone_and_each_has_its_own_noise(chain):
     draw([decoder, larger], 4, 4, watch=lambda pictures: RecordingSamples(pictures, 4, kept))
     assert torch.equal(torch.stack([kept[index] for index in range(4)]), draw([decoder], 4, 4))
     samplers, denoisers = [DDIM(num_steps=3)] * 2, [decoder.model.denoiser] * 2
-    assert chained([decoder, larger], denoisers, samplers, lambda indices: None, 7, 4, CPU).seed != 7
+    assert cascade_job([decoder, larger], denoisers, samplers, lambda indices: None, 7, 4, CPU).seed != 7
 
 
 def test_only_what_fits_may_follow(chain):
@@ -140,19 +140,19 @@ def test_only_what_fits_may_follow(chain):
     for models, complaint in (
         ([prior, larger], "stages: p1 cannot follow p0: need a stage that makes images of 3 x 4 x 4, got one that makes none"),
         ([larger, decoder], "stages: p1 cannot follow p0: need what a prior makes"),
-        ([decoder, prior], r"stages: p1 is told of no pictures \(it has ClassLabel\), such as p0 makes"),
+        ([decoder, prior], r"stages: p1 cannot follow p0: it is conditioned on no images \(it has ClassLabel\)"),
         ([prior], r"checkpoint=p0: this model makes no images .* give stages=\[p0\] and checkpoint="),
     ):
         with pytest.raises(UserError, match=complaint):
-            must_follow(models, [f"p{index}" for index in range(len(models))])
+            must_be_a_cascade(models, [f"p{index}" for index in range(len(models))])
 
 
 def test_thresholding_acts_where_there_is_a_range(chain):
     dynamic = DDIM(num_steps=3, thresholding=Dynamic())
-    assert [each.thresholding for each in acting(chain, dynamic)] == [None, Dynamic(), Dynamic()]
-    assert acting(chain[:1], DDIM(num_steps=3, thresholding=Static()))[0].thresholding is None
+    assert [each.thresholding for each in samplers_for(chain, dynamic)] == [None, Dynamic(), Dynamic()]
+    assert samplers_for(chain[:1], DDIM(num_steps=3, thresholding=Static()))[0].thresholding is None
     with pytest.raises(UserError, match="thresholding=dynamic"):
-        acting(chain[:1], dynamic)
+        samplers_for(chain[:1], dynamic)
 
 
 @pytest.mark.parametrize("guide", [ClassifierFree(weight=2.0), APG(weight=2.0)], ids=["cfg", "apg"])

@@ -16,7 +16,7 @@ from alphabar.data.digits import DigitsSource
 from alphabar.evaluation import receipt
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.unconditional import Unconditional
-from alphabar.sampling.conditions import from_prompts, of_data, spelt_out
+from alphabar.sampling.conditions import dataset_conditions, expand_labels, prompt_conditions
 
 FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")
 
@@ -58,16 +58,16 @@ def test_dropout_tells_some_images_nothing_in_training_alone():
 def test_every_image_is_told_what_is_known_of_it():
     images = DigitsSource().train()
     conditioner = ClassLabel(10, 4).eval()
-    told = of_data(conditioner, images)
+    told = dataset_conditions(conditioner, images)
     expected = conditioner.from_prompts([str(int(label)) for label in images.labels[[0, 5]]])["vector"]
     assert torch.equal(told([0, 5])["vector"], expected)
     assert torch.equal(told([len(images), len(images) + 5])["vector"], expected)
-    assert of_data(Unconditional(), images)([0, 1]) is None
+    assert dataset_conditions(Unconditional(), images)([0, 1]) is None
 
 
 def test_words_start_anew_when_they_end():
     conditioner = ClassLabel(10, 4).eval()
-    told = from_prompts(conditioner, ["3", "7"], "labels")
+    told = prompt_conditions(conditioner, ["3", "7"], "labels")
     assert torch.equal(told([0, 1, 2])["vector"], conditioner.from_prompts(["3", "7", "3"])["vector"])
 
 
@@ -76,7 +76,7 @@ def test_words_start_anew_when_they_end():
     [(3, "3"), ("3", "3"), ([3, 5], "3 5"), ("all", "0 1 2 3"), ("0-2", "0 1 2"), (["1-2", 0], "1 2 0"), ("x", "x")],
 )
 def test_labels_are_spelt_out(given, words):
-    assert spelt_out(given, 4) == words.split()
+    assert expand_labels(given, 4) == words.split()
 
 
 def test_grids_have_a_row_for_each_class(trained, monkeypatch, shell):

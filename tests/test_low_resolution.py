@@ -29,7 +29,9 @@ def test_without_noise_it_is_the_image_made_small_and_large_again(images):
 def test_noise_is_of_the_low_resolution_and_keeps_the_variance():
     grey = torch.full((4000, 1, 8, 8), 255, dtype=torch.uint8)  # x = 1
     told = LowResolution(1, 8, 4, width=8, max_level=0.9, sample_level=0.6)
-    low = told.of_output(grey, ImageNoise(0, range(4000)))["image"][:, :, 1::2, 1::2]  # bilinear: 3/4 of one pixel, 1/4 of the next
+    low = told.from_image(grey, ImageNoise(0, range(4000)))["image"][
+        :, :, 1::2, 1::2
+    ]  # bilinear: 3/4 of one pixel, 1/4 of the next
     assert low.mean().item() == pytest.approx(0.8, abs=0.01)  # sqrt(1 - 0.6^2)
     middle = low[:, :, 0, 0]  # of four pixels, (9, 3, 3, 1) / 16
     assert middle.std().item() == pytest.approx(0.6 * (100**0.5) / 16, rel=0.05)
@@ -61,7 +63,7 @@ def test_in_eval_mode_it_always_says_the_same(images):
 def test_an_earlier_models_image_is_taken_as_the_data_are(images):
     told = conditioner(sample_level=0.2)
     low = interpolate(images.float(), (4, 4), mode="bicubic", antialias=True).round().clamp(0, 255).byte()
-    made, known = (told.of_output(each, ImageNoise(3, range(6))) for each in (low, images))
+    made, known = (told.from_image(each, ImageNoise(3, range(6))) for each in (low, images))
     assert torch.allclose(made["image"], known["image"], atol=1e-6)
 
 
@@ -97,9 +99,9 @@ def test_bad_settings_are_refused(settings, complaint):
 def test_pictures_of_other_sizes_are_refused(images):
     told = conditioner()
     with pytest.raises(ValueError, match=r"need uint8 images of 3 x 4 x 4 or 3 x 16 x 16, got torch\.uint8 3 x 8 x 8"):
-        told.of_output(images[..., :8, :8], ImageNoise(0, range(6)))
+        told.from_image(images[..., :8, :8], ImageNoise(0, range(6)))
     with pytest.raises(ValueError, match=r"got torch\.float32 3 x 16 x 16"):
-        told.of_output(images.float(), ImageNoise(0, range(6)))
+        told.from_image(images.float(), ImageNoise(0, range(6)))
     with pytest.raises(ValueError, match="need a stage that makes images of 3 x 4 x 4, got 3 x 8 x 8"):
         told.must_follow(Pixels(), 3, 8)
     with pytest.raises(ValueError, match="got 1 x 4 x 4"):

@@ -227,9 +227,9 @@ def test_the_conditioner_is_told_images_or_vectors_of_them(folder):
     x = EmbeddingCodec(pair).encode(images)
     assert torch.equal(conditioner.eval()({"image": images})["vector"], x)
     for mode in (True, False):
-        told = conditioner.train(mode).of_output(images, None)["vector"]
+        told = conditioner.train(mode).from_image(images, None)["vector"]
         assert torch.equal(told, x)
-        torch.testing.assert_close(conditioner.of_output(5 * pair.images(images), None)["vector"], x)
+        torch.testing.assert_close(conditioner.from_image(5 * pair.images(images), None)["vector"], x)
     torch.manual_seed(0)
     vector = conditioner.train()({"image": images})["vector"]
     dropped = (vector == 7.0).all(1)
@@ -239,9 +239,9 @@ def test_the_conditioner_is_told_images_or_vectors_of_them(folder):
     assert float(conditioner.nothing.grad.sum()) == 6 * int(dropped.sum())
     assert torch.equal(conditioner.null(3)["vector"], torch.full((3, 6), 7.0))
     assert "need uint8 images or vectors [B, 6], got torch.float32 [64, 5]" in complaint(
-        lambda: conditioner.of_output(x[:, :5], None), ValueError
+        lambda: conditioner.from_image(x[:, :5], None), ValueError
     )
-    assert "of images, not of words" in complaint(lambda: conditioner.from_prompts(["a cat"]), ValueError)
+    assert "on images, not on text" in complaint(lambda: conditioner.from_prompts(["a cat"]), ValueError)
 
 
 def test_a_decoder_follows_images_and_vectors_of_its_own_pair_alone(folder, encoder, tmp_path):

@@ -57,12 +57,12 @@ def test_what_a_grid_shows_depends_on_what_the_model_is_told():
     images = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
     classes = preview(ClassLabel(10, 4).eval(), data, 24)
     assert classes.num == 20
-    assert classes.words == "\n".join("0123456789")
+    assert classes.text == "\n".join("0123456789")
     assert classes.picture(images).shape[2] > grid(images, 2).shape[2]  # names
 
     pictures = preview(LowResolution(1, 8, 4, width=8).eval(), data, 20)
-    assert torch.equal(pictures.pictures, data.held_out_set.images(range(20)))
-    assert pictures.words is None
+    assert torch.equal(pictures.sources, data.held_out_set.images(range(20)))
+    assert pictures.text is None
     assert pictures.picture(images).shape[2] > 2 * grid(images).shape[2]  # what it sees, what it made, what it was
 
     nothing = preview(Unconditional(), data, 20)

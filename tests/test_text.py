@@ -36,7 +36,7 @@ def folder(folders):
 def conditioner(folder, tmp_path):
     """That has learned CAPTIONS."""
     made = text(folder, tmp_path)
-    made.learn(CAPTIONS)
+    made.attach_captions(CAPTIONS)
     return made
 
 
@@ -97,7 +97,7 @@ def test_a_text_that_is_too_long_is_refused_with_its_length(folder, tmp_path, ma
     reason = "max_length" if max_length == 4 else "what this encoder reads at most"
     message = f"need a text of at most {limit} tokens ({reason}), got {limit + 1} in "
     assert complaint(lambda: conditioner.from_prompts([longest + " dog"])) == f"{message}'{longest} dog'"
-    assert complaint(lambda: conditioner.learn([longest, longest + " dog"])).startswith(message)
+    assert complaint(lambda: conditioner.attach_captions([longest, longest + " dog"])).startswith(message)
     many = complaint(lambda: conditioner.from_prompts(["cat " * 1000]))
     assert f"got 1002 in '{('cat ' * 15).strip()}" in many
     assert many.endswith("...'")
@@ -130,7 +130,7 @@ def test_null_is_the_empty_text(conditioner, folder, tmp_path):
 
 def test_dropout_is_for_training_and_drops_its_share(folder, tmp_path):
     conditioner = text(folder, tmp_path, dropout=0.3)
-    conditioner.learn(CAPTIONS)
+    conditioner.attach_captions(CAPTIONS)
     places = [1] * 4000
     null, own = conditioner.null(1), conditioner.from_prompts([CAPTIONS[1]])
     torch.manual_seed(0)
@@ -164,23 +164,23 @@ def test_captions_are_embedded_once(conditioner, folder, tmp_path, monkeypatch):
     assert conditioner.encoder._model is None  # nor kept
     monkeypatch.setattr("alphabar.models.text.load", fail)
     again = text(folder, tmp_path)
-    again.learn(CAPTIONS)
+    again.attach_captions(CAPTIONS)
     assert same(told(again, [0, 1, 2, 3]), told(conditioner, [0, 1, 2, 3]))
     assert same(again.null(2), conditioner.null(2))
     for other, captions in ((text(folder, tmp_path, max_length=8), CAPTIONS), (text(folder, tmp_path), CAPTIONS[1:])):
         with pytest.raises(AssertionError, match="the weights are read"):
-            other.learn(captions)
+            other.attach_captions(captions)
 
 
 def test_another_encoder_of_the_same_name_finds_nothing(conditioner, folder, tmp_path):
     moved = shutil.copytree(folder, tmp_path / "moved")
-    (again := text(moved, tmp_path)).learn(CAPTIONS)
+    (again := text(moved, tmp_path)).attach_captions(CAPTIONS)
     assert len(list((tmp_path / "cache").iterdir())) == 1
     with pretrained.silence():
         model = BertModel.from_pretrained(moved)
         nn.init.zeros_(model.embeddings.word_embeddings.weight)
         model.save_pretrained(moved)
-    (other := text(moved, tmp_path)).learn(CAPTIONS)
+    (other := text(moved, tmp_path)).attach_captions(CAPTIONS)
     assert len(list((tmp_path / "cache").iterdir())) == 2
     assert same(told(again, [1]), told(conditioner, [1]))
     assert not same(told(other, [1]), told(conditioner, [1]))
@@ -189,12 +189,12 @@ def test_another_encoder_of_the_same_name_finds_nothing(conditioner, folder, tmp
 def test_a_damaged_cache_is_made_again_and_one_that_cannot_be_written_is_said(conditioner, folder, tmp_path, caplog):
     (path,) = (tmp_path / "cache").iterdir()
     path.write_bytes(path.read_bytes()[:-500])
-    (again := text(folder, tmp_path)).learn(CAPTIONS)
+    (again := text(folder, tmp_path)).attach_captions(CAPTIONS)
     assert same(told(again, [1]), told(conditioner, [1]))
     assert "so it is made again" in caplog.text
     torch.load(path, weights_only=True)
     (tmp_path / "file").write_text("")
-    (blocked := text(folder, tmp_path / "file")).learn(CAPTIONS)
+    (blocked := text(folder, tmp_path / "file")).attach_captions(CAPTIONS)
     assert same(told(blocked, [1]), told(conditioner, [1]))
     assert "so the next run makes it again" in caplog.text
 
@@ -216,14 +216,14 @@ def test_the_table_moves_with_the_module_and_serves_training_after_sampling(cond
 def test_what_is_missing_is_one_line(folder, tmp_path):
     no_captions = "conditioner=text needs images with captions, and these data have none"
     conditioner = text(folder, tmp_path)
-    assert complaint(lambda: conditioner.learn(None)) == no_captions
-    assert "call learn(captions)" in complaint(lambda: told(conditioner, [0]), ValueError)
+    assert complaint(lambda: conditioner.attach_captions(None)) == no_captions
+    assert "call attach_captions(captions)" in complaint(lambda: told(conditioner, [0]), ValueError)
     assert complaint(lambda: conditioner({"label": torch.tensor([0])}), ValueError) == no_captions
     wide = "gives tokens of 8 numbers, not 9: set conditioning.tokens=8"
-    assert wide in complaint(lambda: text(folder, tmp_path, channels=9).learn(CAPTIONS))
+    assert wide in complaint(lambda: text(folder, tmp_path, channels=9).attach_captions(CAPTIONS))
     assert wide in complaint(lambda: text(folder, tmp_path, channels=9).null(1))
     for settings in ({"dropout": 1.1}, {"channels": 0}, {"max_length": 0}):
         assert f"{next(iter(settings))}" in complaint(lambda settings=settings: text(folder, tmp_path, **settings), ValueError)
     for other in (ClassLabel(2, 4), Unconditional()):
-        other.learn(None)
-        other.learn(CAPTIONS)
+        other.attach_captions(None)
+        other.attach_captions(CAPTIONS)

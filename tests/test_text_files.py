@@ -23,7 +23,7 @@ from alphabar.errors import UserError
 from alphabar.metrics import pretrained
 from alphabar.models.hub import PACKAGES, Package
 from alphabar.models.text import TextEncoder
-from alphabar.sampling.conditions import of_data
+from alphabar.sampling.conditions import dataset_conditions
 from alphabar.sampling.model import load
 from alphabar.sampling.prepare import data_of
 from test_text import same, told
@@ -199,7 +199,7 @@ def test_a_model_is_trained_with_captions_and_knows_them_in_evaluation(folder, m
     loaded = load(path, "ema")
     data = data_of(loaded, None, Fabric(accelerator="cpu", devices=1))
     assert data.captions == CAPTIONS
-    cond = of_data(loaded.model.conditioner, data.train_set)([0, 1])
+    cond = dataset_conditions(loaded.model.conditioner, data.train_set)([0, 1])
     places = data.train_set.captions[:2].tolist()
     assert same(cond, told(loaded.model.conditioner, places))
     assert cond["tokens"].shape == (2, 9, 8)

@@ -163,7 +163,7 @@ def test_the_ends_of_an_interpolation_are_variations_of_its_images(trained, tmp_
         for frame, original in zip(frames, originals, strict=True):
             noise = ImageNoise(task.seed, [0])
             x_T = noise.draw((3, 8, 8), torch.device("cpu"))
-            told = loaded.model.conditioner.of_output(original[None], noise)
+            told = loaded.model.conditioner.from_image(original[None], noise)
             expected = task.sampler.sample(task.denoiser(loaded), x_T, told, noise)
             torch.testing.assert_close(frame, expected, rtol=1e-3, atol=1e-3)
 
@@ -197,9 +197,9 @@ def test_what_is_no_good_is_said_in_one_line(trained, tmp_path, capsys):
     assert "conditioner: this pair gives vectors of 8 numbers, not 9: set conditioning.vector=8" in complaint(
         capsys, "train", *decoder
     )
-    assert "of images, not of words" in complaint(capsys, "sample", f"checkpoint={trained.decoder}", "prompt=cat", out)
+    assert "on images, not on text" in complaint(capsys, "sample", f"checkpoint={trained.decoder}", "prompt=cat", out)
     between = [f"checkpoint={trained.decoder}", "task=interpolate", "task.between=noise", out]
-    assert "told of pictures" in complaint(capsys, "sample", *between)
+    assert "conditioned on images" in complaint(capsys, "sample", *between)
 
 
 def test_another_pair_under_the_same_name_is_refused(trained, tmp_path, tmp_path_factory):

@@ -19,10 +19,8 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.evaluation.cost import Cost, counted
 from alphabar.evaluation.files import SampleFiles, shown
-from alphabar.models.conditioners.class_label import ClassLabel
-from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.runs.distributed import together
-from alphabar.sampling.conditions import judged_images, nothing, of_data
+from alphabar.sampling.conditions import dataset_conditions, evaluation_images, null_conditions
 from alphabar.sampling.inference import Inference, launch, short_hash
 from alphabar.sampling.prepare import data_of, prepared
 from alphabar.sampling.sampling_job import Generated
@@ -87,7 +85,7 @@ class CheckpointSamples(ImagesUnderTest):
 
     def start(self) -> Fabric:
         self.fabric, self.loaded = self.inference.begin()
-        told = nothing(self.loaded.first.model.conditioner)
+        told = null_conditions(self.loaded.first.model.conditioner)
         self.generation = self.inference.generation(self.fabric, self.loaded, told, self.num)
         return self.fabric
 
@@ -99,18 +97,18 @@ class CheckpointSamples(ImagesUnderTest):
     def _must_be_told(self) -> None:
         """Raises UserError unless the first model can be told of these data, which it may not have been trained on."""
         conditioner, classes = self.loaded.first.model.conditioner, self.data.classes
-        if isinstance(conditioner, ClassLabel) and classes is not None and len(classes) != conditioner.num_classes:
+        if conditioner.classes and classes is not None and len(classes) != len(conditioner.classes):
             which = "stages: the first" if self.loaded.before else "checkpoint: this model"
-            raise UserError(f"{which} was trained on {conditioner.num_classes} classes, these data have {len(classes)}")
+            raise UserError(f"{which} was trained on {len(conditioner.classes)} classes, these data have {len(classes)}")
         try:
-            of_data(conditioner, self._told)([0])
+            dataset_conditions(conditioner, self._told)([0])
         except ValueError as error:
             which = "stages: the first" if self.loaded.before else "checkpoint: this model"
-            raise UserError(f"{which} cannot be told of these data: {error}") from error
+            raise UserError(f"{which} cannot be conditioned on these data: {error}") from error
 
     @property
     def _told(self) -> ImageSet:
-        return judged_images(self.loaded.first.model.conditioner, self.data)
+        return evaluation_images(self.loaded.first.model.conditioner, self.data)
 
     @property
     def num(self) -> int:
@@ -125,7 +123,7 @@ class CheckpointSamples(ImagesUnderTest):
         return False
 
     def shares(self, seed: int) -> Iterator[Generated]:
-        told = of_data(self.loaded.first.model.conditioner, self._told)
+        told = dataset_conditions(self.loaded.first.model.conditioner, self._told)
         with ExitStack() as stack:
             for each in self.loaded.chain:
                 stack.enter_context(counted(each.model.denoiser, self.cost))
@@ -146,12 +144,9 @@ class CheckpointSamples(ImagesUnderTest):
         return time.perf_counter()
 
     def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
-        conditioner = self.loaded.first.model.conditioner
-        if isinstance(conditioner, Unconditional):
-            return {}
-        known = self._told.facts(indices % len(self._told))
-        told = "label" if isinstance(conditioner, ClassLabel) else "caption"
-        return {name: ids for name, ids in known.items() if name == told}
+        depicts = self.loaded.first.model.conditioner.depicts
+        known = {} if depicts is None else self._told.facts(indices % len(self._told))
+        return {name: ids for name, ids in known.items() if name == depicts}
 
     def protocol(self) -> Mapping[str, Any]:
         return {

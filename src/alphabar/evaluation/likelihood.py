@@ -31,11 +31,10 @@ from alphabar.errors import UserError
 from alphabar.evaluation.receipt import Figure, Receipt, circumstances, write
 from alphabar.metrics.content import content_hash, legible
 from alphabar.metrics.names import bound_protocol, flow_protocol
-from alphabar.models.codecs.pixels import Pixels
 from alphabar.runs.console import shown
 from alphabar.runs.distributed import total
 from alphabar.runs.text_table import aligned
-from alphabar.sampling.conditions import Conditions, of_data
+from alphabar.sampling.conditions import Conditions, dataset_conditions
 from alphabar.sampling.inference import Command
 from alphabar.sampling.model import Loaded
 from alphabar.sampling.prepare import data_of, withdrawn_on_complaint
@@ -90,7 +89,7 @@ class Likelihood(Command):
     def must_suit(self, loaded: Loaded) -> None:
         denoiser, codec = loaded.model.denoiser, loaded.model.codec
         schedule = denoiser.schedule
-        if not isinstance(codec, Pixels):
+        if not codec.has_pixel_likelihood:
             raise UserError(f"metric=bpd: need a model of pixels, got one whose codec is {type(codec).__name__}")
         if not schedule.is_discrete:
             for key in BOUND_KEYS:
@@ -109,7 +108,7 @@ class Likelihood(Command):
             held_out = data_of(loaded, self.data_root, fabric).held_out_set
             if self.num > len(held_out):
                 raise UserError(f"need num <= {len(held_out)}, the number of held-out images, got num={self.num}")
-        told = of_data(loaded.model.conditioner, held_out)
+        told = dataset_conditions(loaded.model.conditioner, held_out)
         measured = [self._bound(loaded, told)] if loaded.model.denoiser.schedule.is_discrete else []
         measured.append(self._flow(loaded.model.denoiser, told))
         bits, content = self._measure(measured, held_out, loaded, fabric)

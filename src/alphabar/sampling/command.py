@@ -13,17 +13,16 @@ from torch import Tensor
 
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
-from alphabar.models.conditioners import ImageConditioner
 from alphabar.runs.console import shown
 from alphabar.runs.distributed import total
-from alphabar.sampling.cascade import RecordingSamples, given_pictures, of_given
+from alphabar.sampling.cascade import RecordingSamples, source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.film import record_film, write_film
 from alphabar.sampling.image_grid import beside, captioned, grid, named, save_png
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import Loaded
 from alphabar.sampling.prepare import withdrawn_on_complaint
-from alphabar.sampling.preview import compared
+from alphabar.sampling.preview import source_columns
 from alphabar.sampling.sampling_job import Generated, gather
 
 MAX_IN_GRID = 256
@@ -60,7 +59,7 @@ class Sampling(Inference):
         broken, before = int(total(num_nonfinite)), self._before(fabric, loaded, memory)
         if fabric.is_global_zero:
             shown_images = images[:MAX_IN_GRID]
-            columns = [*before, shown_images] if pictures is None else compared(told, pictures, shown_images)
+            columns = [*before, shown_images] if pictures is None else source_columns(told, pictures, shown_images)
             save_png(self._grid(loaded, beside(*columns)), folder / "grid.png")
             self._write_others(fabric, loaded, told, images, folder)
             others = ", film.gif" if self.film > 0 else ""
@@ -75,14 +74,14 @@ class Sampling(Inference):
         Raises UserError for pictures that are not at hand, or that mean nothing to the model.
         """
         first, key = loaded.first, "images" if self.files is not None else "data_root"
-        if not isinstance(first.model.conditioner, ImageConditioner):
+        if not first.model.conditioner.takes_images:
             if self.files is not None or self.data_root is not None:
                 given = self.data_root if self.files is None else self.files
                 name = type(first.model.conditioner).__name__
-                raise UserError(f"{key}={given}: this model is told of no pictures (it has {name})")
+                raise UserError(f"{key}={given}: this model is conditioned on no images (it has {name})")
             return self.told(loaded), None
-        pictures = given_pictures(first, self.files, self.data_root, fabric, self.num)
-        told = of_given(first, pictures, derive_seed("told", "given", self.seed))
+        pictures = source_images(first, self.files, self.data_root, fabric, self.num)
+        told = source_conditions(first, pictures, derive_seed("told", "given", self.seed))
         return told, None if loaded.before else pictures
 
     def _before(self, fabric: Fabric, loaded: Loaded, memory: dict[int, Tensor]) -> list[Tensor]:

@@ -16,13 +16,12 @@ from tqdm import tqdm
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
-from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts
 from alphabar.runs.console import quiet
 from alphabar.runs.ema.profiles import MAX_LENGTH
 from alphabar.runs.run_dir import claim
-from alphabar.sampling.cascade import acting, chained, must_follow
-from alphabar.sampling.conditions import Conditions, Pictures, from_prompts, nothing, spelt_out
+from alphabar.sampling.cascade import cascade_job, must_be_a_cascade, samplers_for
+from alphabar.sampling.conditions import Conditions, ImagesByIndex, expand_labels, null_conditions, prompt_conditions
 from alphabar.sampling.guidance_config import Guide, guidance_label, guided_stages
 from alphabar.sampling.model import Loaded, load
 from alphabar.sampling.sampling_job import Generated, SamplingJob, must_fit
@@ -177,10 +176,10 @@ class Inference(Command, ABC):
 
     def must_suit(self, loaded: Loaded) -> None:
         paths = [*self.stages, self.checkpoint]
-        must_follow(loaded.chain, paths)
+        must_be_a_cascade(loaded.chain, paths)
         self.told(loaded)
         parts = zip(paths, loaded.chain, self.denoisers(loaded), strict=True)
-        acting(loaded.chain, self.sampler)
+        samplers_for(loaded.chain, self.sampler)
         for path, each, denoiser in parts:
             codec = each.model.codec
             sampler = self.sampler if codec.is_bounded else replace(self.sampler, thresholding=None)
@@ -191,7 +190,7 @@ class Inference(Command, ABC):
 
     def acting(self, loaded: Loaded) -> Sampler:
         """The sampler as it suits the space of the model; see `sampler_for`."""
-        return acting(loaded.chain, self.sampler)[-1]
+        return samplers_for(loaded.chain, self.sampler)[-1]
 
     def label(self, loaded: Loaded) -> str:
         """In the names of figures: "ema-ddim50-cfg2.0", "...-cascade2" of two models."""
@@ -208,21 +207,21 @@ class Inference(Command, ABC):
             return lines(Path(self.prompts))
         if self.labels is None:
             return []
-        if not isinstance(conditioner, ClassLabel):
+        if not conditioner.classes:
             raise UserError(f"labels={self.labels}: this model was not trained on classes (conditioner=class_label)")
-        return spelt_out(self.labels, conditioner.num_classes)
+        return expand_labels(self.labels, len(conditioner.classes))
 
     def told(self, loaded: Loaded) -> Conditions:
         """The condition of each image, for the first model. Raises UserError for words that mean nothing to it."""
         words, conditioner = self.words(loaded), loaded.first.model.conditioner
         key = "labels" if self.labels is not None else "prompt" if self.prompt is not None else "prompts"
-        return from_prompts(conditioner, words, key) if words else nothing(conditioner)
+        return prompt_conditions(conditioner, words, key) if words else null_conditions(conditioner)
 
     def denoisers(self, loaded: Loaded) -> list[Denoiser]:
         """Those of all models, with guidance if there is any. Raises UserError if they cannot be guided so."""
         null = None
         if self.negative is not None:
-            null = from_prompts(loaded.first.model.conditioner, [self.negative], "negative")([0])
+            null = prompt_conditions(loaded.first.model.conditioner, [self.negative], "negative")([0])
         return guided_stages([each.model for each in loaded.chain], self.guidance, null)
 
     def denoiser(self, loaded: Loaded) -> Denoiser:
@@ -237,14 +236,14 @@ class Inference(Command, ABC):
         num: int,
         seed: int | None = None,
         on_step: Callable[[], object] = lambda: None,
-        watch: Callable[[Pictures], Pictures] = lambda pictures: pictures,
+        watch: Callable[[ImagesByIndex], ImagesByIndex] = lambda images: images,
         broken: set[int] | None = None,
     ) -> SamplingJob:
         """What is drawn for `num` images, where the first model is told `told`; seed: None: the command's. The rest is as in
-        `chained`."""
+        `cascade_job`."""
         chain, size = loaded.chain, min(self.batch_size, num)
-        parts = (chain, self.denoisers(loaded), acting(chain, self.sampler))
-        return chained(*parts, told, self.seed if seed is None else seed, size, fabric.device, on_step, watch, broken)
+        parts = (chain, self.denoisers(loaded), samplers_for(chain, self.sampler))
+        return cascade_job(*parts, told, self.seed if seed is None else seed, size, fabric.device, on_step, watch, broken)
 
     def images(
         self,
@@ -252,10 +251,10 @@ class Inference(Command, ABC):
         loaded: Loaded,
         told: Conditions,
         seed: int | None = None,
-        watch: Callable[[Pictures], Pictures] = lambda pictures: pictures,
+        watch: Callable[[ImagesByIndex], ImagesByIndex] = lambda images: images,
     ) -> Iterator[Generated]:
         """This process's share, with a progress bar over all steps of the samplers on the first process; see `generation`."""
-        samplers = acting(loaded.chain, self.sampler)
+        samplers = samplers_for(loaded.chain, self.sampler)
         schedules = [each.model.denoiser.schedule for each in loaded.chain]
         steps = sum(len(sampler.times(schedule)) - 1 for sampler, schedule in zip(samplers, schedules, strict=True))
         shown = fabric.is_global_zero and sys.stderr.isatty()

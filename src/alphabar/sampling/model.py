@@ -12,12 +12,8 @@ from alphabar.data import Shape
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
-from alphabar.models.codecs.autoencoder import Autoencoder
-from alphabar.models.codecs.embedding import ImageEmbedding as EmbeddingCodec
 from alphabar.models.conditioners import Conditioner
-from alphabar.models.conditioners.image_embedding import ImageEmbedding
 from alphabar.models.conditioners.unconditional import Unconditional
-from alphabar.models.pairs.stored import StoredPair
 from alphabar.runs.checkpoint import WHERE_THEY_LAY, FrozenPartPaths, frozen_parts, move, read
 from alphabar.runs.ema.posthoc import of_decay, of_length
 
@@ -139,9 +135,4 @@ def build_model(config: DictConfig, paths: FrozenPartPaths) -> TrainedModel:
 
 def paths_of(model: DiffusionModel) -> FrozenPartPaths:
     """Returns where the frozen parts of a model lie, for another version of the same model."""
-    codec = model.codec
-    pairs = [part.pair for part in (codec, model.conditioner) if isinstance(part, EmbeddingCodec | ImageEmbedding)]
-    return FrozenPartPaths(
-        codec.autoencoder.name if isinstance(codec, Autoencoder) else None,
-        next((pair.name for pair in pairs if isinstance(pair, StoredPair)), None),
-    )
+    return FrozenPartPaths(**{**model.conditioner.frozen_parts, **model.codec.frozen_parts})

@@ -38,7 +38,7 @@ def data_of(loaded: Loaded, data_root: str | None, fabric: Fabric) -> ImageDataM
     data = prepared(build(config.data, "data"), fabric)
     with fabric.rank_zero_first():  # what it computes, it keeps for the others
         for each in loaded.chain:
-            each.model.conditioner.learn(data.captions)
+            each.model.conditioner.attach_captions(data.captions)
     return data
 
 

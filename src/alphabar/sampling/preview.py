@@ -1,4 +1,4 @@
-"""What the images of a grid are told while a model learns, and how the grid shows it."""
+"""The conditions of a grid of samples during training, and how the grid shows them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,59 +9,57 @@ from torch import Tensor
 from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.models.codecs.pixels import to_uint8
-from alphabar.models.conditioners import Conditioner, ImageConditioner
-from alphabar.models.conditioners.class_label import ClassLabel
-from alphabar.models.conditioners.text import Text
-from alphabar.sampling.conditions import Conditions, from_prompts, of_data, shown_images
+from alphabar.models.conditioners import Conditioner
+from alphabar.sampling.conditions import Conditions, dataset_conditions, preview_images, prompt_conditions
 from alphabar.sampling.image_grid import beside, captioned, grid, named
 
 
 @dataclass(frozen=True)
 class Preview:
-    """Conditions of `num` images, and how they are shown.
+    """Conditions of `num` images, and how a grid shows them.
 
-    names: of rows, the classes. captions: of images. pictures: uint8 [num, C, H, W], that the images are made of.
+    classes: the names of the rows. captions: one for each image. sources: uint8 [num, C, H, W], the images that conditions are of.
     """
 
     conditions: Conditions
     num: int
-    names: Sequence[str] | None = None
+    classes: Sequence[str] | None = None
     captions: Sequence[str] | None = None
-    pictures: Tensor | None = None
+    sources: Tensor | None = None
 
     def picture(self, images: Tensor) -> Tensor:
-        """The grid [C, H, W] of images [num, C, H, W]."""
-        if self.names is not None:
-            return named(images, self.names, self.num // len(self.names))
+        """Returns the grid [C, H, W] of images [num, C, H, W]."""
+        if self.classes is not None:
+            return named(images, self.classes, self.num // len(self.classes))
         if self.captions is not None:
             return captioned(images, self.captions)
-        return grid(images if self.pictures is None else beside(*compared(self.conditions, self.pictures, images)))
+        return grid(images if self.sources is None else beside(*source_columns(self.conditions, self.sources, images)))
 
     @property
-    def words(self) -> str | None:
-        """What is told, in words, a line each; None if that is none."""
-        told = self.captions or self.names
-        return None if told is None else "\n".join(told)
+    def text(self) -> str | None:
+        """The captions or the classes, one a line, or None if there are neither."""
+        lines = self.captions or self.classes
+        return None if lines is None else "\n".join(lines)
 
 
 def preview(conditioner: Conditioner, data: ImageDataModule, num: int) -> Preview:
-    """For about `num` images in a grid: with classes, a row for each; else they are told what the first held-out images are."""
-    if isinstance(conditioner, ClassLabel):
-        columns = max(1, num // conditioner.num_classes)
-        labels = [str(label) for label in range(conditioner.num_classes)]
-        words = [label for label in labels for _ in range(columns)]
-        names = labels if data.classes is None or len(data.classes) != len(labels) else data.classes
-        return Preview(from_prompts(conditioner, words, "callbacks.samples"), len(words), names)
-    images = shown_images(data)
-    told = of_data(conditioner, images)
+    """Returns a preview of about `num` images: a row for each class, or else the conditions of the first held-out images."""
+    if conditioner.classes:
+        columns = max(1, num // len(conditioner.classes))
+        prompts = [label for label in conditioner.classes for _ in range(columns)]
+        is_named = data.classes is not None and len(data.classes) == len(conditioner.classes)
+        conditions = prompt_conditions(conditioner, prompts, "callbacks.samples")
+        return Preview(conditions, len(prompts), data.classes if is_named else conditioner.classes)
+    images = preview_images(data)
+    conditions = dataset_conditions(conditioner, images)
     indices = torch.arange(num) % max(len(images), 1)
-    if isinstance(conditioner, ImageConditioner):
-        return Preview(told, num, pictures=images.images(indices))
-    return Preview(told, num, captions=captions_of(images, indices, data) if isinstance(conditioner, Text) else None)
+    if conditioner.takes_images:
+        return Preview(conditions, num, sources=images.images(indices))
+    return Preview(conditions, num, captions=captions_of(images, indices, data) if conditioner.depicts == "caption" else None)
 
 
 def captions_of(images: ImageSet, indices: Tensor, data: ImageDataModule) -> list[str] | None:
-    """Of the images of int64 `indices` [B]; None if they have none."""
+    """Returns the captions of the images of int64 `indices` [B], or None if they have none."""
     known = images.facts(indices)
     if "caption" not in known or data.captions is None:
         return None
@@ -69,12 +67,12 @@ def captions_of(images: ImageSet, indices: Tensor, data: ImageDataModule) -> lis
     return [captions[place] for place in known["caption"].tolist()]
 
 
-def compared(told: Conditions, pictures: Tensor, images: Tensor) -> list[Tensor]:
-    """Columns, each uint8 [N, C, H, W]: what the model sees of picture i, and the image i that it made of it; if it sees an image
-    of its own making of a picture of full size, that picture, too. Pictures start anew when they end."""
-    rows = torch.arange(len(images)) % len(pictures)
-    cond = told(list(range(len(images)))) or {}
+def source_columns(conditions: Conditions, sources: Tensor, images: Tensor) -> list[Tensor]:
+    """Returns columns, each uint8 [N, C, H, W]: the image that the network sees as its condition, the sample i that it made of it,
+    and source image i if the network saw a degraded version of it, in full size. Sources are repeated as needed."""
+    rows = torch.arange(len(images)) % len(sources)
+    cond = conditions(list(range(len(images)))) or {}
     if "image" not in cond or cond["image"].shape[1:] != images.shape[1:]:
-        return [pictures[rows], images]
+        return [sources[rows], images]
     seen = to_uint8(cond["image"]).cpu()
-    return [seen, images, pictures[rows]] if pictures.shape[1:] == images.shape[1:] else [seen, images]
+    return [seen, images, sources[rows]] if sources.shape[1:] == images.shape[1:] else [seen, images]

@@ -6,60 +6,87 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from alphabar.models.pairs import Pair
+
 
 class Codec(nn.Module, ABC):
-    """Images are uint8 [B, C, H, W] everywhere outside; inside they are what `encode` makes of them."""
+    """Encodes uint8 images [B, C, H, W] into the space that diffusion runs in, and decodes them."""
 
     @property
     @abstractmethod
     def is_bounded(self) -> bool:
-        """Whether data lie in [-1, 1], so that a prediction beyond it can be clipped."""
+        """Whether data lie in [-1, 1], so that predictions can be clipped to it."""
 
     @property
     @abstractmethod
     def makes_images(self) -> bool:
-        """Whether `decode` gives uint8 images, or else something that only another model reads."""
+        """Whether `decode` returns uint8 images, rather than something that only another model reads."""
+
+    @property
+    def has_pixel_likelihood(self) -> bool:
+        """Whether `encode` is invertible on pixels, so that a density in its space gives bits per dimension of an image."""
+        return False
+
+    @property
+    def latents(self) -> "LatentCodec | None":
+        """The codec itself if its latents can be computed once and cached, else None."""
+        return None
+
+    @property
+    def embedder(self) -> Pair | None:
+        """The image-text pair if the space is that of its image embeddings, else None."""
+        return None
+
+    @property
+    def frozen_parts(self) -> Mapping[str, str]:
+        """The paths of frozen parts that a checkpoint names and does not hold, by their key in `FrozenPartPaths`."""
+        return {}
 
     @abstractmethod
     def space(self, channels: int, resolution: int) -> Sequence[int]:
-        """The shape, without B, of what `encode` makes of square images. Raises ValueError if it encodes none of this size."""
+        """Returns the shape, without B, of what `encode` makes of square images. Raises ValueError for an unsuitable size."""
 
     @abstractmethod
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Model space, float32 [B, ...], of a training batch, which has "image" uint8 [B, C, H, W] or, where latents are kept,
-        "latent". It may draw random numbers. Raises ValueError if the batch lacks what it takes."""
+        """Returns float32 [B, ...] in model space from a training batch, which has "image" uint8 [B, C, H, W] or, if latents are
+        cached, "latent". It may draw random numbers. Raises ValueError if the batch lacks the entry that is needed."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """Model space, float32 [B, ...], from uint8 images [B, C, H, W]; always the same."""
+        """Returns float32 [B, ...] in model space from uint8 images [B, C, H, W]; deterministic."""
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
-        """uint8 images [B, C, H, W] from model space [B, ...]; what else it gives if it makes no images, it says itself."""
+        """Returns uint8 images [B, C, H, W] from model space [B, ...]; a codec that makes no images documents what it returns."""
 
 
 class LatentCodec(Codec, ABC):
-    """A frozen encoder and decoder whose latents, each a normal distribution, can be made once and kept."""
+    """A frozen encoder and decoder whose latents, each a normal distribution, can be computed once and cached."""
+
+    @property
+    def latents(self) -> "LatentCodec":
+        return self
 
     @property
     @abstractmethod
     def digest(self) -> str:
-        """SHA-256 of the files that make it what it is."""
+        """The SHA-256 of the files that define the codec."""
 
     @property
     @abstractmethod
     def cache_dir(self) -> Path | None:
-        """Where the latents of training images are kept; None: nowhere, they are made at every step."""
+        """The folder in which the latents of training images are cached, or None if they are computed at every step."""
 
     @property
     @abstractmethod
     def is_measured(self) -> bool:
-        """Whether it knows the mean and the standard deviation of latents, which it learns once and which checkpoints keep."""
+        """Whether the mean and standard deviation of latents are known; they are measured once and kept in checkpoints."""
 
     @abstractmethod
     def distribution(self, images: Tensor) -> Tensor:
-        """Means and standard deviations of the latents of uint8 images [B, C, H, W], not normalised: float32 [B, 2, ...]."""
+        """Returns the means and standard deviations of the latents of uint8 images [B, C, H, W], not normalised, as float32
+        [B, 2, ...]."""
 
     @abstractmethod
     def measure(self, mean: Tensor, std: Tensor, num: int) -> None:
-        """Takes note of the mean and the standard deviation of each channel, [c] each, over `num` images."""
+        """Stores the mean and the standard deviation of each channel, [c] each, over `num` images."""

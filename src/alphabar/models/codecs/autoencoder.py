@@ -12,15 +12,15 @@ from alphabar.models.codecs.pixels import to_uint8
 
 
 class Autoencoder(LatentCodec):
-    """x = (z - mean) / std for latents z of a frozen autoencoder: in training a sample of the posterior, elsewhere its mean.
+    """x = (z - mean) / std, z the latents of a frozen autoencoder: a sample of the posterior in training, else its mean.
 
-    After Rombach et al. 2022, sec. 3.3 and app. G, which divides by one standard deviation; here each channel has its own mean and
-    deviation, measured over the training images and kept in checkpoints.
+    Follows Rombach et al. 2022, sec. 3.3 and app. G, which divides by one standard deviation; here each channel has its own mean
+    and standard deviation, measured over the training images and kept in checkpoints.
 
-    name: of a folder as diffusers' save_pretrained writes it, or a model of the hub; it is neither trained nor saved.
-    channels: of the data. Grey images go into an autoencoder of colours three times, and come out as the mean of the three.
-    digest: SHA-256 of its files, which train.py notes down, so that no other takes its place; None: any.
-    cache: whether each training image is encoded once and for all; else at every step. cache_dir: where latents are kept.
+    name: a folder as diffusers' save_pretrained writes it, or a model of the hub; it is neither trained nor saved.
+    channels: those of the data. Grey images are repeated for an RGB autoencoder, and decoded as the mean over its channels.
+    digest: the SHA-256 of its files, which train.py fills in, so that no other is taken for it; None: any.
+    cache: whether each training image is encoded once; else at every step. cache_dir: the folder of the cached latents.
     Raises ValueError unless channels >= 1.
     """
 
@@ -52,6 +52,10 @@ class Autoencoder(LatentCodec):
         return True
 
     @property
+    def frozen_parts(self) -> Mapping[str, str]:
+        return {"codec_name": self.autoencoder.name}
+
+    @property
     def digest(self) -> str:
         return self.autoencoder.digest
 
@@ -78,20 +82,20 @@ class Autoencoder(LatentCodec):
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         if "latent" not in batch:
-            found = self.autoencoder.posterior(self._seen(batch["image"]))
+            found = self.autoencoder.posterior(self._input(batch["image"]))
             return self._normalised(found.sample())
         mean, std = batch["latent"].to(self.mean.device).float().unbind(1)
         return self._normalised(mean + std * torch.randn_like(mean))
 
     def encode(self, images: Tensor) -> Tensor:
-        return self._normalised(self.autoencoder.posterior(self._seen(images)).mean)
+        return self._normalised(self.autoencoder.posterior(self._input(images)).mean)
 
     def decode(self, x: Tensor) -> Tensor:
         images = self.autoencoder.decode(x.to(self.mean.device).float() * self._wide(self.std) + self._wide(self.mean))
         return to_uint8(images if images.shape[1] == self.channels else images.mean(1, keepdim=True)).to(x.device)
 
     def distribution(self, images: Tensor) -> Tensor:
-        found = self.autoencoder.posterior(self._seen(images))
+        found = self.autoencoder.posterior(self._input(images))
         return torch.stack([found.mean, (0.5 * found.log_variance).exp()], dim=1)
 
     def measure(self, mean: Tensor, std: Tensor, num: int) -> None:
@@ -99,8 +103,8 @@ class Autoencoder(LatentCodec):
         self.std.copy_(std)
         self.num_measured.fill_(num)
 
-    def _seen(self, images: Tensor) -> Tensor:
-        """Images as the autoencoder takes them, on the module's device."""
+    def _input(self, images: Tensor) -> Tensor:
+        """Returns images as the autoencoder's input in [-1, 1], on the module's device."""
         x = images.to(self.mean.device).float() / 127.5 - 1
         return x.expand(-1, self.autoencoder.channels, -1, -1)
 

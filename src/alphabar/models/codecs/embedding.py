@@ -14,12 +14,12 @@ from alphabar.models.pairs.stored import must_be_the_same
 
 
 class ImageEmbedding(LatentCodec):
-    """x = sqrt(D) * u, u the unit vector [D] of an image: a coordinate has a mean square of one; Ramesh et al. 2022, sec. 2.2.
+    """x = sqrt(D) * u, u the unit vector [D] of an image, so that the mean square of x is one; Ramesh et al. 2022, sec. 2.2.
 
-    It makes no images: `decode` gives vectors that conditioner=image_embedding reads. As latents, vectors have no spread.
+    It makes no images: `decode` returns vectors that conditioner=image_embedding reads. As latents, vectors have no variance.
 
-    digest: of the pair, once something was trained with it; train.py fills it in. Raises ValueError if the pair is another now.
-    cache: whether each training image is embedded once and for all; else at every step. cache_dir: where vectors are kept.
+    digest: the pair's digest at the time of training, which train.py fills in; another pair raises ValueError.
+    cache: whether each training image is embedded once; else at every step. cache_dir: the folder of the cached vectors.
     """
 
     def __init__(self, pair: Pair, digest: str | None = None, cache: bool = True, cache_dir: str = "outputs/cache/latents") -> None:
@@ -30,8 +30,15 @@ class ImageEmbedding(LatentCodec):
         self._cache_dir = Path(cache_dir)
 
     @property
+    def embedder(self) -> Pair:
+        return self.pair
+
+    @property
+    def frozen_parts(self) -> Mapping[str, str]:
+        return {"pair_name": self.pair.name}
+
+    @property
     def digest(self) -> str:
-        """Of the pair."""
         return self.pair.digest
 
     @property
@@ -40,8 +47,7 @@ class ImageEmbedding(LatentCodec):
 
     @property
     def is_measured(self) -> bool:
-        """Always: their scale is known."""
-        return True
+        return True  # unit vectors have a known scale
 
     @property
     def is_bounded(self) -> bool:
@@ -59,7 +65,7 @@ class ImageEmbedding(LatentCodec):
         return torch.stack([x, torch.zeros_like(x)], dim=1)
 
     def measure(self, mean: Tensor, std: Tensor, num: int) -> None:
-        """Nothing."""
+        """Does nothing, since the scale of unit vectors is known."""
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         return batch["latent"][:, 0].float() if "latent" in batch else self.encode(batch["image"])
@@ -68,5 +74,5 @@ class ImageEmbedding(LatentCodec):
         return self.pair.images(images) * math.sqrt(self.pair.width)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Unit vectors float32 [B, D]."""
+        """Returns unit vectors, float32 [B, D]."""
         return F.normalize(x.float(), dim=1)

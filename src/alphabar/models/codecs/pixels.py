@@ -9,9 +9,9 @@ from alphabar.models.codecs import Codec
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """uint8 in 0..255 from floats in [-1, 1], rounded; what lies outside is clipped and NaN becomes 0.
+    """Returns uint8 in 0..255 from floats in [-1, 1], rounded; values outside are clipped and NaN becomes 0.
 
-    The one way by which images leave the program: files, loggers and metrics see the same pixels.
+    All images leave the program through this function, so that files, loggers and metrics see the same pixels.
     """
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().nan_to_num(0).to(torch.uint8)
 
@@ -25,6 +25,10 @@ class Pixels(Codec):
 
     @property
     def makes_images(self) -> bool:
+        return True
+
+    @property
+    def has_pixel_likelihood(self) -> bool:
         return True
 
     def space(self, channels: int, resolution: int) -> Sequence[int]:

@@ -1,14 +1,15 @@
-"""Conditioners: from what is known of an image to what a network is told of it beside the noise level.
+"""Conditioners: from what is known of an image to the condition of the network beside the noise level.
 
 A network reads three kinds of condition, each of which may be absent:
-    "vector"  [B, D]        of the image as a whole; joins the embedding of the noise level
-    "tokens"  [B, L, D]     a sequence, such as the words of a caption, for cross-attention; with "mask" [B, L] bool, True for words
-    "image"   [B, C', H, W] a picture of the same size, such as a low resolution one; joins the channels of the input
+    "vector"  [B, D]        describes the image as a whole; joins the embedding of the noise level
+    "tokens"  [B, L, D]     is a sequence, such as the words of a caption, for cross-attention; "mask" [B, L] bool is True for words
+    "image"   [B, C', H, W] is an image of the same size, such as an enlarged small one; joins the channels of the input
 How wide each is stands in the configuration under `conditioning`, where conditioners write it and networks read it.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -18,49 +19,102 @@ from alphabar.models.codecs import Codec
 
 
 class Conditioner(nn.Module, ABC):
-    """Trained with the network, and averaged with it, where it has weights."""
+    """Makes conditions from batches of data, from a user's prompts and, if it is an `ImageConditioner`, from images.
+
+    Its weights, if it has any, are trained and averaged with those of the network.
+    """
 
     @property
     @abstractmethod
     def is_optional(self) -> bool:
-        """Whether the network is trained to do without, which guidance takes."""
+        """Whether the network is trained to do without the condition, as classifier-free guidance requires."""
 
-    @abstractmethod
-    def learn(self, captions: Sequence[str] | None) -> None:
-        """Takes note of the captions of the data, to which "caption" in a batch refers; None: they have none.
+    @property
+    def takes_images(self) -> bool:
+        """Whether the condition is made from an image, so that `from_image` and `must_follow` are defined."""
+        return False
 
-        Called once, before `forward`, with the same captions whenever the same data are used; it changes no weights. Raises
-        UserError if this needs captions and there are none, or one of them is no good.
+    @property
+    def classes(self) -> Sequence[str]:
+        """The prompts that are valid, if they are finitely many, as class labels are; else empty."""
+        return ()
+
+    @property
+    def depicts(self) -> Literal["label", "caption"] | None:
+        """The entry of `ImageSet.facts` that a sample with this condition should show, or None if the condition implies none."""
+        return None
+
+    @property
+    def frozen_parts(self) -> Mapping[str, str]:
+        """The paths of frozen parts that a checkpoint names and does not hold, by their key in `FrozenPartPaths`."""
+        return {}
+
+    def attach_captions(self, captions: Sequence[str] | None) -> None:
+        """Receives the captions of the data, to which "caption" in a batch refers; None if the data have no captions.
+
+        Called once, before `forward`, with the same captions whenever the same data are used; changes no weights. Raises UserError
+        if the conditioner needs captions and there are none, or if a caption cannot be encoded.
         """
 
     @abstractmethod
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
-        """The condition of a batch of data, as `ImageSet.batch` gives it; in training mode some images are told nothing, so that
-        the network learns to do without (classifier-free guidance, Ho & Salimans 2022, Alg. 1).
+        """Returns the condition of a batch of data, as `ImageSet.batch` gives it.
 
-        Raises ValueError if the batch lacks what it takes.
+        In training mode the conditions of some images are dropped, so that the network learns to do without
+        (classifier-free guidance, Ho & Salimans 2022, Alg. 1). Raises ValueError if the batch lacks the entry that is needed.
         """
+
+    def for_evaluation(self, batch: Mapping[str, Tensor], noise: ImageNoise) -> Cond:
+        """Returns the condition of a batch in eval mode, when `noise` is the only source of randomness.
+
+        batch: as `ImageSet.batch` gives it, or, unless `takes_images`, as `ImageSet.facts` does.
+        """
+        return self(batch)
 
     @abstractmethod
     def null(self, num: int) -> Cond:
-        """The condition of `num` images of which nothing is told."""
+        """Returns the null condition of `num` images, which says nothing about them."""
 
     @abstractmethod
-    def from_prompts(self, words: Sequence[str]) -> Cond:
-        """The condition of one image for each word: a class, a caption. Raises ValueError for a word that means nothing here."""
+    def from_prompts(self, prompts: Sequence[str]) -> Cond:
+        """Returns the condition of one image for each prompt: a class, a caption. Raises ValueError for an invalid prompt."""
+
+    def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
+        """Raises ValueError unless this is conditioned on what `codec` decodes in a model of images of this size."""
+        raise ValueError(f"it is conditioned on no images (it has {type(self).__name__})")
+
+    def from_image(self, images: Tensor, noise: ImageNoise) -> Cond:
+        """Returns the condition made from images: those of the data, of a user, or samples of an earlier model; nothing is dropped.
+
+        images: uint8 [B, C, H, W], or whatever `codec.decode` of the earlier model gives. noise: the only source of randomness.
+        Raises ValueError for another shape, and if this is conditioned on no images.
+        """
+        raise ValueError(f"this model is conditioned on no images (it has {type(self).__name__})")
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Returns the unit vectors [B, D] of uint8 images, between which `from_image` can interpolate.
+
+        Raises ValueError unless the condition is an image embedding.
+        """
+        raise ValueError(f"need a model with conditioner=image_embedding, got one with {type(self).__name__}")
 
 
 class ImageConditioner(Conditioner, ABC):
-    """Is told of pictures: those of the data, those that a user gives, or what an earlier model made of its own condition."""
+    """Makes conditions from images: those of the data, those that a user gives, or the samples of an earlier model."""
+
+    @property
+    def takes_images(self) -> bool:
+        return True
+
+    @property
+    def depicts(self) -> Literal["label", "caption"] | None:
+        return "caption"
+
+    def for_evaluation(self, batch: Mapping[str, Tensor], noise: ImageNoise) -> Cond:
+        return self.from_image(batch["image"], noise)
 
     @abstractmethod
-    def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
-        """Raises ValueError unless it can be told what `codec` decodes, in a model of images of this size."""
+    def must_follow(self, codec: Codec, channels: int, resolution: int) -> None: ...
 
     @abstractmethod
-    def of_output(self, output: Tensor, noise: ImageNoise) -> Cond:
-        """The condition of what an earlier model made, or of the data's own images; in any mode, no image is told nothing.
-
-        output: uint8 [B, C, H, W], or what else `codec.decode` of that model gives. noise: the only chance in it.
-        Raises ValueError for another shape.
-        """
+    def from_image(self, images: Tensor, noise: ImageNoise) -> Cond: ...

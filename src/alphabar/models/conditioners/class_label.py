@@ -1,6 +1,7 @@
-"""Classes."""
+"""The class of an image as its condition."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,10 @@ from alphabar.models.conditioners import Conditioner
 
 
 class ClassLabel(Conditioner):
-    """A learned vector for each class, and one more for images of which nothing is told.
+    """The condition is a learned vector for each class, with one more vector for the null condition.
 
-    num_classes: K; labels are 0..K - 1. channels: of the vectors. dropout: the share of training images that are told nothing.
+    num_classes: K; labels are 0..K - 1. channels: the length of a vector. dropout: the share of training images that get the null
+    condition.
     Raises ValueError unless num_classes, channels >= 1 and 0 <= dropout <= 1.
     """
 
@@ -30,8 +32,13 @@ class ClassLabel(Conditioner):
     def is_optional(self) -> bool:
         return self.dropout > 0
 
-    def learn(self, captions: Sequence[str] | None) -> None:
-        """Nothing: classes are all it looks at."""
+    @property
+    def classes(self) -> Sequence[str]:
+        return [str(label) for label in range(self.num_classes)]
+
+    @property
+    def depicts(self) -> Literal["label", "caption"] | None:
+        return "label"
 
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
         if "label" not in batch:
@@ -45,11 +52,11 @@ class ClassLabel(Conditioner):
     def null(self, num: int) -> Cond:
         return {"vector": self.table.weight[self.num_classes].expand(num, -1)}
 
-    def from_prompts(self, words: Sequence[str]) -> Cond:
-        labels = [self._label(word) for word in words]
+    def from_prompts(self, prompts: Sequence[str]) -> Cond:
+        labels = [self._label(prompt) for prompt in prompts]
         return {"vector": self.table(torch.tensor(labels, device=self.table.weight.device))}
 
-    def _label(self, word: str) -> int:
-        if not word.isdecimal() or int(word) >= self.num_classes:
-            raise ValueError(f"need labels 0..{self.num_classes - 1}, got {word}")
-        return int(word)
+    def _label(self, prompt: str) -> int:
+        if not prompt.isdecimal() or int(prompt) >= self.num_classes:
+            raise ValueError(f"need labels 0..{self.num_classes - 1}, got {prompt}")
+        return int(prompt)

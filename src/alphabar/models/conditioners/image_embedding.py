@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from alphabar.diffusion.denoiser import Cond
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.models.codecs import Codec
-from alphabar.models.codecs.embedding import ImageEmbedding as EmbeddingCodec
 from alphabar.models.conditioners import ImageConditioner
 from alphabar.models.pairs import Pair
 from alphabar.models.pairs.stored import must_be_the_same
@@ -41,20 +40,21 @@ class ImageEmbedding(ImageConditioner):
 
     @property
     def digest(self) -> str:
-        """Of the pair."""
+        """The digest of the image-text pair."""
         return self.pair.digest
+
+    @property
+    def frozen_parts(self) -> Mapping[str, str]:
+        return {"pair_name": self.pair.name}
 
     @property
     def is_optional(self) -> bool:
         return self.dropout > 0
 
-    def learn(self, captions: Sequence[str] | None) -> None:
-        """Nothing: images are all it looks at."""
-
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
         if "image" not in batch:
             raise ValueError("conditioner=image_embedding needs the images themselves, and this batch has none")
-        vector = self._of(self.pair.images(batch["image"].to(self.nothing.device)))
+        vector = self._scaled(self.embed(batch["image"].to(self.nothing.device)))
         if self.training and self.dropout > 0:
             dropped = torch.rand(len(vector), 1, device=vector.device) < self.dropout
             vector = torch.where(dropped, self.nothing, vector)
@@ -63,27 +63,30 @@ class ImageEmbedding(ImageConditioner):
     def null(self, num: int) -> Cond:
         return {"vector": self.nothing.expand(num, -1)}
 
-    def from_prompts(self, words: Sequence[str]) -> Cond:
-        raise ValueError("this model is told of images, not of words: give images=PATH, or stages=[PRIOR] to make them of words")
+    def from_prompts(self, prompts: Sequence[str]) -> Cond:
+        raise ValueError("this model is conditioned on images, not on text: give images=PATH, or stages=[PRIOR] for prompts")
 
     def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
         if codec.makes_images:
             return
-        if not isinstance(codec, EmbeddingCodec):
+        if codec.embedder is None:
             raise ValueError("need a model of images or of image embeddings before conditioner=image_embedding")
-        if codec.pair.digest != self.pair.digest:
+        if codec.embedder.digest != self.pair.digest:
             raise ValueError(
                 "need embeddings of the same image-text pair before conditioner=image_embedding, got those of digest "
-                f"{codec.pair.digest[:12]}, not {self.pair.digest[:12]}"
+                f"{codec.embedder.digest[:12]}, not {self.pair.digest[:12]}"
             )
 
-    def of_output(self, output: Tensor, noise: ImageNoise) -> Cond:
-        """output: uint8 images [B, 1 or 3, H, W] of any size, or vectors float [B, D], of which only the direction counts."""
-        if output.dtype == torch.uint8:
-            return {"vector": self._of(self.pair.images(output.to(self.nothing.device)))}
-        if output.dim() != 2 or output.shape[1] != len(self.nothing):
-            raise ValueError(f"need uint8 images or vectors [B, {len(self.nothing)}], got {output.dtype} {list(output.shape)}")
-        return {"vector": self._of(nn.functional.normalize(output.to(self.nothing.device).float(), dim=1))}
+    def from_image(self, images: Tensor, noise: ImageNoise) -> Cond:
+        """images: uint8 [B, 1 or 3, H, W] of any size, or their vectors float [B, D], of which only the direction counts."""
+        if images.dtype == torch.uint8:
+            return {"vector": self._scaled(self.embed(images.to(self.nothing.device)))}
+        if images.dim() != 2 or images.shape[1] != len(self.nothing):
+            raise ValueError(f"need uint8 images or vectors [B, {len(self.nothing)}], got {images.dtype} {list(images.shape)}")
+        return {"vector": self._scaled(nn.functional.normalize(images.to(self.nothing.device).float(), dim=1))}
 
-    def _of(self, vectors: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
+        return self.pair.images(images)
+
+    def _scaled(self, vectors: Tensor) -> Tensor:
         return vectors * math.sqrt(len(self.nothing))

@@ -1,4 +1,4 @@
-"""Pictures of low resolution."""
+"""The image at a low resolution as its condition: super-resolution, and the later stages of a cascade."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,22 +13,22 @@ from alphabar.models.codecs.pixels import Pixels, to_uint8
 from alphabar.models.conditioners import ImageConditioner
 from alphabar.models.networks.blocks import sinusoidal_embedding
 
-SEED = 0  # of the noise in eval mode
-STEPS = 1000  # the sinusoids are made for times, of which a schedule has so many
+SEED = 0  # seeds the noise in eval mode
+STEPS = 1000  # sinusoidal embeddings are scaled for the timesteps of a discrete schedule
 
 
 class LowResolution(ImageConditioner):
-    """The image at a low resolution, with noise of a random level s that the network is told, so that it also takes what an earlier
-    model makes, which is never quite a real image (noise conditioning augmentation):
+    """The condition is the image at a low resolution, with noise of a random level s that is part of the condition, so that the
+    model also accepts samples of an earlier model, which are never quite real images (noise conditioning augmentation):
 
     low = sqrt(1 - s^2) * down(image) + s * eps, image: up(low), vector: sinusoids(1000 s), with s ~ U[0, max_level] in training.
     Ho et al. 2021, "Cascaded diffusion models", sec. 4.2, which truncates no chain; Saharia et al. 2022, Imagen, sec. 2.4.
 
-    down averages (bicubic, without aliasing) and rounds to bytes, as an earlier model's images are; up is bilinear.
+    down is bicubic with antialiasing and rounds to bytes, which is how an earlier model's samples come; up is bilinear.
 
-    channels, full_resolution: of the images. resolution: the low one. width: of the vector.
-    sample_level: s when images are drawn or the loss is measured; more hides more of an earlier model's faults, and of its detail.
-    dropout: the share of training images that are told nothing: a grey picture, and 0 for its level's sinusoids.
+    channels, full_resolution: the shape of the images. resolution: the low one. width: the length of the vector.
+    sample_level: s in sampling and evaluation; a higher one hides more of an earlier model's faults, and of its detail.
+    dropout: the share of training images with the null condition: a grey image, and 0 for the sinusoids of its level.
     Raises ValueError unless 1 <= resolution < full_resolution, channels >= 1, width is even and >= 2,
     0 <= sample_level <= max_level < 1 and 0 <= dropout <= 1.
     """
@@ -59,21 +59,18 @@ class LowResolution(ImageConditioner):
             raise ValueError(f"need 0 <= dropout <= 1, got dropout={dropout}")
         self.channels, self.full_resolution, self.resolution, self.width = channels, full_resolution, resolution, width
         self.max_level, self.sample_level, self.dropout = max_level, sample_level, dropout
-        self.register_buffer("home", torch.zeros(1), persistent=False)  # is where the module is, which has no weights
+        self.register_buffer("home", torch.zeros(1), persistent=False)  # follows the module to its device
 
     @property
     def is_optional(self) -> bool:
         return self.dropout > 0
-
-    def learn(self, captions: Sequence[str] | None) -> None:
-        """Nothing: pictures are all it looks at."""
 
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
         if "image" not in batch:
             raise ValueError("conditioner=low_resolution needs images in a batch, and there are none")
         images = batch["image"]
         if not self.training:
-            return self.of_output(images, ImageNoise(SEED, range(len(images))))
+            return self.from_image(images, ImageNoise(SEED, range(len(images))))
         low = self.low(images)
         s = self.max_level * torch.rand(len(low), device=low.device)
         cond = self._condition(low, s, torch.randn_like(low))
@@ -86,8 +83,8 @@ class LowResolution(ImageConditioner):
         size = (num, self.channels, self.full_resolution, self.full_resolution)
         return {"image": self.home.new_zeros(size), "vector": self.home.new_zeros(num, self.width)}
 
-    def from_prompts(self, words: Sequence[str]) -> Cond:
-        raise ValueError("this model is told of pictures (conditioner=low_resolution): words are for the first of stages=[...]")
+    def from_prompts(self, prompts: Sequence[str]) -> Cond:
+        raise ValueError("conditioner=low_resolution is conditioned on images: prompts are for the first of stages=[...]")
 
     def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
         wanted = self._size(self.resolution)
@@ -96,12 +93,12 @@ class LowResolution(ImageConditioner):
         if (channels, resolution) != (self.channels, self.resolution):
             raise ValueError(f"need a stage that makes images of {wanted}, got {channels} x {resolution} x {resolution}")
 
-    def of_output(self, output: Tensor, noise: ImageNoise) -> Cond:
-        low = self.low(output)
+    def from_image(self, images: Tensor, noise: ImageNoise) -> Cond:
+        low = self.low(images)
         return self._condition(low, torch.full((len(low),), self.sample_level, device=low.device), noise(low))
 
     def low(self, images: Tensor) -> Tensor:
-        """[B, C, r, r] in [-1, 1], of images uint8 of the low or of the full resolution."""
+        """Returns [B, C, r, r] in [-1, 1] from uint8 images of the low or of the full resolution; raises ValueError for others."""
         shape = tuple(images.shape[1:])
         allowed = [(self.channels, side, side) for side in (self.resolution, self.full_resolution)]
         if images.dtype != torch.uint8 or shape not in allowed:

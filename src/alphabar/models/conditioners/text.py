@@ -1,7 +1,8 @@
-"""Captions."""
+"""The caption of an image as its condition."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,18 +13,18 @@ from alphabar.models.conditioners import Conditioner
 from alphabar.models.embeddings import Embeddings, embed, embedded, joined
 from alphabar.models.text import TextEncoder
 
-NOTHING = ""  # what an image is told of which nothing is told
+EMPTY_PROMPT = ""  # the prompt of the null condition
 
 
 class Text(Conditioner):
-    """The tokens of a caption as a frozen encoder gives them, after the encoder of Imagen (Saharia et al. 2022, sec. 2.1).
+    """The condition is the tokens that a frozen encoder makes of a caption, as in Imagen (Saharia et al. 2022, sec. 2.1).
 
-    All conditions have `encoder.max_length` tokens, of which "mask" marks those of the caption. An image of which nothing is told
-    has the empty caption. Numbers are rounded to half precision, in training and in sampling alike.
+    All conditions have `encoder.max_length` tokens, of which "mask" marks those of the caption. The null condition is the empty
+    prompt. Tokens are rounded to half precision, in training and in sampling alike.
 
-    encoder: neither trained nor saved. channels: the numbers of its tokens, for which the network is built.
-    dropout: the share of training images that are told nothing.
-    cache_dir: where the embeddings of the data's captions are kept, so that each encoder reads them once.
+    encoder: neither trained nor saved. channels: D, the length of a token's vector, for which the network is built.
+    dropout: the share of training images that get the null condition.
+    cache_dir: where the embeddings of the data's captions are kept, so that each is encoded once.
     Raises ValueError unless channels >= 1 and 0 <= dropout <= 1.
     """
 
@@ -39,28 +40,32 @@ class Text(Conditioner):
         self.channels = channels
         self.dropout = dropout
         self.cache_dir = Path(cache_dir)
-        self.register_buffer("home", torch.zeros(1), persistent=False)  # is where the module is, which has no weights
+        self.register_buffer("home", torch.zeros(1), persistent=False)  # follows the module to its device
         # No buffers: DDP would send them from process to process in each step.
-        self._captions: Embeddings | None = None  # the first is of NOTHING
+        self._captions: Embeddings | None = None  # the first row is the empty prompt
         self._prompts: dict[str, Tensor] = {}
 
     @property
     def is_optional(self) -> bool:
         return self.dropout > 0
 
-    def learn(self, captions: Sequence[str] | None) -> None:
+    @property
+    def depicts(self) -> Literal["label", "caption"] | None:
+        return "caption"
+
+    def attach_captions(self, captions: Sequence[str] | None) -> None:
         if captions is None:
             raise UserError("conditioner=text needs images with captions, and these data have none")
-        self._captions = embedded(self.encoder, [NOTHING, *captions], self.home.device, self.cache_dir)
+        self._captions = embedded(self.encoder, [EMPTY_PROMPT, *captions], self.home.device, self.cache_dir)
         self._must_fit(self._captions.tokens)
-        self._prompts[NOTHING] = self._captions.tokens[: int(self._captions.lengths[0])]
-        self.encoder.forget()  # a prompt brings it back
+        self._prompts[EMPTY_PROMPT] = self._captions.tokens[: int(self._captions.lengths[0])]
+        self.encoder.forget()  # reloaded when a prompt needs it
 
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
         if "caption" not in batch:
             raise ValueError("conditioner=text needs images with captions, and these data have none")
         if self._captions is None:
-            raise ValueError("need the captions of the data before its batches: call learn(captions)")
+            raise ValueError("need the captions of the data before its batches: call attach_captions(captions)")
         self._captions = self._captions.to(self.home.device)
         rows = batch["caption"].to(self.home.device) + 1
         if self.training and self.dropout > 0:
@@ -68,18 +73,18 @@ class Text(Conditioner):
         return self._condition(self._captions, rows)
 
     def null(self, num: int) -> Cond:
-        embeddings = self._of([NOTHING])
+        embeddings = self._embeddings([EMPTY_PROMPT])
         return self._condition(embeddings, torch.zeros(num, dtype=torch.int64, device=self.home.device))
 
-    def from_prompts(self, words: Sequence[str]) -> Cond:
-        return self._condition(self._of(words), torch.arange(len(words), device=self.home.device))
+    def from_prompts(self, prompts: Sequence[str]) -> Cond:
+        return self._condition(self._embeddings(prompts), torch.arange(len(prompts), device=self.home.device))
 
     def _condition(self, embeddings: Embeddings, rows: Tensor) -> Cond:
         tokens, mask = embeddings.padded(rows, self.encoder.max_length)
         return {"tokens": tokens, "mask": mask}
 
-    def _of(self, texts: Sequence[str]) -> Embeddings:
-        """Of any texts, each embedded the first time that it is seen."""
+    def _embeddings(self, texts: Sequence[str]) -> Embeddings:
+        """Returns the embeddings of any texts; each text is encoded the first time that it is seen."""
         new = [text for text in dict.fromkeys(texts) if text not in self._prompts]
         if new:
             made = embed(self.encoder, new, self.home.device)

@@ -9,14 +9,11 @@ from alphabar.models.conditioners import Conditioner
 
 
 class Unconditional(Conditioner):
-    """The network is told the noise level and nothing else."""
+    """The network is conditioned on the noise level alone."""
 
     @property
     def is_optional(self) -> bool:
         return False
-
-    def learn(self, captions: Sequence[str] | None) -> None:
-        """Nothing."""
 
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
         return None
@@ -24,5 +21,5 @@ class Unconditional(Conditioner):
     def null(self, num: int) -> Cond:
         return None
 
-    def from_prompts(self, words: Sequence[str]) -> Cond:
+    def from_prompts(self, prompts: Sequence[str]) -> Cond:
         raise ValueError("this model was trained without a condition (conditioner=unconditional)")

@@ -16,6 +16,11 @@ class Pair(ABC):
 
     @property
     @abstractmethod
+    def name(self) -> str:
+        """The folder or the hub's name from which it is read."""
+
+    @property
+    @abstractmethod
     def width(self) -> int:
         """D, how many numbers a vector has; reads no weights. Raises UserError if there is no such pair."""
 

@@ -38,7 +38,7 @@ class CLIPPair(Pair):
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self._name = name
         self._model: Any = None
 
     @cached_property
@@ -46,6 +46,10 @@ class CLIPPair(Pair):
         """Where it is, after a download if need be. Raises UserError if it is not to be had."""
         library()
         return model_folder(WHAT, self.name, (*TOKENIZER, PREPROCESSOR), VOCABULARIES)
+
+    @property
+    def name(self) -> str:
+        return self._name
 
     @property
     def width(self) -> int:

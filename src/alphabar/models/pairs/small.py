@@ -36,6 +36,10 @@ class SmallPair(Pair):
         self._towers: Towers | None = None
 
     @property
+    def name(self) -> str:
+        return str(self.folder)
+
+    @property
     def width(self) -> int:
         return self._config["width"]
 

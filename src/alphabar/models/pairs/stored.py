@@ -21,7 +21,11 @@ class StoredPair(Pair):
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        return self._name
 
     @property
     def width(self) -> int:

@@ -19,10 +19,9 @@ from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
-from alphabar.models.conditioners import ImageConditioner
 from alphabar.runs.console import shown
 from alphabar.runs.distributed import total
-from alphabar.sampling.cascade import given_pictures, of_given
+from alphabar.sampling.cascade import source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.image_grid import grid, save_png
 from alphabar.sampling.inference import Inference
@@ -47,19 +46,19 @@ class ImageTask(Inference, ABC):
         """At most `num` images, uint8 [n, C, H, W], on every process. Raises UserError if there are none, or one cannot be read."""
         if self.files is not None:
             return given_images(self.files, loaded.shape, num)
-        return given_pictures(loaded, None, self.data_root, fabric, num)
+        return source_images(loaded, None, self.data_root, fabric, num)
 
     def told_of(self, loaded: Loaded, originals: Tensor) -> Conditions:
         """The condition of each row. Raises UserError for images that mean nothing to the model."""
-        if isinstance(loaded.model.conditioner, ImageConditioner):
-            return of_given(loaded, originals, derive_seed("told", "given", self.seed))
+        if loaded.model.conditioner.takes_images:
+            return source_conditions(loaded, originals, derive_seed("told", "given", self.seed))
         return self.told(loaded)
 
     def must_be_told_no_pictures(self, loaded: Loaded) -> None:
         """Raises UserError for a model that is: it would be shown what is to be made."""
-        if isinstance(loaded.model.conditioner, ImageConditioner):
+        if loaded.model.conditioner.takes_images:
             name = type(self).__name__.lower()
-            raise UserError(f"task={name}: this model is told of pictures, and of what is to be made there is none")
+            raise UserError(f"task={name}: this model is conditioned on images, and there is none of what is to be made")
 
     def edited(self, fabric: Fabric, loaded: Loaded, num: int, num_columns: int, edit: Edit) -> Tensor:
         """What `edit` makes of all rows, in the space of the model: [num, num_columns, ...], on every process.

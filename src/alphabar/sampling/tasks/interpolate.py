@@ -12,7 +12,6 @@ from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers.interpolation import slerp
 from alphabar.diffusion.samplers.inversion import encode, must_be_reversible
 from alphabar.errors import UserError
-from alphabar.models.conditioners.image_embedding import ImageEmbedding
 from alphabar.sampling.model import Loaded
 from alphabar.sampling.prepare import withdrawn_on_complaint
 from alphabar.sampling.tasks import Edit, ImageTask, unclipped
@@ -90,11 +89,11 @@ class Interpolate(ImageTask):
 
         Raises UserError for a model that is not told of embeddings, and for less than two images.
         """
-        conditioner = loaded.model.conditioner
-        if not isinstance(conditioner, ImageEmbedding):
-            name = type(conditioner).__name__
-            raise UserError(f"task.between=embeddings: need a model with conditioner=image_embedding, got one with {name}")
-        vectors = conditioner.pair.images(self._two_or_more(fabric, loaded).to(fabric.device))
+        conditioner, originals = loaded.model.conditioner, self._two_or_more(fabric, loaded)
+        try:
+            vectors = conditioner.embed(originals.to(fabric.device))
+        except ValueError as error:
+            raise UserError(f"task.between=embeddings: {error}") from error
         sampler, denoiser = self.acting(loaded), self.denoiser(loaded)
         size = tuple(loaded.model.codec.space(*loaded.shape))
 
@@ -102,7 +101,7 @@ class Interpolate(ImageTask):
             start, end = (vectors[[2 * index + side for index in indices]] for side in (0, 1))
             for weight in self._weights():
                 noise = ImageNoise(self.seed, indices)
-                told = conditioner.of_output(slerp(start, end, weight), noise)
+                told = conditioner.from_image(slerp(start, end, weight), noise)
                 yield sampler.sample(denoiser, sampler.start(denoiser.schedule, noise.draw(size, fabric.device)), told, noise)
 
         return len(vectors) // 2, edit

@@ -10,9 +10,8 @@ from alphabar.diffusion.denoiser import Cond
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.metrics.retrieval import candidates, found
-from alphabar.models.codecs.embedding import ImageEmbedding
 from alphabar.runs.distributed import total
-from alphabar.sampling.conditions import of_data
+from alphabar.sampling.conditions import dataset_conditions
 from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.sampling.sampling_job import SamplingJob, sampler_for
 from alphabar.training.callbacks.recurring import Recurring
@@ -53,12 +52,12 @@ class Embeddings(Recurring):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module, data = diffusion_module(pl_module), image_data(trainer)
-        if not isinstance(module.codec, ImageEmbedding):
+        if (pair := module.codec.embedder) is None:
             raise UserError("callbacks.embeddings: looks at models with codec=image_embedding; null leaves it out")
         self.rows = one_of_each(data.held_out_set, self.num)
         if data.captions is None or len(self.rows) < 2:
             raise UserError("callbacks.embeddings: needs two held-out images or more, of different captions; null leaves it out")
-        pair, batch = module.codec.pair, data.held_out_set.batch(self.rows)
+        batch = data.held_out_set.batch(self.rows)
         with evaluation(trainer, module):
             self.images = pair.images(batch["image"].to(module.device)).cpu()
             self.texts = pair.texts([data.captions[place] for place in batch["caption"].tolist()], module.device).cpu()
@@ -71,7 +70,7 @@ class Embeddings(Recurring):
 
     def _drawn(self, trainer: Trainer, module: DiffusionModule) -> Tensor:
         """Unit vectors [num, D] for the captions, on the CPU of every process."""
-        told = of_data(module.conditioner, image_data(trainer).held_out_set)
+        told = dataset_conditions(module.conditioner, image_data(trainer).held_out_set)
 
         def conditions(indices: Sequence[int]) -> Cond:
             return told([int(self.rows[index % len(self.rows)]) for index in indices])

@@ -14,7 +14,7 @@ from alphabar.metrics import Features, Splits
 from alphabar.metrics.measure import extractors_of
 from alphabar.metrics.names import floor_protocol, protocol
 from alphabar.metrics.statistics.frechet import Frechet
-from alphabar.sampling.conditions import judged_images, of_data
+from alphabar.sampling.conditions import dataset_conditions, evaluation_images
 from alphabar.sampling.guidance_config import Guide, guidance_label, guided
 from alphabar.sampling.sampling_job import SamplingJob, sampler_for
 from alphabar.training.callbacks.ema import averages_of
@@ -100,7 +100,7 @@ class FID(Recurring):
         if judge is None:
             return
         module = diffusion_module(pl_module)
-        told = of_data(module.conditioner, judged_images(module.conditioner, image_data(trainer)))
+        told = dataset_conditions(module.conditioner, evaluation_images(module.conditioner, image_data(trainer)))
         sampler, shape = sampler_for(self.sampler, module.codec), image_data(trainer).shape
         generation = SamplingJob(sampler, module.codec, shape, self.seed, min(self.batch_size, self.num), told)
         with evaluation(trainer, module):

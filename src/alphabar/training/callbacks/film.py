@@ -5,7 +5,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
-from alphabar.sampling.conditions import of_held_out
+from alphabar.sampling.conditions import dataset_conditions, preview_images
 from alphabar.sampling.film import record_film, write_film
 from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.sampling.sampling_job import SamplingJob, sampler_for
@@ -34,7 +34,7 @@ class Film(Callback):
         if not trainer.is_global_zero:  # a few images: not worth sharing, and nothing here waits for other ranks
             return
         module = diffusion_module(pl_module)
-        told = of_held_out(module.conditioner, image_data(trainer))
+        told = dataset_conditions(module.conditioner, preview_images(image_data(trainer)))
         generation = SamplingJob(
             sampler_for(self.sampler, module.codec), module.codec, image_shape(trainer), self.seed, self.num, told
         )

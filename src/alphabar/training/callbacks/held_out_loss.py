@@ -9,7 +9,6 @@ from torch import Tensor
 
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.objectives import regress
-from alphabar.models.conditioners import ImageConditioner
 from alphabar.runs.distributed import rank_and_size, total
 from alphabar.training.callbacks.ema import averages_of
 from alphabar.training.callbacks.recurring import Recurring
@@ -96,11 +95,8 @@ class HeldOutLoss(Recurring):
     def _losses(self, module: DiffusionModule, indices: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """[2, num_times * B] on the device: the signal-to-noise ratio and the loss of every pair."""
         denoiser, schedule = module.denoiser, module.denoiser.schedule
-        x, conditioner = module.codec.encode(batch["image"].to(module.device)), module.conditioner
-        if isinstance(conditioner, ImageConditioner):
-            cond = conditioner.of_output(batch["image"], ImageNoise(CONDITION_SEED, indices.tolist()))
-        else:
-            cond = conditioner(batch)
+        x = module.codec.encode(batch["image"].to(module.device))
+        cond = module.conditioner.for_evaluation(batch, ImageNoise(CONDITION_SEED, indices.tolist()))
         noise = ImageNoise(SEED, indices.tolist())
         parts: list[Tensor] = []
         for level in levels(indices, self.num_times).to(module.device):

@@ -54,4 +54,4 @@ class Samples(Recurring):
             picture = shown.picture(gather(generation.size, shown.num, share, module.device))
         if trainer.is_global_zero:
             save_png(picture, Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png")
-            log_picture(trainer, "samples", picture, shown.words)
+            log_picture(trainer, "samples", picture, shown.text)

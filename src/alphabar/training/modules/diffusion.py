@@ -12,8 +12,8 @@ from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.objectives import Objective, RankShare
 from alphabar.errors import UserError
-from alphabar.models.codecs import Codec, LatentCodec
-from alphabar.models.conditioners import Conditioner, ImageConditioner
+from alphabar.models.codecs import Codec
+from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.training.modules.base import BaseModule, MakeOptimizer
 
@@ -42,7 +42,7 @@ class DiffusionModule(BaseModule):
         self.conditioner = Unconditional() if conditioner is None else conditioner
 
     def learn(self, data: ImageDataModule) -> None:
-        self.conditioner.learn(data.captions)
+        self.conditioner.attach_captions(data.captions)
         self.check_parts(data.shape)
 
     @torch.no_grad()
@@ -61,8 +61,8 @@ class DiffusionModule(BaseModule):
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(self.codec, LatentCodec) and isinstance(data, ImageDataModule):
-            take_latents(self.codec, data, self.device, with_images=isinstance(self.conditioner, ImageConditioner))
+        if (codec := self.codec.latents) is not None and isinstance(data, ImageDataModule):
+            take_latents(codec, data, self.device, with_images=self.conditioner.takes_images)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         torch.manual_seed(derive_seed("step", self.seed, self.global_step, batch_idx, self.global_rank))
