@@ -5,11 +5,7 @@ from omegaconf import DictConfig
 from alphabar.cli.command import command
 
 
-@command(
-    "evaluate",
-    aliases={"data": "_data"},
-    verbs={"compare": "alphabar.evaluation.compare", "report": "alphabar.reports.report"},
-)
+@command("evaluate", verbs={"compare": "alphabar.evaluation.compare", "report": "alphabar.reports.report"})
 def main(cfg: DictConfig) -> dict[str, object]:
     """Figures, by the protocol that the configuration states."""
     from alphabar.config.build import build  # here, since objects load torch, which help and completion do not need

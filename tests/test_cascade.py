@@ -27,8 +27,7 @@ def call(script, *words):
     GlobalHydra.instance().clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", *words])
-        aliases = {"data": "_data"} if script == "evaluate" else {}
-        return execute(MAINS[script].__wrapped__, App(runs.ROOT / "conf", script, aliases))
+        return execute(MAINS[script].__wrapped__, App(runs.ROOT / "conf", script))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def call(monkeypatch, script, *words):
     """The exit code of a command in this process."""
     main = {"sample": sample.main, "evaluate": evaluate.main}[script]
     monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])
-    return execute(main.__wrapped__, App(runs.ROOT / "conf", script, {"data": "_data"}))
+    return execute(main.__wrapped__, App(runs.ROOT / "conf", script))
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,18 @@
 """`check`: what a configuration may say, and what is said about the rest; and that ours pass."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from alphabar.cli.hydra_app import App
 from alphabar.cli.resolvers import register
 from alphabar.config.build import ConfigError, build, check
+from alphabar.config.interpolation import written
 from runs import ROOT
 
 GROUPS = App(ROOT / "conf", "train").groups()
@@ -218,58 +221,78 @@ print("torch" in sys.modules, "evil" in sys.modules)
     assert modules == "False False"
 
 
-NEEDED = {
-    ("data", "folder"): ["data.root=x"],
-    ("data", "torchvision"): ["data.name=MNIST"],
-    ("_data", "folder"): ["data.root=x"],
-    ("_data", "torchvision"): ["data.name=MNIST"],
-    ("data", "huggingface"): ["data.name=x"],
-    ("_data", "huggingface"): ["data.name=x"],
-    ("guidance", "autoguidance"): ["guidance.checkpoint=x"],
-    ("grid", "file"): ["grid.path=x"],
-    ("codec", "autoencoder"): ["codec.name=x"],
-    ("callbacks", "autoencoder"): ["recipe=autoencoder"],
-    ("recipe", "autoencoder"): ["callbacks=autoencoder"],
-    ("experiment", "autoencoder"): ["data.root=x"],
-    ("experiment", "latent_text"): ["data.root=x", "codec.name=x"],
-    ("experiment/smoke", "autoencoder"): ["data.root=x"],
-    ("experiment/smoke", "latent_text"): ["data.root=x", "codec.name=x"],
-    ("callbacks", "contrastive"): ["recipe=contrastive"],
-    ("callbacks", "prior"): ["recipe=prior"],
-    ("recipe", "contrastive"): ["callbacks=contrastive"],
-    ("recipe", "prior"): ["callbacks=prior"],
-    ("codec", "image_embedding"): ["pair=x"],
-    ("conditioner", "image_embedding"): ["pair=x"],
-    ("features", "pair"): ["features.name=x"],
-    ("experiment", "contrastive"): ["data.root=x"],
-    ("experiment", "unclip_prior"): ["data.root=x", "pair=x"],
-    ("experiment", "unclip_decoder"): ["data.root=x", "pair=x"],
-    ("experiment/smoke", "contrastive"): ["data.root=x"],
-    ("experiment/smoke", "unclip_prior"): ["data.root=x", "pair=x"],
-    ("experiment/smoke", "unclip_decoder"): ["data.root=x", "pair=x"],
-    ("experiment", "cascade_base"): ["data.root=x"],
-    ("experiment", "cascade_super_resolution"): ["data.root=x"],
-    ("experiment/smoke", "cascade_base"): ["data.root=x"],
-    ("experiment/smoke", "cascade_super_resolution"): ["data.root=x"],
-}
-COMMANDS = {"task": "sample", "metric": "evaluate", "_data": "evaluate"}
+def choices_of(command: str) -> list[tuple[str, str, str]]:
+    """Returns (command, group, choice) for every YAML file that the command can choose."""
+    app = App(ROOT / "conf", command)
+    chosen = app.compose([]).hydra.runtime.choices
+    groups = {group: names for group, names in app.groups().items() if group.split("/")[0] in chosen}
+    return [(command, group, name) for group, names in groups.items() for name in names]
+
+
+def completed(cfg: DictConfig) -> DictConfig:
+    """Returns the configuration with values in the place of those that a user has to give."""
+    for _ in range(3):
+        try:
+            check(cfg, GROUPS)
+        except ConfigError as error:
+            missing = re.findall(r"^(\S+): missing, give \1=", str(error), re.MULTILINE)
+            missing += re.findall(r"^(\S+): expected str, got null$", str(error), re.MULTILINE)
+            wrong = re.findall(r"^(\S+): expected int, got 'x'$", str(error), re.MULTILINE)
+            if not missing + wrong:
+                raise
+            for keys, value in ((missing, "x"), (wrong, 1)):
+                for key in keys:
+                    OmegaConf.update(cfg, key, value)
+    return cfg
+
+
+register()
 
 
 @pytest.mark.parametrize(
-    ("group", "choice"), [(group, choice) for group in GROUPS for choice in GROUPS[group]], ids=lambda value: value
+    ("command", "group", "choice"),
+    [each for command in ("train", "sample", "evaluate") for each in choices_of(command)],
+    ids=lambda value: value,
 )
-def test_every_choice_of_every_group_passes_the_check(group, choice):
-    register()
-    command = COMMANDS.get(group, "train")
-    chosen = f"experiment=smoke/{choice}" if group == "experiment/smoke" else f"{group}={choice}"
-    words = [chosen, *NEEDED.get((group, choice), []), *(["checkpoint=x", "run_dir=x"] if command != "train" else [])]
-    cfg = App(ROOT / "conf", command).compose(words)
-    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    check(cfg, GROUPS)
+def test_every_choice_of_every_group_passes_the_check(command, group, choice):
+    """A file that is added is found here: a dataset, an experiment, a preset."""
+    group, _, folder = group.partition("/")
+    word = f"{group}={folder}/{choice}" if folder else f"{group}={choice}"
+    cfg = App(ROOT / "conf", command).compose([word])
+    check(completed(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])), GROUPS)
 
 
-@pytest.mark.parametrize("name", ["sample", "evaluate"])
-def test_the_other_commands_configurations_pass_the_check(name):
-    register()
-    cfg = App(ROOT / "conf", name).compose(["checkpoint=x", "run_dir=x"])
-    check(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), GROUPS)
+def choices(*words: str) -> dict[str, str]:
+    return dict(App(ROOT / "conf", "train").compose(list(words)).hydra.runtime.choices)
+
+
+@pytest.mark.parametrize(
+    ("words", "preset", "network", "features", "recipe"),
+    [
+        ([], "digits", "unet_tiny", "classifier", "digits"),
+        (["data=folder"], "images", "unet_small", "none", "images"),
+        (["data=huggingface"], "images", "unet_small", "none", "images"),
+        (["data=torchvision"], "torchvision", "unet_small", "classifier", "images"),
+        (["data=folder", "preset=digits"], "digits", "unet_tiny", "classifier", "digits"),
+        (["data=folder", "network=dit_tiny", "recipe=digits"], "images", "dit_tiny", "none", "digits"),
+        (["experiment=cifar10"], "torchvision", "unet_cifar10", "inception", "images"),
+        (["experiment=cifar10", "data=folder"], "images", "unet_cifar10", "inception", "images"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_data_bring_the_preset_that_suits_them(words, preset, network, features, recipe):
+    chosen = choices(*words)
+    assert [chosen[group] for group in ("preset", "network", "features", "recipe")] == [preset, network, features, recipe]
+
+
+def test_data_of_ones_own_need_no_preset_of_their_own(tmp_path):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copy(tmp_path / "conf/data/digits.yaml", tmp_path / "conf/data/mine.yaml")
+    chosen = App(tmp_path / "conf", "train").compose(["data=mine"]).hydra.runtime.choices
+    assert (chosen["preset"], chosen["recipe"]) == ("images", "images")
+
+
+def test_data_mean_the_same_in_every_command():
+    words = ["data=folder", "data.root=x", "seed=5"]
+    train, evaluate = (written(App(ROOT / "conf", name).compose(words).data) for name in ("train", "evaluate"))
+    assert train == {**evaluate, "batch_size": 128}  # the recipe's, which evaluation has no use for

@@ -23,7 +23,7 @@ VERBS = {"compare": "alphabar.evaluation.compare"}
 def call(monkeypatch, *words):
     """The exit code of evaluate.py in this process."""
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *words])
-    return execute(evaluate.main.__wrapped__, App(runs.ROOT / "conf", "evaluate", {"data": "_data"}, VERBS))
+    return execute(evaluate.main.__wrapped__, App(runs.ROOT / "conf", "evaluate", VERBS))
 
 
 @pytest.fixture(scope="module")

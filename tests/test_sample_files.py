@@ -29,7 +29,7 @@ FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")
 def call(monkeypatch, *words):
     """The exit code of evaluate.py in this process."""
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *words])
-    return execute(evaluate.main.__wrapped__, App(runs.ROOT / "conf", "evaluate", {"data": "_data"}))
+    return execute(evaluate.main.__wrapped__, App(runs.ROOT / "conf", "evaluate"))
 
 
 def judged(monkeypatch, samples, folder, *words):

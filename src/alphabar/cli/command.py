@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from alphabar.cli import exit_status, resolvers
 from alphabar.cli.diagnose import diagnose
 from alphabar.cli.hydra_app import App, resolved
-from alphabar.cli.overrides import requoted, written_out
+from alphabar.cli.overrides import requoted
 from alphabar.cli.sweep_summary import finish_sweeps
 from alphabar.cli.unused_keys import unused
 from alphabar.cli.usage import usage
@@ -34,12 +34,10 @@ from alphabar.errors import UserError
 Main = Callable[[DictConfig], dict[str, object]]
 
 
-def command(
-    config_name: str, aliases: Mapping[str, str] | None = None, verbs: Mapping[str, str] | None = None
-) -> Callable[[Main], Callable[[], NoReturn]]:
+def command(config_name: str, verbs: Mapping[str, str] | None = None) -> Callable[[Main], Callable[[], NoReturn]]:
     """Makes a command of a function that takes the configuration in `conf/<config_name>.yaml`, beside the script.
 
-    aliases, verbs: see `App`.
+    verbs: see `App`.
 
     The command exits with 0, 1 (a bug of ours, or a sweep with failed jobs), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM).
     """
@@ -48,7 +46,7 @@ def command(
         @functools.wraps(main)
         def start() -> NoReturn:
             folder = Path(inspect.getfile(main)).resolve().parent / "conf"
-            sys.exit(execute(main, App(folder, config_name, aliases or {}, verbs or {})))
+            sys.exit(execute(main, App(folder, config_name, verbs or {})))
 
         return start
 
@@ -87,7 +85,7 @@ class Inside(SystemExit):
 
 
 def parse_args(app: App) -> Namespace:
-    """The command line as Hydra's own parser reads it, but with options wherever they stand, and aliases written out.
+    """The command line as Hydra's own parser reads it, but with options wherever they stand.
 
     Leaves it in `sys.argv` in the order that Hydra can read, and that processes started later can read, too.
     """
@@ -97,7 +95,7 @@ def parse_args(app: App) -> Namespace:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    words = [written_out(word, app.aliases) for word in requoted(sys.argv[1:])]
+    words = requoted(sys.argv[1:])
     args, unknown = parser.parse_known_intermixed_args(words)
     args.overrides += unknown
     options = [word for word in words if word not in args.overrides]

@@ -36,7 +36,7 @@ def diagnose(app: App, words: list[str], is_sweep: bool) -> list[str]:
     known = _Known(app, overrides, groups)
     for override in overrides:
         lines += known.problems(override, is_sweep)
-    return [app.in_own_words(line) for line in dict.fromkeys(lines)]
+    return list(dict.fromkeys(lines))
 
 
 def _with_folders(groups: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -102,7 +102,7 @@ class _Known:
         chosen = self.tree.get("hydra", {}).get("runtime", {}).get("choices", {})
         if group.startswith("hydra/") or not chosen or group in chosen:
             return None
-        others = ", ".join(sorted(name for name in chosen if not name.startswith(("hydra/", "_"))))
+        others = ", ".join(sorted(name for name in chosen if not name.startswith("hydra/")))
         return f"nothing takes {group} here; the groups that go with this command and its other choices: {others}"
 
     def _second_choice(self, override: Override) -> str | None:

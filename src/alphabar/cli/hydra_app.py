@@ -20,20 +20,12 @@ from alphabar.config.interpolation import Blank, Broken, plain
 class App:
     """A script with the folder of its YAML files and the name of its main one.
 
-    aliases: words that stand for groups of other names. verbs: first words after which no configuration follows, with the module
-    whose `main` takes the rest. Groups whose name begins with an underscore have no other name than an alias.
+    verbs: first words after which no configuration follows, with the module whose `main` takes the rest.
     """
 
     folder: Path
     name: str
-    aliases: Mapping[str, str] = field(default_factory=dict)
     verbs: Mapping[str, str] = field(default_factory=dict)
-
-    def in_own_words(self, text: str) -> str:
-        """The text with aliases in the place of groups."""
-        for alias, group in self.aliases.items():
-            text = text.replace(group, alias)
-        return text
 
     @contextmanager
     def loaded(self) -> Iterator[ConfigLoader]:

@@ -1,7 +1,6 @@
 """The words of a command line: `key=value`."""
 
 import re
-from collections.abc import Mapping
 
 
 def quoted(value: str) -> str:
@@ -18,13 +17,6 @@ def requoted(words: list[str]) -> list[str]:
             key, value = words[index].split("=", 1)
             words[index] = f"{key}={quoted(value[1:-1])}"
     return words
-
-
-def written_out(word: str, aliases: Mapping[str, str]) -> str:
-    """The word with the group that an alias stands for: `data=digits`, but not `data.root=photos`."""
-    key, value = split(word)
-    name = bare(key)
-    return word if value is None or name not in aliases else f"{key.removesuffix(name)}{aliases[name]}={value}"
 
 
 def split(word: str) -> tuple[str, str | None]:

@@ -53,5 +53,5 @@ def _instead(app: App, key: str, choices: Mapping[str, str]) -> str:
     for group, names in app.groups().items():
         takers = [name for name in names if key in REFERENCE.findall((app.folder / group / f"{name}.yaml").read_text("utf-8"))]
         if takers and group in choices:
-            return app.in_own_words(f" with {group}={choices[group]}; what does: {group}={', '.join(takers)}")
+            return f" with {group}={choices[group]}; what does: {group}={', '.join(takers)}"
     return " here"

@@ -11,14 +11,8 @@ def usage(app: App, overrides: list[str]) -> str:
     """The app's template in conf/hydra/help/, with its groups and their choices, the default one marked, in place of $GROUPS."""
     cfg = app.compose(overrides)
     groups = app.groups()
-    names = {group: alias for alias, group in app.aliases.items()}
     choices: dict[str, str] = dict(cfg.hydra.runtime.choices)
-    chosen = {
-        names.get(group, group): choice
-        for group, choice in choices.items()
-        if group in groups and (group in names or not group.startswith("_"))
-    }
-    groups |= {alias: groups[group] for group, alias in names.items()}
+    chosen = {group: choice for group, choice in choices.items() if group in groups}
     width = max((len(group) for group in chosen), default=0)
     columns = min(shutil.get_terminal_size((100, 24)).columns, 120)
     lines = []
