@@ -10,8 +10,9 @@ from PIL import Image
 
 from alphabar.errors import UserError
 from alphabar.evaluation.receipt import Receipt, write
+from alphabar.reports.html import render
 from alphabar.reports.report import main
-from pages import EVIL, make_grid, make_receipt, make_run, make_sweep, report
+from pages import EVIL, Page, make_grid, make_receipt, make_run, make_sweep, report
 
 
 def test_a_run_is_told_whole(tmp_path, capsys):
@@ -67,6 +68,14 @@ def test_what_comes_from_outside_is_only_text(tmp_path, capsys):
     assert page.text.count(EVIL) >= 5
     assert page.all("title")
     assert "This receipt is not about a checkpoint in this run's folder" in page.text
+
+
+def test_values_are_escaped_and_what_html_cannot_hold_is_replaced():
+    shown = str(render("configuration", content=f"{EVIL}\x00\ud800", summary=[(EVIL, EVIL)]))
+    assert "<script>" not in shown
+    assert "\x00" not in shown
+    assert Page(shown).text.count(EVIL) == 3
+    assert "\"'<" not in str(render("run_header", name="\"'<", subtitle="", tiles=[], warnings=[]))
 
 
 def test_what_is_missing_or_broken_takes_nothing_else_with_it(tmp_path, capsys):

@@ -5,7 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from alphabar.reports.markup import number, text
+from markupsafe import escape as text
+
+from alphabar.reports.html import format_number as number
 
 WIDTH, HEIGHT = 460, 240
 SMALL_WIDTH, SMALL_HEIGHT = 340, 150

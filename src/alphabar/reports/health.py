@@ -1,21 +1,30 @@
-"""Signs of health that were logged in training, with words."""
+"""Signs of health that were logged in training, and what they mean."""
 
 from typing import NamedTuple
 
 from alphabar.metrics.health import CAST_LEVELS, CONTRAST, DIVERSITY, SATURATION
 from alphabar.metrics.memorisation import SHARE
-from alphabar.reports.markup import number, table, text
-from alphabar.reports.metrics import Metrics
+from alphabar.reports.html import format_number
+from alphabar.reports.run_metrics import RunMetrics
 
 
 class Sign(NamedTuple):
-    """A column, what it means, and between which values nothing is wrong."""
+    """A column of metrics.csv, what it means, and the range in which the samples are healthy; high=None: no upper end."""
 
     column: str
     title: str
-    words: str
+    description: str
     low: float
-    high: float
+    high: float | None
+
+    def is_healthy(self, value: float) -> bool:
+        return self.low <= value and (self.high is None or value <= self.high)
+
+    @property
+    def healthy_range(self) -> str:
+        if self.high is None:
+            return f"at least {self.low:g}"
+        return f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
 
 
 SIGNS = (
@@ -24,50 +33,37 @@ SIGNS = (
         "health/colour_cast", "colour cast", "grey levels that the worst channel is off the data's mean", -CAST_LEVELS, CAST_LEVELS
     ),
     Sign("health/contrast", "contrast", "standard deviation of pixels, relative to the data's", *CONTRAST),
-    Sign(
-        "health/saturated",
-        "saturation",
-        "share of values that are exactly 0 or 255, minus the data's",
-        -1,
-        SATURATION,
-    ),
-    Sign("health/diversity", "diversity", "variance of features, relative to the data's; towards 0 all look alike", DIVERSITY, 1e9),
+    Sign("health/saturated", "saturation", "share of values that are exactly 0 or 255, minus the data's", -1, SATURATION),
+    Sign("health/diversity", "diversity", "variance of features relative to the data's; towards 0 all look alike", DIVERSITY, None),
     Sign("health/near_copies", "near copies", "share as near to training images as 1% of held-out images are", 0, SHARE),
 )
 
 
-def section(metrics: Metrics) -> str:
-    """A row for each sign; nothing if none was logged."""
-    rows = []
+class Row(NamedTuple):
+    """A row of the table of signs. healthy: the range, empty for a sign that this version does not know."""
+
+    title: str
+    value: str
+    healthy: str
+    is_healthy: bool
+    description: str
+    step: str
+
+
+def rows(metrics: RunMetrics) -> list[Row]:
+    """Returns a row for each sign of health that was logged, with its last value."""
     known = {sign.column: sign for sign in SIGNS}
-    for column in metrics.columns:
-        if column in known or column.startswith("health/"):
-            sign = known.get(column)
-            value, step = metrics.columns[column][1][-1], metrics.columns[column][0][-1]
-            title, words = (sign.title, sign.words) if sign else (column.removeprefix("health/").replace("_", " "), "")
-            rows.append([text(title), number(value), _range(sign), _verdict(sign, value), text(words), f"{step:,}"])
-    if not rows:
-        return ""
-    quiet = '<p class="quiet">Of the samples that FID was measured on in training; with few images, values stray by chance.</p>'
-    return table(["sign", "last value", "healthy", "verdict", "what it is", "at step"], rows) + quiet
+    found = []
+    for column, (steps, values) in metrics.columns.items():
+        value, step = format_number(values[-1]), f"{steps[-1]:,}"
+        if sign := known.get(column):
+            found.append(Row(sign.title, value, sign.healthy_range, sign.is_healthy(values[-1]), sign.description, step))
+        elif column.startswith("health/"):
+            found.append(Row(column.removeprefix("health/").replace("_", " "), value, "", False, "", step))
+    return found
 
 
-def _range(sign: Sign | None) -> str:
-    if sign is None:
-        return ""
-    if sign.high >= 1e9:
-        return f"at least {sign.low:g}"
-    return f"{sign.low:g}" if sign.low == sign.high else f"{sign.low:g} to {sign.high:g}"
-
-
-def _verdict(sign: Sign | None, value: float) -> str:
-    if sign is None:
-        return ""
-    is_fine = sign.low <= value <= sign.high
-    return '<span class="badge good">fine</span>' if is_fine else '<span class="badge bad">look here</span>'
-
-
-def broken(metrics: Metrics) -> list[str]:
-    """A line if samples came out broken."""
+def warnings(metrics: RunMetrics) -> list[str]:
+    """Returns a line if the last samples had NaN or infinity in them."""
     num = metrics.last("samples/num_nonfinite")
     return [f"{num:g} samples have NaN or infinity in them, and are in no figure"] if num else []

@@ -1,4 +1,4 @@
-"""Receipts on a page: each in a table of its own, and side by side with what differs."""
+"""Receipts on a page: each in a table of its own, and side by side with what differs between them."""
 
 import json
 import math
@@ -6,52 +6,92 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
+
 from alphabar.errors import UserError
 from alphabar.evaluation.compare import figures, relevant, short, title
 from alphabar.evaluation.diagnostics import PANEL
 from alphabar.evaluation.receipt import FILE_NAME, Figure, Receipt, differences, flat, read
 from alphabar.evaluation.table import TITLES
-from alphabar.reports.embed import picture
-from alphabar.reports.markup import alert, code, details, duration, missing, note, number, pairs, table, text
+from alphabar.reports.html import format_duration, format_number, render
+from alphabar.reports.images import EmbeddedImage, embed_image
 
-FREE = ("weights", "sampler", "guidance")  # what one compares on purpose
+COMPARABLE_KEYS = ("weights", "sampler", "guidance")  # of protocols: what one compares on purpose
 
 
-class Found(NamedTuple):
-    """A receipt in a file, or what is wrong with it."""
+class FigureRow(NamedTuple):
+    """A row of the table of a receipt's figures."""
+
+    title: str
+    features: str
+    value: str
+    floor: str
+    name: str
+
+
+class ReceiptSummary(NamedTuple):
+    """A receipt as the page shows it."""
+
+    subject: str
+    against: str
+    date: str
+    complaints: list[str]
+    figures: list[FigureRow]
+    spread_title: str
+    floor_title: str
+    cost: str
+    memorisation: str
+    protocol: dict[str, Any]
+    run: dict[str, Any]
+
+
+class FoundReceipt(NamedTuple):
+    """A receipt in a file with its summary, or the problem because of which it cannot be shown."""
 
     path: Path
-    receipt: Receipt | None
+    content: str = ""
+    receipt: Receipt | None = None
+    summary: ReceiptSummary | None = None
     problem: str = ""
+    foreign: str = ""
 
     @property
     def name(self) -> str:
         return self.path.parent.name
 
+    @property
+    def panel(self) -> EmbeddedImage | None:
+        """The picture of the samples nearest to training images, if it lies beside the receipt."""
+        return embed_image(self.path.parent / PANEL)
 
-def load(path: Path) -> Found:
-    """Reads a receipt.json, or that of a folder; never raises for a bad one."""
+
+def find_receipt(path: Path) -> FoundReceipt:
+    """Reads a receipt.json, given as the file or as its folder. Never raises for a bad receipt."""
     path = path / FILE_NAME if path.is_dir() else path
     try:
         receipt = read(path)
-        article_of(Found(path, receipt))  # whatever is missing in it is noticed here, not in the middle of a page
+        return FoundReceipt(path, path.read_text(encoding="utf-8"), receipt, summarise_receipt(receipt))
     except UserError as error:
-        return Found(path, None, str(error))
+        return FoundReceipt(path, problem=str(error))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ZeroDivisionError, OSError) as error:
-        return Found(path, None, f"{path}: not a whole receipt: {type(error).__name__}")
-    return Found(path, receipt)
+        return FoundReceipt(path, problem=f"{path}: not a whole receipt: {type(error).__name__}")
 
 
-def under(folder: Path) -> list[Path]:
-    """The receipt of a folder, and those of the folders in it."""
+def receipt_files(folder: Path) -> list[Path]:
+    """Returns the receipt of a folder, and those of the folders in it."""
     return sorted({path.resolve() for path in (*folder.glob(FILE_NAME), *folder.glob(f"*/{FILE_NAME}"))})
 
 
-def of_run(run: Path) -> list[Found]:
-    """Receipts of this run's checkpoints in the folders `evaluate` beside or above that of the run, the oldest first."""
+def receipts_of_run(run: Path) -> list[FoundReceipt]:
+    """Returns receipts of this run's checkpoints in the folders `evaluate` beside or above that of the run, the oldest first."""
     run = run.resolve()
     homes = [home / "evaluate" for home in list(run.parents)[1:3]]
-    return [load(path) for home in homes for path in under(home) if is_about(path, run)]
+    return [find_receipt(path) for home in homes for path in receipt_files(home) if is_about(path, run)]
+
+
+def unique_receipts(receipts: Sequence[FoundReceipt]) -> list[FoundReceipt]:
+    """Returns the receipts with each file once."""
+    return list({found.path.resolve(): found for found in receipts}.values())
 
 
 def is_about(path: Path, run: Path) -> bool:
@@ -63,136 +103,121 @@ def is_about(path: Path, run: Path) -> bool:
         return False
 
 
-def section(found: Sequence[Found], run: Path | None = None) -> str:
-    """All receipts, the comparison first; nothing where there are none.
+def receipt_complaints(receipts: Sequence[FoundReceipt]) -> list[str]:
+    """Returns the complaints of all receipts, each with the name of its receipt."""
+    return [f"receipt {found.name}: {line}" for found in receipts if found.summary for line in found.summary.complaints]
 
-    run: what they should be about; None: of many runs, and folded up.
+
+def render_receipts(receipts: Sequence[FoundReceipt], run: Path | None = None) -> Markup:
+    """Returns the comparison of all receipts and then each of them; nothing where there are none.
+
+    run: the folder of the run that they should be about; None: they are about many runs, and are folded up.
     """
-    good = [each for each in found if each.receipt is not None]
-    parts = [missing(each.problem) for each in found if each.receipt is None]
-    if len(good) > 1:
-        parts.insert(0, comparison(good))
-    for index, each in enumerate(good):
-        shown = article(each, run, f"receipt-{index}")
-        parts.append(shown if run is not None else details(f"receipt {text(each.name)}", shown))
-    return "".join(parts)
-
-
-def article(found: Found, run: Path | None, anchor: str) -> str:
-    """One receipt, with a note if it is about something else than the run."""
-    body = article_of(found)
-    subject = found.receipt.subject.get("checkpoint") if found.receipt else None
-    is_other = run is not None and not is_about(found.path, run.resolve())
-    other = (
-        note(f"This receipt is not about a checkpoint in this run's folder, but {subject or 'other images'}.") if is_other else ""
+    good = [found if run is None else _with_note(found, run) for found in receipts if found.receipt is not None]
+    return render(
+        "receipts",
+        comparison=compare_receipts([found.receipt for found in good if found.receipt]) if len(good) > 1 else None,
+        problems=[found.problem for found in receipts if found.problem],
+        receipts=good,
+        is_folded=run is None,
     )
-    return f'<article class="card" id="{anchor}">{other}{body}</article>'
 
 
-def article_of(found: Found) -> str:
-    """Complaints, figures, costs, memorisation and, folded up, everything that they depend on."""
-    receipt = found.receipt
-    assert receipt is not None
+def _with_note(found: FoundReceipt, run: Path) -> FoundReceipt:
+    if is_about(found.path, run.resolve()):
+        return found
+    subject = found.receipt.subject.get("checkpoint") if found.receipt else None
+    return found._replace(foreign=f"This receipt is not about a checkpoint in this run's folder, but {subject or 'other images'}.")
+
+
+def summarise_receipt(receipt: Receipt) -> ReceiptSummary:
+    """Returns complaints, figures, costs, memorisation and everything that they depend on.
+
+    Raises KeyError, TypeError or ValueError for a receipt in which something is missing.
+    """
     protocol, run, findings = receipt.protocol, receipt.run, receipt.findings
     floor, reference = protocol.get("floor"), protocol["reference"]
     seeds = [str(seed) for seed in protocol["seeds"]]
-    held_out = f"floor, {floor['num']:,} held-out images" if floor else "floor"
-    rows = [_row(figure) for figure in receipt.figures if not figure.what.endswith("_std")]
-    against = f"{protocol['num']:,} images against {reference['num']:,} {reference['split']} images"
     over = f", over {len(seeds)} seeds ({', '.join(seeds)})" if len(seeds) > 1 else f", seed {seeds[0]}" if seeds else ""
-    spread = f"mean ± std, K = {len(seeds)}" if len(seeds) > 1 else "value"
-    parts = [
-        f"<h3>{text(subject_of(receipt.subject))} <small>{text(found.name)}</small></h3>",
-        f'<p class="quiet">{text(against + over)} · {text(run.get("when", ""))}</p>',
-        alert("Complaints", [str(line) for line in findings.get("complaints", [])]),
-        table(["figure", "features", text(spread), text(held_out), "full name"], rows),
-        _costs(run),
-        _memorisation(found, findings.get("memorisation")),
-        details("Protocol: what must be equal for figures to be compared", _flat(protocol)),
-        details(
-            "Run: code, versions, hardware",
-            _flat({**run, "command": " ".join(map(str, run.get("command", []))), "subject": receipt.subject}),
-        ),
-        details(f"{text(found.name)}/{text(found.path.name)}", code(found.path.read_text(encoding="utf-8"))),
-    ]
-    return "".join(parts)
+    return ReceiptSummary(
+        subject=subject_title(receipt.subject),
+        against=f"{protocol['num']:,} images against {reference['num']:,} {reference['split']} images{over}",
+        date=str(run.get("when", "")),
+        complaints=[str(line) for line in findings.get("complaints", [])],
+        figures=[_figure_row(figure) for figure in receipt.figures if not figure.what.endswith("_std")],
+        spread_title=f"mean ± std, K = {len(seeds)}" if len(seeds) > 1 else "value",
+        floor_title=f"floor, {floor['num']:,} held-out images" if floor else "floor",
+        cost=_cost_line(run),
+        memorisation=_memorisation_line(findings.get("memorisation")),
+        protocol=flat(protocol),
+        run=flat({**run, "command": " ".join(map(str, run.get("command", []))), "subject": receipt.subject}),
+    )
 
 
-def _row(figure: Figure) -> list[str]:
+def _figure_row(figure: Figure) -> FigureRow:
     name = TITLES.get(figure.what, figure.what.replace("_", " ").capitalize())
     if figure.name.endswith("-noise"):
         name += " of pure noise"
-    floor = "" if figure.floor is None else number(figure.floor)
-    return [text(name), text(figure.extractor), spread(figure), floor, f"<code>{text(figure.name)}</code>"]
+    floor = "" if figure.floor is None else format_number(figure.floor)
+    return FigureRow(name, figure.extractor, mean_and_std(figure), floor, figure.name)
 
 
-def spread(figure: Figure) -> str:
-    """1.27 ± 0.05"""
+def mean_and_std(figure: Figure) -> str:
+    """Returns the mean over seeds with the standard deviation, such as "1.27 ± 0.05"."""
     if not math.isfinite(figure.mean):
         return "not a number"
-    return number(figure.mean) + ("" if figure.std is None else f" ± {figure.std:.2g}")
+    return format_number(figure.mean) + ("" if figure.std is None else f" ± {figure.std:.2g}")
 
 
-def subject_of(subject: Mapping[str, Any]) -> str:
-    """What was judged."""
+def subject_title(subject: Mapping[str, Any]) -> str:
+    """Returns what was measured: a checkpoint, images in a folder, or held-out images."""
     if "checkpoint" in subject:
         path = Path(str(subject["checkpoint"]))
         return f"{path.name} of {path.parent.parent.name}, step {subject.get('step', '?')}"
     return f"images in {subject['samples']}" if "samples" in subject else "held-out images"
 
 
-def _costs(run: Mapping[str, Any]) -> str:
+def _cost_line(run: Mapping[str, Any]) -> str:
     if "network_evaluations" not in run:
         return ""
-    shown = f"{run['network_evaluations']:g} network evaluations and {run['seconds_per_image']:.3g} s an image"
-    return f'<p class="quiet">{text(shown)} on {text(run.get("hardware", "?"))}; in all {text(duration(run["seconds"]))}</p>'
+    cost = f"{run['network_evaluations']:g} network evaluations and {run['seconds_per_image']:.3g} s an image"
+    return f"{cost} on {run.get('hardware', '?')}; in all {format_duration(run['seconds'])}"
 
 
-def _memorisation(found: Found, record: Mapping[str, Any] | None) -> str:
+def _memorisation_line(record: Mapping[str, Any] | None) -> str:
     if not record:
         return ""
     verdict = "Memorised" if record["is_flagged"] else "No sign of memorisation"
-    line = (
+    return (
         f"{verdict}: {record['share']:.1%} of {record['num']:,} samples are as near to a training image as the nearest 1% of "
-        f"{record['num_held_out']:,} held-out images; the median distance is {number(record['median'])}, of held-out images "
-        f"{number(record['median_held_out'])}."
+        f"{record['num_held_out']:,} held-out images; the median distance is {format_number(record['median'])}, of held-out images "
+        f"{format_number(record['median_held_out'])}."
     )
-    panel = picture(found.path.parent / PANEL, "samples beside their nearest training images, and a histogram of distances")
-    wide = f'<div class="scroll panel" tabindex="0" role="region" aria-label="memorisation">{panel}</div>' if panel else ""
-    return f"<p>{text(line)}</p>{wide}"
 
 
-def _flat(content: Mapping[str, Any]) -> str:
-    return pairs([(key, text(value)) for key, value in flat(content).items()])
+class Comparison(NamedTuple):
+    """Several receipts side by side. incomparable: keys of protocols that should be equal and are not.
+
+    differences: all keys that differ. titles, rows: a column for each key that differs and each common figure.
+    """
+
+    titles: list[str]
+    rows: list[list[str]]
+    differences: list[str]
+    incomparable: list[str]
 
 
-def comparison(found: Sequence[Found]) -> str:
-    """What receipts have in common, side by side, after what is not equal in their protocols."""
-    receipts = [each.receipt for each in found if each.receipt is not None]
+def compare_receipts(receipts: Sequence[Receipt]) -> Comparison:
+    """Returns the figures that all receipts have, and what differs in their protocols; no titles without common figures."""
     common = [key for key in figures(receipts[0]) if all(key in figures(other) for other in receipts[1:])]
     common = [key for key in common if not key[0].endswith("_std")]
     if not common:
-        return note("These receipts have no figure in common, so they are not put side by side.")
+        return Comparison([], [], [], [])
     origins = [(*key, figures(receipts[0])[key].statistic) for key in common]
     unlike = differences([relevant(receipt.protocol, origins) for receipt in receipts])
-    head = ["receipt", *(text(key) for key in unlike), *(text(title(key)) for key in common)]
     rows = [
-        [f'<a href="#receipt-{index}">{text(each.name)}</a>', *(text(short(values[index])) for values in unlike.values())]
-        + [spread(figures(receipt)[key]) for key in common]
-        for index, (each, receipt) in enumerate(zip(found, receipts, strict=True))
+        [short(values[index]) for values in unlike.values()] + [mean_and_std(figures(receipt)[key]) for key in common]
+        for index, receipt in enumerate(receipts)
     ]
-    serious = [key for key in unlike if key.split(".")[0] not in FREE]
-    if serious:
-        said = alert("Not measured alike, so not to be compared: these differ", serious)
-    elif unlike:
-        said = note(f"Measured alike but for what is compared: {', '.join(unlike)}.")
-    else:
-        said = '<p class="quiet">Measured alike.</p>'
-    return f'<article class="card"><h3>Side by side</h3>{said}{table(head, rows, "sortable")}</article>'
-
-
-def complaints(found: Sequence[Found]) -> list[str]:
-    """Of all receipts."""
-    return [
-        f"receipt {each.name}: {line}" for each in found if each.receipt for line in each.receipt.findings.get("complaints", [])
-    ]
+    incomparable = [key for key in unlike if key.split(".")[0] not in COMPARABLE_KEYS]
+    return Comparison([*unlike, *map(title, common)], rows, list(unlike), incomparable)

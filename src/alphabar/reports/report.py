@@ -7,89 +7,92 @@ from pathlib import Path
 from typing import NoReturn
 
 from alphabar.errors import UserError
-from alphabar.reports import run_page, sweep_page
-from alphabar.reports.page import MARK
-from alphabar.reports.receipts import Found, load, under
+from alphabar.reports.html import GENERATOR
+from alphabar.reports.receipts import FoundReceipt, find_receipt, receipt_files
+from alphabar.reports.run_page import render_run
+from alphabar.reports.sweep_page import render_sweep
 from alphabar.runs.console import shown
 from alphabar.runs.sweep import TABLE
 
-PAGE = "report.html"
+REPORT = "report.html"
 RUN_FILES = ("config.yaml", "metrics.csv")
 
 
-def main(words: Sequence[str]) -> None:
-    """Writes the page, and says where it is. Raises UserError for what is no run, sweep or receipt, and for a file in the way."""
+def main(arguments: Sequence[str]) -> None:
+    """Writes the page and prints where it is.
+
+    Raises UserError for a folder that is neither a run nor a sweep, for a bad receipt, and for a file in the way.
+    """
     parser = ArgumentParser("evaluate.py report", description="Makes one HTML page, which needs no network, of a run or a sweep.")
     parser.add_argument("folder", type=Path, help="that of a run or a sweep")
     parser.add_argument("receipts", nargs="*", type=Path, help="receipt.json, or the folder that it is in", metavar="RECEIPT")
     parser.add_argument("--receipts", nargs="+", type=Path, default=[], dest="more", help="folders with receipts", metavar="FOLDER")
-    parser.add_argument("--out", type=Path, help=f"the file to write; by default {PAGE} in the folder", metavar="FILE")
-    parser.error = complain  # type: ignore[method-assign]
-    args = parser.parse_args(words)
-    folder: Path = args.folder
-    out: Path = args.out or folder / PAGE
-    kind = kind_of(folder)
-    must_be_ours(out)
-    given = [
-        *(must_be_good(load(path)) for path in args.receipts),
-        *(load(path) for each in args.more for path in receipts_in(each)),
+    parser.add_argument("--out", type=Path, help=f"the file to write; by default {REPORT} in the folder", metavar="FILE")
+    parser.error = fail  # type: ignore[method-assign]
+    options = parser.parse_args(arguments)
+    folder: Path = options.folder
+    out: Path = options.out or folder / REPORT
+    is_sweep = check_folder(folder)
+    check_destination(out)
+    receipts = [
+        *(require_receipt(path) for path in options.receipts),
+        *(find_receipt(path) for each in options.more for path in require_receipts(each)),
     ]
-    content = (run_page if kind == "run" else sweep_page).make(folder, given)
-    write(content, out)
+    write_page((render_sweep if is_sweep else render_run)(folder, receipts), out)
     print(f"report   {shown(out)}")
 
 
-def complain(message: str) -> NoReturn:
+def fail(message: str) -> NoReturn:
+    """Raises UserError with the message."""
     raise UserError(f"report: {message}")
 
 
-def kind_of(folder: Path) -> str:
-    """Raises UserError for what is neither a run nor a sweep."""
+def check_folder(folder: Path) -> bool:
+    """Returns whether the folder is that of a sweep; it is that of a run otherwise. Raises UserError if it is neither."""
     if not folder.is_dir():
-        complain(
-            f"{folder}: " + ("is a file: give the folder of a run or a sweep" if folder.exists() else "there is no such folder")
-        )
+        fail(f"{folder}: " + ("is a file: give the folder of a run or a sweep" if folder.exists() else "there is no such folder"))
     if (folder / TABLE).is_file():
-        return "sweep"
+        return True
     if any((folder / name).is_file() for name in RUN_FILES):
-        return "run"
-    complain(f"{folder}: neither a run, which has {' or '.join(RUN_FILES)}, nor a sweep, which has {TABLE}")
+        return False
+    fail(f"{folder}: neither a run, which has {' or '.join(RUN_FILES)}, nor a sweep, which has {TABLE}")
 
 
-def must_be_ours(path: Path) -> None:
-    """Raises UserError if a file that we did not write would be lost, or the page has no place."""
+def check_destination(path: Path) -> None:
+    """Raises UserError if a file that is no report would be lost, or the page cannot be written there."""
     if not path.parent.is_dir():
-        complain(f"--out={path}: there is no folder {path.parent}")
+        fail(f"--out={path}: there is no folder {path.parent}")
     if not path.exists():
         return
     if path.is_dir():
-        complain(f"--out={path}: is a folder")
+        fail(f"--out={path}: is a folder")
     with path.open("rb") as file:
-        if MARK.encode() not in file.read(400):
-            complain(f"{path}: is there already and no report of ours; choose another with --out=FILE")
+        if GENERATOR.encode() not in file.read(400):
+            fail(f"{path}: is there already and no report of ours; choose another with --out=FILE")
 
 
-def must_be_good(found: Found) -> Found:
-    """Raises UserError for a receipt that was named and cannot be used."""
+def require_receipt(path: Path) -> FoundReceipt:
+    """Returns the receipt that the command line names. Raises UserError if it cannot be used."""
+    found = find_receipt(path)
     if found.receipt is None:
-        complain(found.problem)
+        fail(found.problem)
     return found
 
 
-def receipts_in(folder: Path) -> list[Path]:
-    """Raises UserError if there are none."""
-    found = under(folder)
+def require_receipts(folder: Path) -> list[Path]:
+    """Returns the receipts in a folder that the command line names. Raises UserError if there are none."""
+    found = receipt_files(folder)
     if not found:
-        complain(f"--receipts={folder}: there is no receipt.json in it, nor in the folders in it")
+        fail(f"--receipts={folder}: there is no receipt.json in it, nor in the folders in it")
     return found
 
 
-def write(content: str, path: Path) -> None:
-    """All of it or nothing. Raises UserError if the file cannot be written."""
+def write_page(content: str, path: Path) -> None:
+    """Writes all of the page or nothing. Raises UserError if the file cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(content, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        complain(f"{path}: cannot be written: {error.strerror}")
+        fail(f"{path}: cannot be written: {error.strerror}")

@@ -1,6 +1,3 @@
-"""What moves on a page. Without it everything can still be read."""
-
-SCRIPT = r"""
 "use strict";
 (() => {
   const root = document.documentElement;
@@ -155,4 +152,3 @@ SCRIPT = r"""
   for (const section of document.querySelectorAll("main section")) watch.observe(section);
   root.dataset.ready = "yes";
 })();
-"""
