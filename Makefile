@@ -24,7 +24,7 @@ train: install  ## train the default experiment; ARGS="schedule=cosine" changes 
 	$(BIN)/python train.py $(ARGS)
 
 test: install  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: lint types architecture test  ## everything that CI runs
 

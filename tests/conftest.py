@@ -11,8 +11,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-_CACHE = tempfile.TemporaryDirectory(prefix="alphabar-tests-")
-os.environ["ALPHABAR_TEST_CACHE"] = _CACHE.name
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker inherits the folder from the process that starts all of them
+    _CACHE = tempfile.TemporaryDirectory(prefix="alphabar-tests-")
+    os.environ["ALPHABAR_TEST_CACHE"] = _CACHE.name
 
 
 @pytest.fixture(autouse=True)

@@ -1,19 +1,24 @@
 """Whole runs in a second or two: the real configuration with a network of a few thousand parameters."""
 
 import csv
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from alphabar.cli.command import execute
 from alphabar.cli.hydra_app import App
 from alphabar.evaluation import receipt
+from warm_process import WarmProcess
 
 ROOT = Path(__file__).parents[1]
-CACHE = os.environ["ALPHABAR_TEST_CACHE"]  # made anew for every session of pytest, in conftest.py
+CACHE = os.environ["ALPHABAR_TEST_CACHE"]  # made anew for every session of pytest and shared by its workers, in conftest.py
+BRIEF = ("trainer.max_steps=2", "callbacks.fid=null", "callbacks.samples=null", "callbacks.film=null", "callbacks.curves=null")
 TINY = (
     "network.base_channels=8",
     "network.norm_groups=4",
@@ -47,20 +52,17 @@ def say(monkeypatch, *words, main=lambda cfg: {}, app=App(ROOT / "conf", "train"
     return execute(main, app)
 
 
-def start(script, *arguments, cwd, env=None, **options):
-    """A command in a process of its own, away from the repository."""
+def start(script, *arguments, cwd, env=None):
+    """Starts a command in a process of its own, away from the repository, in which everything is imported already."""
+    return WarmProcess(str(ROOT / script), arguments, cwd, os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}))
+
+
+def start_cold(script, *arguments, cwd, env=None, **options):
+    """Starts a command in a new interpreter, as a user does."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
     command = [sys.executable, str(ROOT / script), *arguments]
-    return subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        **options,
-    )
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=cwd, env=environment, **pipes, text=True, **options)
 
 
 def finish(process, seconds=120):
@@ -75,6 +77,24 @@ def finish(process, seconds=120):
 
 def run(script, *arguments, cwd, env=None, seconds=120):
     return finish(start(script, *arguments, cwd=cwd, env=env), seconds)
+
+
+def trained(*overrides):
+    """Returns the folder of a run of `train.py` with these overrides and `TINY`, trained once for all tests of a session.
+
+    All workers share it, so it is only read: a test that writes into it copies it first.
+    """
+    digest = hashlib.blake2b(repr(words(*overrides)).encode(), digest_size=8).hexdigest()
+    home = Path(CACHE) / "runs" / digest
+    home.parent.mkdir(exist_ok=True)
+    with FileLock(f"{home}.lock"):
+        if not (home / "finished").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir()
+            code, _, err = run("train.py", *words(*overrides, folder=home / "run"), cwd=home)
+            assert code == 0, err
+            (home / "finished").touch()
+    return home / "run"
 
 
 def figures(folder):

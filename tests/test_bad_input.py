@@ -36,12 +36,8 @@ def told(monkeypatch, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    cwd = tmp_path_factory.mktemp("trained")
-    words = runs.words("trainer.max_steps=2", "callbacks.fid=null", folder=cwd / "out")
-    code, _, err = runs.run("train.py", *words, cwd=cwd)
-    assert code == 0, err
-    return cwd / "out" / "checkpoints" / "last.ckpt"
+def trained():
+    return runs.trained(*runs.BRIEF) / "checkpoints" / "last.ckpt"
 
 
 @pytest.mark.parametrize(

@@ -27,25 +27,9 @@ BPD = ("metric=bpd", "weights=raw", "accelerator=cpu", "num=6", "batch_size=4", 
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained():
     """The checkpoints of runs of two steps."""
-    patch, cwd, files = pytest.MonkeyPatch(), tmp_path_factory.mktemp("trained"), {}
-    patch.chdir(cwd)
-    for name, words in TRAINED.items():
-        brief = (
-            "trainer.max_steps=2",
-            "callbacks.fid=null",
-            "callbacks.samples=null",
-            "callbacks.film=null",
-            "callbacks.curves=null",
-        )
-        assert call(patch, "train", *runs.words(*words, *brief, folder=cwd / name, tiny=TINY)) == 0
-        files[name] = cwd / name / "checkpoints" / "last.ckpt"
-    patch.undo()
-    return files
-
-
-TINY = tuple(word for word in runs.TINY if not word.startswith(("callbacks.samples", "callbacks.film", "callbacks.fid")))
+    return {name: runs.trained(*runs.BRIEF, *words) / "checkpoints" / "last.ckpt" for name, words in TRAINED.items()}
 
 
 def call(patch, script, *words):

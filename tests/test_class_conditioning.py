@@ -29,20 +29,13 @@ def call(monkeypatch, script, *words):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    words = runs.words("conditioner=class_label", "guidance=classifier_free", "trainer.max_steps=20", folder=folder / "out")
-    code, _, err = runs.run("train.py", *words, cwd=folder)
-    assert code == 0, err
-    return folder / "out"
+def trained():
+    return runs.trained("conditioner=class_label", "guidance=classifier_free", "trainer.max_steps=20")
 
 
 @pytest.fixture(scope="module")
-def untold(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("untold")
-    code, _, err = runs.run("train.py", *runs.words("trainer.max_steps=2", "callbacks.fid=null", folder=folder / "out"), cwd=folder)
-    assert code == 0, err
-    return folder / "out" / "checkpoints" / "last.ckpt"
+def untold():
+    return runs.trained(*runs.BRIEF) / "checkpoints" / "last.ckpt"
 
 
 def test_dropout_tells_some_images_nothing_in_training_alone():

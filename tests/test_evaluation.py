@@ -27,11 +27,8 @@ def call(monkeypatch, *words):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    code, _, err = runs.run("train.py", *runs.words("trainer.max_steps=20", folder=folder / "out"), cwd=folder)
-    assert code == 0, err
-    return folder / "out" / "checkpoints" / "last.ckpt"
+def trained():
+    return runs.trained("trainer.max_steps=20") / "checkpoints" / "last.ckpt"
 
 
 def digits(num, what="held_out"):

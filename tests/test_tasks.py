@@ -15,12 +15,8 @@ from alphabar.sampling.tasks.mask import known_pixels
 
 
 @pytest.fixture(scope="module", params=["ddpm", "edm", "flow"])
-def trained(request, tmp_path_factory):
-    cwd = tmp_path_factory.mktemp(request.param)
-    words = runs.words("trainer.max_steps=2", "callbacks.fid=null", f"method={request.param}", folder=cwd / "out")
-    code, _, err = runs.run("train.py", *words, cwd=cwd)
-    assert code == 0, err
-    return cwd / "out" / "checkpoints" / "last.ckpt"
+def trained(request):
+    return runs.trained(*runs.BRIEF, f"method={request.param}") / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def finished(tmp_path_factory):
     """(Folder of a finished run with wandb offline, what it printed, what it complained of)."""
     cwd = tmp_path_factory.mktemp("run")
     words = runs.words("trainer.max_steps=40", folder=cwd / "out", logger="wandb")
-    code, out, err = runs.run("train.py", *words, cwd=cwd, env={"ALPHABAR_RESULT": str(cwd / "result.json")})
+    code, out, err = runs.finish(runs.start_cold("train.py", *words, cwd=cwd, env={"ALPHABAR_RESULT": str(cwd / "result.json")}))
     assert code == 0, err
     return cwd / "out", out, err
 
