@@ -43,7 +43,7 @@ def trained():
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["schedule=quadratic"], ["schedule=quadratic", "cosine", "linear", "scaled_linear", "sigmoid"]),
+        (["schedule=triangular"], ["schedule=triangular", "cosine", "linear", "scaled_linear", "sigmoid"]),
         (["schedule.beta_strt=1e-4"], ["schedule.beta_strt", "schedule.beta_start"]),
         (["+schedule.beta_strt=1e-4"], ["beta_strt", "beta_start"]),
         (["+trainer.device=4"], ["device", "devices"]),

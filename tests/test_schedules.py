@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import parts
 from alphabar.diffusion.schedules.from_alpha_bar import CosineSchedule, SigmoidSchedule
 from alphabar.diffusion.schedules.linear import LinearSchedule, ScaledLinearSchedule
 from oracle import seeded
@@ -12,6 +13,19 @@ SCHEDULES = {
     "sigmoid": SigmoidSchedule,
 }
 every_schedule = pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+
+
+@pytest.mark.parametrize("schedule", parts.schedules().values(), ids=parts.choices("schedule"))
+def test_every_schedule_goes_from_data_to_noise(schedule):
+    """Whatever conf/schedule offers: alpha falls from 1, sigma rises from 0, and their ratio is another at each time."""
+    times = schedule.time(torch.linspace(0, 1, 1001, dtype=torch.float64)).unique()
+    alpha, sigma = schedule(torch.cat([times.new_zeros(1), times]))
+    assert (alpha[0], sigma[0]) == (1, 0)
+    assert (alpha.diff() <= 0).all()
+    assert (sigma.diff() >= 0).all()
+    ratio = sigma.double() / alpha.double()
+    assert (ratio[1:].diff() > 0).all()
+    assert len(times) >= 100
 
 
 @every_schedule
