@@ -41,7 +41,7 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(120)"]
 def main(cfg):
     folder = Path(cfg.run_dir)
     stdin = sys.stdin.read()
-    seen = {"env": dict(os.environ), "pid": os.getpid(), "group": os.getpgid(0), "stdin": stdin, "x": cfg.x, "y": cfg.y}
+    seen = {"env": dict(os.environ), "pid": os.getpid(), "group": os.getpgid(0), "stdin": stdin, "x": cfg.x, "y": cfg.y, "cwd": os.getcwd()}
     (folder / "seen.json").write_text(json.dumps(seen))
     if cfg.act == "refuse":
         raise UserError("this is no good")
@@ -164,6 +164,37 @@ def test_the_command_in_the_report_of_a_failure_repeats_it(start, tmp_path):
     assert again.stderr == "error: this is no good\n"
     (again_seen,) = (tmp_path / "outputs" / "train").glob("*/seen.json")
     assert json.loads(again_seen.read_text())["y"] == seen["y"]
+
+
+def seen_by(folder):
+    seen = json.loads((folder / "seen.json").read_text())
+    return seen["x"], seen["y"], Path(seen["cwd"]).name
+
+
+def test_jobs_get_the_primary_config_the_search_path_and_hydra_s_other_options(start, tmp_path):
+    """And so does whoever repeats one with the command in its error.txt."""
+    for name in ("first", "second"):
+        (tmp_path / name / "extra").mkdir(parents=True)
+    (tmp_path / "first" / "mine.yaml").write_text("defaults: [train, _self_]\ny: mine")
+    (tmp_path / "second" / "extra" / "large.yaml").write_text("# @package _global_\nx: 100")
+    words = ("-cn", "mine", "--config-dir", "first", "hydra.searchpath=[file://second]", "+extra=large", "hydra.job.chdir=true")
+    sweep = start("-m", *words, "act=work,refuse", "hydra.sweep.dir=out")
+    assert sweep.returncode == 1, sweep.err
+    assert [seen_by(tmp_path / "out" / num) for num in "01"] == [(100, "mine", "0"), (100, "mine", "1")]
+    command = (tmp_path / "out" / "1" / "error.txt").read_text().splitlines()[2]
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    (again,) = (tmp_path / "outputs" / "train").iterdir()
+    assert seen_by(again) == (100, "mine", again.name)
+
+
+def test_a_main_file_may_say_that_it_is_a_sweep(start, tmp_path):
+    (tmp_path / "conf" / "many.yaml").write_text(
+        'defaults: [train, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {x: "1,2"}}}'
+    )
+    sweep = start("--config-name=many")
+    assert sweep.returncode == 0, sweep.err
+    assert [seen_by(tmp_path / "sweep" / num)[0] for num in "01"] == [1, 2]
 
 
 @pytest.mark.parametrize("value", ["a b", "a=b,c", "it's", 'say "x"', "é漢"])

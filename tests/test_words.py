@@ -90,6 +90,55 @@ def test_a_bad_command_line_gets_one_clear_line(monkeypatch, capfd, tmp_path, wo
     assert list(tmp_path.glob("outputs/*/*")) == [], "a folder was left behind"
 
 
+@pytest.fixture
+def own_files(tmp_path):
+    """A folder of somebody's own YAML files: a main one, and an experiment."""
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "extras").mkdir()
+    (tmp_path / "own" / "extras" / "large.yaml").write_text("batch: 3")
+    (tmp_path / "own" / "mine.yaml").write_text("defaults: [train, _self_]\nextra: 1\nname: mine")
+    (tmp_path / "own" / "experiment" / "wide.yaml").write_text("# @package _global_\nnetwork: {base_channels: 24}")
+    return tmp_path / "own"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["--config-dir", "own", "experiment=wid"],
+            "experiment=wid: no such choice. Did you mean wide? experiment takes: autoencoder",
+        ),
+        (["hydra.searchpath=[file://own]", "experiment=wid"], "Did you mean wide?"),
+        (["-m", "--config-dir", "own", "experiment=wide", "sead=1,2"], "sead=1,2: there is no key sead. Did you mean seed?"),
+        (["--config-dir", "own", "--config-name", "mine", "extro=2"], "extro=2: there is no key extro. Did you mean extra?"),
+        (["--config-dir=own", "-cn", "mine", "ema=power", "ema_decay=0.5"], "nothing takes ema_decay with ema=power"),
+        (["--config-dir", "nowhere", "seed=1"], "--config-dir=nowhere: there is no such folder"),
+        (
+            ["--config-dir", "own", "extras=large"],
+            "extras=large: this command has no group extras by itself; to add it: +extras=large",
+        ),
+        (["hydra.searchpath=[file://nowhere]"], "hydra.searchpath: there is nothing at nowhere"),
+        (["--config-dir", "own", "-cn", "yours"], "--config-name=yours: there is no yours.yaml in "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_words_are_judged_by_the_files_on_the_search_path(monkeypatch, capfd, own_files, words, line):
+    assert say(monkeypatch, *words) == exit_status.BAD_INPUT
+    (message,) = capfd.readouterr().err.splitlines()
+    assert line in message
+
+
+def test_files_on_the_search_path_are_composed_and_shown(monkeypatch, capfd, own_files):
+    seen = []
+    words = ("--config-dir", "own", "--config-name", "mine", "experiment=wide", "extra=2")
+    assert say(monkeypatch, *words, main=lambda cfg: seen.append((cfg.name, cfg.extra, cfg.network.base_channels)) or {}) == 0
+    assert seen == [("mine", 2, 24)]
+    assert say(monkeypatch, "--help", "--config-dir", "own") == 0
+    assert "wide" in capfd.readouterr().out
+    assert say(monkeypatch, "--cfg", "job", "--resolve", "--config-dir", "own", "-cn", "mine") == 0
+    assert "extra: 1" in capfd.readouterr().out
+
+
 def test_all_bad_words_are_named_at_once(monkeypatch, capfd):
     assert say(monkeypatch, "sead=1", "schedule=cosin", "trainer.device=2", "network") == 2
     assert [line.split(":")[1] for line in capfd.readouterr().err.splitlines()] == [

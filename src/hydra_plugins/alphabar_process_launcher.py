@@ -21,7 +21,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from alphabar.cli.overrides import quoted
+from alphabar.cli.overrides import quoted, search_options, words_for_jobs
 from alphabar.cli.processes import Stop, run_job, stoppable
 from alphabar.errors import UserError
 from alphabar.runs.sweep import Job, open_sweep, write_error
@@ -43,7 +43,7 @@ ConfigStore.instance().store(group="hydra/launcher", name="process", node=Proces
 
 
 class ProcessLauncher(Launcher):
-    """Runs `python <script> <overrides> hydra.run.dir=<sweep>/<subdir>` for one job after the other, come what may of each."""
+    """Runs `<script> <options> <overrides> hydra.run.dir=<sweep>/<subdir>` for one job after the other, even if some fail."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Raises UserError if all jobs were to share a folder, or the sweep that of an earlier one."""
@@ -88,8 +88,10 @@ class ProcessLauncher(Launcher):
         return config
 
     def _run(self, config: DictConfig, job: Job, stop: Stop) -> None:
-        alone = [*_script(), *config.hydra.overrides.task]
-        command = [*alone, f"hydra.run.dir={quoted(str(job.folder))}", "hydra.mode=RUN"]
+        alone = [*_script(), *search_options(sys.argv[1:]), *config.hydra.overrides.task]
+        alone += words_for_jobs(config.hydra.overrides.hydra)
+        alone += [f"hydra.job.num={job.num}", "hydra.mode=RUN"]
+        command = [*alone, f"hydra.run.dir={quoted(str(job.folder))}"]
         begin = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="alphabar-job-") as scratch:
             result, errors = Path(scratch) / "result.json", Path(scratch) / "errors"

@@ -64,13 +64,16 @@ def execute(main: Main, app: App) -> int:
     exit_status.prepare()
     result: dict[str, Any] = {}
     failure: BaseException | None = None
+    args = None
     try:
         if (verb := app.verbs.get("".join(sys.argv[1:2]))) is not None:
             importlib.import_module(verb).main(sys.argv[2:])
         else:
-            run(main, app, parse_args(app), result)
+            args = parse_args(app)
+            app = app.with_options(args)
+            run(main, app, args, result)
     except BaseException as error:
-        failure = error.__cause__ if isinstance(error, Inside) else explained(error, app)
+        failure = error.__cause__ if isinstance(error, Inside) else explained(error, app, args)
     ending = exit_status.FINISHED if failure is None else exit_status.ending_of(failure)
     exit_status.hand_over(ending, result, failure)
     ending = finish_sweeps(ending)
@@ -105,10 +108,9 @@ def parse_args(app: App) -> Namespace:
 
 def run(main: Main, app: App, args: Namespace, result: dict[str, Any]) -> None:
     """Shows help or the configuration, or lets Hydra run `main`, a sweep, or what else it is asked for."""
-    is_own = args.config_name is None and args.config_path is None and args.config_dir is None
     # Hydra takes an added key that nothing else takes, and makes a sweep's folder before it looks at the words.
-    if is_own and (args.multirun or any(word.startswith(("+", "-")) for word in args.overrides)):
-        complain(diagnose(app, args.overrides, args.multirun))
+    if is_sweep(args) or any(word.startswith(("+", "-")) for word in args.overrides):
+        complain(diagnose(app, args.overrides, is_sweep(args)))
     if args.help:
         print(usage(app, args.overrides))
     elif args.cfg and args.resolve:
@@ -150,8 +152,13 @@ def drop_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def explained(error: BaseException, app: App) -> BaseException:
-    """An error from outside `main`, in our own words if the user can mend it."""
+def is_sweep(args: Namespace) -> bool:
+    """Returns whether the command line asks for a sweep."""
+    return args.multirun or "hydra.mode=MULTIRUN" in args.overrides
+
+
+def explained(error: BaseException, app: App, args: Namespace | None) -> BaseException:
+    """Returns an error from outside `main`, in our own words if the user can mend it; args: None if they could not be parsed."""
     if not isinstance(error, HydraException | OmegaConfBaseException | ValueError | OSError):
         return error
     link: BaseException | None = error
@@ -159,8 +166,7 @@ def explained(error: BaseException, app: App) -> BaseException:
         if isinstance(link, UserError):  # perhaps a resolver's
             return link
         link = link.__cause__ or link.__context__
-    words = [word for word in sys.argv[1:] if "=" in word or not word.startswith("-")]
-    if lines := diagnose(app, words, bool({"-m", "--multirun"} & set(sys.argv))):
+    if args is not None and (lines := diagnose(app, args.overrides, is_sweep(args))):
         return UserError("\n".join(lines))
     if isinstance(error, OSError):
         return UserError(exit_status.describe(error))

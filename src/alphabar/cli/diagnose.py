@@ -73,8 +73,10 @@ class _Known:
     """The keys and groups there are, given the groups that a command line chooses."""
 
     def __init__(self, app: App, overrides: list[Override], groups: dict[str, list[str]]) -> None:
+        self.app = app
         self.groups = groups
-        self.tree = _compose(app, [override for override in overrides if override.key_or_group in groups], groups)
+        chosen = [override for override in overrides if override.key_or_group in groups]
+        self.default, self.tree = _compose(app, chosen, groups)
         self.keys = list(_keys(self.tree))
 
     def problems(self, override: Override, is_sweep: bool) -> Iterator[str]:
@@ -88,7 +90,7 @@ class _Known:
             )
         elif key in self.groups:
             reason = self._second_choice(override) if is_addition else None
-            reason = reason or self._no_place(key)
+            reason = reason or self._no_place(override)
             if reason := reason or _choice_problem(override, self.groups[key]):
                 yield f"{word}: {reason}"
         elif is_addition:
@@ -97,17 +99,21 @@ class _Known:
         elif key not in self.keys:
             yield f"{word}: there is no key {key}{self._meant(override) or self._others(key)}{self._plus(override)}"
 
-    def _no_place(self, group: str) -> str | None:
-        """Of a group that this command, or what else was chosen, has no use for."""
-        chosen = self.tree.get("hydra", {}).get("runtime", {}).get("choices", {})
+    def _no_place(self, override: Override) -> str | None:
+        """Returns why this command, or what else was chosen, has no use for a group; None if it has, or if it is a user's."""
+        group = override.key_or_group
+        chosen = _choices(self.tree)
         if group.startswith("hydra/") or not chosen or group in chosen:
             return None
+        if not (self.app.folder / group).is_dir():
+            needs_plus = f"this command has no group {group} by itself; to add it: +{override.input_line}"
+            return None if override.is_add() or override.is_force_add() else needs_plus
         others = ", ".join(sorted(name for name in chosen if not name.startswith("hydra/")))
         return f"nothing takes {group} here; the groups that go with this command and its other choices: {others}"
 
     def _second_choice(self, override: Override) -> str | None:
         group = override.key_or_group
-        if override.is_force_add() or group not in self.tree.get("hydra", {}).get("runtime", {}).get("choices", {}):
+        if override.is_force_add() or group not in _choices(self.default):
             return None
         return f"{group} is chosen already; to choose another, leave the + out: {group}={override.get_value_element_as_str()}"
 
@@ -155,16 +161,22 @@ class _Known:
         return f" An argument that the YAML does not list needs a +: +{override.input_line}"
 
 
-def _compose(app: App, chosen: list[Override], groups: dict[str, list[str]]) -> Any:
-    """The configuration with the choices that are sound, without any other change."""
+def _choices(tree: Any) -> dict[str, str]:
+    """Returns the choice of each group of a composed configuration; nothing if it could not be composed."""
+    return tree.get("hydra", {}).get("runtime", {}).get("choices", {})
+
+
+def _compose(app: App, chosen: list[Override], groups: dict[str, list[str]]) -> tuple[Any, Any]:
+    """Returns the default configuration, and the one with the choices that are sound, without any other change."""
     sound = [override for override in chosen if not _choice_problem(override, groups[override.key_or_group])]
     words = [
-        f"{'+' if override.is_add() and override.key_or_group.startswith('hydra/') else ''}"
+        f"{'+' if override.is_add() and not (app.folder / override.key_or_group).is_dir() else ''}"
         f"{override.key_or_group}={_values(override)[0]}"
         for override in sound
         if _values(override)
     ]
     placed: list[str] = []
+    default: Any = {}
     tree: Any = {}
     for word in [None, *words]:  # one by one, since a choice may leave no place for another
         attempt = placed if word is None else [*placed, word]
@@ -173,7 +185,8 @@ def _compose(app: App, chosen: list[Override], groups: dict[str, list[str]]) -> 
         except (HydraException, OmegaConfBaseException):
             continue
         placed = attempt
-    return tree
+        default = default or tree
+    return default, tree
 
 
 def _choice_problem(override: Override, choices: list[str]) -> str | None:

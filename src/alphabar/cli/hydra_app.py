@@ -1,63 +1,152 @@
 """A command's configuration as Hydra composes it, without running anything."""
 
+import os
+import warnings
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
-from alphabar.config.interpolation import Blank, Broken, plain
+from alphabar.config.interpolation import Blank, Broken, plain, written
+from alphabar.errors import UserError
 
 
 @dataclass(frozen=True)
 class App:
-    """A script with the folder of its YAML files and the name of its main one.
+    """A script with the folder of its YAML files and the name of its main one, and the options of Hydra that change where it looks.
 
     verbs: first words after which no configuration follows, with the module whose `main` takes the rest.
+    config_name, config_path, config_dir: Hydra's options of these names; None if they are not given.
+    searchpath: the words of the command line that set `hydra.searchpath`.
     """
 
     folder: Path
     name: str
     verbs: Mapping[str, str] = field(default_factory=dict)
+    config_name: str | None = None
+    config_path: str | None = None
+    config_dir: str | None = None
+    searchpath: tuple[str, ...] = ()
+
+    def with_options(self, args: Namespace) -> "App":
+        """Returns the app as these parsed arguments of the command line make it.
+
+        Raises UserError if they name a folder or a main file that does not exist.
+        """
+        searchpath = tuple(word for word in args.overrides if word.lstrip("+").startswith("hydra.searchpath="))
+        if not (args.config_name or args.config_path or args.config_dir or searchpath):
+            return self
+        app = replace(
+            self, config_name=args.config_name, config_path=args.config_path, config_dir=args.config_dir, searchpath=searchpath
+        )
+        for option, folder in (("--config-dir", app.config_dir), ("--config-path", app.main_path)):
+            if folder is not None and "://" not in folder and not Path(folder).is_dir():
+                raise UserError(f"{option}={folder}: there is no such folder")
+        for source in app.repository.get_sources():
+            if not source.available():
+                raise UserError(f"hydra.searchpath: there is nothing at {source.path}")
+        if not app.repository.config_exists(app.main_name):
+            raise UserError(f"--config-name={app.main_name}: there is no {app.main_name}.yaml in {', '.join(app.places())}")
+        return app
+
+    @property
+    def main_name(self) -> str:
+        """The name of the main YAML file, which `--config-name` may have changed."""
+        return (self.config_name or self.name).removesuffix(".yaml")
+
+    @property
+    def main_path(self) -> str:
+        """The folder, or package, of the main YAML file; `--config-path` is relative to the script."""
+        path = self.config_path or str(self.folder)
+        return path if "://" in path else str(self.folder.parent / path)
 
     @contextmanager
     def loaded(self) -> Iterator[ConfigLoader]:
-        """Hydra, set up for this app."""
+        """Provides Hydra's loader, set up with this app's search path."""
+        version.setbase("1.3")
+        search_path = create_config_search_path(self.main_path)
+        if self.config_dir is not None:
+            path = f"file://{os.path.abspath(self.config_dir)}"
+            search_path.prepend(provider="command-line", path=path, anchor=SearchPathQuery(provider="schema"))
         GlobalHydra.instance().clear()
-        with initialize_config_dir(str(self.folder), job_name=self.name, version_base="1.3"):
+        Hydra.create_main_hydra2(task_name=self.name, config_search_path=search_path)
+        try:
             yield GlobalHydra.instance().config_loader()
+        finally:
+            GlobalHydra.instance().clear()
+
+    @cached_property
+    def repository(self) -> IConfigRepository:
+        """All YAML files on the search path, that of `hydra.searchpath` included."""
+        with self.loaded() as loader, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Hydra's, of folders that do not exist: see `with_options`
+            assert isinstance(loader, ConfigLoaderImpl)
+            return loader._parse_overrides_and_create_caching_repo(self.main_name, list(self.searchpath))[1]
+
+    def places(self) -> list[str]:
+        """Returns the folders and packages in which YAML files are looked for, Hydra's own left out."""
+        return [source.path for source in self.repository.get_sources() if source.provider not in ("hydra", "schema")]
 
     def compose(self, overrides: list[str]) -> DictConfig:
-        """The configuration, with Hydra's own under `hydra`. Raises what Hydra raises."""
+        """Returns the configuration, with Hydra's own under `hydra`. Raises what Hydra raises."""
         with self.loaded():
-            return compose(self.name, overrides, return_hydra_config=True)
+            return compose(self.main_name, [*self.searchpath, *overrides], return_hydra_config=True)
+
+    def content(self, path: str) -> Any:
+        """Returns the plain content of a YAML file such as `schedule/linear`, with references as they are written."""
+        found = self.repository.load_config(path)
+        assert found is not None, path
+        return written(found.config)  # type: ignore[arg-type]
+
+    def own_keys(self) -> set[str]:
+        """Returns the keys at the root of the script's own main file and of the one that `--config-name` chose."""
+        own = written(OmegaConf.load(self.folder / f"{self.name}.yaml"))
+        return {str(key) for key in [*own, *self.content(self.main_name)]}
+
+    @cached_property
+    def _groups(self) -> dict[str, list[str]]:
+        return dict(sorted(self._below("")))
+
+    def _below(self, parent: str) -> Iterator[tuple[str, list[str]]]:
+        for name in self.repository.get_group_options(parent, ObjectType.GROUP):
+            group = f"{parent}/{name}".removeprefix("/")
+            if group.startswith(("hydra", "__")):
+                continue
+            if choices := self.repository.get_group_options(group, ObjectType.CONFIG):
+                yield group, sorted(choices)
+            yield from self._below(group)
 
     def groups(self) -> dict[str, list[str]]:
-        """The choices of every group but Hydra's own."""
-        files = sorted(self.folder.glob("*/**/*.yaml"))
-        groups = [file.parent.relative_to(self.folder).as_posix() for file in files]
-        choices: dict[str, list[str]] = {}
-        for group, file in zip(groups, files, strict=True):
-            if group.split("/")[0] != "hydra":
-                choices.setdefault(group, []).append(file.stem)
-        return choices
+        """Returns the choices of every group on the search path but Hydra's own."""
+        return dict(self._groups)
 
     def hydra_groups(self) -> dict[str, list[str]]:
-        """The choices of Hydra's groups, by names such as hydra/launcher."""
+        """Returns the choices of Hydra's groups, by names such as hydra/launcher."""
         with self.loaded() as loader:
             names = [f"hydra/{name}" for name in loader.get_group_options("hydra", ObjectType.GROUP)]
             return {name: sorted(loader.get_group_options(name, ObjectType.CONFIG)) for name in names}
 
 
 def resolved(app: App, overrides: list[str], part: str, package: str | None) -> str:
-    """The configuration with references resolved; ??? where the value is filled in later."""
+    """Returns the configuration as YAML with references resolved, and ??? where the value is filled in later.
+
+    part: "job", "hydra" or "all". package: the dotted key of the part of it that is wanted; None for all.
+    """
     cfg = app.compose(overrides)
     HydraConfig.instance().set_config(cfg)
     content = _legible(plain(cfg))

@@ -1,6 +1,12 @@
 """The words of a command line: `key=value`."""
 
 import re
+from collections.abc import Iterable, Sequence
+
+from hydra._internal.utils import get_args_parser
+
+# Keys and groups of Hydra that say how a sweep runs, and nothing to one of its jobs.
+OF_SWEEPS = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra.sweeper", "hydra.launcher", "hydra/sweeper", "hydra/launcher")
 
 
 def quoted(value: str) -> str:
@@ -28,3 +34,16 @@ def split(word: str) -> tuple[str, str | None]:
 def bare(key: str) -> str:
     """The key without `+`, `++` or `~`."""
     return key.lstrip("+~")
+
+
+def search_options(arguments: Sequence[str]) -> list[str]:
+    """Returns those options of a command line that say which YAML files it composes."""
+    args, _ = get_args_parser().parse_known_intermixed_args(arguments)
+    names = ("config_name", "config_path", "config_dir")
+    return [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in names if getattr(args, name) is not None]
+
+
+def words_for_jobs(words: Iterable[str]) -> list[str]:
+    """Returns the words with Hydra's own keys that act in the jobs of a sweep, too."""
+    names = [(word, split(bare(word))[0]) for word in words]
+    return [word for word, key in names if not any(key == sweep or key.startswith(f"{sweep}.") for sweep in OF_SWEEPS)]

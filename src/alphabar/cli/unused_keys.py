@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from alphabar.cli.hydra_app import App
 from alphabar.cli.overrides import bare, split
@@ -20,8 +20,7 @@ def unused(app: App, cfg: DictConfig, words: Sequence[str], choices: Mapping[str
 
     choices: what is chosen of each group.
     """
-    own = {str(key) for key in OmegaConf.load(app.folder / f"{app.name}.yaml")}
-    taken = own | references(written(cfg)) | app.groups().keys()
+    taken = app.own_keys() | references(written(cfg)) | app.groups().keys()
     lines = []
     for word in words:
         key, value = split(word)
@@ -51,7 +50,7 @@ def _texts(content: Any) -> Iterator[str]:
 def _instead(app: App, key: str, choices: Mapping[str, str]) -> str:
     """Which choice is to blame, and which others would take the key."""
     for group, names in app.groups().items():
-        takers = [name for name in names if key in REFERENCE.findall((app.folder / group / f"{name}.yaml").read_text("utf-8"))]
+        takers = [name for name in names if key in references(app.content(f"{group}/{name}"))]
         if takers and group in choices:
             return f" with {group}={choices[group]}; what does: {group}={', '.join(takers)}"
     return " here"
