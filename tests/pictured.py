@@ -57,7 +57,7 @@ def call(script: str, *words: str, code: int = 0) -> int:
 
 
 def contrastive(factory, *more: str, folder: Path | None = None) -> Trained:
-    """A pair trained for 120 steps on the pictures, which are made if there are none."""
+    """A CLIP trained for 120 steps on the pictures, which are made if there are none."""
     home = factory.mktemp("contrastive")
     root = pictures(home / "pictures") if folder is None else folder
     encoder = home / "encoder" if folder is None else folder.parent / "encoder"

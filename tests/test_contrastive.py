@@ -1,4 +1,4 @@
-"""Training an image-text pair: the loss, the augmentation, and a run from images with captions to a folder that others read."""
+"""Training a CLIP: the loss, the augmentation, and a run from images with captions to a folder that others read."""
 
 import json
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import pictured
 import runs
-from alphabar.models.pairs.small import SmallPair
+from alphabar.models.clip.small import SmallCLIP
 from alphabar.training.modules.contrastive import Augmentation, contrast
 
 
@@ -61,15 +61,15 @@ def trained(tmp_path_factory):
 
 
 def test_a_run_leaves_a_pair_with_averaged_weights(trained):
-    pair = SmallPair(str(trained.run / "pair"))
-    assert pair.width == 8
+    clip = SmallCLIP(str(trained.run / "clip"))
+    assert clip.width == 8
     saved = runs.checkpoint(trained.run)
     averages = {name.removeprefix("towers."): value for name, value in saved["ema"]["weights"].items()}
-    weights = pair._loaded.state_dict()
+    weights = clip._loaded.state_dict()
     assert averages.keys() == weights.keys()
     assert all(torch.equal(averages[name], weights[name]) for name in weights)
     assert any(not torch.equal(saved["state_dict"][f"towers.{name}"], weights[name]) for name in weights)
-    assert json.loads((trained.run / "pair" / "config.json").read_text())["model_type"] == "alphabar_pair"
+    assert json.loads((trained.run / "clip" / "config.json").read_text())["model_type"] == "alphabar_clip"
 
 
 def test_a_run_logs_how_well_captions_are_found(trained):

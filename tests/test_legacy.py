@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import runs
-from alphabar.config.former_names import FORMER_MODULES, current_target
+from alphabar.config.allowed_targets import locate
+from alphabar.config.former_names import FORMER_CLASSES, FORMER_MODULES, current_target
 from alphabar.reports import report
 
 LEGACY = Path(__file__).parent / "legacy"
@@ -61,6 +62,11 @@ def test_reports_of_old_folders(tmp_path, name):
 def test_what_was_moved_is_where_the_table_says(former, now):
     assert importlib.util.find_spec(now) is not None
     assert current_target(f"{former}.Name") == f"{now}.Name"
+
+
+@pytest.mark.parametrize(("former", "now"), FORMER_CLASSES.items())
+def test_a_class_that_was_renamed_is_found_under_its_former_name(former, now):
+    assert locate(former) is locate(now)
 
 
 def test_what_was_not_moved_keeps_its_name():

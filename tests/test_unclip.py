@@ -1,4 +1,4 @@
-"""unCLIP from captions to images: a pair, a prior and a decoder, all tiny, trained and used by the commands of the documentation."""
+"""unCLIP from captions to images: a CLIP, a prior and a decoder, all tiny, trained and used by the commands of the documentation."""
 
 import json
 from typing import NamedTuple
@@ -27,7 +27,7 @@ DRAW = ["sampler.num_steps=3", "film=0"]
 
 
 class Runs(NamedTuple):
-    pair: str
+    clip: str
     prior: str
     decoder: str
     words: list[str]
@@ -36,9 +36,9 @@ class Runs(NamedTuple):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The three of them."""
-    pair, home = pictured.contrastive(tmp_path_factory), tmp_path_factory.mktemp("unclip")
-    words = ["logger=csv", f"pair={pair.run}/pair", f"data.root={pair.folder}", "data.held_out=0.25"]
-    encoder = ["encoder.name=" + str(pair.folder.parent / "encoder"), "encoder.max_length=9", f"cache_dir={home}/cache"]
+    clip, home = pictured.contrastive(tmp_path_factory), tmp_path_factory.mktemp("unclip")
+    words = ["logger=csv", f"clip={clip.run}/clip", f"data.root={clip.folder}", "data.held_out=0.25"]
+    encoder = ["encoder.name=" + str(clip.folder.parent / "encoder"), "encoder.max_length=9", f"cache_dir={home}/cache"]
     text = [*(f"conditioner.{word}" for word in encoder), "conditioning.tokens=12", "optimizer.lr=3e-3", "trainer.max_steps=120"]
     text.append(f"codec.cache_dir={home}/cache")
     pictured.call("train", "experiment=smoke/unclip_prior", *words, *text, "callbacks.embeddings.every_n_steps=60",
@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
     longer = ["optimizer.lr=3e-3", "trainer.max_steps=60"]
     pictured.call("train", "experiment=smoke/unclip_decoder", *words, *longer, f"hydra.run.dir={home}/decoder")
     prior, decoder = (f"{home}/{name}/checkpoints/last.ckpt" for name in ("prior", "decoder"))
-    return Runs(f"{pair.run}/pair", prior, decoder, [*words, *text])
+    return Runs(f"{clip.run}/clip", prior, decoder, [*words, *text])
 
 
 def complaint(capsys, script, *words) -> str:
@@ -109,7 +109,7 @@ def test_a_prior_logs_how_near_it_comes(trained):
     assert float(last["embeddings/real_caption_of_10"]) > 0.5
 
 
-def test_checkpoints_say_which_pair_and_do_not_hold_it(trained):
+def test_checkpoints_say_which_clip_and_do_not_hold_it(trained):
     for path, key in ((trained.prior, "codec"), (trained.decoder, "conditioner")):
         saved = torch.load(path, weights_only=True)
         assert len(saved["config"][key]["digest"]) == 64
@@ -132,7 +132,7 @@ def test_a_prompt_becomes_images_by_way_of_the_prior(trained, tmp_path):
 
 
 def test_variations_of_a_picture(trained, tmp_path):
-    picture = next((runs.Path(trained.pair).parents[1] / "pictures").rglob("*.png"))
+    picture = next((runs.Path(trained.clip).parents[1] / "pictures").rglob("*.png"))
     pictured.call("sample", f"checkpoint={trained.decoder}", f"images={picture}", "num=4", *DRAW, f"hydra.run.dir={tmp_path}/out")
     files = sorted((tmp_path / "out" / "images").iterdir())
     assert len(files) >= 4
@@ -141,7 +141,7 @@ def test_variations_of_a_picture(trained, tmp_path):
 
 def test_interpolation_between_embeddings(trained, tmp_path, capsys):
     words = [f"checkpoint={trained.decoder}", "task=interpolate", "num=2", "task.num_frames=3", "sampler.num_steps=3"]
-    folder = runs.Path(trained.pair).parents[1] / "pictures"
+    folder = runs.Path(trained.clip).parents[1] / "pictures"
     pictured.call("sample", *words, "task.between=embeddings", f"images={folder}", f"hydra.run.dir={tmp_path}/out")
     files = {file.name: file.read_bytes() for file in (tmp_path / "out" / "images").iterdir()}
     assert sorted(files) == [f"00000{row}_frame0{frame}.png" for row in (0, 1) for frame in (0, 1, 2)]
@@ -153,7 +153,7 @@ def test_interpolation_between_embeddings(trained, tmp_path, capsys):
 
 
 def test_the_ends_of_an_interpolation_are_variations_of_its_images(trained, tmp_path):
-    folder, loaded = runs.Path(trained.pair).parents[1] / "pictures", load(trained.decoder, "ema")
+    folder, loaded = runs.Path(trained.clip).parents[1] / "pictures", load(trained.decoder, "ema")
     task = Interpolate(checkpoint=trained.decoder, run_dir=str(tmp_path), sampler=DDIM(num_steps=3), between="embeddings",
                        files=str(folder), num=1, num_frames=2)  # fmt: skip
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_the_ends_of_an_interpolation_are_variations_of_its_images(trained, tmp_
 
 
 def test_retrieval_of_what_a_prior_and_a_decoder_make(trained, tmp_path):
-    words = [f"checkpoint={trained.decoder}", f"stages=[{trained.prior}]", "features=pair", f"features.name={trained.pair}"]
+    words = [f"checkpoint={trained.decoder}", f"stages=[{trained.prior}]", "features=contrastive", f"features.name={trained.clip}"]
     settings = ["num=40", "sampler.num_steps=2", f"features.cache_dir={tmp_path}/cache", "batch_size=16"]
     none = [f"statistics.{name}=null" for name in ("fid", "kid", "prdc")]
     pictured.call("evaluate", *words, *settings, *none, f"hydra.run.dir={tmp_path}/out")
@@ -190,11 +190,11 @@ def test_what_is_no_good_is_said_in_one_line(trained, tmp_path, capsys):
     alone = complaint(capsys, "sample", f"checkpoint={trained.prior}", 'prompt="red cat"', out)
     assert "makes no images" in alone
     words = ["experiment=smoke/unclip_prior", *trained.words, out]
-    gone = complaint(capsys, "train", *words, f"pair={tmp_path}/gone")
-    assert "image-text pair" in gone
+    gone = complaint(capsys, "train", *words, f"clip={tmp_path}/gone")
+    assert "CLIP" in gone
     assert "does not exist" in gone
     decoder = ["experiment=smoke/unclip_decoder", *trained.words[:4], out, "conditioning.vector=9"]
-    assert "conditioner: this pair gives vectors of 8 numbers, not 9: set conditioning.vector=8" in complaint(
+    assert "conditioner: this CLIP gives vectors of 8 numbers, not 9: set conditioning.vector=8" in complaint(
         capsys, "train", *decoder
     )
     assert "on images, not on text" in complaint(capsys, "sample", f"checkpoint={trained.decoder}", "prompt=cat", out)
@@ -202,10 +202,10 @@ def test_what_is_no_good_is_said_in_one_line(trained, tmp_path, capsys):
     assert "conditioned on images" in complaint(capsys, "sample", *between)
 
 
-def test_another_pair_under_the_same_name_is_refused(trained, tmp_path, tmp_path_factory):
+def test_another_clip_under_the_same_name_is_refused(trained, tmp_path, tmp_path_factory):
     saved = torch.load(trained.decoder, weights_only=True)
     other = pictured.contrastive(tmp_path_factory, "trainer.max_steps=2", "seed=1")
-    saved["config"]["module"]["conditioner"]["pair"]["name"] = f"{other.run}/pair"
+    saved["config"]["module"]["conditioner"]["clip"]["name"] = f"{other.run}/clip"
     torch.save(saved, tmp_path / "moved.ckpt")
-    with pytest.raises(UserError, match="this was trained with another image-text pair, of digest"):
+    with pytest.raises(UserError, match="this was trained with another CLIP, of digest"):
         load(tmp_path / "moved.ckpt", "ema")

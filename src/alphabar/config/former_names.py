@@ -17,9 +17,20 @@ FORMER_MODULES = {
     "alphabar.training.tasks": "alphabar.sampling.tasks",
 }
 # Classes, by the module they are in now, that have been renamed or moved since.
-FORMER_CLASSES: dict[str, str] = {}
+FORMER_CLASSES: dict[str, str] = {
+    "alphabar.metrics.pair.PairFeatures": "alphabar.metrics.contrastive.ContrastiveFeatures",
+    "alphabar.models.codecs.embedding.ImageEmbedding": "alphabar.models.codecs.clip_embeddings.CLIPEmbeddings",
+    "alphabar.models.pairs.stored.StoredPair": "alphabar.models.clip.stored.StoredCLIP",
+    "alphabar.models.pairs.towers.Towers": "alphabar.models.clip.towers.Towers",
+    "alphabar.training.callbacks.pair.WritePair": "alphabar.training.callbacks.clip.ExportCLIP",
+}
 # Arguments that have been renamed: (the module of the class, or a package with all in it, the former name) -> the name.
-FORMER_ARGUMENTS: dict[tuple[str, str], str] = {}
+FORMER_ARGUMENTS: dict[tuple[str, str], str] = {
+    ("alphabar.models.codecs.clip_embeddings", "pair"): "clip",
+    ("alphabar.models.conditioners.image_embedding", "pair"): "clip",
+}
+# Keys at the top of a run's configuration that have been renamed.
+FORMER_KEYS = {"pair": "clip", "pair_name": "clip_name"}
 
 
 def current_target(target: str) -> str:
@@ -30,12 +41,17 @@ def current_target(target: str) -> str:
 
 
 def upgraded(content: Any) -> Any:
-    """Returns the plain content of a stored configuration with today's names of classes and arguments."""
+    """Returns the plain content of a stored configuration with today's keys and names of classes and arguments."""
+    renamed = _with_current_names(content)
+    return {FORMER_KEYS.get(key, key): value for key, value in renamed.items()} if isinstance(renamed, dict) else renamed
+
+
+def _with_current_names(content: Any) -> Any:
     if isinstance(content, list):
-        return [upgraded(item) for item in content]
+        return [_with_current_names(item) for item in content]
     if not isinstance(content, dict):
         return content
-    node = {key: upgraded(value) for key, value in content.items()}
+    node = {key: _with_current_names(value) for key, value in content.items()}
     if not isinstance(node.get("_target_"), str):
         return node
     node["_target_"] = target = current_target(node["_target_"])

@@ -66,7 +66,7 @@ class Evaluation:
     ema_length: float | None = None
     ema_decay: float | None = None
     codec_name: str | None = None
-    pair_name: str | None = None
+    clip_name: str | None = None
     batch_size: int = 250
     accelerator: str = "auto"
     devices: int | str = 1
@@ -99,7 +99,7 @@ class Evaluation:
             "ema_length",
             "ema_decay",
             "codec_name",
-            "pair_name",
+            "clip_name",
             "precision",
             "data_root",
         )
@@ -167,7 +167,7 @@ class Evaluation:
             ema_length=self.ema_length,
             ema_decay=self.ema_decay,
             codec_name=self.codec_name,
-            pair_name=self.pair_name,
+            clip_name=self.clip_name,
             batch_size=self.batch_size,
             accelerator=self.accelerator,
             devices=self.devices,

@@ -13,17 +13,17 @@ from alphabar.runs.torch_files import content_of
 class FrozenPartPaths(NamedTuple):
     """Where frozen parts lie that checkpoints name and do not hold; None: where they lay in training.
 
-    codec_name: the autoencoder of a model in latents. pair_name: the image-text pair of a prior or a decoder.
+    codec_name: the autoencoder of a model in latents. clip_name: the CLIP of a prior or a decoder.
     """
 
     codec_name: str | None = None
-    pair_name: str | None = None
+    clip_name: str | None = None
 
 
 WHERE_THEY_LAY = FrozenPartPaths()
 # Which nodes of a configuration name them.
-PLACES = {"codec_name": ("module.codec",), "pair_name": ("module.codec.pair", "module.conditioner.pair")}
-LACKS = {"codec_name": "not one in the latents of an autoencoder", "pair_name": "built on no image-text pair"}
+PLACES = {"codec_name": ("module.codec",), "clip_name": ("module.codec.clip", "module.conditioner.clip")}
+LACKS = {"codec_name": "not one in the latents of an autoencoder", "clip_name": "not built on a CLIP"}
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def change(saved: DictConfig, cfg: DictConfig, key: str) -> None:
 
 def must_stay(cfg: DictConfig) -> None:
     """Raises UserError where a run that begins is told where its frozen parts lie now."""
-    for key, instead in (("codec_name", "codec.name"), ("pair_name", "pair")):
+    for key, instead in (("codec_name", "codec.name"), ("clip_name", "clip")):
         if cfg[key] is not None:
             raise UserError(f"{key}={cfg[key]}: is for a run that is resumed; one that begins takes {instead}=...")
 

@@ -52,7 +52,7 @@ class Command(ABC):
     num: images. weights: "ema" or "raw". batch_size: images at a time on each device.
     ema_length: sigma_rel of a power-function average that is made from the snapshots of the run, in place of the average that the
         run itself used. ema_decay: of an exponential average that was kept beside that.
-    codec_name, pair_name: see `FrozenPartPaths`.
+    codec_name, clip_name: see `FrozenPartPaths`.
     Raises ValueError unless num >= 1 and batch_size >= 1, and for an average that is none, or that weights=raw leaves out.
     """
 
@@ -64,7 +64,7 @@ class Command(ABC):
     ema_length: float | None = None
     ema_decay: float | None = None
     codec_name: str | None = None
-    pair_name: str | None = None
+    clip_name: str | None = None
     batch_size: int = 64
     accelerator: str = "auto"
     devices: int | str = 1
@@ -106,7 +106,7 @@ class Command(ABC):
 
         Raises UserError for a bad or unsuitable checkpoint, devices that do not exist, or a folder that is not empty.
         """
-        paths = FrozenPartPaths(self.codec_name, self.pair_name)
+        paths = FrozenPartPaths(self.codec_name, self.clip_name)
         before = tuple(load(path, self.weights, paths=paths) for path in self.earlier)
         loaded = load(self.checkpoint, self.weights, self.ema_length, self.ema_decay, paths)._replace(before=before)
         for key, name in paths._asdict().items():

@@ -13,7 +13,7 @@ class Retrieval(Statistic):
     R-precision of Xu et al. 2018, AttnGAN, sec. 4).
 
     The other nine are drawn from all captions of the data, the same for image i in every run (`metrics.retrieval.candidates`). The
-    vectors are those of features=pair; the floor is what held-out images reach, each with its own caption.
+    vectors are those of features=contrastive; the floor is what held-out images reach, each with its own caption.
     """
 
     def applies(self, extractor: Extractor) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from alphabar.models.pairs import Pair
+from alphabar.models.clip import CLIP
 
 
 class Codec(nn.Module, ABC):
@@ -33,8 +33,8 @@ class Codec(nn.Module, ABC):
         return None
 
     @property
-    def embedder(self) -> Pair | None:
-        """The image-text pair if the space is that of its image embeddings, else None."""
+    def embedder(self) -> CLIP | None:
+        """The CLIP whose image embeddings are the space, or None for any other space."""
         return None
 
     @property

@@ -1,4 +1,4 @@
-"""What an image shows, as the vector that an image-text pair makes of it."""
+"""The CLIP embedding of an image as its condition."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,44 +8,43 @@ from torch import Tensor, nn
 
 from alphabar.diffusion.denoiser import Cond
 from alphabar.diffusion.noise import ImageNoise
+from alphabar.models.clip import CLIP, must_have_digest
 from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import ImageConditioner
-from alphabar.models.pairs import Pair
-from alphabar.models.pairs.stored import must_be_the_same
 
 
 class ImageEmbedding(ImageConditioner):
-    """sqrt(D) * u, u the unit vector [D] of an image, for a decoder that inverts the image tower; Ramesh et al. 2022, sec. 2.1.
+    """The condition is sqrt(D) * u, u the CLIP embedding [D] of an image (unCLIP's decoder; Ramesh et al. 2022, sec. 2.1).
 
-    An image of which nothing is told has a vector of its own, 0 at first, learned if dropout > 0.
+    The null condition is a vector of its own, which starts at 0 and is learned if dropout > 0.
 
-    pair: neither trained nor saved. channels: D, for which the network is built.
-    dropout: the share of training images that are told nothing.
-    digest: of the pair, once something was trained with it; train.py fills it in.
-    Raises ValueError unless channels is the pair's D and 0 <= dropout <= 1, and if the pair is another than that of `digest`.
+    clip: neither trained nor saved. channels: D, for which the network is built.
+    dropout: the share of training images that get the null condition.
+    digest: that of the CLIP in training, which train.py fills in.
+    Raises ValueError unless channels is the CLIP's D and 0 <= dropout <= 1, and if the CLIP has another digest.
     """
 
-    def __init__(self, pair: Pair, channels: int, dropout: float = 0.1, digest: str | None = None) -> None:
+    def __init__(self, clip: CLIP, channels: int, dropout: float = 0.1, digest: str | None = None) -> None:
         super().__init__()
         if not 0 <= dropout <= 1:
             raise ValueError(f"need 0 <= dropout <= 1, got dropout={dropout}")
-        must_be_the_same(pair, digest)
-        if channels != pair.width:
+        must_have_digest(clip, digest)
+        if channels != clip.width:
             raise ValueError(
-                f"this pair gives vectors of {pair.width} numbers, not {channels}: set conditioning.vector={pair.width}"
+                f"this CLIP gives vectors of {clip.width} numbers, not {channels}: set conditioning.vector={clip.width}"
             )
-        self.pair = pair
+        self.clip = clip
         self.dropout = dropout
         self.nothing = nn.Parameter(torch.zeros(channels), requires_grad=dropout > 0)  # else no loss has a gradient for it
 
     @property
     def digest(self) -> str:
-        """The digest of the image-text pair."""
-        return self.pair.digest
+        """The digest of the CLIP."""
+        return self.clip.digest
 
     @property
     def frozen_parts(self) -> Mapping[str, str]:
-        return {"pair_name": self.pair.name}
+        return {"clip_name": self.clip.name}
 
     @property
     def is_optional(self) -> bool:
@@ -71,10 +70,10 @@ class ImageEmbedding(ImageConditioner):
             return
         if codec.embedder is None:
             raise ValueError("need a model of images or of image embeddings before conditioner=image_embedding")
-        if codec.embedder.digest != self.pair.digest:
+        if codec.embedder.digest != self.clip.digest:
             raise ValueError(
-                "need embeddings of the same image-text pair before conditioner=image_embedding, got those of digest "
-                f"{codec.embedder.digest[:12]}, not {self.pair.digest[:12]}"
+                "need embeddings of the same CLIP before conditioner=image_embedding, got those of digest "
+                f"{codec.embedder.digest[:12]}, not {self.clip.digest[:12]}"
             )
 
     def from_image(self, images: Tensor, noise: ImageNoise) -> Cond:
@@ -86,7 +85,7 @@ class ImageEmbedding(ImageConditioner):
         return {"vector": self._scaled(nn.functional.normalize(images.to(self.nothing.device).float(), dim=1))}
 
     def embed(self, images: Tensor) -> Tensor:
-        return self.pair.images(images)
+        return self.clip.images(images)
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         return vectors * math.sqrt(len(self.nothing))

@@ -52,15 +52,15 @@ class Embeddings(Recurring):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module, data = diffusion_module(pl_module), image_data(trainer)
-        if (pair := module.codec.embedder) is None:
+        if (clip := module.codec.embedder) is None:
             raise UserError("callbacks.embeddings: looks at models with codec=image_embedding; null leaves it out")
         self.rows = one_of_each(data.held_out_set, self.num)
         if data.captions is None or len(self.rows) < 2:
             raise UserError("callbacks.embeddings: needs two held-out images or more, of different captions; null leaves it out")
         batch = data.held_out_set.batch(self.rows)
         with evaluation(trainer, module):
-            self.images = pair.images(batch["image"].to(module.device)).cpu()
-            self.texts = pair.texts([data.captions[place] for place in batch["caption"].tolist()], module.device).cpu()
+            self.images = clip.images(batch["image"].to(module.device)).cpu()
+            self.texts = clip.texts([data.captions[place] for place in batch["caption"].tolist()], module.device).cpu()
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         module = diffusion_module(pl_module)

@@ -1,4 +1,4 @@
-"""How well a pair that is being trained tells captions and images apart that it was not trained on."""
+"""Retrieval of held-out captions and images by a CLIP that is being trained."""
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -7,7 +7,7 @@ from torch import Tensor
 from alphabar.data import ImageSet
 from alphabar.errors import UserError
 from alphabar.metrics.retrieval import candidates, is_first
-from alphabar.models.pairs import must_be_images
+from alphabar.models.clip import must_be_images
 from alphabar.runs.distributed import from_first
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.hooks import evaluation, image_data
@@ -41,7 +41,7 @@ class Retrieval(Recurring):
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         if not isinstance(pl_module, ContrastiveModule):
-            raise UserError(f"callbacks.retrieval: measures pairs in training, this run trains a {type(pl_module).__name__}")
+            raise UserError(f"callbacks.retrieval: measures the towers of a CLIP, this run trains a {type(pl_module).__name__}")
         held_out = image_data(trainer).held_out_set
         with evaluation(trainer, pl_module):
             figures = from_first(lambda: measure(pl_module, held_out, self.rows))

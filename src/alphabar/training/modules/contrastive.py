@@ -1,4 +1,4 @@
-"""The LightningModule of image-text pairs: images and their captions are told from others by their vectors."""
+"""The LightningModule of CLIP: contrastive learning of images and their captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from torch.nn import functional as F
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
+from alphabar.models.clip import must_be_images
+from alphabar.models.clip.towers import Towers, pool
 from alphabar.models.embeddings import embedded
-from alphabar.models.pairs import must_be_images
-from alphabar.models.pairs.towers import Towers, pool
 from alphabar.models.resize import resize
 from alphabar.training.modules.base import BaseModule, MakeOptimizer
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Images moved, zoomed, made coarse and noisy at random, so that a pair also reads what models draw.
+    """Images moved, zoomed, made coarse and noisy at random, so that the towers also embed what diffusion models draw.
 
     resolutions: one for each equal part of a batch, which has no finer detail. shift: at most, as a share of the side.
     zoom: by exp(u), u in -zoom..zoom. noise: its standard deviation at most, in 0..255.
@@ -113,9 +113,9 @@ class ContrastiveModule(BaseModule):
     @property
     def next_steps(self) -> tuple[str, ...]:
         return (
-            "prior        python train.py experiment=unclip_prior pair={folder}/pair data.root=...",
-            "decoder      python train.py experiment=unclip_decoder pair={folder}/pair data.root=...",
-            "judge        python evaluate.py checkpoint=... features=pair features.name={folder}/pair",
+            "prior        python train.py experiment=unclip_prior clip={folder}/clip data.root=...",
+            "decoder      python train.py experiment=unclip_decoder clip={folder}/clip data.root=...",
+            "judge        python evaluate.py checkpoint=... features=contrastive features.name={folder}/clip",
         )
 
 

@@ -1,4 +1,4 @@
-"""CLIP as an image-text pair."""
+"""Published CLIP models by Hugging Face's transformers."""
 
 import hashlib
 import json
@@ -13,26 +13,26 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from alphabar.errors import UserError
+from alphabar.models.clip import CLIP, must_be_images
 from alphabar.models.hub import CONFIG, model_folder
-from alphabar.models.pairs import Pair, must_be_images
 from alphabar.models.resize import resize
 from alphabar.models.text import TOKENIZER, VOCABULARIES, TextEncoder, library, load, undisturbed
 
-WHAT = "image-text pair"
+WHAT = "CLIP"
 PREPROCESSOR = "preprocessor_config.json"
-LONGEST = 10_000  # tokens; what the model reads at most is less
+MAX_TOKENS = 10_000  # more than any CLIP reads, so that its own limit counts
 BATCH = 32
 
 
 class Colours(NamedTuple):
-    """Mean and standard deviation of red, green and blue in 0..1, by which images are normalised."""
+    """The mean and standard deviation of red, green and blue in 0..1, by which images are normalised."""
 
     mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
 
-class CLIPPair(Pair):
-    """Both towers of a CLIP (Radford et al. 2021) by Hugging Face's transformers, whole images scaled to the size that it reads.
+class PretrainedCLIP(CLIP):
+    """Both towers of a CLIP (Radford et al. 2021) by Hugging Face's transformers; whole images are resized to its input size.
 
     name: a folder as save_pretrained writes it, with model and tokenizer, or a model of the hub.
     """
@@ -43,7 +43,7 @@ class CLIPPair(Pair):
 
     @cached_property
     def folder(self) -> Path:
-        """Where it is, after a download if need be. Raises UserError if it is not to be had."""
+        """The local folder, after a download if necessary. Raises UserError if the model cannot be found."""
         library()
         return model_folder(WHAT, self.name, (*TOKENIZER, PREPROCESSOR), VOCABULARIES)
 
@@ -76,7 +76,7 @@ class CLIPPair(Pair):
             for start in range(0, len(rows), BATCH):
                 part = [torch.tensor(row, device=device) for row in rows[start : start + BATCH]]
                 states = model.text_model(input_ids=pad_sequence(part, batch_first=True)).last_hidden_state  # causal: no mask
-                pooled += [state[len(row) - 1] for state, row in zip(states, part, strict=True)]  # of the token that ends the text
+                pooled += [state[len(row) - 1] for state, row in zip(states, part, strict=True)]  # the end-of-text token
             return F.normalize(model.text_projection(torch.stack(pooled)), dim=1)
 
     @cached_property
@@ -102,9 +102,9 @@ class CLIPPair(Pair):
 
     @cached_property
     def _encoder(self) -> TextEncoder:
-        """Its tokenizer and the length that it reads; its own weights are not used."""
+        """The tokenizer and its maximal length; the encoder's weights are not used."""
         assert self._config
-        return TextEncoder(str(self.folder), LONGEST)
+        return TextEncoder(str(self.folder), MAX_TOKENS)
 
     @property
     def _loaded(self) -> Any:
@@ -115,7 +115,7 @@ class CLIPPair(Pair):
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The mapping in a file."""
+    """Returns the mapping in a JSON file. Raises UserError for any other content."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""The small pair that experiment=contrastive trains, out of the folder that it leaves."""
+"""The small CLIP that experiment=contrastive trains, as a folder."""
 
 import hashlib
 import json
@@ -11,24 +11,25 @@ import torch
 from torch import Tensor
 
 from alphabar.errors import UserError
+from alphabar.models.clip import CLIP, must_be_images
+from alphabar.models.clip.towers import Towers, pool
 from alphabar.models.embeddings import embed, joined
 from alphabar.models.folders import replaced
 from alphabar.models.hub import CONFIG, first_sentence
-from alphabar.models.pairs import Pair, must_be_images
-from alphabar.models.pairs.towers import Towers, pool
 from alphabar.models.text import TextEncoder, undisturbed
 
-WHAT = "image-text pair"
-KIND = "alphabar_pair"  # as config.json calls it
+WHAT = "CLIP"
+KIND = "alphabar_clip"  # the model_type in config.json
+KINDS = (KIND, "alphabar_pair")  # the second is that of earlier versions
 WEIGHTS = "model.safetensors"
 BATCH = 256
 KEYS = ("text_channels", "width", "resolution", "channels", "hidden")
 
 
-class SmallPair(Pair):
-    """A folder with config.json and model.safetensors, beside the text encoder that it was trained on top of.
+class SmallCLIP(CLIP):
+    """A folder with config.json and model.safetensors, and the text encoder that it was trained on top of.
 
-    Raises UserError, when it is first used, if one of them is missing, damaged or not what it was.
+    Raises UserError at first use if one of them is missing, damaged or has changed.
     """
 
     def __init__(self, folder: str) -> None:
@@ -45,13 +46,13 @@ class SmallPair(Pair):
 
     @cached_property
     def digest(self) -> str:
-        """Of both files; config.json has that of the text encoder."""
+        """The SHA-256 of both files; config.json contains the digest of the text encoder."""
         found = hashlib.sha256()
         for name in (CONFIG, WEIGHTS):
             try:
                 found.update((self.folder / name).read_bytes())
             except OSError as error:
-                raise self._complaint(f"has no {name}; experiment=contrastive writes one as RUN/pair") from error
+                raise self._complaint(f"has no {name}; experiment=contrastive writes one as RUN/clip") from error
         return found.hexdigest()
 
     def images(self, images: Tensor) -> Tensor:
@@ -70,11 +71,11 @@ class SmallPair(Pair):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             numbers = all(isinstance(content[key], int) for key in (*KEYS, "max_length"))
-            if content["model_type"] != KIND or not numbers or not isinstance(content["text_encoder"], str):
+            if content["model_type"] not in KINDS or not numbers or not isinstance(content["text_encoder"], str):
                 raise ValueError("of another kind")
         except (OSError, ValueError, KeyError, TypeError) as error:
             what = "is damaged or another kind of file" if path.is_file() else "does not exist"
-            raise UserError(f"{WHAT}: {path} {what}; experiment=contrastive writes one as RUN/pair") from error
+            raise UserError(f"{WHAT}: {path} {what}; experiment=contrastive writes one as RUN/clip") from error
         return content
 
     @property
@@ -102,8 +103,8 @@ class SmallPair(Pair):
         return UserError(f"{WHAT}: the folder {self.folder} {words}")
 
 
-def write(towers: Towers, folder: Path) -> None:
-    """Keeps what `SmallPair` reads; see `replaced` for whoever reads meanwhile."""
+def save_clip(towers: Towers, folder: Path) -> None:
+    """Writes the folder that `SmallCLIP` loads, replacing an earlier one as a whole."""
     from safetensors.torch import save_file
 
     encoder = towers.encoder

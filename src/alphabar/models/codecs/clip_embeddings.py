@@ -1,4 +1,4 @@
-"""Diffusion on the vectors that an image-text pair makes of images."""
+"""Diffusion on the CLIP embeddings of images."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,38 +8,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alphabar.models.clip import CLIP, must_have_digest
 from alphabar.models.codecs import LatentCodec
-from alphabar.models.pairs import Pair
-from alphabar.models.pairs.stored import must_be_the_same
 
 
-class ImageEmbedding(LatentCodec):
+class CLIPEmbeddings(LatentCodec):
     """x = sqrt(D) * u, u the unit vector [D] of an image, so that the mean square of x is one; Ramesh et al. 2022, sec. 2.2.
 
     It makes no images: `decode` returns vectors that conditioner=image_embedding reads. As latents, vectors have no variance.
 
-    digest: the pair's digest at the time of training, which train.py fills in; another pair raises ValueError.
+    digest: that of the CLIP in training, which train.py fills in; another CLIP raises ValueError.
     cache: whether each training image is embedded once; else at every step. cache_dir: the folder of the cached vectors.
     """
 
-    def __init__(self, pair: Pair, digest: str | None = None, cache: bool = True, cache_dir: str = "outputs/cache/latents") -> None:
+    def __init__(self, clip: CLIP, digest: str | None = None, cache: bool = True, cache_dir: str = "outputs/cache/latents") -> None:
         super().__init__()
-        must_be_the_same(pair, digest)
-        self.pair = pair
+        must_have_digest(clip, digest)
+        self.clip = clip
         self.cache = cache
         self._cache_dir = Path(cache_dir)
 
     @property
-    def embedder(self) -> Pair:
-        return self.pair
+    def embedder(self) -> CLIP:
+        return self.clip
 
     @property
     def frozen_parts(self) -> Mapping[str, str]:
-        return {"pair_name": self.pair.name}
+        return {"clip_name": self.clip.name}
 
     @property
     def digest(self) -> str:
-        return self.pair.digest
+        return self.clip.digest
 
     @property
     def cache_dir(self) -> Path | None:
@@ -58,7 +57,7 @@ class ImageEmbedding(LatentCodec):
         return False
 
     def space(self, channels: int, resolution: int) -> Sequence[int]:
-        return (self.pair.width,)
+        return (self.clip.width,)
 
     def distribution(self, images: Tensor) -> Tensor:
         x = self.encode(images)
@@ -71,7 +70,7 @@ class ImageEmbedding(LatentCodec):
         return batch["latent"][:, 0].float() if "latent" in batch else self.encode(batch["image"])
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.pair.images(images) * math.sqrt(self.pair.width)
+        return self.clip.images(images) * math.sqrt(self.clip.width)
 
     def decode(self, x: Tensor) -> Tensor:
         """Returns unit vectors, float32 [B, D]."""

@@ -1,4 +1,4 @@
-"""The two networks of a small pair: one that sees, and one on top of a frozen text encoder."""
+"""The two towers of a small CLIP: a residual network for images, and a head on top of a frozen text encoder."""
 
 import math
 
@@ -13,19 +13,19 @@ from alphabar.models.text import TextEncoder
 
 MAX_SCALE = 100.0
 FIRST_SCALE = 1 / 0.07
-GROUP = 16  # channels of a group of the norms
+GROUP = 16  # channels in a group of the group norms
 
 
 class Towers(nn.Module):
-    """Unit vectors of images and of captions, and the temperature between them.
+    """Embeds images and captions as unit vectors, and has the temperature of their comparison.
 
-    The text encoder stays as it is and only a head is trained on its pooled tokens, as Zhai et al. 2022 (LiT) lock one tower: a few
-    thousand captions teach no language.
+    The text encoder is frozen and only a head on its pooled tokens is trained, as Zhai et al. 2022 (LiT) lock one tower, because a
+    few thousand captions teach no language.
 
-    encoder: neither trained nor saved with it. text_channels: the numbers of its tokens.
-    width: D, of the vectors. resolution: what images are resized to; a multiple of 8. channels: of the first level; a multiple
-        of 16. hidden: the width of the text head. dropout: of the pooled image and of the text head.
-    Raises ValueError unless all are >= 1, 0 <= dropout < 1, and for what is no such multiple.
+    encoder: neither trained nor saved with the towers. text_channels: the length of its tokens' vectors.
+    width: D, the length of the embeddings. resolution: that of resized images; a multiple of 8. channels: the width of the first
+        level; a multiple of 16. hidden: the width of the text head. dropout: applied to the pooled image and in the text head.
+    Raises ValueError unless all are >= 1, 0 <= dropout < 1, and resolution and channels are such multiples.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class Towers(nn.Module):
         return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
 
     def images(self, images: Tensor) -> Tensor:
-        """Unit vectors [B, width] of images [B, 3, H, W] with values in 0..255."""
+        """Returns unit vectors [B, width] of images [B, 3, H, W] with values in 0..255."""
         return F.normalize(self.seeing(resize(images, self.resolution) / 127.5 - 1), dim=1)
 
     def texts(self, pooled: Tensor) -> Tensor:
-        """Unit vectors [N, width] of what `pool` gives."""
+        """Returns unit vectors [N, width] of pooled tokens [N, text_channels], see `pool`."""
         return F.normalize(self.reading(pooled), dim=1)
 
 
 class ImageTower(nn.Module):
-    """[B, 3, R, R] in [-1, 1] -> [B, width]: three levels of residual blocks, pooled over all positions."""
+    """Maps [B, 3, R, R] in [-1, 1] to [B, width] by three levels of residual blocks and a mean over all positions."""
 
     def __init__(self, channels: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class ImageTower(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))); He et al. 2016, Identity Mappings."""
+    """Computes x + conv(SiLU(norm(conv(SiLU(norm(x)))))); He et al. 2016, Identity Mappings."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class ConvBlock(nn.Module):
 
 
 def pool(embeddings: Embeddings) -> Tensor:
-    """The mean of each text's tokens, of length one, float32 [N, D]: how sentence encoders are read (Reimers & Gurevych 2019)."""
+    """Returns the normalised mean of each text's tokens, float32 [N, D], as sentence encoders do (Reimers & Gurevych 2019)."""
     owners = torch.repeat_interleave(torch.arange(len(embeddings.lengths)), embeddings.lengths.cpu()).to(embeddings.tokens.device)
     sums = torch.zeros(len(embeddings.lengths), embeddings.tokens.shape[1], device=embeddings.tokens.device)
     return F.normalize(sums.index_add(0, owners, embeddings.tokens.float()), dim=1)

@@ -1,0 +1,59 @@
+"""Embeddings of both towers of a CLIP as features, with which retrieval is measured."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from alphabar.metrics import Extractor, Features, Splits, cache
+from alphabar.models.clip import CLIP
+from alphabar.models.clip.stored import StoredCLIP
+from alphabar.runs.distributed import from_first
+
+VERSION = 1
+MAX_BATCH = 250
+
+
+class ContrastiveNetwork(nn.Module):
+    """Maps uint8 images [B, 1 or 3, H, W] to their embeddings, unit vectors float32 [B, D]."""
+
+    def __init__(self, clip: CLIP) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.clip.images(images)
+
+
+@dataclass(frozen=True)
+class ContrastiveFeatures(Features):
+    """Embeddings of images, and those of the data's captions to compare them with.
+
+    name: RUN/clip of experiment=contrastive, or any CLIP, by name or path.
+    cache_dir: the folder in which results for real images are cached.
+    """
+
+    name: str
+    cache_dir: str
+
+    def extractors(self, splits: Splits) -> list[Extractor]:
+        clip = StoredCLIP(self.name)
+        digest, texts = from_first(lambda: (clip.digest, self._texts(clip, splits)))
+        # Both texts stand in receipts since before CLIPs were called so here: with others, figures could not be compared.
+        name, record = f"pair_{digest[:8]}", f"image-text pair, {clip.width} features, weights {digest[:16]}"
+        return [Extractor(ContrastiveNetwork(clip), clip.width, name, record, (1, 3), MAX_BATCH, Path(self.cache_dir), texts=texts)]
+
+    def _texts(self, clip: CLIP, splits: Splits) -> Tensor | None:
+        """Returns the embeddings [N, D] of the data's captions, or None if there are fewer than two."""
+        captions = splits.captions
+        if captions is None or len(captions) < 2:
+            return None
+        key = hashlib.blake2b(repr(list(captions)).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+        path = cache.location(Path(self.cache_dir), "captions", VERSION, clip.digest, key)
+        known = cache.read(path)
+        if known is None:
+            known = {"texts": clip.texts(list(captions), torch.device("cpu"))}
+            cache.write(path, known)
+        return known["texts"]
