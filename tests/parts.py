@@ -10,16 +10,16 @@ from torch import nn
 import runs
 from alphabar.config.build import build
 from alphabar.diffusion.denoiser import NetworkDenoiser
-from alphabar.diffusion.grids import Grid
 from alphabar.diffusion.parameterizations import V
 from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.schedules import Schedule
 from alphabar.diffusion.schedules.linear import LinearSchedule
+from alphabar.diffusion.timesteps import Timesteps
 
 # What the files of a group take from others; samplers in tests have no thresholding.
 AROUND = {
     "space": {"channels": 1, "resolution": 64},
-    "grid": {"_target_": "alphabar.diffusion.grids.Uniform"},
+    "timesteps": {"_target_": "alphabar.diffusion.timesteps.Uniform"},
     "thresholding": None,
 }
 
@@ -40,9 +40,9 @@ def schedules() -> dict[str, Schedule]:
     return {name: built("schedule", name) for name in choices("schedule")}
 
 
-def samplers(num_steps: int, grid: Grid) -> dict[str, Sampler]:
-    """Returns every sampler of conf/sampler with that many steps on that grid, by name."""
-    return {name: replace(built("sampler", name), num_steps=num_steps, grid=grid) for name in choices("sampler")}
+def samplers(num_steps: int, timesteps: Timesteps) -> dict[str, Sampler]:
+    """Returns every sampler of conf/sampler with that many steps at these timesteps, by name."""
+    return {name: replace(built("sampler", name), num_steps=num_steps, timesteps=timesteps) for name in choices("sampler")}
 
 
 class LearnedVariance(nn.Module):

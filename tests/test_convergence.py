@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import parts
-from alphabar.diffusion.grids import Uniform
 from alphabar.diffusion.samplers.heun import Heun
 from alphabar.diffusion.samplers.unipc import UniPC
 from alphabar.diffusion.schedules.edm import EDMSchedule
 from alphabar.diffusion.schedules.shifted_cosine import ShiftedCosineSchedule
 from alphabar.diffusion.schedules.straight import StraightSchedule
+from alphabar.diffusion.timesteps import Uniform
 from oracle import GaussianDenoiser, MixtureDenoiser, seeded
 
 SCHEDULES = {"edm": EDMSchedule(), "straight": StraightSchedule(), "shifted_cosine": ShiftedCosineSchedule(64)}
@@ -26,7 +26,7 @@ FIRST_ORDER = ("ddim", "euler")
 MODES = ([0.3, 0.7], [-0.6, 0.5], [0.4, 0.4])  # weights, means and stds of the mixture
 
 
-def grid(schedule, num_steps, high=10.0, low=0.1):
+def timesteps(schedule, num_steps, high=10.0, low=0.1):
     """Even in log(sigma / alpha), ending well before data, where all samplers take a step of first order."""
     return schedule.time_of(torch.linspace(math.log(high), math.log(low), num_steps + 1, dtype=torch.float64).exp())
 
@@ -44,8 +44,8 @@ def denoiser_of(data, schedule):
 
 
 def start(schedule):
-    """x_T [64, 1] of N(0, 0.5^2) where the grid begins."""
-    (alpha, sigma), eps = schedule(grid(schedule, 1)[0]), seeded(0, 64, 1, dtype=torch.float64)
+    """x_T [64, 1] of N(0, 0.5^2) at the first of them."""
+    (alpha, sigma), eps = schedule(timesteps(schedule, 1)[0]), seeded(0, 64, 1, dtype=torch.float64)
     return (alpha**2 * 0.25 + sigma**2).sqrt() * eps
 
 
@@ -55,8 +55,8 @@ def exact(data, name):
     schedule = SCHEDULES[name]
     denoiser = denoiser_of(data, schedule)
     if data == "gaussian":
-        return denoiser.exact(start(schedule), *(time.expand(64) for time in grid(schedule, 1)))
-    return Heun(num_steps=4000).sample(denoiser, start(schedule), times=grid(schedule, 4000))
+        return denoiser.exact(start(schedule), *(time.expand(64) for time in timesteps(schedule, 1)))
+    return Heun(num_steps=4000).sample(denoiser, start(schedule), times=timesteps(schedule, 4000))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -66,7 +66,7 @@ def test_the_error_falls_with_the_order_of_the_solver(name, solver, data):
     """The slope between 20 and 160 steps is at least the order less 0.3; that of first-order solvers is not above 1.3."""
     schedule, order, steps = SCHEDULES[name], ORDERS.get(solver, 1), [20, 40, 80, 160]
     denoiser, x_T = denoiser_of(data, schedule), start(schedule)
-    ends = [replace(SAMPLERS[solver], num_steps=num).sample(denoiser, x_T, times=grid(schedule, num)) for num in steps]
+    ends = [replace(SAMPLERS[solver], num_steps=num).sample(denoiser, x_T, times=timesteps(schedule, num)) for num in steps]
     errors = [(end - exact(data, name)).abs().max().item() for end in ends]
     assert slope(errors, steps) > order - 0.3, errors
     if solver in FIRST_ORDER:

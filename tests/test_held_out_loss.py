@@ -11,7 +11,7 @@ from torch import nn
 import toy
 from alphabar.diffusion.denoiser import NetworkDenoiser, Output
 from alphabar.diffusion.objectives.denoising import Denoising
-from alphabar.diffusion.objectives.weightings import MinSNR, Uniform
+from alphabar.diffusion.objectives.weightings import MinSNR, UniformWeighting
 from alphabar.diffusion.parameterizations import EDM, Epsilon, V, Velocity, X
 from alphabar.diffusion.schedules.edm import EDMSchedule
 from alphabar.diffusion.schedules.from_alpha_bar import CosineSchedule
@@ -54,7 +54,7 @@ class Exact(NetworkDenoiser):
 
 
 def module_of(denoiser, objective=None, seed=0):
-    return DiffusionModule(denoiser, objective or Denoising(Uniform()), Pixels(), torch.optim.Adam, seed)
+    return DiffusionModule(denoiser, objective or Denoising(UniformWeighting()), Pixels(), torch.optim.Adam, seed)
 
 
 def callback(images, num_times=4, batch_size=128):

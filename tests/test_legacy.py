@@ -14,6 +14,9 @@ import pytest
 import runs
 from alphabar.config.allowed_targets import locate
 from alphabar.config.former_names import FORMER_CLASSES, FORMER_MODULES, current_target
+from alphabar.diffusion.samplers.ddim import DDIM
+from alphabar.diffusion.thresholdings import Static
+from alphabar.evaluation import receipt
 from alphabar.reports import report
 
 LEGACY = Path(__file__).parent / "legacy"
@@ -49,6 +52,11 @@ def test_an_old_checkpoint_is_evaluated(command, old_run):
     code, _, err = command("evaluate", f"checkpoint={old_run}/checkpoints/last.ckpt", *settings, "hydra.run.dir=judged")
     assert code == 0, err
     assert runs.figures("judged")["fid/n101-classifier-ema-ddim2"] == pytest.approx(37.43, rel=0.05)
+
+
+def test_an_old_receipt_is_compared_with_new_ones():
+    old = receipt.read(LEGACY / "receipt.json")
+    assert old.protocol["sampler"] == receipt.as_json(DDIM(num_steps=2, thresholding=Static()))
 
 
 @pytest.mark.parametrize("name", ["run", "sweep"])

@@ -6,7 +6,7 @@ from torch import nn
 import toy
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.objectives.denoising import Denoising
-from alphabar.diffusion.objectives.weightings import MinSNR, Uniform
+from alphabar.diffusion.objectives.weightings import MinSNR, UniformWeighting
 from alphabar.diffusion.parameterizations import Epsilon, V, X
 from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.training.callbacks.training_log import TrainingLog
@@ -101,7 +101,7 @@ def test_the_objective_is_the_squared_error_of_the_noise():
 
     torch.manual_seed(0)
     x = torch.zeros(10_000, 4)
-    terms = Denoising(Uniform())(NetworkDenoiser(Zero(), LinearSchedule(), Epsilon()), x)
+    terms = Denoising(UniformWeighting())(NetworkDenoiser(Zero(), LinearSchedule(), Epsilon()), x)
     assert terms.loss.shape == (10_000,)
     assert terms.loss.mean().item() == pytest.approx(1.0, abs=0.02)  # E |eps|^2 of a dimension
     assert terms.level.mean().item() == pytest.approx(0.5, abs=0.01)

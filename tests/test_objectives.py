@@ -13,7 +13,7 @@ from alphabar.diffusion.objectives.couplings import Independent, Offset
 from alphabar.diffusion.objectives.denoising import Denoising
 from alphabar.diffusion.objectives.hybrid import Hybrid
 from alphabar.diffusion.objectives.times import LogNormalTimes
-from alphabar.diffusion.objectives.weightings import P2, LearnedUncertainty, MinSNR, Sigmoid, SoftMinSNR, Uniform
+from alphabar.diffusion.objectives.weightings import P2, LearnedUncertainty, MinSNR, Sigmoid, SoftMinSNR, UniformWeighting
 from alphabar.diffusion.parameterizations import EDM, Epsilon, V, Velocity, X
 from alphabar.diffusion.schedules.edm import EDMSchedule
 from alphabar.diffusion.schedules.linear import LinearSchedule
@@ -68,7 +68,7 @@ def test_weights_mean_the_same_whatever_the_network_outputs(weighting, expected,
     torch.testing.assert_close(in_eps(weighting, parameterization), expected, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("weighting", [MinSNR(), SoftMinSNR(), P2(), Sigmoid(), Uniform()], ids=lambda w: type(w).__name__)
+@pytest.mark.parametrize("weighting", [MinSNR(), SoftMinSNR(), P2(), Sigmoid(), UniformWeighting()], ids=lambda w: type(w).__name__)
 @pytest.mark.parametrize("parameterization", [X(), V(), Velocity()], ids=lambda p: type(p).__name__)
 def test_weights_are_finite_at_both_ends_of_straight_paths(weighting, parameterization):
     schedule, t = StraightSchedule(), torch.tensor([2**-25, 1e-6, 1 - 1e-6, 1.0])
@@ -217,7 +217,7 @@ def test_hybrid_adds_the_bound_for_the_variance_alone():
 def test_hybrid_weighs_its_simple_loss_and_the_bound_stays_as_it_is():
     x = seeded(0, 16, 1, 4, 4).clamp(-1, 1)
     plain, (mean_plain, variance_plain) = hybrid_parts(Hybrid(), x)
-    assert hybrid_parts(Hybrid(weighting=Uniform()), x) == (plain, [mean_plain, variance_plain])
+    assert hybrid_parts(Hybrid(weighting=UniformWeighting()), x) == (plain, [mean_plain, variance_plain])
     weighted, (_, variance) = hybrid_parts(Hybrid(weighting=MinSNR(0.1)), x)
     torch.manual_seed(0)
     simple = Denoising()(NetworkDenoiser(Net(1), LinearSchedule(), Epsilon()), x).loss.mean().item()
@@ -233,7 +233,7 @@ def test_the_bound_alone_takes_no_weighting():
         ValueError, match=r"^need weighting=uniform for the bound alone, .* got MinSNR; objective=hybrid takes others$"
     ):
         Hybrid(simple=False, weighting=MinSNR())
-    Hybrid(simple=False, weighting=Uniform())
+    Hybrid(simple=False, weighting=UniformWeighting())
 
 
 def test_the_bound_counts_every_step_as_one_of_t():

@@ -11,7 +11,6 @@ import torch
 
 import parts
 from alphabar.diffusion.denoiser import NetworkDenoiser
-from alphabar.diffusion.grids import Karras, LogSNR, Quadratic
 from alphabar.diffusion.parameterizations import EDM, Epsilon, V, Velocity, X
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.samplers.ddpm import DDPM
@@ -23,6 +22,7 @@ from alphabar.diffusion.schedules.edm import EDMSchedule
 from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.diffusion.schedules.shifted_cosine import ShiftedCosineSchedule
 from alphabar.diffusion.schedules.straight import StraightSchedule
+from alphabar.diffusion.timesteps import Karras, LogSNR, Quadratic
 from oracle import MixtureDenoiser, OracleNetwork
 
 SCHEDULES = parts.schedules() | {
@@ -35,17 +35,17 @@ FINE = Karras(sigma_min=0.01, sigma_max=150.0)
 SETTINGS = {
     "ddpm-beta-200": DDPM(num_steps=200, variance="beta"),
     "ddim-150": DDIM(num_steps=150),
-    "ddim-quadratic-60": DDIM(num_steps=60, grid=Quadratic()),
-    "ddim-eta0.5-karras-80": DDIM(num_steps=80, eta=0.5, grid=FINE),
+    "ddim-quadratic-60": DDIM(num_steps=60, timesteps=Quadratic()),
+    "ddim-eta0.5-karras-80": DDIM(num_steps=80, eta=0.5, timesteps=FINE),
     "euler-churn-150": Euler(num_steps=150, churn=10.0),
-    "euler-karras-60": Euler(num_steps=60, grid=FINE),
-    "heun-karras-20": Heun(num_steps=20, grid=FINE),
+    "euler-karras-60": Euler(num_steps=60, timesteps=FINE),
+    "heun-karras-20": Heun(num_steps=20, timesteps=FINE),
     "heun-churn-60": Heun(num_steps=60, churn=20.0),
     "dpmpp_2m-100": DPMpp2M(num_steps=100),
-    "dpmpp_2m-karras-25": DPMpp2M(num_steps=25, grid=FINE),
+    "dpmpp_2m-karras-25": DPMpp2M(num_steps=25, timesteps=FINE),
     "unipc-100": UniPC(num_steps=100),
-    "unipc-karras-25": UniPC(num_steps=25, grid=FINE),
-    "unipc3-log_snr-25": UniPC(num_steps=25, order=3, grid=LogSNR(sigma_min=0.01, sigma_max=150.0)),
+    "unipc-karras-25": UniPC(num_steps=25, timesteps=FINE),
+    "unipc3-log_snr-25": UniPC(num_steps=25, order=3, timesteps=LogSNR(sigma_min=0.01, sigma_max=150.0)),
 }
 SAMPLERS = parts.samplers(120, FINE) | SETTINGS
 COARSE_RATIO = 0.095  # sigma / alpha at which a last step begins that is too long to be followed closely
@@ -103,7 +103,7 @@ def check_distribution(schedule, parameterization, sampler):
     laplace schedule, and squared ones on the EDM schedule, where almost all of them fall on levels at which there is only noise.
     """
     alpha, sigma = schedule(sampler.times(schedule)[-2])
-    is_coarse = sigma / alpha > COARSE_RATIO or (isinstance(schedule, EDMSchedule) and sampler.grid == Quadratic())
+    is_coarse = sigma / alpha > COARSE_RATIO or (isinstance(schedule, EDMSchedule) and sampler.timesteps == Quadratic())
     bound = 0.07 if is_coarse else 0.03
     x = run(schedule, parameterization, sampler)
     assert x.mean(0).tolist() == pytest.approx([0.3, MEAN], abs=0.02)

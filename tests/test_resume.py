@@ -114,7 +114,7 @@ def test_a_run_of_another_version_is_refused_in_one_line(tmp_path):
     assert code == 2
     assert err == (
         f"error: resume={folder}: its config.yaml does not fit this version of alphabar: "
-        "sampler: DDIM has no argument 'clip'. It takes: num_steps, grid, thresholding, eta (and 2 more); "
+        "sampler: DDIM has no argument 'clip'. It takes: num_steps, timesteps, thresholding, eta (and 2 more); "
         "go on with the version that wrote it, or start a new run\n"
     )
 

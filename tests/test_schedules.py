@@ -149,12 +149,12 @@ def test_times_are_uniform_over_the_steps_and_labels_start_at_zero():
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 50, 999, 1000, None])
-def test_grid_falls_from_the_last_step_to_zero(num_steps):
-    grid = LinearSchedule().grid(num_steps)
-    assert len(grid) == (num_steps or 1000) + 1
-    assert grid[0] == 1000
-    assert grid[-1] == 0
-    assert (grid.diff() < 0).all()
+def test_timesteps_fall_from_the_last_step_to_zero(num_steps):
+    times = LinearSchedule().timesteps(num_steps)
+    assert len(times) == (num_steps or 1000) + 1
+    assert times[0] == 1000
+    assert times[-1] == 0
+    assert (times.diff() < 0).all()
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_what_makes_no_schedule_is_refused(make, arguments, message):
 
 
 @pytest.mark.parametrize("num_steps", [0, -1, 1001])
-def test_a_grid_of_more_steps_than_there_are_is_refused(num_steps):
+def test_more_timesteps_than_there_are_is_refused(num_steps):
     with pytest.raises(ValueError, match=rf"need 1 <= num_steps <= 1000.*got num_steps={num_steps}"):
-        LinearSchedule().grid(num_steps)
+        LinearSchedule().timesteps(num_steps)
 
 
 def test_q_sample_broadcasts_over_any_rank():

@@ -128,7 +128,7 @@ def test_steps_may_be_left_out():
     for num_steps in (None, 200, 20):
         generator = torch.Generator().manual_seed(0)
         noise = lambda like: torch.randn(like.shape, generator=generator, dtype=like.dtype)  # noqa: B023, E731
-        times = None if num_steps is None else schedule.grid(num_steps)
+        times = None if num_steps is None else schedule.timesteps(num_steps)
         bounds[num_steps] = (weights * variational_bound(denoiser, x, None, "beta", noise, times)).sum().item()
     assert bounds[None] == bounds[200]
     assert bounds[20] > bounds[200] + 0.05

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from alphabar.data.digits import Digits
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.objectives.denoising import Denoising
-from alphabar.diffusion.objectives.weightings import Uniform
+from alphabar.diffusion.objectives.weightings import UniformWeighting
 from alphabar.diffusion.parameterizations import Epsilon
 from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.models.codecs.pixels import Pixels
@@ -33,7 +33,7 @@ def network(seed=0, dropout=0.0):
 
 def module(seed=0, lr=1e-3, warmup_steps=0, dropout=0.0, net=None):
     denoiser = NetworkDenoiser(net or network(seed, dropout), LinearSchedule(), Epsilon())
-    return DiffusionModule(denoiser, Denoising(Uniform()), Pixels(), partial(torch.optim.Adam, lr=lr), seed, warmup_steps)
+    return DiffusionModule(denoiser, Denoising(UniformWeighting()), Pixels(), partial(torch.optim.Adam, lr=lr), seed, warmup_steps)
 
 
 def digits(batch_size=32):

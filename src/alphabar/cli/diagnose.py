@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli.hydra_app import App
 from alphabar.cli.overrides import bare, quoted, split
+from alphabar.config.former_names import FORMER_KEYS
 from alphabar.config.interpolation import written
 
 PLUGINS = {
@@ -134,6 +135,9 @@ class _Known:
     def _meant(self, override: Override) -> str:
         """The question after an unknown key."""
         key = override.key_or_group
+        renamed = ".".join(FORMER_KEYS.get(part, part) for part in key.split("."))
+        if renamed != key and (renamed in self.keys or renamed in self.groups):
+            return f". Did you mean {renamed}{str(override.input_line).removeprefix(key)}?"
         parent, _, last = key.replace("/", ".").rpartition(".")
         for value in _values(override):
             if value in self.groups.get(last, ()):

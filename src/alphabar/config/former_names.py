@@ -1,9 +1,11 @@
 """Names of earlier versions of alphabar, so that what was written with them still loads: checkpoints, run folders, sweeps."""
 
+from collections.abc import Mapping
 from typing import Any
 
 # Modules and packages of classes that configurations name, and where these are now; the longest that fits counts.
 FORMER_MODULES = {
+    "alphabar.diffusion.grids": "alphabar.diffusion.timesteps",
     "alphabar.training.autoencoding": "alphabar.training.modules.autoencoder",
     "alphabar.training.contrastive": "alphabar.training.modules.contrastive",
     "alphabar.training.data": "alphabar.data",
@@ -18,6 +20,7 @@ FORMER_MODULES = {
 }
 # Classes, by the module they are in now, that have been renamed or moved since.
 FORMER_CLASSES: dict[str, str] = {
+    "alphabar.diffusion.objectives.weightings.Uniform": "alphabar.diffusion.objectives.weightings.UniformWeighting",
     "alphabar.metrics.pair.PairFeatures": "alphabar.metrics.contrastive.ContrastiveFeatures",
     "alphabar.models.codecs.embedding.ImageEmbedding": "alphabar.models.codecs.clip_embeddings.CLIPEmbeddings",
     "alphabar.models.pairs.stored.StoredPair": "alphabar.models.clip.stored.StoredCLIP",
@@ -26,11 +29,12 @@ FORMER_CLASSES: dict[str, str] = {
 }
 # Arguments that have been renamed: (the module of the class, or a package with all in it, the former name) -> the name.
 FORMER_ARGUMENTS: dict[tuple[str, str], str] = {
+    ("alphabar.diffusion.samplers", "grid"): "timesteps",
     ("alphabar.models.codecs.clip_embeddings", "pair"): "clip",
     ("alphabar.models.conditioners.image_embedding", "pair"): "clip",
 }
 # Keys at the top of a run's configuration that have been renamed.
-FORMER_KEYS = {"pair": "clip", "pair_name": "clip_name"}
+FORMER_KEYS = {"grid": "timesteps", "pair": "clip", "pair_name": "clip_name"}
 
 
 def current_target(target: str) -> str:
@@ -57,3 +61,11 @@ def _with_current_names(content: Any) -> Any:
     node["_target_"] = target = current_target(node["_target_"])
     renames = {old: new for (place, old), new in FORMER_ARGUMENTS.items() if target.startswith(f"{place}.")}
     return {renames.get(key, key): value for key, value in node.items()}
+
+
+def current_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the protocol of a receipt with today's name of where the steps of its sampler lie."""
+    sampler = protocol.get("sampler")
+    if not isinstance(sampler, Mapping) or "grid" not in sampler:
+        return dict(protocol)
+    return {**protocol, "sampler": {"timesteps" if key == "grid" else key: value for key, value in sampler.items()}}

@@ -57,7 +57,7 @@ def _rising(schedule: Schedule, times: Tensor | None) -> Tensor:
     """The steps of the bound [N + 1], from 0 to T."""
     if not schedule.is_discrete:
         raise ValueError(f"the bound sums over the steps of a discrete schedule, {type(schedule).__name__} is not one")
-    times = schedule.grid(None) if times is None else times
+    times = schedule.timesteps(None) if times is None else times
     last = int(schedule.time(torch.ones(())))
     if times[0] != last or times[-1] != 0 or not (times.diff() < 0).all():
         raise ValueError(f"need times that fall from {last} to 0, got {times.tolist()[:3]} ... {times.tolist()[-1:]}")
@@ -87,8 +87,8 @@ def probability_flow(
     All of it holds for c * alpha, c * sigma and c * x_t, too: with c = (alpha^2 + sigma^2)^(-1/2) every curve is part of a circle.
 
     x is taken as the state at the first time t > 0, up to its scale: p is the density of x_t / alpha_t.
-    times: falling, as a grid gives them; the 0 among them is left out. probes: v, [P, B, ...] with E[v v^T] = 1, fixed along the
-    path; the traces are means over P. on_step is called after each step. Gradients need not be enabled.
+    times: falling, as `Timesteps` give them; the 0 among them is left out. probes: v, [P, B, ...] with E[v v^T] = 1, fixed along
+    the path; the traces are means over P. on_step is called after each step. Gradients need not be enabled.
     """
     rising = times[times > 0].flip(0).to(x.device, x.dtype if times.is_floating_point() else times.dtype)
     points = [_Point.of(denoiser.schedule, t.expand(len(x)), x) for t in rising]

@@ -154,7 +154,7 @@ class Likelihood(Command):
         denoiser = loaded.model.denoiser
         seen = denoiser if self.thresholding is None else Thresholded(denoiser, self.thresholding)
         variance: Variance = self.variance or ("learned" if learns_variance(loaded) else "beta")
-        num_steps = len(denoiser.schedule.grid(None)) - 1
+        num_steps = len(denoiser.schedule.timesteps(None)) - 1
         num_terms = min(self.bpd_terms or num_steps, num_steps)
 
         def bits(x: Tensor, indices: Sequence[int], done: Done) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from lightning.fabric import Fabric
 
 import alphabar
+from alphabar.config.former_names import current_protocol
 from alphabar.errors import UserError
 
 FORMAT = "alphabar receipt 1"
@@ -143,7 +144,7 @@ def digest(content: Mapping[str, Any]) -> str:
 
 
 def named(settings: object) -> object:
-    """A dataclass, such as a sampler or its grid, as its class's name with its settings. Raises TypeError for anything else."""
+    """A dataclass, such as a sampler, as its class's name with its settings. Raises TypeError for anything else."""
     if not is_dataclass(settings):
         raise TypeError(f"cannot write {type(settings).__name__} into a receipt")
     return {"name": type(settings).__name__, **vars(settings)}
@@ -164,7 +165,7 @@ def read(path: Path) -> Receipt:
     if stored != digest(content):
         raise UserError(f"{file}: was edited after it was written (its SHA-256 is not that of its content): measure again")
     figures = tuple(_figure(record) for record in content["figures"])
-    return Receipt(figures, content["protocol"], content["subject"], content["findings"], content["run"])
+    return Receipt(figures, current_protocol(content["protocol"]), content["subject"], content["findings"], content["run"])
 
 
 def _figure(record: Mapping[str, Any]) -> Figure:

@@ -60,7 +60,7 @@ class SamplingJob:
             yield list(range(start, start + self.batch_size))
 
     def trajectory(self, denoiser: Denoiser, indices: Sequence[int], device: torch.device) -> Iterator[Tensor]:
-        """x at every time of the sampler's grid, x_T first."""
+        """Yields x at every timestep of the sampler, x_T first."""
         noise = ImageNoise(self.seed, indices)
         x_T = self.sampler.start(denoiser.schedule, noise.draw(self.space, device))
         return self.sampler.trajectory(denoiser, x_T, self.conditions(indices), noise)

@@ -6,7 +6,7 @@ from alphabar.diffusion.denoiser import Cond, NetworkDenoiser
 from alphabar.diffusion.objectives import SINGLE_PROCESS, Coupling, LossTerms, Objective, RankShare, Times, Weighting, regress
 from alphabar.diffusion.objectives.couplings import Independent
 from alphabar.diffusion.objectives.times import UniformTimes
-from alphabar.diffusion.objectives.weightings import Uniform
+from alphabar.diffusion.objectives.weightings import UniformWeighting
 
 
 class Denoising(Objective):
@@ -17,7 +17,7 @@ class Denoising(Objective):
 
     def __init__(self, weighting: Weighting | None = None, times: Times | None = None, coupling: Coupling | None = None) -> None:
         super().__init__()
-        self.weighting = weighting if weighting is not None else Uniform()
+        self.weighting = weighting if weighting is not None else UniformWeighting()
         self.times = times if times is not None else UniformTimes()
         self.coupling = coupling if coupling is not None else Independent()
 

@@ -10,7 +10,7 @@ from alphabar.diffusion.denoiser import Cond, NetworkDenoiser, Prediction
 from alphabar.diffusion.objectives import SINGLE_PROCESS, Coupling, LossTerms, Objective, RankShare, Times, Weighting, regress
 from alphabar.diffusion.objectives.couplings import Independent
 from alphabar.diffusion.objectives.times import UniformTimes
-from alphabar.diffusion.objectives.weightings import Uniform
+from alphabar.diffusion.objectives.weightings import UniformWeighting
 
 
 class Hybrid(Objective):
@@ -38,8 +38,8 @@ class Hybrid(Objective):
             raise ValueError(f"need vlb_weight > 0, got vlb_weight={vlb_weight}")
         self.vlb_weight = vlb_weight
         self.simple = simple
-        self.weighting = weighting if weighting is not None else Uniform()
-        if not simple and not isinstance(self.weighting, Uniform):
+        self.weighting = weighting if weighting is not None else UniformWeighting()
+        if not simple and not isinstance(self.weighting, UniformWeighting):
             raise ValueError(
                 "need weighting=uniform for the bound alone, whose terms weigh what they do, "
                 f"got {type(weighting).__name__}; objective=hybrid takes others"

@@ -20,7 +20,7 @@ class FixedWeighting(Weighting, ABC):
         return self.weight(alpha, sigma, determinant) * error
 
 
-class Uniform(FixedWeighting):
+class UniformWeighting(FixedWeighting):
     """w = 1 on the network's own output: L_simple (Ho et al. 2020, eq. 14)."""
 
     def weight(self, alpha: Tensor, sigma: Tensor, determinant: Tensor) -> Tensor:

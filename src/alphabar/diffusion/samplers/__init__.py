@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from alphabar.diffusion.denoiser import Cond, Denoiser, Prediction
-from alphabar.diffusion.grids import Grid, Uniform
 from alphabar.diffusion.schedules import Schedule
 from alphabar.diffusion.thresholdings import Static, Thresholded, Thresholding
+from alphabar.diffusion.timesteps import Timesteps, Uniform
 
 Noise = Callable[[Tensor], Tensor]
 UNLABELLED = "unlabelled"  # in the metadata of a field: the value that labels leave out, where it is not the default
@@ -22,7 +22,7 @@ UNLABELLED = "unlabelled"  # in the metadata of a field: the value that labels l
 class Run:
     """One trajectory in the making: what its steps have in common.
 
-    noise(like) draws from N(0, 1). times: the grid, floats. index: which step is being taken.
+    noise(like) draws from N(0, 1). times: where the steps lie [N + 1], floats. index: which step is being taken.
     memory: what a multistep sampler keeps of earlier steps, newest last.
     """
 
@@ -65,15 +65,15 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
-    """Steps from time to time down a grid; a leaf says how to take one step.
+    """Steps from time to time down to data; a leaf says how to take one step.
 
     num_steps: how many steps, at most as many as a discrete schedule has; None takes all of them.
-    grid: where they lie. thresholding: how x_hat is kept in the range [-1, 1] of images at every step; None: not at all, as is
+    timesteps: where they lie. thresholding: how x_hat is kept in the range [-1, 1] of images at every step; None: not at all, as is
         right for data without such a range. Labels leave out the static one, with which DDPM was published.
     """
 
     num_steps: int | None
-    grid: Grid = Uniform()
+    timesteps: Timesteps = Uniform()
     thresholding: Thresholding | None = field(default=None, metadata={UNLABELLED: Static()})
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class Sampler(ABC):
 
     def times(self, schedule: Schedule) -> Tensor:
         """Falling times [N + 1], the last of them 0. Raises ValueError if the schedule does not have them."""
-        return self.grid(schedule, self.num_steps)
+        return self.timesteps(schedule, self.num_steps)
 
     def label(self, schedule: Schedule) -> str:
         """Its name with the number of steps and what is not as by default, such as "ddim50" or "ddim50-eta0.5"."""
@@ -101,7 +101,7 @@ class Sampler(ABC):
         """
 
     def start(self, schedule: Schedule, eps: Tensor) -> Tensor:
-        """x_T = sigma_T * eps, where the grid begins."""
+        """x_T = sigma_T * eps, at the first timestep."""
         _, sigma = schedule.at(on_device(self.times(schedule)[:1], eps), eps)
         return sigma * eps
 
@@ -118,7 +118,7 @@ class Sampler(ABC):
         noise: Noise = torch.randn_like,
         times: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """x at every time of the grid, the given x_T [B, ...] first and clean data last.
+        """x at every timestep, the given x_T [B, ...] first and clean data last.
 
         times: falling, in place of the sampler's own; they may begin and end anywhere, and rise if the sampler is reversible.
         """

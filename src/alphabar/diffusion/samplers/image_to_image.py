@@ -29,9 +29,10 @@ def image_to_image(
 
 
 def times_below(sampler: Sampler, schedule: Schedule, strength: float) -> Tensor:
-    """The time at level `strength`, of a discrete schedule the step it lies in, and then the sampler's grid: [N + 1] with N >= 1.
+    """Returns the time at level `strength`, of a discrete schedule the step it lies in, and then the sampler's timesteps: [N + 1]
+    with N >= 1.
 
-    It takes the place of the nearest time of the grid, so that no step is much shorter than the others, which multistep samplers
+    It takes the place of the nearest of these, so that no step is much shorter than the others, which multistep samplers
     would not bear. Raises ValueError outside (0, 1].
     """
     must_be_strength(strength)

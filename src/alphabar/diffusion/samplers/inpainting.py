@@ -33,7 +33,7 @@ class RePaint:
             )
 
     def walk(self, num_steps: int) -> Iterator[int]:
-        """Which points of the grid follow the first, 0, each one further down or `jump_length` further up; the last is `num_steps`.
+        """Which timesteps follow the first, 0, each one further down or `jump_length` further up; the last is `num_steps`.
 
         Raises ValueError if there are fewer steps to repeat than `jump_length`.
         """
@@ -63,11 +63,11 @@ class RePaint:
         schedule = denoiser.schedule
         times = sampler.times(schedule)
         run = sampler.begin(denoiser, cond, noise, times)
-        grid = on_device(times, x)
+        timesteps = on_device(times, x)
         x_t = sampler.start(schedule, noise(x))
         point = 0
         for following in self.walk(run.num_steps):
-            t, s = grid[point].expand(len(x)), grid[following].expand(len(x))
+            t, s = timesteps[point].expand(len(x)), timesteps[following].expand(len(x))
             if following > point:
                 run.index = point
                 x_s = sampler.step(run, x_t, t, s)

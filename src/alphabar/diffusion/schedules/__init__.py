@@ -44,7 +44,7 @@ class Schedule(nn.Module, ABC):
         """sigma / alpha at the first time after data and at the last time; inf where nothing is left of the data."""
 
     @abstractmethod
-    def grid(self, num_steps: int | None) -> Tensor:
+    def timesteps(self, num_steps: int | None) -> Tensor:
         """`num_steps` + 1 falling times, even in the schedule's own time, the last of them 0; None takes every step there is.
 
         Raises ValueError if there are not as many, or for None where there is no end of them.

@@ -96,7 +96,7 @@ class DiscreteSchedule(Schedule):
         ratios = self.ratios()
         return float(ratios[0]), float(ratios[-1])
 
-    def grid(self, num_steps: int | None) -> Tensor:
+    def timesteps(self, num_steps: int | None) -> Tensor:
         """Evenly spaced steps that begin at T itself ("trailing" in Lin et al. 2023, table 2) and end at 0."""
         num_steps = self.num_steps if num_steps is None else num_steps
         self._must_have(num_steps)

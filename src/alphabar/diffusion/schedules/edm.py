@@ -9,7 +9,7 @@ from alphabar.diffusion.schedules import Schedule, need_steps
 class EDMSchedule(Schedule):
     """alpha_t = 1, sigma_t = t: time is the standard deviation of the noise (Karras et al. 2022, table 1).
 
-    Its own time is even in sigma^(1/rho) from sigma_min to sigma_max, and so is its grid (eq. 5).
+    Its own time is even in sigma^(1/rho) from sigma_min to sigma_max, and so are its timesteps (eq. 5).
     Raises ValueError unless 0 < sigma_min < sigma_max and rho > 0.
     """
 
@@ -45,7 +45,7 @@ class EDMSchedule(Schedule):
     def noise_range(self) -> tuple[float, float]:
         return self.sigma_min, self.sigma_max
 
-    def grid(self, num_steps: int | None) -> Tensor:
+    def timesteps(self, num_steps: int | None) -> Tensor:
         """sigma_i = (sigma_max^(1/rho) + i / (N - 1) * (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho, sigma_N = 0."""
         return self.snap(self.time(torch.linspace(1, 0, need_steps(num_steps), dtype=torch.float64)))
 

@@ -56,7 +56,7 @@ class ShiftedCosineSchedule(Schedule):
         alpha, sigma = self(ends)
         return float(sigma[0] / alpha[0]), float(sigma[1] / alpha[1])
 
-    def grid(self, num_steps: int | None) -> Tensor:
+    def timesteps(self, num_steps: int | None) -> Tensor:
         return torch.linspace(self.last, 0, need_steps(num_steps) + 1, dtype=torch.float64)
 
     def snap(self, times: Tensor) -> Tensor:

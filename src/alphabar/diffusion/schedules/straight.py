@@ -44,7 +44,7 @@ class StraightSchedule(Schedule):
     def noise_range(self) -> tuple[float, float]:
         return 0.0, math.inf
 
-    def grid(self, num_steps: int | None) -> Tensor:
+    def timesteps(self, num_steps: int | None) -> Tensor:
         return self.time(torch.linspace(1, 0, need_steps(num_steps) + 1, dtype=torch.float64))
 
     def snap(self, times: Tensor) -> Tensor:

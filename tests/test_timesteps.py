@@ -1,4 +1,4 @@
-"""Time grids, continuous schedules and thresholding."""
+"""Timesteps, continuous schedules and thresholding."""
 
 import math
 
@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from alphabar.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction
-from alphabar.diffusion.grids import FromFile, Karras, LogSNR, Quadratic, Uniform
 from alphabar.diffusion.parameterizations import Epsilon
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.samplers.ddpm import DDPM
@@ -17,19 +16,20 @@ from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.diffusion.schedules.shifted_cosine import ShiftedCosineSchedule
 from alphabar.diffusion.schedules.straight import StraightSchedule
 from alphabar.diffusion.thresholdings import Dynamic, Static, Thresholded
+from alphabar.diffusion.timesteps import FromFile, Karras, LogSNR, Quadratic, Uniform
 from oracle import seeded
 from test_oracle import SCHEDULES
 
 ENDS = {"sigma_min": 0.01, "sigma_max": 100.0}
-GRIDS = {"uniform": Uniform(), "quadratic": Quadratic(), "karras": Karras(**ENDS), "log_snr": LogSNR(**ENDS)}
+TIMESTEPS = {"uniform": Uniform(), "quadratic": Quadratic(), "karras": Karras(**ENDS), "log_snr": LogSNR(**ENDS)}
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
 @every_schedule
 @pytest.mark.parametrize("num_steps", [1, 2, 20, 200, 1000])
-@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
-def test_a_grid_has_so_many_different_times_down_to_data(schedule, num_steps, grid):
-    times = grid(schedule, num_steps)
+@pytest.mark.parametrize("timesteps", TIMESTEPS.values(), ids=TIMESTEPS)
+def test_timesteps_are_so_many_different_times_down_to_data(schedule, num_steps, timesteps):
+    times = timesteps(schedule, num_steps)
     assert len(times) == num_steps + 1
     assert (times.diff() < 0).all()
     assert times[-1] == 0
@@ -86,37 +86,37 @@ def test_steps_that_would_fall_together_make_room():
         schedule.snap(torch.linspace(10, 1, 11))
 
 
-@pytest.mark.parametrize("grid", [Karras(), LogSNR()])
+@pytest.mark.parametrize("timesteps", [Karras(), LogSNR()])
 @pytest.mark.parametrize("schedule", [StraightSchedule(), LinearSchedule(zero_terminal_snr=True)])
-def test_noise_without_an_end_needs_one_to_be_given(grid, schedule):
-    with pytest.raises(ValueError, match=r"need 0 < sigma_min < sigma_max < inf.*give grid.sigma_min and grid.sigma_max"):
-        grid(schedule, 10)
+def test_noise_without_an_end_needs_one_to_be_given(timesteps, schedule):
+    with pytest.raises(ValueError, match=r"need 0 < sigma_min < sigma_max < inf.*give timesteps.sigma_min and timesteps.sigma_max"):
+        timesteps(schedule, 10)
 
 
-def test_a_grid_from_a_file(tmp_path):
-    file = tmp_path / "grid.txt"
+def test_timesteps_from_a_file(tmp_path):
+    file = tmp_path / "timesteps.txt"
     file.write_text("# made by hand\n80\n5.0  # in the middle\n0.2\n0\n")
-    grid = FromFile(str(file))
-    assert grid(EDMSchedule(), None).tolist() == pytest.approx([80, 5, 0.2, 0])
-    assert grid(EDMSchedule(), 3).tolist() == pytest.approx([80, 5, 0.2, 0])
-    assert grid(EDMSchedule(), 5).tolist() == pytest.approx([80, 20, 5, 1, 0.2, 0])  # geometric means in between
-    steps = grid(LinearSchedule(), 3)
+    timesteps = FromFile(str(file))
+    assert timesteps(EDMSchedule(), None).tolist() == pytest.approx([80, 5, 0.2, 0])
+    assert timesteps(EDMSchedule(), 3).tolist() == pytest.approx([80, 5, 0.2, 0])
+    assert timesteps(EDMSchedule(), 5).tolist() == pytest.approx([80, 20, 5, 1, 0.2, 0])  # geometric means in between
+    steps = timesteps(LinearSchedule(), 3)
     ratios = LinearSchedule().ratios()[steps[:-1] - 1]
     assert ratios.tolist() == pytest.approx([80, 5, 0.2], rel=0.02)
 
 
 @pytest.mark.parametrize("content", ["", "1\n2\n", "5 one\n", "3\n-1\n", "inf\n1\n", "2\n2\n"])
 def test_a_file_with_anything_else_is_refused(tmp_path, content):
-    file = tmp_path / "grid.txt"
+    file = tmp_path / "timesteps.txt"
     file.write_text(content)
-    with pytest.raises(ValueError, match=r"grid.path=.*need (one number a line|falling numbers > 0)"):
+    with pytest.raises(ValueError, match=r"timesteps.path=.*need (one number a line|falling numbers > 0)"):
         FromFile(str(file))(EDMSchedule(), None)
 
 
 @pytest.mark.parametrize("schedule", [EDMSchedule(), StraightSchedule(), ShiftedCosineSchedule(64)])
 def test_there_is_no_end_of_the_steps_of_continuous_time(schedule):
     with pytest.raises(ValueError, match="need num_steps >= 1 on a schedule with continuous time, got num_steps=null"):
-        schedule.grid(None)
+        schedule.timesteps(None)
 
 
 def test_the_shifted_cosine_adds_2_log_of_the_ratio_of_resolutions():
@@ -250,10 +250,10 @@ def test_the_speed_follows_the_shift_of_straight_paths_and_of_edm():
     assert LinearSchedule(zero_terminal_snr=True).speed(torch.arange(1, 1001)).isfinite().all()
 
 
-@pytest.mark.parametrize("grid", [Karras, LogSNR])
+@pytest.mark.parametrize("timesteps", [Karras, LogSNR])
 @pytest.mark.parametrize("ends", [{"sigma_min": 0}, {"sigma_max": 0}, {"sigma_min": 0.0, "sigma_max": 80.0}, {"sigma_max": -1.0}])
-def test_ends_that_are_no_noise_levels_are_refused(grid, ends):
+def test_ends_that_are_no_noise_levels_are_refused(timesteps, ends):
     """0 is not null, which stands for the schedule's own."""
     with pytest.raises(ValueError, match=r"^need 0 < sigma_min < sigma_max, got sigma_min="):
-        grid(**ends)
-    assert grid(sigma_min=None, sigma_max=80.0).sigma_min is None
+        timesteps(**ends)
+    assert timesteps(sigma_min=None, sigma_max=80.0).sigma_min is None
