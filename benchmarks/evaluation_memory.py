@@ -1,8 +1,11 @@
 """Peak memory of evaluating 50,000 samples against 5,000, each in a process of its own.
 
-python benchmarks/evaluation_memory.py CHECKPOINT [WORD ...]     words for evaluate.py, such as sampler.num_steps=1
+    python benchmarks/evaluation_memory.py outputs/train/NAME/checkpoints/last.ckpt sampler.num_steps=1
+
+What follows the checkpoint is handed to evaluate.py.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -11,7 +14,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NUMS = (5_000, 50_000)
 
 
 def peak(checkpoint: str, num: int, words: list[str], folder: Path) -> tuple[float, float]:
@@ -27,16 +29,17 @@ def peak(checkpoint: str, num: int, words: list[str], folder: Path) -> tuple[flo
 
 def main() -> None:
     """Prints a line for each number of samples, and the ratio."""
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    checkpoint, words = str(Path(sys.argv[1]).resolve()), sys.argv[2:]
-    peaks = []
-    for num in NUMS:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--nums", default="5000,50000", help="numbers of samples")
+    arguments, words = parser.parse_known_args()
+    checkpoint, peaks = str(arguments.checkpoint.resolve()), []
+    for num in map(int, arguments.nums.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             megabytes, seconds = peak(checkpoint, num, words, Path(folder) / "out")
         peaks.append(megabytes)
         print(f"{num:6,} samples: {megabytes:,.0f} MB, {seconds:.0f} s", flush=True)
-    print(f"ratio {peaks[1] / peaks[0]:.3f}")
+    print(f"ratio {peaks[-1] / peaks[0]:.3f}")
 
 
 if __name__ == "__main__":

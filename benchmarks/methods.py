@@ -36,7 +36,7 @@ from alphabar.runs.console import quiet
 from alphabar.sampling.model import load
 from alphabar.sampling.sampling_job import SamplingJob
 
-NUM, SEED, BATCH = 1000, 1, 125
+SEED, BATCH = 1, 125
 CPU = torch.device("cpu")
 CLIP: Thresholding = Static()
 
@@ -70,22 +70,23 @@ def jobs(sweeps: list[Path]) -> list[tuple[str, int, Path]]:
 class Meter:
     """The real images, looked at once for all jobs."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, num: int) -> None:
         config = load(checkpoint, "ema").config
         data: ImageDataModule = build(config.data, "data")
         data.prepare_data()
         splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
         extractor = extractors_of(build(config.features, "features"), splits)[0]
-        self.judge = ReferenceStatistics(extractor, {"fid": Frechet()}, splits, CPU, NUM, BATCH)
+        self.judge = ReferenceStatistics(extractor, {"fid": Frechet(allow_few=num < 1000)}, splits, CPU, num, BATCH)
+        self.num = num
         self.floor = self.judge.floor().get("fid", float("nan"))
 
     def fid(self, checkpoint: Path, sampler: Sampler) -> dict[str, float]:
         """FID of the averaged weights, and what it took."""
         loaded = load(checkpoint, "ema")
-        generation = SamplingJob(sampler, loaded.shape, SEED, BATCH)
+        generation = SamplingJob(sampler, loaded.model.codec, loaded.shape, SEED, BATCH)
         begin = time.perf_counter()
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            share = list(generation.images(loaded.model.denoiser, loaded.model.codec, NUM, CPU))
+            share = list(generation.images(loaded.model.denoiser, self.num, CPU))
         seconds = time.perf_counter() - begin
         measured = measure(share, generation.size, [self.judge])
         fid = measured.figures[self.judge.extractor.name]["fid"]
@@ -98,7 +99,7 @@ def name_of(sampler: Sampler) -> str:
     return "DDPM, learned variance" if getattr(sampler, "variance", "") == "learned" else words[0]
 
 
-def table(results: dict[str, dict[str, Any]], floor: float) -> str:
+def table(results: dict[str, dict[str, Any]], floor: float, num: int) -> str:
     """Means and standard deviations over the seeds, a row for each method and sampler."""
     groups: dict[tuple[str, str], dict[int, list[float]]] = {}
     for row in results.values():
@@ -108,7 +109,7 @@ def table(results: dict[str, dict[str, Any]], floor: float) -> str:
     for (method, sampler), group in sorted(groups.items()):
         cells = [spread(group.get(count, [])) for count in counts]
         lines.append(f"| {method} | {sampler} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + f"\n\nfloor: {floor:.3f}, {NUM:,} held-out images\n"
+    return "\n".join(lines) + f"\n\nfloor: {floor:.3f}, {num:,} held-out images\n"
 
 
 def spread(values: list[float]) -> str:
@@ -119,7 +120,7 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f}{deviation}"
 
 
-def plot(results: dict[str, dict[str, Any]], floor: float, path: Path) -> None:
+def plot(results: dict[str, dict[str, Any]], floor: float, num: int, path: Path) -> None:
     """FID over network evaluations."""
     from matplotlib.figure import Figure
 
@@ -139,7 +140,7 @@ def plot(results: dict[str, dict[str, Any]], floor: float, path: Path) -> None:
         label = f"{method}, {sampler}"
         axes.errorbar(counts, means, spreads, fmt="o", linestyle=style, color=colours.get(method), label=label, capsize=3)
     axes.axhline(floor, color="grey", linestyle="--", label=f"held-out images: {floor:.2f}")
-    axes.set(xscale="log", yscale="log", xlabel="network evaluations an image", ylabel=f"FID of {NUM:,} samples")
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations an image", ylabel=f"FID of {num:,} samples")
     axes.set_xticks([10, 20, 50, 1000], ["10", "20", "50", "1000"])
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
@@ -150,6 +151,7 @@ def main() -> None:
     """Measures what has not been measured yet, and writes the table and the plot after each figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweeps", type=Path, nargs="+", help="folders of sweeps over method and seed")
+    parser.add_argument("--num", type=int, default=1000, help="images that each sampler draws")
     parser.add_argument("--most", type=int, default=1000, help="leave out samplers with more evaluations")
     arguments = parser.parse_args()
     quiet()
@@ -157,7 +159,7 @@ def main() -> None:
     folder = arguments.sweeps[0]
     cache = folder / "methods.json"
     results: dict[str, dict[str, Any]] = json.loads(cache.read_text()) if cache.exists() else {}
-    meter = Meter(found[0][2])
+    meter = Meter(found[0][2], arguments.num)
     for method, seed, checkpoint in found:
         for count, choices in samplers(method).items():
             for sampler in choices if count <= arguments.most else []:
@@ -167,9 +169,9 @@ def main() -> None:
                     results[key] = about | meter.fid(checkpoint, sampler)
                     cache.write_text(json.dumps(results, indent=2))
                     print(f"{key}: {results[key]['fid']:.3f} in {results[key]['seconds']:.0f} s", flush=True)
-                    (folder / "methods.md").write_text(table(results, meter.floor), encoding="utf-8")
-                    plot(results, meter.floor, folder / "methods.png")
-    print(table(results, meter.floor))
+                    (folder / "methods.md").write_text(table(results, meter.floor, meter.num), encoding="utf-8")
+                    plot(results, meter.floor, meter.num, folder / "methods.png")
+    print(table(results, meter.floor, meter.num))
 
 
 if __name__ == "__main__":

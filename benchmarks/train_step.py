@@ -59,6 +59,10 @@ class RandomImages(ImageSource):
     def classes(self) -> None:
         return None
 
+    @property
+    def captions(self) -> None:
+        return None
+
     def prepare(self) -> None:
         pass
 
@@ -107,7 +111,7 @@ def composed(options: argparse.Namespace) -> DictConfig:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides)
-    cfg.shape = {"channels": options.channels, "resolution": options.resolution}
+    cfg.shape = cfg.space = {"channels": options.channels, "resolution": options.resolution}
     return cfg
 
 

@@ -79,22 +79,35 @@ def run(script, *arguments, cwd, env=None, seconds=120):
     return finish(start(script, *arguments, cwd=cwd, env=env), seconds)
 
 
-def trained(*overrides):
-    """Returns the folder of a run of `train.py` with these overrides and `TINY`, trained once for all tests of a session.
+def shared(name, make):
+    """Returns a folder that `make(folder)` fills, once for all tests and workers of a session.
 
-    All workers share it, so it is only read: a test that writes into it copies it first.
+    It is only read: a test that writes into it copies it first.
     """
-    digest = hashlib.blake2b(repr(words(*overrides)).encode(), digest_size=8).hexdigest()
-    home = Path(CACHE) / "runs" / digest
-    home.parent.mkdir(exist_ok=True)
+    home = Path(CACHE) / name
+    home.parent.mkdir(exist_ok=True, parents=True)
     with FileLock(f"{home}.lock"):
         if not (home / "finished").exists():
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir()
-            code, _, err = run("train.py", *words(*overrides, folder=home / "run"), cwd=home)
-            assert code == 0, err
+            make(home)
             (home / "finished").touch()
-    return home / "run"
+    return home
+
+
+def trained(*overrides, tiny=TINY):
+    """Returns the folder of a run of `train.py` with the overrides and `tiny`, trained once for all tests of a session."""
+    return finished("train.py", *words(*overrides, tiny=tiny))
+
+
+def finished(script, *arguments):
+    """Returns the folder of a finished command, run once for all tests of a session; see `shared`."""
+
+    def make(home):
+        code, _, err = run(script, *arguments, f"hydra.run.dir={home / 'run'}", cwd=home)
+        assert code == 0, err
+
+    return shared(f"runs/{hashlib.blake2b(repr((script, arguments)).encode(), digest_size=8).hexdigest()}", make) / "run"
 
 
 def figures(folder):

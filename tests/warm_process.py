@@ -12,7 +12,15 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = ("lightning.pytorch", "torchmetrics", "torchvision", "sklearn.datasets", "matplotlib.pyplot")
+LIBRARIES = (
+    "lightning.pytorch",
+    "torchmetrics",
+    "torchvision",
+    "sklearn.datasets",
+    "matplotlib.pyplot",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "transformers.models.t5.modeling_t5",
+)
 
 
 def modules():

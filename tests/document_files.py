@@ -1,0 +1,119 @@
+"""What stands for the placeholders of the documents' commands: tiny files, and models that are trained when first asked for."""
+
+import re
+import struct
+
+import numpy as np
+from PIL import Image
+
+import pictured
+import runs
+import tiny_texts
+
+SNAPSHOTS = ("trainer.max_steps=8", "ema=power", "callbacks.snapshots.every_n_steps=1", *runs.BRIEF[1:])
+CACHE_DIR = f"{runs.CACHE}/documents-cache"
+
+
+def home():
+    """Returns the folder of the files: pictures with captions, samples, files of Fashion-MNIST, a text encoder."""
+    return runs.shared("documents", make)
+
+
+def make(folder):
+    photos = pictured.pictures(folder / "photos")
+    tiny_texts.make("t5", folder / "encoder")
+    (folder / "prompts.txt").write_text("a cat\nred dog\n")
+    (folder / "samples").mkdir()
+    for index, path in enumerate(sorted(photos.rglob("*.png"))):
+        with Image.open(path) as image:
+            image.resize((64, 64)).save(folder / "samples" / f"{index}.png")
+    raw = folder / "data" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = np.random.default_rng(0)
+    for split, num in {"train": 100, "t10k": 80}.items():
+        images, labels = pixels.integers(0, 256, num * 28 * 28, np.uint8), bytes(index % 10 for index in range(num))
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, num, 28, 28) + images.tobytes())
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, num) + labels)
+
+
+def encoder(prefix="conditioner."):
+    """Returns the words that name the tiny text encoder."""
+    return [f"{prefix}encoder.name={home() / 'encoder'}", f"{prefix}encoder.max_length=9"]
+
+
+def text():
+    """Returns the words of a model that is conditioned on captions."""
+    return [*encoder(), "conditioning.tokens=12", f"conditioner.cache_dir={CACHE_DIR}"]
+
+
+def contrastive():
+    """Returns the words of an image-text pair."""
+    return [*encoder("module.towers."), "module.towers.text_channels=12", f"module.cache_dir={CACHE_DIR}"]
+
+
+def smoke(name, *words):
+    """Returns the folder of a run of experiment=smoke/<name> on the pictures."""
+    return runs.trained(f"experiment=smoke/{name}", f"data.root={home() / 'photos'}", *words, tiny=())
+
+
+def last(folder):
+    return folder / "checkpoints" / "last.ckpt"
+
+
+MODELS = {
+    "plain": lambda: runs.trained("trainer.max_steps=2"),
+    "classes": lambda: runs.trained(*runs.BRIEF, "conditioner=class_label"),
+    "captions": lambda: smoke("cascade_base", *text()),
+    "snapshots": lambda: runs.trained(*SNAPSHOTS),
+    "averages": lambda: runs.trained(*runs.BRIEF, "ema.more_decays=[0.99,0.9999]"),
+    "super_resolution": lambda: smoke("cascade_super_resolution"),
+    "pair": lambda: smoke("contrastive", *contrastive()),
+    "prior": lambda: smoke("unclip_prior", f"pair={MODELS['pair']() / 'pair'}", *text(), f"codec.cache_dir={CACHE_DIR}"),
+    "decoder": lambda: smoke("unclip_decoder", f"pair={MODELS['pair']() / 'pair'}"),
+    "autoencoder": lambda: smoke("autoencoder"),
+    "latents": lambda: smoke("latent_text", f"codec.name={MODELS['autoencoder']() / 'autoencoder'}", *text()),
+}
+PLACEHOLDERS = {
+    r"outputs/train/NAME": lambda: MODELS["plain"](),
+    r"outputs/evaluate/(A|B)": lambda: runs.finished("evaluate.py", f"checkpoint={last(MODELS['plain']())}", *EVALUATION),
+    r"\bRUN/autoencoder": lambda: MODELS["autoencoder"]() / "autoencoder",
+    r"\bRUN/checkpoints": lambda: MODELS["latents"]() / "checkpoints",
+    r"\bSR(\.ckpt)?(?=[,\]]|$)": lambda: last(MODELS["super_resolution"]()),
+    r"\bBASE(\.ckpt)?(?=[,\]]|$)": lambda: last(MODELS["captions"]()),
+    r"\bPRIOR(\.ckpt)?(?=[,\]]|$)": lambda: last(MODELS["prior"]()),
+    r"\bDECODER(\.ckpt)?(?=[,\]]|$)": lambda: last(MODELS["decoder"]()),
+    r"=PAIR\b": lambda: f"={MODELS['pair']() / 'pair'}",
+    r"=FILE\b": lambda: f"={home() / 'prompts.txt'}",
+    r"=FOLDER_OR_NPZ\b": lambda: f"={home() / 'samples'}",
+    r"=(FILE_OR_FOLDER|FOLDER|PATH|photos|emoji)\b": lambda: f"={home() / 'photos'}",
+    r"=photo\.png\b": lambda: f"={home() / 'samples' / '0.png'}",
+    r"data\.root=data\b": lambda: f"data.root={home() / 'data'}",
+}
+EVALUATION = [
+    "num=70",
+    "sampler.num_steps=2",
+    "batch_size=70",
+    "accelerator=cpu",
+    "metric=fid",
+    "statistics.fid.allow_few=true",
+    "features.max_images=200",
+    f"features.cache_dir={runs.CACHE}",
+]
+
+
+def filled(words):
+    """Returns the words with files in the place of placeholders; "checkpoint=..." takes the model that the other words need."""
+    words = [re.sub(r"^checkpoint=(CKPT|\.\.\.\S*)$", f"checkpoint={last(MODELS[model_for(words)]())}", word) for word in words]
+    for placeholder, file in PLACEHOLDERS.items():
+        words = [re.sub(placeholder, lambda _, file=file: str(file()), word) for word in words]
+    return words
+
+
+def model_for(words):
+    """Returns the name of the model that "checkpoint=CKPT" stands for."""
+    keys = {word.split("=")[0] for word in words}
+    if keys & {"prompt", "prompts"} or "features=pair" in words:
+        return "captions"
+    if keys & {"labels", "guidance"}:
+        return "classes"
+    return "snapshots" if "ema_length" in keys else "averages" if "ema_decay" in keys else "plain"

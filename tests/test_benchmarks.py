@@ -1,0 +1,57 @@
+"""Every benchmark runs, at a smoke size."""
+
+import csv
+
+import pytest
+
+import document_files
+import documents
+import runs
+
+BENCHMARKS = sorted(path.stem for path in (runs.ROOT / "benchmarks").glob("*.py"))
+
+
+def sweep(tmp_path):
+    """Returns the folder of a sweep with one finished job."""
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "0").symlink_to(document_files.MODELS["plain"]())
+    with (tmp_path / "sweep" / "results.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["job", "state", "method", "seed"], ["0", "finished", "ddpm", "0"]])
+    return tmp_path / "sweep"
+
+
+def plain(tmp_path):
+    return document_files.last(document_files.MODELS["plain"]())
+
+
+def super_resolution(tmp_path):
+    """Returns a checkpoint whose run may be written into."""
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    copy = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    copy.write_bytes(document_files.last(document_files.MODELS["super_resolution"]()).read_bytes())
+    return copy
+
+
+# What each is given in place of what it measures, and a word of what it prints.
+SMOKE = {
+    "evaluation_memory": (plain, ["--nums", "70", *document_files.EVALUATION[1:]], "ratio"),
+    "methods": (sweep, ["--num", "70", "--most", "10"], "| ddpm | DDIM |"),
+    "super_resolution": (super_resolution, ["--num", "8", "--num-steps", "2", "--cache-dir", runs.CACHE], "bicubic"),
+    "train_step": (None, ["--steps", "1", "--rounds", "1", "--batch-size", "2"], "the whole recipe"),
+}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_runs(name, tmp_path):
+    subject, words, printed = SMOKE[name]
+    subjects = [] if subject is None else [str(subject(tmp_path))]
+    code, out, err = runs.run(f"benchmarks/{name}.py", *subjects, *words, cwd=tmp_path)
+    assert code == 0, err
+    assert printed in out
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(each, id=str(each)) for each in documents.commands() if each.script.startswith("benchmarks/")]
+)
+def test_a_document_shows_a_benchmark_that_is_there(command):
+    assert command.script.removeprefix("benchmarks/").removesuffix(".py") in SMOKE

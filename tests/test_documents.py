@@ -1,0 +1,132 @@
+"""Every command that a document shows is composed as it stands, and runs with tiny models and files.
+
+A command that is added to a document is found and run without a change here.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import document_files
+import documents
+import runs
+
+COMMANDS = documents.commands()
+SCRIPTS = {name: [command for command in COMMANDS if command.script == f"{name}.py"] for name in ("train", "sample", "evaluate")}
+# Composed, and not run, with the reason.
+COMPOSED_ONLY = {"data.name=CIFAR10": "torchvision compares its 170 MB with a hash"}
+# Neither: run by other tests.
+ELSEWHERE = {"schedule=quadratic": "test_contributions.py has the files of the README's own schedule"}
+NUMBERS = ("num", "sampler.num_steps", "trainer.max_steps", "trainer.devices", "network")  # what smoke sizes replace
+BRIEF = ("trainer.max_steps=2", "logger=csv", "trainer.accelerator=cpu", "trainer.devices=1")
+LOOKS = ("callbacks.samples=null", "callbacks.film=null", "callbacks.fid=null", "callbacks.curves=null")
+NETWORK = ("network.base_channels=8", "network.norm_groups=4", "data.batch_size=4", "callbacks.held_out_loss.num=4")
+
+
+def is_among(command, some):
+    return any(word in command.words for word in some)
+
+
+def named(commands):
+    return [pytest.param(command, id=str(command)) for command in commands if not is_among(command, ELSEWHERE)]
+
+
+def run(command, words, tmp_path):
+    code, out, err = runs.run(command.script, *words, cwd=tmp_path)
+    assert code == 0, f"{' '.join(words)}\n{err}"
+    return out
+
+
+def without(words, keys):
+    return [word for word in words if documents.key(word) not in keys]
+
+
+@pytest.mark.parametrize("command", named([*SCRIPTS["train"], *SCRIPTS["sample"], *SCRIPTS["evaluate"]]))
+def test_a_command_is_a_good_one_as_it_stands(command, monkeypatch, capsys):
+    app = runs.App(runs.ROOT / "conf", command.script.removesuffix(".py"))
+    for words in documents.jobs(command.arguments):
+        words = document_files.filled(words) if "resume" in map(documents.key, words) else words  # its configuration is there
+        if words[:1] not in (["compare"], ["report"]):
+            assert runs.say(monkeypatch, *words, app=app) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", named(SCRIPTS["train"]))
+def test_training(command, tmp_path):
+    words = smoke_training(documents.jobs(command.arguments)[0], tmp_path)
+    run(command, words, tmp_path)
+    assert "--help" in words or list(tmp_path.rglob("last.ckpt"))
+
+
+def smoke_training(words, tmp_path):
+    """Returns the words of a training of two steps; those of an experiment that has a smoke size take it."""
+    words = document_files.filled(words)
+    experiment = next((word.partition("=")[2] for word in words if word.startswith("experiment=")), "")
+    if "--help" in words:
+        return words
+    if resumed := next((word for word in words if word.startswith("resume=")), None):
+        shutil.copytree(resumed.partition("=")[2], tmp_path / "run")
+        return [f"resume={tmp_path / 'run'}", "trainer.max_steps=3"]
+    text = document_files.text() if is_text(words, experiment) else []
+    here = f"hydra.run.dir={tmp_path / 'run'}"
+    if (runs.ROOT / "conf" / "experiment" / "smoke" / f"{experiment}.yaml").exists():
+        more = document_files.contrastive() if experiment == "contrastive" else []
+        more += [f"codec.cache_dir={tmp_path}"] if experiment in ("unclip_prior", "latent_text") else []
+        return [word.replace("experiment=", "experiment=smoke/") for word in words] + [*text, *more, here, *BRIEF]
+    network = NETWORK[2:] if experiment == "simple_unet" else NETWORK
+    return [*without(words, NUMBERS), *text, *network, *LOOKS, *BRIEF, here]
+
+
+def is_text(words, experiment):
+    return "conditioner=text" in words or experiment in ("cascade_base", "latent_text", "unclip_prior")
+
+
+@pytest.mark.parametrize("command", named(SCRIPTS["sample"]))
+def test_sampling(command, tmp_path):
+    words = [*without(document_files.filled(command.arguments), NUMBERS), "num=2", "sampler.num_steps=3"]
+    words += ["task.num_resamples=1", "task.jump_length=1"] if "task=inpaint" in words else []
+    out = run(command, [*words, "accelerator=cpu", f"hydra.run.dir={tmp_path / 'out'}"], tmp_path)
+    assert list((tmp_path / "out" / "images").glob("*.png")), out
+
+
+@pytest.mark.parametrize("command", named(SCRIPTS["evaluate"]))
+def test_evaluating(command, tmp_path):
+    if is_among(command, COMPOSED_ONLY):
+        pytest.skip(next(reason for word, reason in COMPOSED_ONLY.items() if word in command.words))
+    words = document_files.filled(documents.jobs(command.arguments)[0])
+    if words[0] == "report":
+        shutil.copytree(words[1], tmp_path / "run")
+        words[1] = str(tmp_path / "run")
+    elif words[0] != "compare":
+        words = smoke_evaluation(words, tmp_path)
+    assert run(command, words, tmp_path)
+
+
+def smoke_evaluation(words, tmp_path):
+    """Returns the words of an evaluation of a few images."""
+    words = [*without(words, NUMBERS), f"hydra.run.dir={tmp_path / 'out'}", "accelerator=cpu"]
+    if "ema_length" in map(documents.key, words):
+        words = [*without(words, ["ema_length"]), "ema_length=0.1"]  # in reach of so short a run
+    if "metric=bpd" in words:
+        return [*words, "num=2", "bpd_steps=2", "bpd_terms=2"]
+    if any(word.startswith("checkpoint=") for word in words):
+        words += ["num=70", "batch_size=70", "sampler.num_steps=2"]
+    if "features=pair" not in words:
+        words += ["features=classifier", "features.max_images=200", f"features.cache_dir={runs.CACHE}"]
+    return [*words, "statistics.fid.allow_few=true"]
+
+
+@pytest.mark.parametrize("target", sorted({command.words[1] for command in COMMANDS if command.words[0] == "make"}))
+def test_a_target_of_make_exists(target):
+    done = subprocess.run(["make", "--dry-run", target], cwd=runs.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_is_of_a_kind_that_is_tested():
+    """Those of benchmarks are in test_benchmarks.py."""
+    for command in COMMANDS:
+        assert command.words[0] in ("python", "make"), command
+        assert command.script == "" or re.fullmatch(r"(train|sample|evaluate|benchmarks/\w+)\.py", command.script), command
+        assert Path(runs.ROOT / command.script).exists(), command
