@@ -1,5 +1,6 @@
 """A source of images as Lightning sees it."""
 
+import math
 from functools import cached_property
 
 import torch
@@ -11,6 +12,7 @@ from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.loader import ImageLoader, Images, Latents
 from alphabar.data.order import EpochOrder
 from alphabar.data.resident import ResidentImages
+from alphabar.errors import UserError
 
 MB = 2**20
 MAX_WORKERS = 8
@@ -101,7 +103,7 @@ class ImageDataModule(LightningDataModule):
         num_workers = self._num_workers(streams_to_gpu) if self.num_workers is None else self.num_workers
         pin_memory = streams_to_gpu and device.type == "cuda"
         feed = Images(images) if self._latents is None else Latents(images, self._latents.latents, with_images=True)
-        self._loader = ImageLoader(feed, self._order(), self.flip, num_workers, home, pin_memory)
+        self._loader = ImageLoader(feed, self._order(), self.flip, num_workers, home, pin_memory, *self._steps())
         return self._loader
 
     def _of_latents(self, feed: Latents, device: torch.device) -> ImageLoader:
@@ -109,7 +111,7 @@ class ImageDataModule(LightningDataModule):
         latents = feed.latents
         if self._fits(latents.numel() * latents.element_size()):
             feed = Latents(feed.images, latents.to(device, copy=True))
-        return ImageLoader(feed, self._order(), self.flip)
+        return ImageLoader(feed, self._order(), self.flip, 0, "cpu", False, *self._steps())
 
     def teardown(self, stage: str) -> None:
         self._close()
@@ -122,8 +124,27 @@ class ImageDataModule(LightningDataModule):
             self._loader.close()
 
     def _order(self) -> EpochOrder:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        return EpochOrder(len(self.train_set), self.batch_size, self.seed, rank, world_size)
+        if self.trainer is None:
+            return EpochOrder(len(self.train_set), self.batch_size, self.seed)
+        ranks = self.trainer.global_rank, self.trainer.world_size
+        return EpochOrder(len(self.train_set), self.batch_size, self.seed, *ranks, int(self.trainer.overfit_batches))
+
+    def _steps(self) -> tuple[int, int]:
+        """Returns how many batches an optimizer step accumulates, and how many batches Lightning takes of every epoch.
+
+        Raises UserError where an epoch is cut in the middle of a step, whose gradient would be too small.
+        """
+        assert self.trainer is not None
+        per_step, limit = self.trainer.accumulate_grad_batches, self.trainer.limit_train_batches
+        length = math.ceil(self._order().num_batches / per_step) * per_step
+        taken = min(limit, length) if isinstance(limit, int) else int(length * limit)
+        if taken % per_step:
+            name = "overfit_batches" if self.trainer.overfit_batches else "limit_train_batches"
+            raise UserError(
+                f"trainer.{name}={limit}: every epoch is cut to {taken} batches, need a multiple of "
+                f"trainer.accumulate_grad_batches={per_step}, so that all steps have as many"
+            )
+        return per_step, taken
 
     def _num_workers(self, streams_to_gpu: bool) -> int:
         # On a CPU, training has all the cores: a worker would take one from it to save a few per cent of its time.

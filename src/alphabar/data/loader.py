@@ -1,6 +1,7 @@
 """Batches in the order of `EpochOrder`, from wherever training was interrupted."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -69,6 +70,12 @@ class ImageLoader:
     workers do not pause between epochs. It is no `DataLoader`, since Lightning asks for an iterator before it says
     which epoch it is: here nothing is read until the first batch is asked for.
 
+    Lightning takes an optimizer step at the end of every epoch, however few batches it has accumulated by then, and divides each
+    gradient by `accumulate_grad_batches` all the same. So an epoch here is the fewest whole steps that have as many batches as the
+    images make up, and the next one begins where the stream is.
+
+    batches_per_step: Lightning's `accumulate_grad_batches`.
+    batches_per_epoch: how many of its batches Lightning takes of every epoch (`limit_train_batches`); None: all.
     num_workers: processes that decode; 0 is this one.
     device: where the indices must be, which is where what is fed lives.
     """
@@ -81,6 +88,8 @@ class ImageLoader:
         num_workers: int = 0,
         device: torch.device | str = "cpu",
         pin_memory: bool = False,
+        batches_per_step: int = 1,
+        batches_per_epoch: int | None = None,
     ) -> None:
         self.feed = feed
         self.order = order
@@ -88,6 +97,8 @@ class ImageLoader:
         self.num_workers = num_workers
         self.device = device
         self.pin_memory = pin_memory
+        self.batches_per_step = batches_per_step
+        self.batches_per_epoch = batches_per_epoch
         self._num_batches = 0
         self._placed = False  # whether _num_batches is known, from a checkpoint or because the stream runs
         self._stream: Iterator[Batch] | None = None
@@ -100,10 +111,10 @@ class ImageLoader:
     def set_epoch(self, epoch: int) -> None:
         """Counts where no state was loaded: Lightning loads none after an epoch's end if only `max_epochs` is set."""
         if not self._placed:
-            self._num_batches = epoch * len(self)
+            self._num_batches = epoch * (len(self) if self.batches_per_epoch is None else self.batches_per_epoch)
 
     def __len__(self) -> int:
-        return self.order.num_batches
+        return math.ceil(self.order.num_batches / self.batches_per_step) * self.batches_per_step
 
     def __iter__(self) -> Iterator[Batch]:
         for _ in range(len(self)):
@@ -121,7 +132,7 @@ class ImageLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         before, now = state["order"], self.state_dict()["order"]
-        changed = [f"{key} was {before[key]}, is {now[key]}" for key in now if before[key] != now[key]]
+        changed = [f"{key} was {before[key]}, is {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
         if changed:
             log.warning("training goes on with other batches than an uncut run would see: %s", "; ".join(changed))
         num_images = state["num_batches"] * before["batch_size"] * before["world_size"]

@@ -19,7 +19,8 @@ class EpochOrder:
     batch is left out of this epoch (the next one leaves out others). No image comes twice, and all ranks get equally many
     batches. Which images make up a global batch depends on its size alone, not on how many ranks share it.
 
-    batch_size: per rank.
+    batch_size: per rank. num_repeated: how many batches of the first epoch make up every epoch, in the same order and with the same
+    flips, to overfit on; 0: all images, in a new order each time.
     """
 
     num_images: int
@@ -27,6 +28,7 @@ class EpochOrder:
     seed: int
     rank: int = 0
     world_size: int = 1
+    num_repeated: int = 0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -43,17 +45,21 @@ class EpochOrder:
 
     @property
     def num_batches(self) -> int:
-        """In one epoch."""
+        """The batches of one epoch."""
+        return min(self.num_repeated, self._num_full) or self._num_full
+
+    @property
+    def _num_full(self) -> int:
         return self.num_images // self.global_batch_size
 
     def indices(self, epoch: int) -> Tensor:
         """What this rank sees in `epoch`, int64 [num_batches, batch_size]."""
-        generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
+        generator = torch.Generator().manual_seed(derive_seed("order", self.seed, self._drawn(epoch)))
         return self._share(torch.randperm(self.num_images, generator=generator))
 
     def flips(self, epoch: int) -> Tensor:
         """Fair coins for the same places, bool [num_batches, batch_size]: a function of (seed, epoch, position)."""
-        generator = torch.Generator().manual_seed(derive_seed("flip", self.seed, epoch))
+        generator = torch.Generator().manual_seed(derive_seed("flip", self.seed, self._drawn(epoch)))
         return self._share(torch.rand(self.num_images, generator=generator) < 0.5)
 
     def batches(self, start: int, flip: bool, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -64,6 +70,9 @@ class EpochOrder:
             first = start % self.num_batches if epoch == start // self.num_batches else 0
             for row in range(first, self.num_batches):
                 yield indices[row], None if flips is None else flips[row]
+
+    def _drawn(self, epoch: int) -> int:
+        return 0 if self.num_repeated else epoch
 
     def _share(self, values: Tensor) -> Tensor:
         used = values[: self.num_batches * self.global_batch_size]

@@ -20,6 +20,12 @@ def due(trainer: Trainer, every_n_steps: int, last: int) -> bool:
     return 0 < step != last and (step % every_n_steps == 0 or step == trainer.max_steps)
 
 
+def ends_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Returns whether an optimizer step ended with this batch, so that no gradients wait for the next one."""
+    num_batches = batch_idx + 1
+    return num_batches % trainer.accumulate_grad_batches == 0 or num_batches == trainer.num_training_batches
+
+
 def log_every_n_steps(trainer: Trainer) -> int:
     """Optimizer steps from one row of figures to the next."""
     return trainer.log_every_n_steps  # type: ignore[attr-defined]

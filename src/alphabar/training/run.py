@@ -133,6 +133,11 @@ def check_trainer(cfg: DictConfig) -> None:
     for key in ("log_every_n_steps", "accumulate_grad_batches"):
         if cfg.trainer[key] < 1:
             raise UserError(f"trainer.{key}: need a number >= 1, got {cfg.trainer[key]}")
+    overfit = cfg.trainer.get("overfit_batches", 0)
+    if overfit != int(overfit) or overfit < 0:
+        raise UserError(f"trainer.overfit_batches={overfit}: need a whole number of batches")
+    if cfg.trainer.get("reload_dataloaders_every_n_epochs"):
+        raise UserError("trainer.reload_dataloaders_every_n_epochs: batches come from one endless stream, need 0")
 
 
 def make_trainer(cfg: DictConfig, callbacks: list[Callback], stopped: Stopped | None) -> Trainer:

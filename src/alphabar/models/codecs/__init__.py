@@ -53,7 +53,7 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """Returns float32 [B, ...] in model space from uint8 images [B, C, H, W]; deterministic."""
+        """Returns float32 [B, ...] in model space from images [B, C, H, W], uint8 or floats in [-1, 1]; deterministic."""
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:

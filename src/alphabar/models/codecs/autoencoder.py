@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alphabar.models.autoencoder_files import FrozenAutoencoder
 from alphabar.models.codecs import LatentCodec
-from alphabar.models.codecs.pixels import to_uint8
+from alphabar.models.codecs.pixels import to_model_range, to_uint8
 
 
 class Autoencoder(LatentCodec):
@@ -105,7 +105,7 @@ class Autoencoder(LatentCodec):
 
     def _input(self, images: Tensor) -> Tensor:
         """Returns images as the autoencoder's input in [-1, 1], on the module's device."""
-        x = images.to(self.mean.device).float() / 127.5 - 1
+        x = to_model_range(images.to(self.mean.device))
         return x.expand(-1, self.autoencoder.channels, -1, -1)
 
     def _normalised(self, latents: Tensor) -> Tensor:

@@ -16,8 +16,33 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().nan_to_num(0).to(torch.uint8)
 
 
+def to_model_range(images: Tensor) -> Tensor:
+    """Returns float32 images in [-1, 1] from uint8 ones, image / 127.5 - 1, or from floats, which are in [-1, 1] already.
+
+    Raises ValueError for another dtype. It does not look at values, since that would make every training step wait for the device:
+    `check_images` does, once.
+    """
+    if images.dtype != torch.uint8:
+        if not images.is_floating_point():
+            raise ValueError(f"need images as uint8 in 0..255 or as floats in [-1, 1], got {images.dtype}")
+        return images.float()
+    return images.float() / 127.5 - 1
+
+
+def check_images(images: Tensor) -> None:
+    """Raises ValueError unless a batch of images is uint8, or floats of which some are negative and all lie in [-1, 1].
+
+    A batch of floats without a negative value is one in [0, 1], or 0..255, which would be trained on as images brighter than grey.
+    """
+    if images.dtype == torch.uint8:
+        return
+    low, high = to_model_range(images).aminmax()
+    if not (-1 <= low < 0 and high <= 1):
+        raise ValueError(f"need images as uint8 in 0..255 or as floats in [-1, 1], got floats in [{low:.4g}, {high:.4g}]")
+
+
 class Pixels(Codec):
-    """x = image / 127.5 - 1, in [-1, 1]; exact both ways."""
+    """x = image / 127.5 - 1, in [-1, 1]; exact both ways. Floats in [-1, 1] are taken as they are."""
 
     @property
     def is_bounded(self) -> bool:
@@ -38,7 +63,7 @@ class Pixels(Codec):
         return self.encode(batch["image"])
 
     def encode(self, images: Tensor) -> Tensor:
-        return images.float() / 127.5 - 1
+        return to_model_range(images)
 
     def decode(self, x: Tensor) -> Tensor:
         return to_uint8(x)

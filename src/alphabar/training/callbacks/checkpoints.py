@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from alphabar.training.callbacks.stopping import StopSignals, stop
-from alphabar.training.hooks import base_module, due, log_every_n_steps
+from alphabar.training.hooks import base_module, due, ends_step, log_every_n_steps
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -76,7 +76,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._improved(pl_module) or due(trainer, self.every_n_steps, self.last_step):
             self._save(trainer, pl_module)
-        if trainer.world_size > 1 and trainer.global_step % log_every_n_steps(trainer) != 0:
+        if not ends_step(trainer, batch_idx) or (trainer.world_size > 1 and trainer.global_step % log_every_n_steps(trainer) != 0):
             return
         if (number := self.signals.agreed(pl_module.device)) is not None:
             if self.last_step != trainer.global_step:

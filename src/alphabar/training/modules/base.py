@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
+from alphabar.models.codecs.pixels import check_images
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -34,6 +35,7 @@ class BaseModule(LightningModule, ABC):
         self.grad_norm: Tensor | None = None
         self.figures: dict[str, float] = {}  # the latest of each, the same on all ranks
         self.seconds_evaluating = 0.0
+        self.has_checked_images = False
 
     @abstractmethod
     def learn(self, data: ImageDataModule) -> None:
@@ -55,6 +57,18 @@ class BaseModule(LightningModule, ABC):
     @abstractmethod
     def next_steps(self) -> tuple[str, ...]:
         """What to do next with a run of this, a line each: "word  command", in which {folder} stands for the run's."""
+
+    def on_fit_start(self) -> None:
+        self.has_checked_images = False
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Looks at the values of the first batch, once, since later ones would wait for the device. Raises UserError."""
+        if not self.has_checked_images and "image" in batch:
+            try:
+                check_images(batch["image"])
+            except ValueError as error:
+                raise UserError(f"data: {error}") from error
+        self.has_checked_images = True
 
     def configure_optimizers(self) -> dict[str, object]:
         """The optimizer, and the warm-up if there is one."""

@@ -60,6 +60,7 @@ class DiffusionModule(BaseModule):
             self.train(was_training)
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if (codec := self.codec.latents) is not None and isinstance(data, ImageDataModule):
             take_latents(codec, data, self.device, with_images=self.conditioner.takes_images)
