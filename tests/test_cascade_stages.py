@@ -104,11 +104,11 @@ def chain():
     ]
 
 
-def draw(chain, num, batch_size, seed=0, told=None, watch=lambda pictures: pictures):
+def draw(chain, num, batch_size, seed=0, told=None, wrap_upstream=lambda pictures: pictures):
     samplers = samplers_for(chain, DDIM(num_steps=3))
     told = told or null_conditions(chain[0].model.conditioner)
     denoisers = [each.model.denoiser for each in chain]
-    generation = cascade_job(chain, denoisers, samplers, told, seed, batch_size, CPU, watch=watch)
+    generation = cascade_job(chain, denoisers, samplers, told, seed, batch_size, CPU, wrap_upstream=wrap_upstream)
     with torch.no_grad():
         return torch.cat([part.images for part in generation.images(denoisers[-1], num, CPU)])
 
@@ -116,7 +116,7 @@ def draw(chain, num, batch_size, seed=0, told=None, watch=lambda pictures: pictu
 def test_a_prior_a_decoder_and_a_larger_model_follow_each_other(chain):
     must_be_a_cascade(chain, ["a", "b", "c"])
     kept: dict[int, Tensor] = {}
-    images = draw(chain, 5, 2, watch=lambda pictures: RecordingSamples(pictures, 3, kept))
+    images = draw(chain, 5, 2, wrap_upstream=lambda pictures: RecordingSamples(pictures, 3, kept))
     assert images.shape == (5, 3, 8, 8)
     assert {index: image.shape for index, image in kept.items()} == dict.fromkeys(range(3), (3, 4, 4))
     assert torch.equal(images, draw(chain, 5, 5))
@@ -129,7 +129,7 @@ def test_a_prior_a_decoder_and_a_larger_model_follow_each_other(chain):
 def test_the_first_draws_what_it_draws_alone_and_each_has_its_own_noise(chain):
     decoder, larger = loaded(Unconditional(), 4), chain[2]
     kept: dict[int, Tensor] = {}
-    draw([decoder, larger], 4, 4, watch=lambda pictures: RecordingSamples(pictures, 4, kept))
+    draw([decoder, larger], 4, 4, wrap_upstream=lambda pictures: RecordingSamples(pictures, 4, kept))
     assert torch.equal(torch.stack([kept[index] for index in range(4)]), draw([decoder], 4, 4))
     samplers, denoisers = [DDIM(num_steps=3)] * 2, [decoder.model.denoiser] * 2
     assert cascade_job([decoder, larger], denoisers, samplers, lambda indices: None, 7, 4, CPU).seed != 7

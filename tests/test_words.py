@@ -188,8 +188,9 @@ def test_whatever_is_done_with_a_checkpoint_takes_every_key_of_its_command(name,
     app = App(ROOT / "conf", name)
     for choice in app.groups()[group]:
         cfg = app.compose([f"{group}={choice}"])
-        taken = references(written(cfg[group]))
-        assert set(OmegaConf.load(ROOT / "conf" / f"{name}.yaml")) - {"defaults", "hydra"} <= taken, choice
+        taken = references([written(cfg[group]), written(cfg.inference)])
+        keys = {str(key) for file in (name, "inference") for key in OmegaConf.load(ROOT / "conf" / f"{file}.yaml")}
+        assert keys - {"defaults", "hydra"} <= taken, choice
 
 
 def test_words_reach_main_as_they_were_given(monkeypatch):

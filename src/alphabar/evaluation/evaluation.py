@@ -3,17 +3,14 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.fabric import Fabric
 
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import ImageNoise
-from alphabar.diffusion.samplers import Sampler
-from alphabar.diffusion.samplers.ddim import DDIM
-from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
 from alphabar.evaluation.compare import relevant
 from alphabar.evaluation.diagnostics import Diagnostics, draw_panel, find, record
@@ -28,86 +25,58 @@ from alphabar.metrics.measure import extractors_of
 from alphabar.metrics.names import floor_protocol, protocol
 from alphabar.metrics.statistics import Statistic
 from alphabar.runs.console import shown
-from alphabar.sampling.guidance_config import Guide
-from alphabar.sampling.inference import Inference, Precision
+from alphabar.sampling.inference import Inference
 from alphabar.sampling.prepare import withdrawn_on_complaint
 
 DEFAULT_NUM = 1000
 MAY_BE_SWEPT = ("weights", "sampler", "guidance", "precision", "seeds", "num_nonfinite")  # of one checkpoint
 MAX_NOISE = 1000
+# The settings of inference that do nothing without a checkpoint.
+OF_CHECKPOINTS = ("sampler", "guidance", "weights", "ema_length", "ema_decay", "codec_name", "clip_name", "data_root", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How good images are: by themselves, and against training images in the features of one or several networks.
+    """Measures how good images are: by themselves, and against training images in the features of one or several networks.
 
-    checkpoint: whose samples are judged. samples: a folder or an .npz file of images to be judged in place of samples.
-    data: the real images; with neither checkpoint nor samples its held-out images are judged. None: those of the checkpoint.
-    num: how many images; None: 1,000 samples of a checkpoint, and else all. num_seeds: sets of samples, from `seed` upwards, over
-    which figures are averaged. statistics: which figures, by name.
-    The rest is as in `Inference`. Raises ValueError as that does, unless num >= 2 and num_seeds >= 1, and for a combination of
-    checkpoint, samples and data that makes no sense.
+    inference: draws samples of its checkpoint; its `num` is not used. samples: a folder or an .npz file of images in their place.
+    data: the real images; with neither checkpoint nor samples its held-out images are evaluated. None: those of the checkpoint.
+    num: the number of images; None: 1,000 samples of a checkpoint, or all images there are. num_seeds: sets of samples, from
+    `inference.seed` upwards, over which figures are averaged. statistics: the figures, by name.
+    Raises ValueError unless num >= 2 and num_seeds >= 1, and for a combination of checkpoint, samples and data that makes no sense.
     """
 
-    run_dir: str
-    sampler: Sampler
+    inference: Inference
     features: Features | None
     statistics: Mapping[str, Statistic | None]
-    guidance: Guide | None = None
-    stages: Sequence[str] = ()
-    checkpoint: str | None = None
     samples: str | None = None
     data: ImageDataModule | None = None
-    data_root: str | None = None
     num: int | None = None
-    seed: int = 1
     num_seeds: int = 1
-    weights: Literal["ema", "raw"] = "ema"
-    ema_length: float | None = None
-    ema_decay: float | None = None
-    codec_name: str | None = None
-    clip_name: str | None = None
-    batch_size: int = 250
-    accelerator: str = "auto"
-    devices: int | str = 1
-    precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
+        checkpoint = self.inference.checkpoint
         if self.num is not None and self.num < 2:
             raise ValueError(f"need num >= 2, got num={self.num}")
-        if self.num_seeds < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"need num_seeds >= 1 and batch_size >= 1, got num_seeds={self.num_seeds}, batch_size={self.batch_size}"
-            )
-        if self.checkpoint is not None and (self.samples is not None or self.data is not None):
+        if self.num_seeds < 1:
+            raise ValueError(f"need num_seeds >= 1, got num_seeds={self.num_seeds}")
+        if checkpoint is not None and (self.samples is not None or self.data is not None):
             other = "samples" if self.samples is not None else "data"
             raise ValueError(
                 f"need checkpoint=... or {other}=..., got both; the real images of a checkpoint are those of its training"
             )
-        if self.checkpoint is None and self.data is None:
+        if checkpoint is None and self.data is None:
             given = "samples=... needs the real images beside it" if self.samples is not None else "got none of them"
             raise ValueError(f"need checkpoint=PATH, or samples=PATH data=NAME, or data=NAME alone: {given}")
-        if self.checkpoint is None:
+        if checkpoint is None:
             self._must_need_no_checkpoint()
 
     def _must_need_no_checkpoint(self) -> None:
         """Raises ValueError for a setting that would do nothing."""
-        settings = (
-            "num_seeds",
-            "guidance",
-            "weights",
-            "ema_length",
-            "ema_decay",
-            "codec_name",
-            "clip_name",
-            "precision",
-            "data_root",
-        )
-        changed = [key for key in settings if vars(self)[key] != type(self).__dataclass_fields__[key].default]
-        if self.stages:
-            changed.append("stages")
-        if self.sampler != DDIM(num_steps=50, thresholding=Static()):
-            changed.append("sampler")
+        defaults = {each.name: each.default for each in fields(Inference)}
+        changed = ["num_seeds"] if self.num_seeds != 1 else []
+        changed += [key for key in OF_CHECKPOINTS if vars(self.inference)[key] != defaults[key]]
+        changed += ["stages"] if self.inference.stages else []
         if changed:
             raise ValueError(f"{changed[0]}: only samples of a checkpoint have that; give checkpoint=..., or leave it out")
 
@@ -118,15 +87,15 @@ class Evaluation:
             raise UserError("features=none: a figure needs features; take classifier, inception, dinov2, clip or all")
         subject = self._subject()
         fabric = subject.start()
-        seeds = () if subject.is_real else tuple(range(self.seed, self.seed + self.num_seeds))
-        with withdrawn_on_complaint(self.run_dir):
+        seeds = () if subject.is_real else tuple(range(self.inference.seed, self.inference.seed + self.num_seeds))
+        with withdrawn_on_complaint(self.inference.run_dir):
             judges = self._judges(self.features, subject, fabric)
             shape = subject.data.shape
             size = (shape.channels, shape.resolution, shape.resolution)
             measured = [measure(subject.shares(seed), size, judges, subject.facts) for seed in seeds]
         figures = collect(judges, measured, subject.label)
         if isinstance(subject, CheckpointSamples):
-            figures += noise(subject, judges[0], self.seed)
+            figures += noise(subject, judges[0], self.inference.seed)
         found = [find(judges[0], each, with_neighbours=index == 0) for index, each in enumerate(measured)]
         protocol = self._protocol(subject, judges, seeds, measured)
         if fabric.is_global_zero:
@@ -144,38 +113,20 @@ class Evaluation:
         extractors = [each for each in extractors_of(features, splits) if any(one.applies(each) for one in chosen.values())]
         if not extractors:
             raise UserError(f"statistics: nothing to measure, none of {', '.join(chosen) or 'no statistics'} is for these features")
-        return [ReferenceStatistics(each, chosen, splits, fabric.device, subject.num, self.batch_size) for each in extractors]
+        return [
+            ReferenceStatistics(each, chosen, splits, fabric.device, subject.num, self.inference.batch_size) for each in extractors
+        ]
 
     def _subject(self) -> ImagesUnderTest:
-        if self.checkpoint is not None:
-            return CheckpointSamples(self._inference(self.checkpoint), self.data_root)
+        settings = self.inference
+        if settings.checkpoint is not None:
+            return CheckpointSamples(replace(settings, num=self.num or DEFAULT_NUM))
         assert self.data is not None
-        devices = (self.accelerator, self.devices)
+        devices = (settings.accelerator, settings.devices)
         if self.samples is None:
-            return HeldOutImages(self.data, self.num, self.run_dir, devices)
-        return SamplesInFiles(
-            self.samples, open_samples(Path(self.samples)), self.data, self.num, self.batch_size, self.run_dir, devices
-        )
-
-    def _inference(self, checkpoint: str) -> Inference:
-        return Inference(
-            checkpoint=checkpoint,
-            run_dir=self.run_dir,
-            num=self.num or DEFAULT_NUM,
-            seed=self.seed,
-            weights=self.weights,
-            ema_length=self.ema_length,
-            ema_decay=self.ema_decay,
-            codec_name=self.codec_name,
-            clip_name=self.clip_name,
-            batch_size=self.batch_size,
-            accelerator=self.accelerator,
-            devices=self.devices,
-            precision=self.precision,
-            sampler=self.sampler,
-            guidance=self.guidance,
-            stages=self.stages,
-        )
+            return HeldOutImages(self.data, self.num, settings.run_dir, devices)
+        files = open_samples(Path(self.samples))
+        return SamplesInFiles(self.samples, files, self.data, self.num, settings.batch_size, settings.run_dir, devices)
 
     def _protocol(
         self, subject: ImagesUnderTest, judges: Sequence[ReferenceStatistics], seeds: Sequence[int], measured: Sequence[Measurement]
@@ -197,7 +148,7 @@ class Evaluation:
     def _leave(
         self, receipt: Receipt, found: Sequence[Diagnostics], measured: Sequence[Measurement], judge: ReferenceStatistics
     ) -> None:
-        folder = Path(self.run_dir)
+        folder = Path(self.inference.run_dir)
         print(shown_figures(receipt))
         print(f"receipt  {shown(write(receipt, folder))}")
         if found and (panel := draw_panel(found[0], measured[0], judge.training, folder)) is not None:
@@ -227,9 +178,9 @@ def noise(subject: CheckpointSamples, judge: ReferenceStatistics, seed: int) -> 
         return []
     num, fabric = min(subject.num, MAX_NOISE), subject.fabric
     collector = judge.collector(num)
-    for padded in subject.generation.batches(num, fabric.global_rank, fabric.world_size):
+    for padded in subject.job.batches(num, fabric.global_rank, fabric.world_size):
         indices = [index for index in padded if index < num]
-        images = ImageNoise(seed, indices).draw(subject.generation.space)
+        images = ImageNoise(seed, indices).draw(subject.job.space)
         collector.add(indices, subject.loaded.model.codec.decode(images))
     value = judge.figures(collector.collected(), only="fid").get("fid")
     name = judge.extractor.name

@@ -77,20 +77,19 @@ class ImagesUnderTest(ABC):
 
 @dataclass
 class CheckpointSamples(ImagesUnderTest):
-    """Samples that are drawn. data_root: where the real images lie now."""
+    """Samples that are drawn from a checkpoint."""
 
     inference: Inference
-    data_root: str | None
     cost: Cost = field(default_factory=Cost)
 
     def start(self) -> Fabric:
-        self.fabric, self.loaded = self.inference.begin()
+        self.fabric, self.loaded = self.inference.start(self.inference.must_draw)
         told = null_conditions(self.loaded.first.model.conditioner)
-        self.generation = self.inference.generation(self.fabric, self.loaded, told, self.num)
+        self.job = self.inference.job(self.fabric, self.loaded, told, self.num)
         return self.fabric
 
     def open(self) -> ImageDataModule:
-        self.data = data_of(self.loaded, self.data_root, self.fabric)
+        self.data = data_of(self.loaded, self.inference.data_root, self.fabric)
         self._must_be_told()
         return self.data
 
@@ -135,7 +134,7 @@ class CheckpointSamples(ImagesUnderTest):
         begin = self._clock()
         part = next(images, None)
         if part is not None:
-            self.cost.add(self._clock() - begin, self.generation.batch_size)
+            self.cost.add(self._clock() - begin, self.job.batch_size)
         return part
 
     def _clock(self) -> float:
@@ -152,7 +151,7 @@ class CheckpointSamples(ImagesUnderTest):
         return {
             "images": "samples of a checkpoint",
             "weights": {"which": self.inference.weights_label, "average": self._average()},
-            "sampler": self.inference.acting(self.loaded),
+            "sampler": self.inference.sampler_for(self.loaded),
             "guidance": self.inference.guidance,
             "precision": self.inference.precision,
             **({"told": "held-out"} if self._told is self.data.held_out_set else {}),

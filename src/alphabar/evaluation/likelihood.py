@@ -35,7 +35,7 @@ from alphabar.runs.console import shown
 from alphabar.runs.distributed import total
 from alphabar.runs.text_table import aligned
 from alphabar.sampling.conditions import Conditions, dataset_conditions
-from alphabar.sampling.inference import Command
+from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import Loaded
 from alphabar.sampling.prepare import data_of, withdrawn_on_complaint
 
@@ -53,7 +53,7 @@ class Measure(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Likelihood(Command):
+class Likelihood:
     """Bits per dimension of held-out images: the density of their dequantised bytes under the probability-flow ODE and, on a
     discrete schedule, the variational bound of the bytes themselves. Where there is a condition, each image comes with its own.
 
@@ -66,7 +66,7 @@ class Likelihood(Command):
     Raises ValueError as `Command` does, unless bpd_steps, probes and bpd_terms >= 1, and for another precision than 32-true.
     """
 
-    data_root: str | None = None
+    inference: Inference
     bpd_steps: int = 100
     probes: int = 1
     variance: Variance | None = None
@@ -74,19 +74,15 @@ class Likelihood(Command):
     thresholding: Thresholding | None = Static()
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for key in ("bpd_steps", "probes", "bpd_terms"):
             value = vars(self)[key]
             if value is not None and value < 1:
                 raise ValueError(f"need {key} >= 1, got {key}={value}")
-        if self.precision != "32-true":
-            raise ValueError(f"likelihoods need precision=32-true, got precision={self.precision}")
+        if self.inference.precision != "32-true":
+            raise ValueError(f"likelihoods need precision=32-true, got precision={self.inference.precision}")
 
-    @property
-    def earlier(self) -> Sequence[str]:
-        return ()
-
-    def must_suit(self, loaded: Loaded) -> None:
+    def must_have_likelihood(self, loaded: Loaded) -> None:
+        """Raises UserError for a model without a likelihood, or a setting that does nothing for it."""
         denoiser, codec = loaded.model.denoiser, loaded.model.codec
         schedule = denoiser.schedule
         if not codec.has_pixel_likelihood:
@@ -103,31 +99,31 @@ class Likelihood(Command):
         """Measures, prints a table and writes `receipt.json`; returns means and standard errors, and which one a sweep compares,
         the bound if there is one."""
         begin = time.perf_counter()
-        fabric, loaded = self.begin()
-        with withdrawn_on_complaint(self.run_dir):
-            held_out = data_of(loaded, self.data_root, fabric).held_out_set
-            if self.num > len(held_out):
-                raise UserError(f"need num <= {len(held_out)}, the number of held-out images, got num={self.num}")
+        fabric, loaded = self.inference.start(self.must_have_likelihood)
+        with withdrawn_on_complaint(self.inference.run_dir):
+            held_out = data_of(loaded, self.inference.data_root, fabric).held_out_set
+            if self.inference.num > len(held_out):
+                raise UserError(f"need num <= {len(held_out)}, the number of held-out images, got num={self.inference.num}")
         told = dataset_conditions(loaded.model.conditioner, held_out)
         measured = [self._bound(loaded, told)] if loaded.model.denoiser.schedule.is_discrete else []
         measured.append(self._flow(loaded.model.denoiser, told))
         bits, content = self._measure(measured, held_out, loaded, fabric)
         figures = [Figure(each.name, each.what, "", (float(row.mean()),)) for each, row in zip(measured, bits, strict=True)]
         errors = {
-            f"{each.name}-standard_error": float(row.std()) / math.sqrt(self.num)
+            f"{each.name}-standard_error": float(row.std()) / math.sqrt(self.inference.num)
             for each, row in zip(measured, bits, strict=True)
-            if self.num > 1
+            if self.inference.num > 1
         }
         if fabric.is_global_zero:
             run = circumstances(fabric, time.perf_counter() - begin)
             receipt = Receipt(
                 tuple(figures),
                 self._protocol(content, len(measured) > 1),
-                self.identity(loaded.step),
+                self.inference.identity(loaded.step),
                 {"standard_errors": errors},
                 run,
             )
-            path = write(receipt, Path(self.run_dir))
+            path = write(receipt, Path(self.inference.run_dir))
             print(aligned([["bits per dimension", "", "+-", "name"], *(self._row(each, errors) for each in figures)]))
             print(f"receipt  {shown(path)}")
         bpd = {"name": figures[0].name, "value": figures[0].mean, "floor": None}
@@ -141,11 +137,11 @@ class Likelihood(Command):
         keys = ("bpd_steps", "probes", *(BOUND_KEYS if has_bound else ()))
         return {
             "images": "held-out",
-            "num": self.num,
-            "seeds": [self.seed],
-            "reference": {"split": "held-out", "num": self.num, "content": content},
-            "weights": self.weights_label,
-            "precision": self.precision,
+            "num": self.inference.num,
+            "seeds": [self.inference.seed],
+            "reference": {"split": "held-out", "num": self.inference.num, "content": content},
+            "weights": self.inference.weights_label,
+            "precision": self.inference.precision,
             "dequantisation": "ode: uniform noise of one grey level; vlb: the last term is that of the byte itself",
             **{key: vars(self)[key] for key in keys},
         }
@@ -158,36 +154,38 @@ class Likelihood(Command):
         num_terms = min(self.bpd_terms or num_steps, num_steps)
 
         def bits(x: Tensor, indices: Sequence[int], done: Done) -> Tensor:
-            noise = ImageNoise(derive_seed("bound", self.seed), indices)
+            noise = ImageNoise(derive_seed("bound", self.inference.seed), indices)
             return variational_bound(seen, x, told(indices), variance, noise, None, num_terms, done) / math.log(2)
 
         terms = "" if num_terms == num_steps else f"-terms{num_terms}"
         steps = f"{variance}{num_steps}{terms}{label(self.thresholding)}"
-        return Measure("vlb", bound_protocol(self.num, self.weights_label, steps), num_terms, bits)
+        return Measure("vlb", bound_protocol(self.inference.num, self.inference.weights_label, steps), num_terms, bits)
 
     def _flow(self, denoiser: Denoiser, told: Conditions) -> Measure:
         times = flow_times(denoiser.schedule, self.bpd_steps)
         num_steps = len(times) - 2  # the last time is data, which the ODE does not reach
 
         def bits(x: Tensor, indices: Sequence[int], done: Done) -> Tensor:
-            noise = ImageNoise(derive_seed("flow", self.seed), indices)
+            noise = ImageNoise(derive_seed("flow", self.inference.seed), indices)
             x = dequantised(x, noise)
             log_p = probability_flow(denoiser, x, told(indices), times, rademacher(noise, x, self.probes), done)
             return bits_of_density(log_p, x[0].numel())
 
-        return Measure("ode", flow_protocol(self.num, self.weights_label, f"heun{num_steps}-probes{self.probes}"), num_steps, bits)
+        name = flow_protocol(self.inference.num, self.inference.weights_label, f"heun{num_steps}-probes{self.probes}")
+        return Measure("ode", name, num_steps, bits)
 
     def _measure(self, measured: Sequence[Measure], images: ImageSet, loaded: Loaded, fabric: Fabric) -> tuple[Tensor, str]:
         """Bits per dimension [len(measured), num], float64, and a hash of the images; on every process the same."""
+        settings = self.inference
         home = torch.device("cpu") if fabric.device.type == "mps" else fabric.device  # Apple's GPUs have no float64
-        values = torch.zeros(len(measured), self.num, dtype=torch.float64, device=home)
+        values = torch.zeros(len(measured), settings.num, dtype=torch.float64, device=home)
         content = torch.zeros((), dtype=torch.int64, device=home)
-        shares = torch.arange(fabric.global_rank, self.num, fabric.world_size).split(self.batch_size)
+        shares = torch.arange(fabric.global_rank, settings.num, fabric.world_size).split(settings.batch_size)
         shares = [share for share in shares if len(share)]
         total_steps = len(shares) * sum(figure.num_steps for figure in measured)
         shown = fabric.is_global_zero and sys.stderr.isatty()
         with (
-            tqdm(total=total_steps, unit="step", desc=f"{self.num} images", disable=not shown) as bar,
+            tqdm(total=total_steps, unit="step", desc=f"{settings.num} images", disable=not shown) as bar,
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # which leaves 10 bits of what convolutions multiply
         ):
             for indices in shares:

@@ -67,20 +67,20 @@ def cascade_job(
     batch_size: int,
     device: torch.device,
     on_step: Callable[[], object] = lambda: None,
-    watch: Callable[[ImagesByIndex], ImagesByIndex] = lambda images: images,
+    wrap_upstream: Callable[[ImagesByIndex], ImagesByIndex] = lambda images: images,
     broken: set[int] | None = None,
 ) -> SamplingJob:
     """Returns the job of the last model, when the first one has `conditions`.
 
     Each model has noise of its own, the first that of `seed`, so that it draws what it draws alone.
-    watch: wraps the images that the last model is conditioned on. broken: see `UpstreamSamples`.
+    wrap_upstream: wraps the images that the last model is conditioned on. broken: see `UpstreamSamples`.
     """
     seeds = [seed, *(derive_seed("stage", position, seed) for position in range(1, len(chain)))]
     for position, (each, later) in enumerate(pairwise(chain)):
         job = SamplingJob(samplers[position], each.model.codec, each.shape, seeds[position], batch_size, conditions)
         images: ImagesByIndex = UpstreamSamples(job, denoisers[position], device, on_step, set() if broken is None else broken)
         if later is chain[-1] and each.model.codec.makes_images:
-            images = watch(images)
+            images = wrap_upstream(images)
         conditions = image_conditions(later.model.conditioner, images, derive_seed("told", position, seed))
     last = chain[-1]
     return SamplingJob(samplers[-1], last.model.codec, last.shape, seeds[-1], batch_size, conditions)

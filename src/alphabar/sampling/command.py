@@ -1,4 +1,4 @@
-"""From a checkpoint to image files."""
+"""The task of sample.py that draws new images from a checkpoint and writes them to files."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -29,75 +29,72 @@ MAX_IN_GRID = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling(Inference):
-    """Writes all images, `grid.png` (the first 256, with what they are told), and `film.png` and `film.gif` (the first few).
+class Sampling:
+    """Draws images and writes all of them, `grid.png` (the first 256 with their conditions), `film.png` and `film.gif`.
 
-    format: "png", one file an image under images/, or "npz", one array `images` [num, H, W, C] uint8 in images.npz.
-    film: how many images the film shows; 0 for no film.
-    Raises ValueError as `Inference` does, and unless film >= 0.
+    format: "png", one file for each image in images/, or "npz", one array `images` [num, H, W, C] uint8 in images.npz.
+    film: the number of images in the film; 0 for no film.
+    Raises ValueError unless film >= 0.
     """
 
+    inference: Inference
     format: Literal["png", "npz"] = "png"
     film: int = 8
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.film < 0:
             raise ValueError(f"need film >= 0, got film={self.film}")
 
     def run(self) -> dict[str, object]:
-        """Draws and writes; returns where, how many, and how many of them have NaN or infinity in them."""
-        fabric, loaded = self.begin()
-        folder = Path(self.run_dir)
-        with withdrawn_on_complaint(self.run_dir):
-            told, pictures = self._of_first(fabric, loaded)
+        """Draws and writes the images; returns their folder, their number, and how many of them have NaN or infinity."""
+        settings, folder = self.inference, Path(self.inference.run_dir)
+        fabric, loaded = settings.start(settings.must_draw)
+        with withdrawn_on_complaint(settings.run_dir):
+            conditions, sources = self._conditions(fabric, loaded)
         num_nonfinite = torch.zeros(1, device=fabric.device)
-        kept = self.num if self.format == "npz" else min(self.num, MAX_IN_GRID)
-        memory: dict[int, Tensor] = {}
-        drawn = self.images(fabric, loaded, told, watch=lambda made: RecordingSamples(made, MAX_IN_GRID, memory))
+        kept = settings.num if self.format == "npz" else min(settings.num, MAX_IN_GRID)
+        upstream: dict[int, Tensor] = {}
+        drawn = settings.images(
+            fabric, loaded, conditions, wrap_upstream=lambda images: RecordingSamples(images, MAX_IN_GRID, upstream)
+        )
         images = gather(size_of(loaded), kept, self._written(drawn, folder, num_nonfinite), fabric.device)
-        broken, before = int(total(num_nonfinite)), self._before(fabric, loaded, memory)
+        broken = int(total(num_nonfinite))
+        columns = self._upstream_column(fabric, loaded, upstream)
         if fabric.is_global_zero:
-            shown_images = images[:MAX_IN_GRID]
-            columns = [*before, shown_images] if pictures is None else source_columns(told, pictures, shown_images)
+            first = images[:MAX_IN_GRID]
+            columns += [first] if sources is None else source_columns(conditions, sources, first)
             save_png(self._grid(loaded, beside(*columns)), folder / "grid.png")
-            self._write_others(fabric, loaded, told, images, folder)
-            others = ", film.gif" if self.film > 0 else ""
-            print(f"{self.num} images of step {loaded.step:,} in {shown(folder)}: grid.png, images{self._suffix}{others}")
-            if broken > 0:
-                print(f"{broken} of them had NaN or infinity in them, and are black there")
-        return {"folder": str(folder), "num": self.num, "num_nonfinite": broken}
+            self._write_others(fabric, loaded, conditions, images, folder)
+            self._report(loaded, folder, broken)
+        return {"folder": str(folder), "num": settings.num, "num_nonfinite": broken}
 
-    def _of_first(self, fabric: Fabric, loaded: Loaded) -> tuple[Conditions, Tensor | None]:
-        """What the first model is told of each image, and the pictures in that, [N, C, H, W], if it is the only one.
+    def _conditions(self, fabric: Fabric, loaded: Loaded) -> tuple[Conditions, Tensor | None]:
+        """Returns the conditions of the first model, and the images that they are of, [N, C, H, W], unless it is a cascade's.
 
-        Raises UserError for pictures that are not at hand, or that mean nothing to the model.
+        Raises UserError for images that are not at hand, or that the model cannot be conditioned on.
         """
-        first, key = loaded.first, "images" if self.files is not None else "data_root"
+        settings, first = self.inference, loaded.first
         if not first.model.conditioner.takes_images:
-            if self.files is not None or self.data_root is not None:
-                given = self.data_root if self.files is None else self.files
+            if settings.files is not None or settings.data_root is not None:
+                given = f"images={settings.files}" if settings.files is not None else f"data_root={settings.data_root}"
                 name = type(first.model.conditioner).__name__
-                raise UserError(f"{key}={given}: this model is conditioned on no images (it has {name})")
-            return self.told(loaded), None
-        pictures = source_images(first, self.files, self.data_root, fabric, self.num)
-        told = source_conditions(first, pictures, derive_seed("told", "given", self.seed))
-        return told, None if loaded.before else pictures
+                raise UserError(f"{given}: this model is not conditioned on images (it has {name})")
+            return settings.conditions(loaded), None
+        sources = source_images(first, settings.files, settings.data_root, fabric, settings.num)
+        conditions = source_conditions(first, sources, derive_seed("told", "given", settings.seed))
+        return conditions, None if loaded.before else sources
 
-    def _before(self, fabric: Fabric, loaded: Loaded, memory: dict[int, Tensor]) -> list[Tensor]:
-        """What the last model was told by the one before it, in a list of one, or of none if that is no picture."""
+    def _upstream_column(self, fabric: Fabric, loaded: Loaded, upstream: dict[int, Tensor]) -> list[Tensor]:
+        """Returns the samples that a cascade's last model was conditioned on, uint8 [N, C, H, W], if they are images; else none."""
         if not loaded.before or not loaded.before[-1].model.codec.makes_images:
             return []
-        indices = sorted(memory)
-        images = torch.stack([memory[index] for index in indices]) if indices else torch.empty(0)
+        indices = sorted(upstream)
+        images = torch.stack([upstream[index] for index in indices]) if indices else torch.empty(0)
         mine = [Generated(indices, images, torch.ones(len(indices)).bool())] if indices else []
-        return [gather(size_of(loaded.before[-1]), min(self.num, MAX_IN_GRID), mine, fabric.device)]
-
-    @property
-    def _suffix(self) -> str:
-        return ".npz" if self.format == "npz" else "/"
+        return [gather(size_of(loaded.before[-1]), min(self.inference.num, MAX_IN_GRID), mine, fabric.device)]
 
     def _written(self, share: Iterator[Generated], folder: Path, num_nonfinite: Tensor) -> Iterator[Generated]:
+        """Writes each image as it is drawn, if they go into single files, and counts those that are not finite."""
         for part in share:
             num_nonfinite += (~part.finite).sum()
             if self.format == "png":
@@ -106,36 +103,42 @@ class Sampling(Inference):
             yield part
 
     def _grid(self, loaded: Loaded, cells: Tensor) -> Tensor:
-        """Classes, and prompts of which there are several images, have a row each; other prompts stand under their images."""
-        words = self.words(loaded)
-        if not words:
+        """Returns the grid: a row for each class, or each prompt with several images; single prompts stand under their images."""
+        prompts = self.inference.prompt_list(loaded)
+        if not prompts:
             return grid(cells)
-        columns = len(cells) // len(words)
-        if columns > 0 and len(words) > 1 and (self.labels is not None or columns > 1):
-            return by_word(cells, words)
-        return captioned(cells, [words[index % len(words)] for index in range(len(cells))])
+        columns = len(cells) // len(prompts)
+        if columns > 0 and len(prompts) > 1 and (self.inference.labels is not None or columns > 1):
+            return grid_by_prompt(cells, prompts)
+        return captioned(cells, [prompts[index % len(prompts)] for index in range(len(cells))])
 
-    def _write_others(self, fabric: Fabric, loaded: Loaded, told: Conditions, images: Tensor, folder: Path) -> None:
-        words = self.words(loaded)
-        if words:
-            names = {f"{index:06d}.png": words[index % len(words)] for index in range(self.num)}
+    def _write_others(self, fabric: Fabric, loaded: Loaded, conditions: Conditions, images: Tensor, folder: Path) -> None:
+        settings, prompts = self.inference, self.inference.prompt_list(loaded)
+        if prompts:
+            names = {f"{index:06d}.png": prompts[index % len(prompts)] for index in range(settings.num)}
             (folder / "labels.json").write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
         if self.format == "npz":
             np.savez(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy())
         if self.film > 0:
-            first = self.generation(fabric, loaded, told, min(self.film, self.num))
+            job = settings.job(fabric, loaded, conditions, min(self.film, settings.num))
             with torch.no_grad(), fabric.autocast():
-                frames = record_film(first, self.denoiser(loaded), fabric.device, num_frames=12)
+                frames = record_film(job, settings.denoiser(loaded), fabric.device, num_frames=12)
             write_film(frames, folder)
+
+    def _report(self, loaded: Loaded, folder: Path, broken: int) -> None:
+        suffix, film = ".npz" if self.format == "npz" else "/", ", film.gif" if self.film > 0 else ""
+        print(f"{self.inference.num} images of step {loaded.step:,} in {shown(folder)}: grid.png, images{suffix}{film}")
+        if broken > 0:
+            print(f"{broken} of them had NaN or infinity in them, and are black there")
 
 
 def size_of(loaded: Loaded) -> tuple[int, int, int]:
-    """(C, H, W) of an image."""
+    """Returns (C, H, W) of an image."""
     return loaded.shape.channels, loaded.shape.resolution, loaded.shape.resolution
 
 
-def by_word(images: Tensor, words: Sequence[str]) -> Tensor:
-    """A grid [C, H, W] with a row for each word of images [N, C, H, W] that are told one word after the other, over and over."""
-    columns = len(images) // len(words)
-    rows = images[: columns * len(words)].unflatten(0, (columns, len(words))).transpose(0, 1)
-    return named(rows.flatten(0, 1), words, columns)
+def grid_by_prompt(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Returns a grid [C, H, W] with a row for each prompt, of images [N, C, H, W]; image i has prompt i modulo their number."""
+    columns = len(images) // len(prompts)
+    rows = images[: columns * len(prompts)].unflatten(0, (columns, len(prompts))).transpose(0, 1)
+    return named(rows.flatten(0, 1), prompts, columns)

@@ -1,4 +1,4 @@
-"""Films of a sampler at work: what becomes of noise, from x_T to x_0."""
+"""Films of a sampler at work, from noise x_T to images x_0."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from alphabar.sampling.image_grid import grid, save_gif, save_png
 from alphabar.sampling.sampling_job import SamplingJob
 
 
-def record_film(generation: SamplingJob, denoiser: Denoiser, device: torch.device, num_frames: int) -> list[Tensor]:
-    """At most `num_frames` moments of the first batch's trajectory, each uint8 [B, C, H, W]."""
-    states = [x.cpu() for x in generation.trajectory(denoiser, range(generation.batch_size), device)]
+def record_film(job: SamplingJob, denoiser: Denoiser, device: torch.device, num_frames: int) -> list[Tensor]:
+    """Returns at most `num_frames` states of the first batch's trajectory, decoded: each uint8 [B, C, H, W]."""
+    states = [x.cpu() for x in job.trajectory(denoiser, range(job.batch_size), device)]
     if len(states) > num_frames:
         left = torch.linspace(1, 0, num_frames) ** 1.5
         states = [states[moment] for moment in ((1 - left) * (len(states) - 1)).round().long().unique().tolist()]
-    return [generation.codec.decode(x.to(device)).cpu() for x in states]
+    return [job.codec.decode(x.to(device)).cpu() for x in states]
 
 
 def write_film(frames: list[Tensor], folder: Path) -> Tensor:
-    """Writes film.png and film.gif; returns the strip [C, H, W]: a row for every image, a column for every moment."""
+    """Writes film.png and film.gif; returns the strip [C, H, W]: a row for every image, a column for every frame."""
     strip = grid(torch.stack(frames, dim=1).flatten(0, 1), num_columns=len(frames))
     save_png(strip, folder / "film.png")
     save_gif([grid(frame) for frame in frames], folder / "film.gif")

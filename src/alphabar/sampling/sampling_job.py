@@ -1,6 +1,6 @@
-"""From a denoiser to images, the same images on any number of processes."""
+"""Drawing images with a denoiser: the same images on any number of processes."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -25,13 +25,19 @@ class Generated(NamedTuple):
     images: Tensor
     finite: Tensor
 
+    def without(self, broken: Set[int]) -> "Generated":
+        """Returns the images with those of the indices `broken` counted among the ones that are not finite."""
+        if not broken:
+            return self
+        whole = torch.tensor([index not in broken for index in self.indices], device=self.finite.device)
+        return self._replace(finite=self.finite & whole)
+
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """What is drawn: image i is a function of the weights, the sampler, the seed and i.
+    """Draws images by their indices: image i is a function of the weights, the sampler, its condition, the seed and i.
 
-    codec: of the model. shape: of an image.
-    conditions: what each image is told, by its index.
+    codec: the codec of the model. shape: the shape of an image. conditions: return the condition of each image, by its index.
     batch_size: images at a time. Every batch has this size, the last one padded, since the shape of a batch can move the last bit.
     """
 
@@ -49,11 +55,11 @@ class SamplingJob:
 
     @property
     def space(self) -> tuple[int, ...]:
-        """The shape of x, without B."""
+        """The shape of x without B."""
         return tuple(self.codec.space(*self.shape))
 
     def batches(self, num: int, rank: int = 0, world_size: int = 1) -> Iterator[list[int]]:
-        """This process's share of the indices 0..num - 1, a batch at a time, those that only pad included."""
+        """Yields this process's share of the indices 0..num - 1 in batches, padded with indices from `num` on."""
         if num < 1:
             raise ValueError(f"need num >= 1, got num={num}")
         for start in range(rank * self.batch_size, num, world_size * self.batch_size):
@@ -74,7 +80,7 @@ class SamplingJob:
         world_size: int = 1,
         on_step: Callable[[], object] = lambda: None,
     ) -> Iterator[Generated]:
-        """This process's share of `num` images; `on_step` is called after every step of the sampler."""
+        """Yields this process's share of `num` images; `on_step` is called after every step of the sampler."""
         for padded in self.batches(num, rank, world_size):
             indices = [index for index in padded if index < num]
             x = torch.empty(0)
@@ -86,9 +92,9 @@ class SamplingJob:
 
 
 def sampler_for(sampler: Sampler, codec: Codec) -> Sampler:
-    """The sampler, without thresholding where the codec's space has no range to keep predictions in.
+    """Returns the sampler, without thresholding if the codec's space has no bounds to keep predictions in.
 
-    Raises UserError there for a thresholding other than the configuration's default, which somebody must have asked for.
+    Raises UserError in that case for a thresholding other than the configuration's default, which the user must have asked for.
     """
     if codec.is_bounded:
         return sampler
@@ -99,7 +105,7 @@ def sampler_for(sampler: Sampler, codec: Codec) -> Sampler:
 
 
 def gather(size: tuple[int, int, int], num: int, share: Iterable[Generated], device: torch.device) -> Tensor:
-    """The first `num` images on every process, in order, from the share of each: uint8 [num, C, H, W] on the CPU."""
+    """Returns the first `num` images on every process, in order, from the share of each: uint8 [num, C, H, W] on the CPU."""
     images = torch.zeros(num, *size, dtype=torch.uint8)
     for part in share:
         kept = [index for index in part.indices if index < num]
@@ -109,9 +115,9 @@ def gather(size: tuple[int, int, int], num: int, share: Iterable[Generated], dev
 
 
 def must_fit(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape, cond: Cond = None) -> None:
-    """Takes one step with one image, which is told `cond`.
+    """Takes one step with one image of condition `cond`.
 
-    Raises UserError if the sampler is not one for the denoiser's schedule or network.
+    Raises UserError if the sampler does not work with the denoiser's schedule or network.
     """
     images = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, dtype=torch.uint8)
     sampler = sampler_for(sampler, codec)

@@ -1,10 +1,10 @@
-"""What can be done with a trained model besides drawing images from noise: `python sample.py task=...`.
+"""The tasks of sample.py that edit images: `python sample.py task=inpaint`.
 
-A task reads images, edits them on all devices, a column of pictures at a time, and writes rows of these pictures.
+A task reads images, edits them on all devices, and writes a row of pictures for each of them.
 """
 
 import sys
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,40 +34,54 @@ Edit = Callable[[list[int]], Iterator[Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTask(Inference, ABC):
-    """What is done with images: row i depends on the images in it, the weights, the sampler, the seed and i alone.
+class ImageTask(ABC):
+    """Edits images: row i depends on its images, the weights, the sampler, the seed and i alone.
 
-    num: rows, at most as many as there are images for.
-    Images are `files`, or of the checkpoint's own data; a model that is told of pictures is told of them, too.
-    Raises ValueError as `Inference` does.
+    Images are `inference.files`, or held-out images of the checkpoint's data; they are also the condition of a model that is
+    conditioned on images. There are at most `inference.num` rows, and no more than there are images for.
     """
 
+    inference: Inference
+
+    @abstractmethod
+    def run(self) -> dict[str, object]:
+        """Edits and writes; returns the folder and the number of rows."""
+
+    @property
+    def run_dir(self) -> str:
+        """The folder of the command."""
+        return self.inference.run_dir
+
     def originals(self, fabric: Fabric, loaded: Loaded, num: int) -> Tensor:
-        """At most `num` images, uint8 [n, C, H, W], on every process. Raises UserError if there are none, or one cannot be read."""
-        if self.files is not None:
-            return given_images(self.files, loaded.shape, num)
-        return source_images(loaded, None, self.data_root, fabric, num)
+        """Returns at most `num` images, uint8 [n, C, H, W], on every process.
 
-    def told_of(self, loaded: Loaded, originals: Tensor) -> Conditions:
-        """The condition of each row. Raises UserError for images that mean nothing to the model."""
+        Raises UserError if there are none, or one cannot be read.
+        """
+        if self.inference.files is not None:
+            return given_images(self.inference.files, loaded.shape, num)
+        return source_images(loaded, None, self.inference.data_root, fabric, num)
+
+    def conditions_of(self, loaded: Loaded, originals: Tensor) -> Conditions:
+        """Returns the conditions of the rows. Raises UserError for images that the model cannot be conditioned on."""
         if loaded.model.conditioner.takes_images:
-            return source_conditions(loaded, originals, derive_seed("told", "given", self.seed))
-        return self.told(loaded)
+            return source_conditions(loaded, originals, derive_seed("told", "given", self.inference.seed))
+        return self.inference.conditions(loaded)
 
-    def must_be_told_no_pictures(self, loaded: Loaded) -> None:
-        """Raises UserError for a model that is: it would be shown what is to be made."""
+    def must_not_take_images(self, loaded: Loaded) -> None:
+        """Raises UserError for a model that is conditioned on images: its condition would be the result."""
         if loaded.model.conditioner.takes_images:
             name = type(self).__name__.lower()
             raise UserError(f"task={name}: this model is conditioned on images, and there is none of what is to be made")
 
     def edited(self, fabric: Fabric, loaded: Loaded, num: int, num_columns: int, edit: Edit) -> Tensor:
-        """What `edit` makes of all rows, in the space of the model: [num, num_columns, ...], on every process.
+        """Returns the edited columns of all rows in the space of the model, [num, num_columns, ...], on every process.
 
         edit: for the indices [B] of rows, yields their columns, each [B, ...].
         """
-        generation = SamplingJob(self.acting(loaded), loaded.model.codec, loaded.shape, self.seed, min(self.batch_size, num))
-        rows = torch.zeros(num, num_columns, *generation.space)
-        batches = list(generation.batches(num, fabric.global_rank, fabric.world_size))
+        settings, size = self.inference, min(self.inference.batch_size, num)
+        job = SamplingJob(settings.sampler_for(loaded), loaded.model.codec, loaded.shape, settings.seed, size)
+        rows = torch.zeros(num, num_columns, *job.space)
+        batches = list(job.batches(num, fabric.global_rank, fabric.world_size))
         is_shown = fabric.is_global_zero and sys.stderr.isatty()
         with torch.no_grad(), fabric.autocast(), tqdm(total=len(batches) * num_columns, disable=not is_shown) as bar:
             for padded in batches:
@@ -83,9 +97,9 @@ class ImageTask(Inference, ABC):
         return rows
 
     def write(self, loaded: Loaded, columns: Mapping[str, Tensor], others: str = "") -> None:
-        """Writes `grid.png`, a row for each of the first 16, and all pictures as images/<row>_<column>.png; for the first process.
+        """Writes `grid.png` with the first 16 rows, and all pictures as images/<row>_<column>.png; called on the first process.
 
-        columns: uint8 [num, C, H, W], by name and from left to right. others: what else is in the folder.
+        columns: uint8 [num, C, H, W], by name and from left to right. others: the names of other files in the folder.
         """
         folder = Path(self.run_dir)
         rows = torch.stack([images.cpu() for images in columns.values()], dim=1)
@@ -97,9 +111,9 @@ class ImageTask(Inference, ABC):
 
 
 def unclipped(sampler: Sampler) -> Sampler:
-    """The sampler without thresholding: clipped on the way down alone, images would not come back.
+    """Returns the sampler without thresholding: if predictions were clipped on the way down alone, images would not come back.
 
-    Raises ValueError for a thresholding other than the configuration's default, which somebody must have asked for.
+    Raises ValueError for a thresholding other than the configuration's default, which the user must have asked for.
     """
     if sampler.thresholding not in (None, Static()):
         name = type(sampler.thresholding).__name__.lower()

@@ -1,4 +1,4 @@
-"""From images to noise, and back."""
+"""Encoding of images as the noise that leads to them, and back."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,30 +15,30 @@ from alphabar.sampling.tasks import ImageTask, unclipped
 
 @dataclass(frozen=True, kw_only=True)
 class Encode(ImageTask):
-    """Writes the noise that leads to each image, as a picture and in latents.npz, and what the sampler makes of it.
+    """Writes the noise that leads to each image, as a picture and in latents.npz, and the image that the sampler makes of it.
 
-    latents.npz: `latents`, float32 [num, C, H, W], x_T / sigma_T: standard normal where the model is perfect.
-    Nothing is thresholded. Raises ValueError as `Inference` and `unclipped` do, and unless the sampler is reversible.
+    latents.npz: `latents`, float32 [num, C, H, W], x_T / sigma_T: standard normal if the model is perfect.
+    Nothing is thresholded. Raises ValueError as `unclipped` does, and unless the sampler is reversible.
     """
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        must_be_reversible(self.sampler)
-        unclipped(self.sampler)
+        must_be_reversible(self.inference.sampler)
+        unclipped(self.inference.sampler)
 
     def run(self) -> dict[str, object]:
-        """Encodes, decodes and writes; returns where, how many, and by how many of 255 grey levels what comes back is off."""
-        fabric, loaded = self.begin()
+        """Encodes, decodes and writes; returns the folder, the number of rows, and how many grey levels reconstructions are off."""
+        settings = self.inference
+        fabric, loaded = settings.start(settings.must_draw)
         with withdrawn_on_complaint(self.run_dir):
-            originals = self.originals(fabric, loaded, self.num)
-            told = self.told_of(loaded, originals)
-        denoiser, codec = self.denoiser(loaded), loaded.model.codec
-        sampler = unclipped(self.sampler)
+            originals = self.originals(fabric, loaded, settings.num)
+            conditions = self.conditions_of(loaded, originals)
+        denoiser, codec = settings.denoiser(loaded), loaded.model.codec
+        sampler = unclipped(settings.sampler)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
-            x_T = encode(sampler, denoiser, codec.encode(originals[indices].to(fabric.device)), told(indices))
+            x_T = encode(sampler, denoiser, codec.encode(originals[indices].to(fabric.device)), conditions(indices))
             yield x_T / sampler.start(denoiser.schedule, torch.ones_like(x_T))
-            yield sampler.sample(denoiser, x_T, told(indices))
+            yield sampler.sample(denoiser, x_T, conditions(indices))
 
         latents, x = self.edited(fabric, loaded, len(originals), 2, edit).unbind(1)
         back = codec.decode(x).cpu()

@@ -1,4 +1,4 @@
-"""Filling in what is missing of images."""
+"""Inpainting: the hidden part of images is filled in (RePaint, Lugmayr et al. 2022)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from alphabar.sampling.prepare import withdrawn_on_complaint
 from alphabar.sampling.tasks import ImageTask
 from alphabar.sampling.tasks.mask import known_latents, known_pixels
 
-HIDDEN = 128  # what is not known is grey in the pictures
+HIDDEN = 128  # the grey level of hidden pixels in the pictures
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inpaint(ImageTask):
-    """Writes each image with what was left of it, and several ways to fill in the rest.
+    """Writes each image, the image with its hidden part in grey, and several fillings of that part.
 
-    mask: see `known_pixels`; where latents are drawn, those of unknown pixels are, which may bring known ones with them.
-    num_fillings: of each image; number j is what the first would be with seed + j.
+    mask: see `known_pixels`; a latent is drawn anew if one of its pixels is hidden, which may change known pixels beside it.
+    num_fillings: fillings of each image; number j is what the first would be with seed + j.
     num_resamples, jump_length: see `RePaint`.
-    Raises ValueError as `Inference` and `RePaint` do, and unless num_fillings >= 1.
+    Raises ValueError as `RePaint` does, and unless num_fillings >= 1.
     """
 
     mask: str = "center"
@@ -33,26 +33,26 @@ class Inpaint(ImageTask):
     jump_length: int = 1
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.num_fillings < 1:
             raise ValueError(f"need num_fillings >= 1, got num_fillings={self.num_fillings}")
         RePaint(self.num_resamples, self.jump_length)
 
     def run(self) -> dict[str, object]:
-        """Draws and writes; returns where, and how many images there were."""
-        fabric, loaded = self.begin()
+        settings = self.inference
+        fabric, loaded = settings.start(settings.must_draw)
         with withdrawn_on_complaint(self.run_dir):
-            self.must_be_told_no_pictures(loaded)
+            self.must_not_take_images(loaded)
             known = known_pixels(self.mask, loaded.shape.resolution)
-            given = known_latents(known, loaded.model.codec.space(*loaded.shape), self.mask)
+            mask = known_latents(known, loaded.model.codec.space(*loaded.shape), self.mask)
             repaint = self._repaint(loaded)
-            originals = self.originals(fabric, loaded, self.num)
-        denoiser, codec, told = self.denoiser(loaded), loaded.model.codec, self.told(loaded)
+            originals = self.originals(fabric, loaded, settings.num)
+        denoiser, codec, conditions = settings.denoiser(loaded), loaded.model.codec, settings.conditions(loaded)
+        sampler = settings.sampler_for(loaded)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             x = codec.encode(originals[indices].to(fabric.device))
-            for seed in range(self.seed, self.seed + self.num_fillings):
-                yield repaint.sample(self.acting(loaded), denoiser, x, given.to(x.device), told(indices), ImageNoise(seed, indices))
+            for seed in range(settings.seed, settings.seed + self.num_fillings):
+                yield repaint.sample(sampler, denoiser, x, mask.to(x.device), conditions(indices), ImageNoise(seed, indices))
 
         fillings = self.edited(fabric, loaded, len(originals), self.num_fillings, edit).unbind(1)
         if fabric.is_global_zero:
@@ -61,10 +61,10 @@ class Inpaint(ImageTask):
         return {"folder": self.run_dir, "num": len(originals)}
 
     def _repaint(self, loaded: Loaded) -> RePaint:
-        """Raises UserError for a jump that is longer than the sampler's way."""
+        """Returns RePaint with its settings. Raises UserError for a jump that is longer than the sampler's trajectory."""
         repaint = RePaint(self.num_resamples, self.jump_length)
         try:
-            next(repaint.walk(len(self.sampler.times(loaded.model.denoiser.schedule)) - 1))
+            next(repaint.walk(len(self.inference.sampler.times(loaded.model.denoiser.schedule)) - 1))
         except ValueError as error:
             raise UserError(f"task: {error}") from error
         return repaint

@@ -1,4 +1,4 @@
-"""From one image to another, through the noise or the embeddings between them."""
+"""Interpolation from one image to another, through the noise or the embeddings between them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,30 +21,29 @@ from alphabar.sampling.tasks import Edit, ImageTask, unclipped
 class Interpolate(ImageTask):
     """Writes rows of frames, drawn from points on the great circle between the noise, or the embeddings, of the first and the last.
 
-    between: "images", row i leads from image 2i to image 2i + 1, by way of their encodings; "noise", from what `task=generate`
-        draws as image i with this seed to what it draws with the next; "embeddings", from variations of image 2i to variations of
-        image 2i + 1, from one noise (Ramesh et al. 2022, sec. 3.2).
-    Nothing is thresholded between images. Raises ValueError as `Inference` does, unless num_frames >= 2, between images as
-    `unclipped` does and unless the sampler is reversible, and between noise for images.
+    between: "images": row i leads from image 2i to image 2i + 1 through their latents; "noise": it leads from what `task=generate`
+        draws as image i with this seed to what it draws with the next; "embeddings": it leads from variations of image 2i to
+        variations of image 2i + 1, all from the same noise (Ramesh et al. 2022, sec. 3.2).
+    Nothing is thresholded between images. Raises ValueError unless num_frames >= 2; between images as `unclipped` does, and unless
+    the sampler is reversible; and between noise if images are given.
     """
 
     between: Literal["images", "noise", "embeddings"] = "images"
     num_frames: int = 8
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        settings = self.inference
         if self.num_frames < 2:
             raise ValueError(f"need num_frames >= 2, got num_frames={self.num_frames}")
         if self.between == "images":
-            must_be_reversible(self.sampler)
-            unclipped(self.sampler)
-        elif self.between == "noise" and (self.files is not None or self.data_root is not None):
-            given = f"images={self.files}" if self.files is not None else f"data_root={self.data_root}"
+            must_be_reversible(settings.sampler)
+            unclipped(settings.sampler)
+        elif self.between == "noise" and (settings.files is not None or settings.data_root is not None):
+            given = f"images={settings.files}" if settings.files is not None else f"data_root={settings.data_root}"
             raise ValueError(f"need task.between=images for images to lead from and to, task.between=noise has none; got {given}")
 
     def run(self) -> dict[str, object]:
-        """Draws and writes; returns where, and how many rows."""
-        fabric, loaded = self.begin()
+        fabric, loaded = self.inference.start(self.inference.must_draw)
         ways = {"images": self._between_images, "noise": self._between_noise, "embeddings": self._between_embeddings}
         with withdrawn_on_complaint(self.run_dir):
             num, edit = ways[self.between](fabric, loaded)
@@ -55,62 +54,64 @@ class Interpolate(ImageTask):
         return {"folder": self.run_dir, "num": num}
 
     def _between_images(self, fabric: Fabric, loaded: Loaded) -> tuple[int, Edit]:
-        """How many rows, and how they are drawn. Raises UserError for less than two images."""
-        self.must_be_told_no_pictures(loaded)
+        """Returns the number of rows, and the edit that draws them. Raises UserError for less than two images."""
+        self.must_not_take_images(loaded)
         originals = self._two_or_more(fabric, loaded)
-        denoiser, codec, told = self.denoiser(loaded), loaded.model.codec, self.told(loaded)
-        sampler = unclipped(self.sampler)
+        denoiser, codec, conditions = self.inference.denoiser(loaded), loaded.model.codec, self.inference.conditions(loaded)
+        sampler = unclipped(self.inference.sampler)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             ends = [codec.encode(originals[[2 * index + end for index in indices]].to(fabric.device)) for end in (0, 1)]
-            start, end = (encode(sampler, denoiser, x, told(indices)) for x in ends)
+            start, end = (encode(sampler, denoiser, x, conditions(indices)) for x in ends)
             for weight in self._weights():
-                yield sampler.sample(denoiser, slerp(start, end, weight), told(indices))
+                yield sampler.sample(denoiser, slerp(start, end, weight), conditions(indices))
 
         return len(originals) // 2, edit
 
     def _between_noise(self, fabric: Fabric, loaded: Loaded) -> tuple[int, Edit]:
-        """How many rows, and how they are drawn; a sampler that draws noise of its own draws the same in all frames of a row."""
-        self.must_be_told_no_pictures(loaded)
-        sampler, denoiser, told = self.acting(loaded), self.denoiser(loaded), self.told(loaded)
+        """Returns the number of rows, and the edit that draws them, with the same sampler noise in all frames of a row."""
+        self.must_not_take_images(loaded)
+        settings, conditions = self.inference, self.inference.conditions(loaded)
+        sampler, denoiser = settings.sampler_for(loaded), settings.denoiser(loaded)
         size = tuple(loaded.model.codec.space(*loaded.shape))
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
-            end = ImageNoise(self.seed + 1, indices).draw(size, fabric.device)
+            end = ImageNoise(settings.seed + 1, indices).draw(size, fabric.device)
             for weight in self._weights():
-                noise = ImageNoise(self.seed, indices)
+                noise = ImageNoise(settings.seed, indices)
                 eps = slerp(noise.draw(size, fabric.device), end, weight)
-                yield sampler.sample(denoiser, sampler.start(denoiser.schedule, eps), told(indices), noise)
+                yield sampler.sample(denoiser, sampler.start(denoiser.schedule, eps), conditions(indices), noise)
 
-        return self.num, edit
+        return settings.num, edit
 
     def _between_embeddings(self, fabric: Fabric, loaded: Loaded) -> tuple[int, Edit]:
-        """How many rows, and how they are drawn; the noise is the same in all frames of a row.
+        """Returns the number of rows, and the edit that draws them, with the same noise in all frames of a row.
 
-        Raises UserError for a model that is not told of embeddings, and for less than two images.
+        Raises UserError for a model that is not conditioned on embeddings, and for less than two images.
         """
         conditioner, originals = loaded.model.conditioner, self._two_or_more(fabric, loaded)
         try:
             vectors = conditioner.embed(originals.to(fabric.device))
         except ValueError as error:
             raise UserError(f"task.between=embeddings: {error}") from error
-        sampler, denoiser = self.acting(loaded), self.denoiser(loaded)
+        settings = self.inference
+        sampler, denoiser = settings.sampler_for(loaded), settings.denoiser(loaded)
         size = tuple(loaded.model.codec.space(*loaded.shape))
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             start, end = (vectors[[2 * index + side for index in indices]] for side in (0, 1))
             for weight in self._weights():
-                noise = ImageNoise(self.seed, indices)
-                told = conditioner.from_image(slerp(start, end, weight), noise)
-                yield sampler.sample(denoiser, sampler.start(denoiser.schedule, noise.draw(size, fabric.device)), told, noise)
+                noise = ImageNoise(settings.seed, indices)
+                cond = conditioner.from_image(slerp(start, end, weight), noise)
+                yield sampler.sample(denoiser, sampler.start(denoiser.schedule, noise.draw(size, fabric.device)), cond, noise)
 
         return len(vectors) // 2, edit
 
     def _two_or_more(self, fabric: Fabric, loaded: Loaded) -> Tensor:
-        """The images to lead from and to, uint8 [n, C, H, W]. Raises UserError for less than two."""
-        originals = self.originals(fabric, loaded, 2 * self.num)
+        """Returns the images to lead from and to, uint8 [n, C, H, W]. Raises UserError for less than two."""
+        originals = self.originals(fabric, loaded, 2 * self.inference.num)
         if len(originals) < 2:
-            raise UserError(f"images={self.files}: there is nothing between, need two images, got {len(originals)}")
+            raise UserError(f"images={self.inference.files}: there is nothing between, need two images, got {len(originals)}")
         return originals
 
     def _weights(self) -> list[float]:

@@ -1,4 +1,4 @@
-"""Which pixels of an image are known: by a word, or by a picture."""
+"""Masks of inpainting: which pixels of an image are known, by a word or by a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ HIDDEN = {
 
 
 def known_pixels(mask: str, resolution: int) -> Tensor:
-    """Bool [1, H, W], true where a pixel is known.
+    """Returns bool [1, H, W], true where a pixel is known.
 
     mask: one of HIDDEN, or the path of an image of any size, black where pixels are to be filled in.
     Raises UserError if it is neither, cannot be read, or has no pixel, or all of them, to be filled in.
@@ -37,7 +37,7 @@ def known_pixels(mask: str, resolution: int) -> Tensor:
 
 
 def known_latents(known: Tensor, space: Sequence[int], mask: str) -> Tensor:
-    """Bool [1, h, w], true where all pixels of a latent are known; where latents are pixels, the same as `known`.
+    """Returns bool [1, h, w], true where all pixels of a latent are known; `known` itself if latents are pixels.
 
     space: of the model, (c, h, w). Raises UserError if no latent is known, or if the space has no places.
     """
