@@ -127,7 +127,7 @@ class ImageDataModule(LightningDataModule):
         if self.trainer is None:
             return EpochOrder(len(self.train_set), self.batch_size, self.seed)
         ranks = self.trainer.global_rank, self.trainer.world_size
-        return EpochOrder(len(self.train_set), self.batch_size, self.seed, *ranks, int(self.trainer.overfit_batches))
+        return EpochOrder(len(self.train_set), self.batch_size, self.seed, *ranks, int(self.trainer.overfit_batches))  # type: ignore[attr-defined]
 
     def _steps(self) -> tuple[int, int]:
         """Returns how many batches an optimizer step accumulates, and how many batches Lightning takes of every epoch.
@@ -139,7 +139,7 @@ class ImageDataModule(LightningDataModule):
         length = math.ceil(self._order().num_batches / per_step) * per_step
         taken = min(limit, length) if isinstance(limit, int) else int(length * limit)
         if taken % per_step:
-            name = "overfit_batches" if self.trainer.overfit_batches else "limit_train_batches"
+            name = "overfit_batches" if self.trainer.overfit_batches else "limit_train_batches"  # type: ignore[attr-defined]
             raise UserError(
                 f"trainer.{name}={limit}: every epoch is cut to {taken} batches, need a multiple of "
                 f"trainer.accumulate_grad_batches={per_step}, so that all steps have as many"
