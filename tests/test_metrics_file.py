@@ -51,7 +51,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("pathlib.Path.write_text", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         log.log_metrics({"new": 1.0}, step=2)
     assert (tmp_path / "metrics.csv").read_text() == before

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.errors import UserError
+from alphabar.files.atomic import write_text
 from alphabar.runs.run_dir import is_first
 
 BAD_INPUT, CTRL_C, TERMINATED = 2, 130, 143
@@ -110,6 +111,4 @@ def hand_over(ending: Ending, result: Mapping[str, Any], error: BaseException | 
         content["error"] = " | ".join(ending.lines) or f"exit code {ending.code}"
     if error is not None and ending.is_bug:
         content["traceback"] = "".join(traceback.format_exception(error))
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, default=str), encoding="utf-8")
-    temporary.replace(path)
+    write_text(Path(path), json.dumps(content, default=str))

@@ -3,9 +3,8 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
+from alphabar.files.atomic import atomic_writer
 from alphabar.models.codecs import LatentCodec
 from alphabar.runs.distributed import from_first, rank_and_size, together, total
 
@@ -141,16 +141,15 @@ def spread(found: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _make(codec: LatentCodec, images: ImageSet, wanted: Stored, path: Path, device: torch.device) -> None:
-    """Encodes and writes; whoever reads meanwhile sees the old file or the new one."""
+    """Encodes the images on all processes and writes their latents, atomically, on the first one."""
     rank, world_size = rank_and_size()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     file: BinaryIO | None = None
     error: UserError | None = None
-    try:
+    with ExitStack() as output:
         if rank == 0:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                file = partial.open("wb")
+                file = output.enter_context(atomic_writer(path))
                 file.write(wanted.header())
             except OSError as problem:
                 error = _refusal(path, problem)
@@ -163,19 +162,12 @@ def _make(codec: LatentCodec, images: ImageSet, wanted: Stored, path: Path, devi
                     except OSError as problem:  # said at the end, since the others wait for this one's share
                         error = _refusal(path, problem)
                 bar.update(len(part))
-        if file is not None and error is None:
+        if error is None:
             try:
-                file.close()
-                os.replace(partial, path)
+                output.close()
             except OSError as problem:
                 error = _refusal(path, problem)
         together(error)
-    finally:
-        if file is not None:
-            with suppress(OSError):  # of a full disk, said before
-                file.close()
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
 
 
 def _shared(

@@ -20,6 +20,7 @@ from lightning.fabric import Fabric
 import alphabar
 from alphabar.config.former_names import current_protocol
 from alphabar.errors import UserError
+from alphabar.files.atomic import write_text
 
 FORMAT = "alphabar receipt 1"
 FILE_NAME = "receipt.json"
@@ -118,7 +119,7 @@ def write(receipt: Receipt, folder: Path) -> Path:
     }
     plain = as_json(content)
     path = folder / FILE_NAME
-    path.write_text(json.dumps({**plain, "sha256": digest(plain)}, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({**plain, "sha256": digest(plain)}, indent=2) + "\n")
     return path
 
 

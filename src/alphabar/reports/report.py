@@ -1,12 +1,12 @@
 """`evaluate.py report`: a run or a sweep as one HTML page."""
 
-import os
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from alphabar.errors import UserError
+from alphabar.files.atomic import write_text
 from alphabar.reports.html import GENERATOR
 from alphabar.reports.receipts import FoundReceipt, find_receipt, receipt_files
 from alphabar.reports.run_page import render_run
@@ -89,10 +89,7 @@ def require_receipts(folder: Path) -> list[Path]:
 
 def write_page(content: str, path: Path) -> None:
     """Writes all of the page or nothing. Raises UserError if the file cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         fail(f"{path}: cannot be written: {error.strerror}")

@@ -3,17 +3,17 @@
 import os
 import shutil
 import socket
-import sys
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import TextIO
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from alphabar.errors import UserError
 
 OWNER = ".owner"
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning looks for it
-_locks: list[TextIO] = []  # open for as long as the process lives
+_locks: dict[Path, BaseFileLock] = {}  # held for as long as the process lives
 
 
 @cache
@@ -69,6 +69,7 @@ def withdraw(folder: Path) -> None:
     """Takes a folder away again that this run has claimed, when nothing was trained; only the first process does."""
     if not is_first():
         return
+    unlock(folder)
     for entry in folder.iterdir():
         if entry.is_dir() and not is_log(entry.name):
             shutil.rmtree(entry, ignore_errors=True)
@@ -85,20 +86,25 @@ def is_first() -> bool:
 
 
 def lock(folder: Path) -> None:
-    """Keeps others from training the run in `folder` while this process lives; only the first process does.
+    """Keeps other processes from training the run in `folder` while this process lives; only the first process of a run does.
 
-    Raises UserError if another process is at it.
+    The system releases the lock when the process ends, however it ends; its DataLoader workers do not inherit it. A process that
+    holds it already may take it again. Raises UserError if another process holds it.
     """
-    if not is_first() or sys.platform == "win32":
+    if not is_first():
         return
-    import fcntl
-
-    file = (folder / OWNER).open("a", encoding="utf-8")
+    file_lock = FileLock((folder / OWNER).resolve(), timeout=0, thread_local=False, is_singleton=True)
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by the workers of a process that was killed
-    except OSError as error:
+        file_lock.acquire()
+    except Timeout as error:
         raise UserError(f"{folder}: another process is training this run just now") from error
-    _locks.append(file)
+    _locks[Path(file_lock.lock_file)] = file_lock
+
+
+def unlock(folder: Path) -> None:
+    """Releases the lock of this process on the run in `folder`, if it holds one."""
+    if (file_lock := _locks.pop((folder / OWNER).resolve(), None)) is not None:
+        file_lock.release(force=True)
 
 
 def is_log(name: str) -> bool:

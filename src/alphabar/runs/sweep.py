@@ -1,6 +1,7 @@
 """What is known of a sweep: its jobs, their results, and what is made of them."""
 
 import csv
+import io
 import math
 import shlex
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.errors import UserError
+from alphabar.files.atomic import write_text
 from alphabar.runs.text_table import aligned
 
 TABLE, PICTURE = "results.csv", "sweep.png"
@@ -114,16 +116,15 @@ class Sweep:
         keys = list(dict.fromkeys(key for job in self.jobs for key in job.overrides))
         costs = self.costs()
         ending = ["state", "error", "loss", self.kind, f"{self.kind}_name", *costs, "images_per_second", "seconds", "folder"]
-        temporary = self.folder / f".{TABLE}.tmp"
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["job", *keys, *ending])
-            for job in self.ranked():
-                values = [job.overrides.get(key, "") for key in keys]
-                speed = job.result.get("images_per_second")
-                figures = [job.loss, job.figure, job.figure_name, *map(job.cost, costs), speed, round(job.seconds, 1)]
-                writer.writerow([job.num, *values, job.state, job.error, *figures, job.folder])
-        temporary.replace(self.folder / TABLE)
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        writer.writerow(["job", *keys, *ending])
+        for job in self.ranked():
+            values = [job.overrides.get(key, "") for key in keys]
+            speed = job.result.get("images_per_second")
+            figures = [job.loss, job.figure, job.figure_name, *map(job.cost, costs), speed, round(job.seconds, 1)]
+            writer.writerow([job.num, *values, job.state, job.error, *figures, job.folder])
+        write_text(self.folder / TABLE, table.getvalue())
 
     def report(self) -> str:
         """The table for the terminal."""
@@ -174,4 +175,4 @@ def write_error(job: Job, command: Sequence[str], traceback: str) -> None:
     """Leaves in the job's folder what went wrong, and the command that repeats it in a folder of its own."""
     job.folder.mkdir(parents=True, exist_ok=True)
     text = f"{job.state}: {job.error}\n\n{shlex.join(command)}\n\n{traceback}"
-    (job.folder / "error.txt").write_text(text.rstrip() + "\n", encoding="utf-8")
+    write_text(job.folder / "error.txt", text.rstrip() + "\n")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
+from alphabar.files.atomic import atomic_writer, write_text
 from alphabar.runs.console import shown
 from alphabar.runs.distributed import total
 from alphabar.sampling.cascade import RecordingSamples, source_conditions, source_images
@@ -116,9 +117,10 @@ class Sampling:
         settings, prompts = self.inference, self.inference.prompt_list(loaded)
         if prompts:
             names = {f"{index:06d}.png": prompts[index % len(prompts)] for index in range(settings.num)}
-            (folder / "labels.json").write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
+            write_text(folder / "labels.json", json.dumps(names, indent=0) + "\n")
         if self.format == "npz":
-            np.savez(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy())
+            with atomic_writer(folder / "images.npz") as file:
+                np.savez(file, images=images.permute(0, 2, 3, 1).numpy())
         if self.film > 0:
             job = settings.job(fabric, loaded, conditions, min(self.film, settings.num))
             with torch.no_grad(), fabric.autocast():

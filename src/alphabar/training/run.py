@@ -17,6 +17,7 @@ from alphabar.config.interpolation import written
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
+from alphabar.files.atomic import write_text
 from alphabar.models.codecs import Codec
 from alphabar.runs.console import quiet, shown
 from alphabar.runs.resume import Stopped, must_stay, take_up
@@ -165,7 +166,7 @@ def write_config(config: dict[str, Any], path: Path, stopped: Stopped | None) ->
     text = OmegaConf.to_yaml(OmegaConf.create(config))
     if stopped is not None and path.read_text(encoding="utf-8") != text:
         path.replace(path.with_name(f"config_until_step_{stopped.step}.yaml"))
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def outcome(trainer: Trainer, module: BaseModule, seconds: float) -> dict[str, object]:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from alphabar.errors import UserError
+from alphabar.files.atomic import replaced_folder
 from alphabar.models.clip import CLIP, must_be_images
 from alphabar.models.clip.towers import Towers, pool
 from alphabar.models.embeddings import embed, joined
-from alphabar.models.folders import replaced
 from alphabar.models.hub import CONFIG, first_sentence
 from alphabar.models.text import TextEncoder, undisturbed
 
@@ -112,6 +112,6 @@ def save_clip(towers: Towers, folder: Path) -> None:
     config = {"model_type": KIND, **towers.settings, "text_encoder": name, "max_length": encoder.max_length}
     config["text_digest"] = encoder.digest
     weights = {key: value.detach().cpu().contiguous() for key, value in towers.state_dict().items()}
-    with replaced(folder) as partial:
+    with replaced_folder(folder) as partial:
         save_file(weights, partial / WEIGHTS)
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

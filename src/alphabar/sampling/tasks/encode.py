@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alphabar.diffusion.samplers.inversion import encode, must_be_reversible
+from alphabar.files.atomic import atomic_writer
 from alphabar.sampling.prepare import withdrawn_on_complaint
 from alphabar.sampling.tasks import ImageTask, unclipped
 
@@ -47,7 +48,8 @@ class Encode(ImageTask):
         if fabric.is_global_zero:
             columns = {"original": originals, "noise": codec.decode(latents), "reconstruction": back}
             self.write(loaded, columns, ", latents.npz")
-            np.savez(Path(self.run_dir) / "latents.npz", latents=latents.cpu().numpy())
+            with atomic_writer(Path(self.run_dir) / "latents.npz") as file:
+                np.savez(file, latents=latents.cpu().numpy())
             label = sampler.label(denoiser.schedule)
             print(f"reconstruction by {label}: off by {mean:.2f} of 255 grey levels on average, by {largest:.0f} at most")
         return {"folder": self.run_dir, "num": len(originals), "mean_error": mean, "max_error": largest}

@@ -1,8 +1,6 @@
 """Checkpoints: the last one, and the one with the best FID."""
 
 import math
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from alphabar.files.atomic import atomic_writer, remove_leftovers
 from alphabar.training.callbacks.stopping import StopSignals, stop
 from alphabar.training.hooks import base_module, due, ends_step, log_every_n_steps
 
@@ -21,29 +20,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(f".{target.name}.*.tmp"):  # of a process that was killed in the act
-            left.unlink()
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-            sync_folder(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flushes the folder's own entries to disk, where the system can do that."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        remove_leftovers(target)
+        with atomic_writer(target) as file:
+            torch.save(checkpoint, file)
 
 
 class Checkpoints(Checkpoint):

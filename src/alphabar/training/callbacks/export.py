@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from alphabar.models.folders import replaced
+from alphabar.files.atomic import replaced_folder
 from alphabar.training.callbacks.reconstructions import autoencoder_module
 from alphabar.training.hooks import evaluation
 
@@ -21,5 +21,5 @@ class Export(Callback):
         module = autoencoder_module(pl_module)
         if not trainer.is_global_zero:
             return
-        with replaced(Path(trainer.default_root_dir) / FOLDER) as folder, evaluation(trainer, module):
+        with replaced_folder(Path(trainer.default_root_dir) / FOLDER) as folder, evaluation(trainer, module):
             module.autoencoder.save(folder)

@@ -12,6 +12,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from alphabar.files.atomic import write_text
+
 
 class MetricsFile(Logger):
     """Writes each row at once; figures of the same step share a row, and a new column widens the file.
@@ -65,9 +67,7 @@ class MetricsFile(Logger):
 
     def _rewrite(self) -> None:
         head = ",".join(self.columns) + "\n" + "".join(self._line(row) for row in self.rows[:-1])
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(head + "".join(self._line(row) for row in self.rows[-1:]), encoding="utf-8")
-        temporary.replace(self.path)
+        write_text(self.path, head + "".join(self._line(row) for row in self.rows[-1:]))
         self.last_row_at = len(head.encode())
 
     @rank_zero_only

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from wandb.errors import Error as WandbError
 
 from alphabar.errors import UserError
+from alphabar.files.atomic import write_text
 from alphabar.runs.console import shown
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class WandbRun(WandbLogger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Writes the configuration down on wandb, and the run's id in its folder."""
-        (Path(self.save_dir or ".") / ID_FILE).write_text(f"{self._wandb_init['id']}\n")
+        write_text(Path(self.save_dir or ".") / ID_FILE, f"{self._wandb_init['id']}\n")
         try:
             super().log_hyperparams(params)
         except WandbError as error:
