@@ -33,7 +33,7 @@ from alphabar.metrics import Splits
 from alphabar.metrics.measure import extractors_of
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.runs.console import quiet
-from alphabar.sampling.model import load
+from alphabar.sampling.model import load_model
 from alphabar.sampling.sampling_job import SamplingJob
 
 SEED, BATCH = 1, 125
@@ -71,7 +71,7 @@ class Meter:
     """The real images, looked at once for all jobs."""
 
     def __init__(self, checkpoint: Path, num: int) -> None:
-        config = load(checkpoint, "ema").config
+        config = load_model(checkpoint, "ema").config
         data: ImageDataModule = build(config.data, "data")
         data.prepare_data()
         splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
@@ -82,7 +82,7 @@ class Meter:
 
     def fid(self, checkpoint: Path, sampler: Sampler) -> dict[str, float]:
         """FID of the averaged weights, and what it took."""
-        loaded = load(checkpoint, "ema")
+        loaded = load_model(checkpoint, "ema")
         generation = SamplingJob(sampler, loaded.model.codec, loaded.shape, SEED, BATCH)
         begin = time.perf_counter()
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -163,7 +163,7 @@ def main() -> None:
     for method, seed, checkpoint in found:
         for count, choices in samplers(method).items():
             for sampler in choices if count <= arguments.most else []:
-                key = f"{method}-{seed}-{sampler.label(load(checkpoint, 'ema').model.denoiser.schedule)}"
+                key = f"{method}-{seed}-{sampler.label(load_model(checkpoint, 'ema').model.denoiser.schedule)}"
                 if key not in results:
                     about = {"method": method, "seed": seed, "evaluations": count, "sampler": name_of(sampler)}
                     results[key] = about | meter.fid(checkpoint, sampler)

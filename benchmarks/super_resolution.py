@@ -33,7 +33,7 @@ from alphabar.runs.text_table import aligned
 from alphabar.sampling.cascade import source_conditions
 from alphabar.sampling.command import size_of
 from alphabar.sampling.image_grid import beside, grid, save_png
-from alphabar.sampling.model import Loaded, load
+from alphabar.sampling.model import Loaded, load_model
 from alphabar.sampling.prepare import data_of
 from alphabar.sampling.sampling_job import Generated, SamplingJob
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--cache-dir", default="outputs/cache/features", help="where the classifier is kept")
     arguments = parser.parse_args()
     quiet()
-    loaded = load(arguments.checkpoint, "ema")
+    loaded = load_model(arguments.checkpoint, "ema")
     conditioner = loaded.model.conditioner
     if not isinstance(conditioner, LowResolution):
         parser.error(f"{arguments.checkpoint}: need a model with conditioner=low_resolution, got {type(conditioner).__name__}")

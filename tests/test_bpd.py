@@ -16,7 +16,7 @@ from alphabar.diffusion.likelihood import bits_of_density, dequantised, flow_tim
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.thresholdings import Static, Thresholded
 from alphabar.evaluation import receipt
-from alphabar.sampling.model import load
+from alphabar.sampling.model import load_model
 
 TRAINED = {
     "ddpm": ("method=ddpm",),
@@ -46,7 +46,7 @@ def figures(folder):
 
 def by_hand(file, variance, probes=1):
     """The two likelihoods of the first six held-out digits, image by image."""
-    loaded = load(file, "raw")
+    loaded = load_model(file, "raw")
     denoiser = loaded.model.denoiser
     x = loaded.model.codec.encode(DigitsSource().held_out().images(range(6)))
     times, bounds, flows = flow_times(denoiser.schedule, 4), [], []

@@ -27,7 +27,7 @@ from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.models.networks import Network
 from alphabar.sampling.cascade import RecordingSamples, cascade_job, must_be_a_cascade, samplers_for
 from alphabar.sampling.conditions import null_conditions
-from alphabar.sampling.guidance_config import APG, ClassifierFree, guided_stages
+from alphabar.sampling.guidance_config import APG, Autoguidance, ClassifierFree, guided_stages
 from alphabar.sampling.model import Loaded
 from alphabar.training.modules.diffusion import DiffusionModule
 
@@ -171,3 +171,10 @@ def test_guidance_acts_where_a_model_can_do_without_its_condition(chain, guide):
     assert [isinstance(each, Guided) for each in guided_stages(mixed, guide)] == [False, True]
     with pytest.raises(UserError, match="this model was never trained to do without its condition"):
         guided_stages(mixed, guide, null)
+
+
+def test_guidance_by_a_weaker_model_is_named_after_its_weights():
+    settings = {"weight": 2.0, "checkpoint": "early.ckpt"}
+    assert Autoguidance(**settings).label == "autocfg2.0"
+    assert Autoguidance(**settings, weights="raw", interval=[0.2, 0.8]).label == "autocfg2.0-interval0.2-0.8-raw"
+    assert Autoguidance(**settings, ema_length=0.1).label == "autocfg2.0-ema0.1"

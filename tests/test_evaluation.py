@@ -15,6 +15,7 @@ from alphabar.cli.command import execute
 from alphabar.cli.hydra_app import App
 from alphabar.data.digits import DigitsSource
 from alphabar.evaluation import receipt
+from alphabar.sampling.guidance_config import ClassifierFree
 
 FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")
 VERBS = {"compare": "alphabar.evaluation.compare"}
@@ -228,3 +229,15 @@ def test_bad_input_is_one_line(monkeypatch, shell, tmp_path, capsys, trained):
     assert large.is_dir()
     assert few.is_dir()
     assert not list((tmp_path / "outputs").rglob("receipt.json"))
+
+
+def test_receipts_of_guided_samples_compare_with_those_of_earlier_versions(tmp_path):
+    guidance = ClassifierFree(weight=2.0, interval=[0.2, 0.8])
+    before = {**receipt.as_json(guidance), "rule": {"name": "Linear", "weight": 2.0, "rescale": 0.0, "interval": [0.2, 0.8]}}
+    found = []
+    for name, settings in (("then", before), ("now", guidance)):
+        (tmp_path / name).mkdir()
+        receipt.write(receipt.Receipt((), {"guidance": settings}, {}, {}, {}), tmp_path / name)
+        found.append(receipt.read(tmp_path / name).protocol)
+    assert found[1]["guidance"] == {"name": "ClassifierFree", "weight": 2.0, "rescale": 0.0, "interval": [0.2, 0.8]}
+    assert receipt.differences(found) == {}

@@ -16,7 +16,7 @@ from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.errors import UserError
 from alphabar.evaluation import receipt
 from alphabar.models.networks.prior import Prior
-from alphabar.sampling.model import load
+from alphabar.sampling.model import load_model
 from alphabar.sampling.tasks.interpolate import Interpolate
 from alphabar.training.callbacks.curves import Curves
 from alphabar.training.callbacks.embeddings import figures_of
@@ -153,7 +153,7 @@ def test_interpolation_between_embeddings(trained, tmp_path, capsys):
 
 
 def test_the_ends_of_an_interpolation_are_variations_of_its_images(trained, tmp_path):
-    folder, loaded = runs.Path(trained.clip).parents[1] / "pictures", load(trained.decoder, "ema")
+    folder, loaded = runs.Path(trained.clip).parents[1] / "pictures", load_model(trained.decoder, "ema")
     task = Interpolate(checkpoint=trained.decoder, run_dir=str(tmp_path), sampler=DDIM(num_steps=3), between="embeddings",
                        files=str(folder), num=1, num_frames=2)  # fmt: skip
     with torch.no_grad():
@@ -208,4 +208,4 @@ def test_another_clip_under_the_same_name_is_refused(trained, tmp_path, tmp_path
     saved["config"]["module"]["conditioner"]["clip"]["name"] = f"{other.run}/clip"
     torch.save(saved, tmp_path / "moved.ckpt")
     with pytest.raises(UserError, match="this was trained with another CLIP, of digest"):
-        load(tmp_path / "moved.ckpt", "ema")
+        load_model(tmp_path / "moved.ckpt", "ema")

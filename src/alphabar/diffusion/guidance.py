@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -28,12 +28,14 @@ class Guidance(ABC):
 
     name: ClassVar[str]
     weight: float
-    interval: tuple[float, float] | None = None
+    interval: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight):
             raise ValueError(f"need a finite weight, got weight={self.weight}")
         if self.interval is not None:
+            if len(self.interval) != 2:
+                raise ValueError(f"need interval=[low,high], two noise levels in 0..1, got {list(self.interval)}")
             low, high = self.interval
             if not 0 <= low < high <= 1:
                 raise ValueError(f"need 0 <= low < high <= 1, got interval=({low}, {high})")

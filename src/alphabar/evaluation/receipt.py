@@ -165,6 +165,8 @@ def read(path: Path) -> Receipt:
     stored = content.pop("sha256", None)
     if stored != digest(content):
         raise UserError(f"{file}: was edited after it was written (its SHA-256 is not that of its content): measure again")
+    if isinstance(guidance := content["protocol"].get("guidance"), dict):
+        guidance.pop("rule", None)  # earlier versions wrote the settings of guidance twice
     figures = tuple(_figure(record) for record in content["figures"])
     return Receipt(figures, current_protocol(content["protocol"]), content["subject"], content["findings"], content["run"])
 

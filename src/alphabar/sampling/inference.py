@@ -24,7 +24,7 @@ from alphabar.runs.run_dir import claim
 from alphabar.sampling.cascade import cascade_job, must_be_a_cascade, samplers_for
 from alphabar.sampling.conditions import Conditions, ImagesByIndex, expand_labels, null_conditions, prompt_conditions
 from alphabar.sampling.guidance_config import Guide, guidance_label, guided_stages
-from alphabar.sampling.model import Loaded, load
+from alphabar.sampling.model import Loaded, load_model
 from alphabar.sampling.sampling_job import Generated, SamplingJob, must_fit
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -144,8 +144,8 @@ class Inference:
         """Returns the model with its upstream models, on the CPU. Raises UserError for a bad checkpoint."""
         *upstream, path = self.checkpoints
         paths = FrozenPartPaths(self.codec_name, self.clip_name)
-        before = tuple(load(each, self.weights, paths=paths) for each in upstream)
-        loaded = load(path, self.weights, self.ema_length, self.ema_decay, paths)._replace(before=before)
+        before = tuple(load_model(each, self.weights, paths=paths) for each in upstream)
+        loaded = load_model(path, self.weights, self.ema_length, self.ema_decay, paths)._replace(before=before)
         for key, name in paths._asdict().items():
             if name is not None and not any(frozen_parts(each.config)[key] for each in loaded.chain):
                 raise UserError(f"{key}={name}: this model is {LACKS[key]}")

@@ -21,7 +21,7 @@ PARTS = ("denoiser", "codec", "conditioner")
 
 
 class DiffusionModel(Protocol):
-    """What sampling needs of a model, whether it is being trained or was read from a checkpoint."""
+    """The parts that sampling needs of a model, whether it is being trained or was read from a checkpoint."""
 
     denoiser: NetworkDenoiser
     codec: Codec
@@ -47,9 +47,9 @@ class TrainedModel(nn.Module):
 
 
 class Loaded(NamedTuple):
-    """A model with the weights of a checkpoint, in eval mode on the CPU, and what it was trained with.
+    """A model with the weights of a checkpoint, in eval mode on the CPU, and its configuration, image shape and training step.
 
-    before: the models, first to last, that make what it is conditioned on.
+    before: the models, first to last, whose samples it is conditioned on.
     """
 
     model: TrainedModel
@@ -60,7 +60,7 @@ class Loaded(NamedTuple):
 
     @property
     def chain(self) -> tuple["Loaded", ...]:
-        """All models, in the order in which they draw; this one is the last."""
+        """All models of the cascade, in the order in which they draw; this one is the last."""
         return (*self.before, self._replace(before=()))
 
     @property
@@ -69,7 +69,7 @@ class Loaded(NamedTuple):
         return self.chain[0]
 
 
-def load(
+def load_model(
     path: str | Path,
     weights: Literal["ema", "raw"],
     ema_length: float | None = None,
@@ -102,14 +102,14 @@ def load(
             averages = content["ema"]["weights"] if ema_decay is None else of_decay(content, ema_decay)
         state = state | averages
     try:
-        model.load_state_dict(of_parts(state))
+        model.load_state_dict(model_state(state))
     except RuntimeError as error:
         raise UserError(f"checkpoint={path}: its weights do not fit its configuration ({str(error).splitlines()[0]})") from error
     shape = Shape(config.shape.channels, config.shape.resolution)
     return Loaded(model.eval().requires_grad_(False), config, shape, content["global_step"])
 
 
-def of_parts(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns the entries of a run's state that belong to what draws images; an objective may have weights of its own."""
     return {name: value for name, value in state.items() if name.partition(".")[0] in PARTS}
 
@@ -133,6 +133,6 @@ def build_model(config: DictConfig, paths: FrozenPartPaths) -> TrainedModel:
     return TrainedModel(parts["denoiser"], parts["codec"], parts.get("conditioner"))
 
 
-def paths_of(model: DiffusionModel) -> FrozenPartPaths:
-    """Returns where the frozen parts of a model lie, for another version of the same model."""
+def frozen_part_paths(model: DiffusionModel) -> FrozenPartPaths:
+    """Returns the paths of a model's frozen parts, for loading another version of the same model."""
     return FrozenPartPaths(**{**model.conditioner.frozen_parts, **model.codec.frozen_parts})
