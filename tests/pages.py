@@ -13,7 +13,7 @@ from alphabar.reports.report import main
 from alphabar.sampling.image_grid import grid, save_gif, save_png
 
 VOID = {"meta", "img", "input", "link", "br", "hr"}
-SVG = {"line", "polyline", "circle", "text", "svg"}
+SVG = {"line", "path", "use", "g", "text", "svg"}
 EVIL = '<script>alert("1")</script>&\'"'
 CONFIG = """\
 schedule:

@@ -12,8 +12,9 @@ from PIL import Image
 import runs
 from alphabar.cli.command import execute
 from alphabar.cli.hydra_app import App
+from alphabar.cli.sweep_summary import results_table
 from alphabar.evaluation import receipt
-from alphabar.reports.sweep import draw
+from alphabar.plotting.sweep import draw_sweep
 from alphabar.runs.ema import posthoc
 from alphabar.runs.sweep import Job, Sweep
 from alphabar.sampling.image_grid import save_png
@@ -121,11 +122,11 @@ def test_a_sweep_over_lengths_is_one_protocol_and_needs_no_samples(tmp_path):
 
     sweep = Sweep(tmp_path, [job(num, f"fid/n20-classifier-ema0.{num}-ddim2") for num in range(1, 5)])
     assert sweep.figure_names() == ["fid/n20-classifier-*-ddim2"]
-    assert sweep.report().endswith("FID is fid/n20-classifier-*-ddim2")
-    draw(sweep, tmp_path / "without.png")
+    assert results_table(sweep).endswith("FID is fid/n20-classifier-*-ddim2")
+    draw_sweep(sweep, tmp_path / "without.png")
     for one in sweep.jobs:
         save_png(torch.zeros(1, 8, 8, dtype=torch.uint8), one.folder / "samples" / "step_1.png")
-    draw(sweep, tmp_path / "with.png")
+    draw_sweep(sweep, tmp_path / "with.png")
     with Image.open(tmp_path / "without.png") as without, Image.open(tmp_path / "with.png") as tiled:
         assert without.height == 440  # of the plot alone
         assert tiled.height > 500

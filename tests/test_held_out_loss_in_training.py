@@ -7,8 +7,9 @@ from lightning.pytorch import Callback
 import toy
 from alphabar.data.digits import Digits
 from alphabar.data.resident import ResidentImages
+from alphabar.plotting.run_curves import draw_curves
+from alphabar.runs.metrics_csv import read_metrics
 from alphabar.training.callbacks.checkpoints import Checkpoints
-from alphabar.training.callbacks.curves import plot
 from alphabar.training.callbacks.ema import EMA, trainable
 from alphabar.training.callbacks.held_out_loss import HeldOutLoss, named
 from alphabar.training.loggers.metrics_file import MetricsFile
@@ -52,7 +53,7 @@ def test_live_and_averaged_weights_are_measured_side_by_side(tmp_path, logged):
     assert module.figures["held_out/loss_ema_snr_1e-1_1e0"] == last["held_out/loss_ema_snr_1e-1_1e0"]
     assert module.seconds_evaluating > 0
     assert trainer.global_step == 8
-    plot(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    draw_curves(read_metrics(tmp_path / "metrics.csv"), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
@@ -101,5 +102,5 @@ def test_what_is_less_than_one_is_refused(name):
 
 def test_a_plot_of_a_run_that_ended_before_its_first_figures(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,held_out/loss,train/loss\n0,1.0,\n5,,0.5\n")
-    plot(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    draw_curves(read_metrics(tmp_path / "metrics.csv"), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()

@@ -1,6 +1,7 @@
 import pytest
 
-from alphabar.training.loggers.metrics_file import MetricsFile, read, series
+from alphabar.runs.metrics_csv import read_metrics, read_rows
+from alphabar.training.loggers.metrics_file import MetricsFile
 
 
 def test_figures_of_a_step_share_a_row_and_columns_may_come_later(tmp_path):
@@ -13,14 +14,14 @@ def test_figures_of_a_step_share_a_row_and_columns_may_come_later(tmp_path):
     log.log_metrics({"loss": 0.1, "fid": 2.0}, step=40)
     text = "step,loss,fid\n10,0.5,\n20,0.25,12\n30,0.125,3\n40,0.1,2\n"
     assert (tmp_path / "metrics.csv").read_text() == text
-    assert series(tmp_path / "metrics.csv", "fid") == ([20, 30, 40], [12.0, 3.0, 2.0])
+    assert read_metrics(tmp_path / "metrics.csv").columns["fid"] == ([20, 30, 40], [12.0, 3.0, 2.0])
 
 
 def test_every_row_is_in_the_file_at_once(tmp_path):
     log = MetricsFile(tmp_path)
     for step in range(5):
         log.log_metrics({"loss": 1.0}, step=step)
-        assert [row["step"] for row in read(tmp_path / "metrics.csv")] == [str(i) for i in range(step + 1)]
+        assert [row["step"] for row in read_rows(tmp_path / "metrics.csv")] == [str(i) for i in range(step + 1)]
 
 
 def test_a_resumed_run_goes_on_below_and_loses_no_row(tmp_path):

@@ -3,7 +3,8 @@
 import pytest
 from PIL import Image
 
-from alphabar.reports import pareto
+from alphabar.cli.sweep_summary import print_cost_trade_off, results_table
+from alphabar.runs.pareto import cost_trade_off, pareto_front
 from alphabar.runs.sweep import Job, Sweep
 from runs import table
 
@@ -31,7 +32,7 @@ ROWS = [
 
 
 def test_the_cheapest_setting_that_is_nearly_the_best_is_recommended(tmp_path, capsys):
-    pareto.report(sweep_of(tmp_path, ROWS))
+    print_cost_trade_off(sweep_of(tmp_path, ROWS))
     out = capsys.readouterr().out
     line = next(line for line in out.splitlines() if line.startswith("  use"))
     assert line == "  use      sampler=heun sampler.num_steps=10   # FID 1.03 with 19 evaluations; the best, 1, takes 99"
@@ -40,8 +41,17 @@ def test_the_cheapest_setting_that_is_nearly_the_best_is_recommended(tmp_path, c
 
 
 def test_the_front_holds_what_nothing_beats(tmp_path):
-    jobs = sweep_of(tmp_path, ROWS).jobs
-    assert [job.num for job in pareto.front(jobs, "network_evaluations")] == [0, 2, 3]
+    trade_off = cost_trade_off(sweep_of(tmp_path, ROWS))
+    assert [setting.job.num for setting in pareto_front(trade_off.settings, "network_evaluations")] == [0, 2, 3]
+
+
+def test_settings_are_compared_by_their_means_over_seeds(tmp_path):
+    sweep = sweep_of(tmp_path, [*ROWS, ("ddim", 10, 1.0, 10, 0.3)])
+    for job in sweep.jobs:
+        job.overrides["seed"] = str(job.num)
+    first = cost_trade_off(sweep).settings[0]
+    assert (first.figure, first.costs) == (1.5, {"network_evaluations": 10.0, "seconds_per_image": pytest.approx(0.2)})
+    assert "seed" not in first.overrides
 
 
 @pytest.mark.parametrize(
@@ -54,7 +64,7 @@ def test_the_front_holds_what_nothing_beats(tmp_path):
     ids=["equal costs", "one figure", "unlike"],
 )
 def test_nothing_is_recommended_where_nothing_can_be_compared(tmp_path, capsys, rows, name, said):
-    pareto.report(sweep_of(tmp_path, rows, name))
+    print_cost_trade_off(sweep_of(tmp_path, rows, name))
     assert said in capsys.readouterr().out
     assert not (tmp_path / "pareto.png").exists()
 
@@ -63,7 +73,7 @@ def test_costs_stand_in_the_table(tmp_path):
     sweep = sweep_of(tmp_path, ROWS)
     sweep.save()
     assert table(tmp_path / "results.csv")[0]["network_evaluations"] == "99.0"
-    head, first, *_ = sweep.report().splitlines()
+    head, first, *_ = results_table(sweep).splitlines()
     assert head.split() == ["job", "sampler", "sampler.num_steps", "state", "FID", "evaluations", "s/image", "seconds"]
     assert first.split()[:7] == ["3", "heun", "50", "finished", "1", "99", "0.9"]
 
@@ -77,4 +87,4 @@ def test_likelihoods_rank_a_sweep_too(tmp_path):
     rows = table(tmp_path / "results.csv")
     assert [(row["job"], row["bpd"]) for row in rows] == [("1", "3.9"), ("0", "4.2")]
     assert rows[0]["bpd_name"] == "bpd/ode-n10-heldout-ema-heun1"
-    assert "bits/dim" in sweep.report()
+    assert "bits/dim" in results_table(sweep)

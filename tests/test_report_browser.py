@@ -1,47 +1,13 @@
-"""Pages in a real browser, and the charts on them."""
+"""Pages in a real browser."""
 
 import shutil
 import subprocess
 
 import pytest
-import torch
 
-from alphabar.reports.chart import Axis, Chart, Line, draw, thinned
 from pages import Page, make_receipt, make_run, make_sweep, report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.mark.parametrize("low", [1e-8, 0.05, 0.9, 1.0])
-@pytest.mark.parametrize("ratio", [1.001, 1.5, 7.0, 1e3, 1e9])
-@pytest.mark.parametrize("is_logarithmic", [True, False])
-def test_axes_have_a_few_round_ticks(low, ratio, is_logarithmic):
-    axis = Axis(low, low * ratio, 0, 100, is_logarithmic)
-    ticks = axis.ticks()
-    assert 3 <= len(ticks) <= 11
-    assert all(-0.1 <= axis.place(tick) <= 100.1 for tick in ticks)
-
-
-def test_charts_take_what_logs_hold():
-    wild = Line("wild", [0, 1, 2, 3], [float("nan"), -1.0, float("inf"), 2.0], "main")
-    assert thinned(wild)[0][1:3] == ([1, 3], [-1.0, 2.0])
-    steps = range(10_000)
-    long, size = thinned(Line("long", steps, [float(step % 2) for step in steps], "main"))
-    assert (len(long.steps), size) == (295, 34)
-    assert set(long.values[:-1]) == {0.5}
-    assert (long.steps[-1], long.values[-1]) == (9999, 1.0)
-    picked, _ = thinned(Line("long", steps, steps, "main"), is_mean=False)
-    assert list(picked.values) == list(picked.steps)
-    assert "means of 34 values" in draw(Chart("loss", [Line("long", steps, steps, "main")]))
-    assert thinned(Line("short", range(300), range(300), "main"))[1] == 1
-    assert "log scale" not in draw(Chart("loss", [wild], (), True))
-    assert draw(Chart("loss", [Line("one", [0], [0.0], "main")], (), True))
-    assert draw(Chart("loss", [Line("none", [], [], "main")])) == ""
-    draws = torch.Generator().manual_seed(0)
-    for _ in range(200):
-        values = (10 ** (40 * torch.randn(5, dtype=torch.float64, generator=draws))).tolist()
-        for sign in (1, -1):
-            draw(Chart("any", [Line("any", range(5), [sign * values[0], *values[1:]], "c0")], [("floor", values[0])], True))
 
 
 WRAPPER = """<!DOCTYPE html><html><body style="margin:0">

@@ -4,7 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from alphabar.reports.sweep import draw, newest_samples
+from alphabar.plotting.sample_corner import newest_samples
+from alphabar.plotting.sweep import draw_sweep
 from alphabar.runs.sweep import Job, Sweep
 from alphabar.runs.text_table import aligned
 from alphabar.sampling.image_grid import grid, save_png
@@ -34,11 +35,12 @@ def make_sweep(folder, combinations, failed=(), fid=True):
         ([{"lr": str(lr / 7), "decay": str(lr / 3)} for lr in range(1, 14)], (), True),
         ([{"seed": "1"}, {"seed": "2"}], (), False),
         ([{"seed": "1"}, {"seed": "2"}, {}], (1,), True),
+        ([{"prompt": "$a_{", "name": r"\frac$x$"}, {"prompt": "^$", "name": "$_$"}], (), True),
     ],
-    ids=["one", "words", "two keys", "24 jobs", "random", "loss", "missing key"],
+    ids=["one", "words", "two keys", "24 jobs", "random", "loss", "missing key", "no formula"],
 )
 def test_the_picture_can_be_drawn_for_any_sweep(tmp_path, combinations, failed, fid):
-    draw(make_sweep(tmp_path, combinations, failed, fid), tmp_path / "sweep.png")
+    draw_sweep(make_sweep(tmp_path, combinations, failed, fid), tmp_path / "sweep.png")
     with Image.open(tmp_path / "sweep.png") as picture:
         assert 800 <= picture.width <= 1600
         assert 500 <= picture.height <= 3000

@@ -72,7 +72,7 @@ class ProcessLauncher(Launcher):
             sweep.jobs += waiting
             for config, job in zip(configs, waiting, strict=True):
                 if stop.signum is None:
-                    print(f"[{job.num + 1}/{len(sweep.jobs)}] {sweep.label(job)}", flush=True)
+                    print(f"[{job.num + 1}/{len(sweep.jobs)}] {sweep.label(job.overrides)}", flush=True)
                     self._run(config, job, stop)
                     sweep.save()
                 returns.append(self._returned(config, job))

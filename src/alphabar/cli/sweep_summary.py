@@ -1,25 +1,77 @@
-"""What the command line says of a sweep that has ended."""
+"""What the command line prints of a sweep that has ended: its table, its pictures and the setting to use."""
+
+from collections.abc import Sequence
 
 from alphabar.cli.exit_status import Ending
 from alphabar.runs.console import shown
-from alphabar.runs.sweep import PICTURE, TABLE, opened
+from alphabar.runs.pareto import CostTradeOff, cost_trade_off
+from alphabar.runs.sweep import COSTS, METRICS, NETWORK_EVALUATIONS, PICTURE, TABLE, Sweep, open_sweeps
+from alphabar.runs.text_table import aligned
+
+PARETO_PICTURE = "pareto.png"
 
 
 def finish_sweeps(ending: Ending) -> Ending:
-    """Prints the table and draws the picture of this process's sweep, if it has one; its failed jobs make it fail."""
-    for sweep in [sweep for sweep in opened if sweep.jobs]:
-        print(f"\n{sweep.report()}\n  table    {shown(sweep.folder / TABLE)}")
+    """Prints the summary of this process's sweep, if it has one, and draws its pictures; its failed jobs make it fail."""
+    for sweep in [sweep for sweep in open_sweeps if sweep.jobs]:
+        print(f"\n{results_table(sweep)}\n  table    {shown(sweep.folder / TABLE)}")
         if any(job.state == "finished" for job in sweep.jobs):
-            from alphabar.reports import pareto
-            from alphabar.reports.sweep import draw
+            from alphabar.plotting.sweep import draw_sweep  # Matplotlib, which a sweep without results does not need
 
-            draw(sweep, sweep.folder / PICTURE)
+            draw_sweep(sweep, sweep.folder / PICTURE)
             print(f"  picture  {shown(sweep.folder / PICTURE)}", flush=True)
-            pareto.report(sweep)
+            print_cost_trade_off(sweep)
         bad = [str(job.num) for job in sweep.jobs if job.state != "finished"]
         if bad and ending.state != "stopped" and not ending.is_bug:
             where = f"the column 'error' of {shown(sweep.folder / TABLE)}, and error.txt in their folders"
             line = f"{len(bad)} of {len(sweep.jobs)} jobs did not finish: {', '.join(bad)}; see {where}"
             ending = Ending("failed", ending.code or 1, (line,))
-    opened.clear()
+    open_sweeps.clear()
     return ending
+
+
+def results_table(sweep: Sweep) -> str:
+    """Returns the jobs as a table for the terminal, the best first, with what its figures are."""
+    keys, costs = sweep.swept_keys(), sweep.costs()
+    has_loss = any(job.loss is not None for job in sweep.jobs)
+    has_speed = any(job.images_per_second for job in sweep.jobs)
+    titles = [*["loss"] * has_loss, METRICS[sweep.metric], *(COSTS[name] for name in costs), *["images/s"] * has_speed]
+    rows: list[Sequence[object]] = [["job", *keys, "state", *titles, "seconds"]]
+    for job in sweep.ranked():
+        overrides = [job.overrides.get(key, "") for key in keys]
+        loss, speed = [_format(job.loss, ".4f")] * has_loss, [_format(job.images_per_second, ",.0f")] * has_speed
+        figures = [*loss, _format(job.figure, ".4g"), *(_format(job.cost(name), ".4g") for name in costs), *speed]
+        rows.append([job.num, *overrides, job.state, *figures, f"{job.seconds:,.0f}"])
+    names = sweep.figure_names()
+    return aligned(rows) + (f"\n{METRICS[sweep.metric]} is {', '.join(names)}" if names else "")
+
+
+def print_cost_trade_off(sweep: Sweep) -> None:
+    """Draws `pareto.png` and prints the setting to use, if the jobs differ in what an image costs.
+
+    Prints a line that says so if they were not measured alike, apart from weights and sampler.
+    """
+    trade_off = cost_trade_off(sweep)
+    if trade_off is None:
+        return
+    if not trade_off.is_comparable():
+        print("  the jobs were not measured alike, so no setting is recommended")
+        return
+    from alphabar.plotting.pareto import draw_pareto
+
+    draw_pareto(trade_off, sweep.folder / PARETO_PICTURE)
+    print(f"  cost     {shown(sweep.folder / PARETO_PICTURE)}")
+    print(f"  use      {recommendation(trade_off)}", flush=True)
+
+
+def recommendation(trade_off: CostTradeOff) -> str:
+    """Returns the overrides of the setting to use, to be pasted, and why it is that one."""
+    best, chosen = trade_off.best(), trade_off.recommended()
+    reason = f"{METRICS[trade_off.metric]} {chosen.figure:.4g} with {chosen.costs[NETWORK_EVALUATIONS]:g} evaluations"
+    if chosen is not best:
+        reason += f"; the best, {best.figure:.4g}, takes {best.costs[NETWORK_EVALUATIONS]:g}"
+    return f"{trade_off.label(chosen)}   # {reason}"
+
+
+def _format(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from alphabar.metrics.health import CAST_LEVELS, CONTRAST, DIVERSITY, SATURATION
 from alphabar.metrics.memorisation import SHARE
 from alphabar.reports.html import format_number
-from alphabar.reports.run_metrics import RunMetrics
+from alphabar.runs.metrics_csv import RunMetrics
 
 
 class Sign(NamedTuple):

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from alphabar.plotting.sample_corner import newest_samples
+
 MIME_TYPES = {"PNG": "image/png", "GIF": "image/gif", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 MAX_BYTES = 600_000  # larger pictures are reduced to JPEGs of at most MAX_SIDE pixels
 MAX_SIDE = 1600
@@ -77,8 +79,6 @@ def evenly_spaced(files: Sequence[Path], num: int) -> list[Path]:
 
 def thumbnail(folder: Path) -> EmbeddedImage:
     """Returns the top left corner of the newest samples of a run."""
-    from alphabar.reports.sweep import newest_samples
-
     try:
         corner = newest_samples(folder)
         if corner is None:

@@ -9,29 +9,29 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from alphabar.evaluation.receipt import FILE_NAME
+from alphabar.reports.charts import render_curves
 from alphabar.reports.html import Section, format_number, render, render_page
 from alphabar.reports.images import embed_image, thumbnail
 from alphabar.reports.receipts import FoundReceipt, find_receipt, receipt_complaints, render_receipts, unique_receipts
-from alphabar.reports.run_metrics import read_metrics, render_curves
 from alphabar.reports.run_page import load_frames, read_text
-from alphabar.reports.sweep import as_number
-from alphabar.runs.sweep import COSTS, KINDS, PICTURE, TABLE, core
+from alphabar.runs.metrics_csv import read_metrics
+from alphabar.runs.sweep import COSTS, METRICS, PICTURE, TABLE, as_number, comparable_part
 
 RESULT_COLUMNS = (
     "job",
     "state",
     "error",
     "loss",
-    *KINDS,
-    *(f"{kind}_name" for kind in KINDS),
+    *METRICS,
+    *(f"{metric}_name" for metric in METRICS),
     *COSTS,
     "images_per_second",
     "seconds",
     "folder",
 )  # the columns that every sweep has beside its overrides
-SHOWN_COLUMNS = ("state", *KINDS, "loss", *COSTS, "images_per_second", "seconds", "fid_name", "bpd_name", "error")
+SHOWN_COLUMNS = ("state", *METRICS, "loss", *COSTS, "images_per_second", "seconds", "fid_name", "bpd_name", "error")
 SAME_IMAGES = ("data.batch_size", "data.num_workers", "data.resident", "data.max_resident_mb")  # these do not change the data
-TITLES = {**KINDS, **COSTS, "fid_name": "FID is", "bpd_name": "bits are", "images_per_second": "images/s"}
+TITLES = {**METRICS, **COSTS, "fid_name": "FID is", "bpd_name": "bits are", "images_per_second": "images/s"}
 MAX_CELL = 60  # characters of an error in the table
 
 
@@ -157,7 +157,7 @@ def render_header(name: str, jobs: Sequence[JobRow], swept: Sequence[str], recei
 def best_job(jobs: Sequence[JobRow], swept: Sequence[str]) -> JobRow | None:
     """Returns the job with the lowest FID, or None where fewer than two FIDs were measured alike."""
     measured = [(job.fid, job) for job in jobs if job.fid is not None]
-    if len(measured) < 2 or swept_real_images(jobs, swept) or len({core(job.fid_name) for _, job in measured}) > 1:
+    if len(measured) < 2 or swept_real_images(jobs, swept) or len({comparable_part(job.fid_name) for _, job in measured}) > 1:
         return None
     return min(measured, key=lambda pair: pair[0])[1]
 
@@ -168,7 +168,7 @@ def comparability(jobs: Sequence[JobRow], swept: Sequence[str]) -> Comparability
     real = swept_real_images(jobs, swept) if names else []
     if real:
         return Comparability("Not measured alike, so not to be compared: FID is against other real images where these differ", real)
-    if len({core(name) for name in names}) > 1:
+    if len({comparable_part(name) for name in names}) > 1:
         return Comparability("Not measured alike, so not to be compared: number of images or features differ", names)
     if len(names) > 1:
         return Comparability(note=f"Measured alike but for weights or sampler: {', '.join(names)}.")

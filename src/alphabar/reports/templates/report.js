@@ -73,9 +73,9 @@
         const point = nearest(line.points, x, (each) => each[0]);
         if (Math.abs(point[0] - x) > 4) continue;
         if (!title.textContent) title.textContent = "step " + point[2].toLocaleString("en");
-        draw("circle", cursor, { class: line.style, cx: point[0], cy: point[1], r: 4 });
+        draw("circle", cursor, { stroke: line.colour, cx: point[0], cy: point[1], r: 4 });
         const row = make("div", tip), key = draw("svg", row, { class: "key", viewBox: "0 0 18 6" });
-        draw("line", key, { class: line.style, x1: 0, x2: 18, y1: 3, y2: 3 });
+        draw("line", key, { stroke: line.colour, x1: 0, x2: 18, y1: 3, y2: 3 });
         make("span", row, line.name);
         make("b", row, point[3]);
       }

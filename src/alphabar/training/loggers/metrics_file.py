@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from alphabar.files.atomic import write_text
+from alphabar.runs.metrics_csv import read_rows
 
 
 class MetricsFile(Logger):
@@ -72,7 +73,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def _take_up(self, step: int) -> None:
-        rows = read(self.path)
+        rows = read_rows(self.path)
         self.columns = list(rows[0]) if rows else self.columns
         self.rows = [row for row in rows if int(row["step"]) <= step]
         if len(self.rows) < len(rows):
@@ -82,15 +83,3 @@ class MetricsFile(Logger):
                 aside = self.path.with_name(f"metrics_after_step_{step}_{number}.csv")
             shutil.copyfile(self.path, aside)
         self._rewrite()  # also where nothing is set aside: the last row may have been cut off
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics file; a last row that was cut off by a crash is left out."""
-    text = path.read_text(encoding="utf-8")
-    return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
-
-
-def series(path: Path, column: str) -> tuple[list[int], list[float]]:
-    """(steps, values) of one column, where it has any."""
-    found = [(int(row["step"]), float(row[column])) for row in read(path) if row.get(column)]
-    return [step for step, _ in found], [value for _, value in found]

@@ -1,0 +1,82 @@
+"""What all pictures share: their style, how they are written, and their scales."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alphabar.files.atomic import atomic_writer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
+
+STYLE: "dict[RcKeyType, Any]" = {
+    "text.parse_math": False,  # a $ in a value that was swept is a dollar
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.axisbelow": True,
+    "legend.fontsize": "small",
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+}
+DPI = 110
+
+
+@contextmanager
+def figure_file(path: Path, width: float, height: float) -> Iterator["Figure"]:
+    """Gives an empty figure of width x height inches to draw on, and writes it to the file at the end."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        with atomic_writer(path) as file:
+            figure.savefig(file, dpi=DPI)
+
+
+def round_ticks(low: float, high: float, is_logarithmic: bool = False) -> list[float]:
+    """Returns three or more round values within low..high, for an axis whose limits these are."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    locators: list[LogLocator | MaxNLocator] = [MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3)]
+    if is_logarithmic:
+        locators = [*(LogLocator(subs=subs, numticks=7) for subs in ((1,), (1, 3), (1, 2, 5))), *locators]
+    ticks: list[float] = []
+    for locator in locators:
+        ticks = [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks
+
+
+def set_ticks(axis: "Axis", places: Sequence[float], labels: Sequence[str] | None = None) -> None:
+    """Marks these places of an axis and no others; with their values as labels where none are given."""
+    axis.set_ticks(places, tick_labels(places) if labels is None else labels)
+    axis.set_ticks([], minor=True)
+
+
+def tick_labels(places: Sequence[float]) -> list[str]:
+    """Returns the values with four significant digits, or with as many more as tell them apart."""
+    labels: list[str] = []
+    for num_digits in range(4, 18):
+        labels = [f"{place:.{num_digits}g}" for place in places]
+        if len(set(labels)) == len(labels):
+            break
+    return labels
+
+
+def spans_decades(values: Sequence[float]) -> bool:
+    """Whether the values are positive and their largest is at least ten times their smallest."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) >= 10
+
+
+def scale_y(axes: "Axes", values: Sequence[float]) -> None:
+    """Makes the y axis logarithmic where the values span a decade, and puts round ticks on it."""
+    is_logarithmic = spans_decades(values)
+    if is_logarithmic:
+        axes.set_yscale("log")
+    set_ticks(axes.yaxis, round_ticks(*axes.get_ylim(), is_logarithmic))

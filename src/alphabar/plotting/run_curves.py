@@ -1,0 +1,109 @@
+"""The curves of a run: which there are, from what columns of metrics.csv, and the picture curves.png."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from alphabar.plotting.line_chart import MAIN, PALETTE, Chart, Line, save_charts
+from alphabar.runs.metrics_csv import RunMetrics, floor_name
+
+
+def draw_curves(metrics: RunMetrics, path: Path) -> None:
+    """Writes a PNG with the training loss, the held-out loss and FID, as far as these were logged."""
+    save_charts(main_charts(metrics), path)
+
+
+def main_charts(metrics: RunMetrics) -> list[Chart]:
+    """Returns the charts of losses and FID, over the same span of training."""
+    return _same_span(metrics, [training_loss(metrics), held_out_loss(metrics), fid(metrics)])
+
+
+def all_charts(metrics: RunMetrics) -> tuple[list[Chart], list[Chart]]:
+    """Returns the large charts and the small ones, over the same span of training."""
+    small = [gradient_norm(metrics), learning_rate(metrics), speed(metrics)]
+    return _same_span(metrics, [*main_charts(metrics), held_out_loss_by_snr(metrics)]), _same_span(metrics, small)
+
+
+def brief_charts(metrics: RunMetrics) -> list[Chart]:
+    """Returns the charts of training loss and FID."""
+    return _same_span(metrics, [training_loss(metrics), fid(metrics)])
+
+
+def training_loss(metrics: RunMetrics) -> Chart:
+    """Returns the training loss, over all noise levels and by level."""
+    prefix = "train/loss_level_"
+    names = metrics.starting_with(prefix)
+    labels = [f"level {' to '.join(name.removeprefix(prefix).split('_', 1))}" for name in names]
+    lines = [*_spectrum(metrics, names, labels), _line(metrics, "train/loss", "all levels", MAIN)]
+    return Chart("Training loss by noise level", lines, (), True, "0 clean, 1 pure noise")
+
+
+def held_out_loss(metrics: RunMetrics) -> Chart:
+    """Returns the loss on a fixed set of held-out images and noise, of the live weights and of the averaged ones."""
+    lines = [
+        _line(metrics, "held_out/loss", "live weights", MAIN),
+        _line(metrics, "held_out/loss_ema", "averaged weights", PALETTE[5]),
+    ]
+    return Chart("Held-out loss", _after_start(lines), (), True, "always the same images and noise")
+
+
+def held_out_loss_by_snr(metrics: RunMetrics) -> Chart:
+    """Returns the held-out loss by signal-to-noise ratio, of the averaged weights if it was logged, or else of the live ones."""
+    prefix = "held_out/loss_ema_snr_" if metrics.starting_with("held_out/loss_ema_snr_") else "held_out/loss_snr_"
+    names = metrics.starting_with(prefix)
+    ranges = [name.removeprefix(prefix).partition("_") for name in names]
+    labels = [f"above {low}" if high == "inf" else f"{low} to {high}" for low, _, high in ranges]
+    weights = "averaged weights" if "_ema_" in prefix else "live weights"
+    return Chart("Held-out loss by signal-to-noise ratio", _after_start(_spectrum(metrics, names, labels)), (), True, weights)
+
+
+def fid(metrics: RunMetrics) -> Chart:
+    """Returns every FID, by its full name, and the FID that held-out images reach."""
+    names = metrics.starting_with("fid/n")
+    floors: dict[str, float] = {}
+    for name in names:
+        floor = metrics.floor(name)
+        if floor is not None and math.isfinite(floor):
+            floors[f"floor: held-out images, {floor_name(name).removeprefix('fid/floor-')}"] = floor
+    lines = [_line(metrics, name, name, PALETTE[(2 * index + 5) % len(PALETTE)]) for index, name in enumerate(names)]
+    caption = "" if len(names) < 2 else "several protocols: not to be compared"
+    return Chart("FID", lines, tuple(floors.items()), True, caption, is_mean=False)
+
+
+def gradient_norm(metrics: RunMetrics) -> Chart:
+    """Returns the norm of the gradient before it is clipped."""
+    line = _line(metrics, "train/grad_norm", "before clipping", PALETTE[2])
+    return Chart("Gradient norm", [line], (), True, is_small=True)
+
+
+def learning_rate(metrics: RunMetrics) -> Chart:
+    """Returns the learning rate."""
+    return Chart("Learning rate", [_line(metrics, "train/lr", "learning rate", PALETTE[0])], is_small=True)
+
+
+def speed(metrics: RunMetrics) -> Chart:
+    """Returns the training speed in images a second."""
+    return Chart("Speed", [_line(metrics, "train/images_per_second", "images a second", PALETTE[7])], is_small=True)
+
+
+def _same_span(metrics: RunMetrics, charts: Sequence[Chart]) -> list[Chart]:
+    return [chart._replace(last_step=metrics.last_step() or 0) for chart in charts]
+
+
+def _line(metrics: RunMetrics, column: str, name: str, colour: str) -> Line:
+    return Line(name, *metrics.columns.get(column, ([], [])), colour)
+
+
+def _spectrum(metrics: RunMetrics, columns: Sequence[str], labels: Sequence[str]) -> list[Line]:
+    """Returns lines whose colours run through the palette in order."""
+    colours = [PALETTE[index * len(PALETTE) // len(columns)] for index in range(len(columns))]
+    return [_line(metrics, *each) for each in zip(columns, labels, colours, strict=True)]
+
+
+def _after_start(lines: Sequence[Line]) -> list[Line]:
+    """Returns the lines without step 0, whose loss, that of the untrained network, would flatten all that follows."""
+    kept = [[(step, value) for step, value in zip(line.steps, line.values, strict=True) if step > 0] for line in lines]
+    return [
+        line._replace(steps=[step for step, _ in points], values=[value for _, value in points])
+        for line, points in zip(lines, kept, strict=True)
+    ]

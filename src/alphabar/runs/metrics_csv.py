@@ -1,0 +1,75 @@
+"""metrics.csv of a run, as it is read: a row for each optimizer step at which something was logged, a column for each figure."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunMetrics:
+    """The figures of a run. columns: (steps, values) by name, none of them empty. problem: what is wrong with the file, or ""."""
+
+    columns: dict[str, tuple[list[int], list[float]]]
+    problem: str = ""
+
+    def last(self, name: str) -> float | None:
+        """Returns the newest value of a figure, or None if it was not logged."""
+        return self.columns[name][1][-1] if name in self.columns else None
+
+    def last_step(self) -> int | None:
+        """Returns the largest step at which something was logged."""
+        return max((steps[-1] for steps, _ in self.columns.values()), default=None)
+
+    def starting_with(self, prefix: str) -> list[str]:
+        """Returns the names that begin with the prefix, in the order of the file."""
+        return [name for name in self.columns if name.startswith(prefix)]
+
+    def latest_fid(self) -> str | None:
+        """Returns the name of the FID that was measured last."""
+        return max(self.starting_with("fid/n"), key=lambda name: self.columns[name][0][-1], default=None)
+
+    def floor(self, fid: str) -> float | None:
+        """Returns the FID of held-out images by the protocol of the FID with this name."""
+        return self.last(floor_name(fid))
+
+
+def floor_name(fid: str) -> str:
+    """Returns the column with the floor of a FID: fid/floor-n1000-classifier for fid/n1000-classifier-ema-ddim50."""
+    return f"fid/floor-{fid.removeprefix('fid/').rsplit('-', 2)[0]}"
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a metrics file; a last row that was cut off by a crash is left out."""
+    text = path.read_text(encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+
+
+def read_metrics(path: Path) -> RunMetrics:
+    """Reads metrics.csv; cells that are no numbers are left out, and counted. Never raises for a bad file, or for none."""
+    if not path.exists():
+        return RunMetrics({})
+    try:
+        rows = read_rows(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return RunMetrics({}, f"{path.name} cannot be read: {type(error).__name__}")
+    columns: dict[str, tuple[list[int], list[float]]] = {}
+    num_bad = 0
+    for row in rows:
+        try:
+            step = int(row["step"])
+        except (KeyError, TypeError, ValueError):
+            num_bad += 1
+            continue
+        for name, cell in row.items():
+            if isinstance(name, str) and name != "step" and cell:
+                try:
+                    value = float(cell)
+                except (TypeError, ValueError):
+                    num_bad += 1
+                    continue
+                steps, values = columns.setdefault(name, ([], []))
+                steps.append(step)
+                values.append(value)
+    problem = f"{path.name}: left out {num_bad} rows or cells that are no numbers" if num_bad else ""
+    return RunMetrics(columns, problem or ("" if columns else f"{path.name} has no figures"))
