@@ -13,6 +13,7 @@ from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.parameterizations import V
 from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.schedules import Schedule
+from alphabar.diffusion.schedules.continuous import ContinuousSchedule
 from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.diffusion.timesteps import Timesteps
 
@@ -43,6 +44,19 @@ def schedules() -> dict[str, Schedule]:
 def samplers(num_steps: int, timesteps: Timesteps) -> dict[str, Sampler]:
     """Returns every sampler of conf/sampler with that many steps at these timesteps, by name."""
     return {name: replace(built("sampler", name), num_steps=num_steps, timesteps=timesteps) for name in choices("sampler")}
+
+
+class Cosine(ContinuousSchedule):
+    """A schedule of two functions and no more, alpha = cos(pi t / 2) and sigma = sin(pi t / 2)."""
+
+    def __init__(self) -> None:
+        super().__init__(last=0.999)
+
+    def alpha(self, t):
+        return torch.cos(torch.pi / 2 * t)
+
+    def sigma(self, t):
+        return torch.sin(torch.pi / 2 * t)
 
 
 class LearnedVariance(nn.Module):

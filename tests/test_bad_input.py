@@ -65,7 +65,7 @@ def trained():
         (["sampler=heun", "sampler.churn=10"], ["sampler: churn=10", "LinearSchedule is a table", "churn=0"]),
         (["method=flow", "sampler=ddpm"], ["sampler: need num_steps >= 1", "continuous time", "num_steps=null"]),
         (["method=flow", "timesteps=karras"], ["timesteps Karras", "inf", "timesteps.sigma_max"]),
-        (["timesteps=file", "timesteps.path=nowhere.txt"], ["sampler: timesteps.path=nowhere.txt: no such file"]),
+        (["timesteps=file", "timesteps.path=nowhere.txt"], ["sampler: timesteps: path=nowhere.txt: no such file"]),
         (["timesteps=file"], ["timesteps.path"]),
         (["grid=karras"], ["there is no key grid. Did you mean timesteps=karras?"]),
         (["metric=bpd"], ["metric=bpd: nothing takes metric here", "schedule"]),

@@ -50,7 +50,8 @@ SLOPE = 2 * math.pi / torch.sin(math.pi * T) * (SHIFTED.last - SHIFTED.first)
 def in_eps(weighting, parameterization):
     """The weight of the error of eps_hat that a weighting of y amounts to."""
     determinant = parameterization.determinant(ALPHA, SIGMA)
-    return weighting(torch.ones_like(ALPHA), ALPHA, SIGMA, determinant, SHIFTED.speed(T)) * (determinant / ALPHA) ** 2
+    denoiser = NetworkDenoiser(Net(), SHIFTED, parameterization)
+    return weighting(torch.ones_like(ALPHA), SHIFTED.scales(T), denoiser) * (determinant / ALPHA) ** 2
 
 
 @pytest.mark.parametrize("parameterization", [Epsilon(), X(), V(), Velocity(), EDM()], ids=lambda p: type(p).__name__)
@@ -72,9 +73,8 @@ def test_weights_mean_the_same_whatever_the_network_outputs(weighting, expected,
 @pytest.mark.parametrize("parameterization", [X(), V(), Velocity()], ids=lambda p: type(p).__name__)
 def test_weights_are_finite_at_both_ends_of_straight_paths(weighting, parameterization):
     schedule, t = StraightSchedule(), torch.tensor([2**-25, 1e-6, 1 - 1e-6, 1.0])
-    alpha, sigma = schedule(t)
-    determinant = parameterization.determinant(alpha, sigma)
-    assert weighting(torch.ones_like(t), alpha, sigma, determinant, schedule.speed(t)).isfinite().all()
+    denoiser = NetworkDenoiser(Net(), schedule, parameterization)
+    assert weighting(torch.ones_like(t), schedule.scales(t), denoiser).isfinite().all()
 
 
 @pytest.mark.parametrize("parameterization", [Epsilon(), V()], ids=lambda p: type(p).__name__)
@@ -86,7 +86,7 @@ def test_the_sigmoid_loss_is_an_integral_over_log_snr_whatever_the_schedule(para
         alpha, sigma = schedule(t)
         determinant, log_snr = parameterization.determinant(alpha, sigma), 2 * (alpha / sigma).log()
         error = (determinant / alpha) ** 2 / (1 + (log_snr - 1).square())  # of y, for some error of eps_hat
-        return Sigmoid(-1.0)(error, alpha, sigma, determinant, schedule.speed(t)).mean().item()
+        return Sigmoid(-1.0)(error, schedule.scales(t), NetworkDenoiser(Net(), schedule, parameterization)).mean().item()
 
     log_snr = torch.linspace(-15, 15, 20001, dtype=torch.float64)
     exact = 0.5 * torch.trapezoid(torch.sigmoid(-1 - log_snr) / (1 + (log_snr - 1).square()), log_snr).item()
@@ -99,17 +99,18 @@ def test_uncertainty_is_learned_for_every_level_by_itself():
     """The minimum of error / e^u + u is u = ln(error)."""
     torch.manual_seed(0)
     weighting, schedule = LearnedUncertainty(), EDMSchedule()
+    denoiser = NetworkDenoiser(Net(), schedule, EDM())
     optimizer = torch.optim.Adam(weighting.parameters(), lr=0.02)
     for _ in range(400):
         t = schedule.time(torch.rand(256))
-        loss = weighting(0.1 + t / (1 + t), torch.ones_like(t), t, t, t).mean()
+        loss = weighting(0.1 + t / (1 + t), schedule.scales(t), denoiser).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     t = torch.tensor([0.01, 0.3, 5.0, 60.0])
     learned = weighting.uncertainty(torch.ones_like(t), t)
     assert learned.tolist() == pytest.approx((0.1 + t / (1 + t)).log().tolist(), abs=0.15)
-    assert LearnedUncertainty()(*[torch.ones(3)] * 5).tolist() == [1, 1, 1]
+    assert LearnedUncertainty()(torch.ones(3), schedule.scales(torch.ones(3)), denoiser).tolist() == [1, 1, 1]
 
 
 # --- Couplings
@@ -178,6 +179,34 @@ def test_edm_is_the_preconditioner_and_the_loss_of_karras_et_al():
     torch.testing.assert_close(net.seen.var(), torch.tensor(x.var().item() / 0.25), rtol=1, atol=1)
 
 
+class Counting(LinearSchedule):
+    """Counts how often its table is read."""
+
+    num_reads = 0
+
+    def forward(self, t):
+        self.num_reads += 1
+        return super().forward(t)
+
+
+@pytest.mark.parametrize("parameterization", [Epsilon(), V(), EDM()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("weighting", [None, MinSNR(), Sigmoid(), LearnedUncertainty()], ids=lambda w: type(w).__name__)
+def test_a_training_step_reads_the_table_of_the_schedule_once(parameterization, weighting):
+    schedule = Counting()
+    denoiser = NetworkDenoiser(Net(), schedule, parameterization)
+    schedule.num_reads = 0
+    Denoising(weighting)(denoiser, seeded(0, 16, 1, 4, 4)).loss.mean().backward()
+    assert schedule.num_reads == 1
+
+
+def test_a_prediction_reads_the_table_of_the_schedule_once():
+    schedule = Counting()
+    denoiser = NetworkDenoiser(Net(), schedule, V())
+    schedule.num_reads = 0
+    denoiser(seeded(0, 16, 1, 4, 4), torch.full((16,), 500))
+    assert schedule.num_reads == 1
+
+
 def test_flow_regresses_the_velocity():
     net, x = Net(), seeded(0, 16, 1, 4, 4)
     torch.manual_seed(3)
@@ -230,7 +259,8 @@ def test_hybrid_weighs_its_simple_loss_and_the_bound_stays_as_it_is():
 
 def test_the_bound_alone_takes_no_weighting():
     with pytest.raises(
-        ValueError, match=r"^need weighting=uniform for the bound alone, .* got MinSNR; objective=hybrid takes others$"
+        ValueError,
+        match=r"^need UniformWeighting with simple=False, .* got MinSNR; with simple=True it is the weighting of L_simple$",
     ):
         Hybrid(simple=False, weighting=MinSNR())
     Hybrid(simple=False, weighting=UniformWeighting())
@@ -252,9 +282,9 @@ def test_the_bound_counts_every_step_as_one_of_t():
 @pytest.mark.parametrize(
     ("objective", "channels", "schedule", "message"),
     [
-        (Hybrid(), 1, LinearSchedule(), r"2 output channels, this one has 1: choose one with learned_variance"),
-        (Hybrid(), 2, EDMSchedule(), r"EDMSchedule is not one: choose schedule=linear, cosine"),
-        (Denoising(), 2, LinearSchedule(), r"leave untrained: choose objective=hybrid, or network.learned_variance=false"),
+        (Hybrid(), 1, LinearSchedule(), r"2 output channels, this one has 1$"),
+        (Hybrid(), 2, EDMSchedule(), r"EDMSchedule is not one$"),
+        (Denoising(), 2, LinearSchedule(), r"which Denoising would leave untrained$"),
         (Denoising(), 3, LinearSchedule(), r"need a network whose output is \[1, 4, 4\].*got \[3, 4, 4\]"),
     ],
 )

@@ -27,6 +27,7 @@ from oracle import MixtureDenoiser, OracleNetwork
 
 SCHEDULES = parts.schedules() | {
     "linear-zero-snr": LinearSchedule(zero_terminal_snr=True),
+    "two-functions": parts.Cosine(),
     "straight-shift3": StraightSchedule(shift=3.0),
     "shifted_cosine-128": ShiftedCosineSchedule(resolution=128),
 }

@@ -58,7 +58,7 @@ def test_the_shift_of_sd3_moves_times_towards_noise():
 
 @pytest.mark.parametrize("times", [LogNormalTimes(), LaplaceTimes()])
 def test_a_density_of_sigma_is_refused_on_a_table(times):
-    with pytest.raises(ValueError, match=r"undefined on the table of LinearSchedule.*times=uniform, logit_normal or importance"):
+    with pytest.raises(ValueError, match=r"undefined on the table of LinearSchedule$"):
         draw(times, LinearSchedule())
 
 

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.diffusion.parameterizations import EDM, Epsilon, Parameterization, V, Velocity, X
-from alphabar.diffusion.schedules import Schedule
+from alphabar.diffusion.schedules import Scales, Schedule
 
 Cond = Mapping[str, Tensor] | None
 
 
 class Prediction(NamedTuple):
-    """A point in the (x, eps) plane, each [B, ...]; alpha_t * x_hat + sigma_t * eps_hat = x_t.
+    """A prediction of data and noise, each [B, ...], on the line alpha_t * x_hat + sigma_t * eps_hat = x_t of the (x, eps) plane.
 
-    variance: where that of the reverse step lies, [B, ...], 0 at its lower bound and 1 at its upper one; None if it is not learned.
+    variance: where the variance of the reverse step lies between its bounds, [B, ...], 0 at the lower and 1 at the upper one; None
+        if it is not learned.
     """
 
     x_hat: Tensor
@@ -25,26 +26,26 @@ class Prediction(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a network says: y [B, ...], and `variance` as in `Prediction`."""
+    """The output of a network: y [B, ...], and `variance` as in `Prediction`."""
 
     y: Tensor
     variance: Tensor | None
 
 
 class Denoiser(nn.Module, ABC):
-    """The one thing that samplers see: a schedule, and predictions under it."""
+    """A model as samplers see it: a schedule, and predictions under it."""
 
     schedule: Schedule
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Prediction:
-        """The prediction for x_t [B, ...] at times t [B], t > 0."""
+        """Returns the prediction for x_t [B, ...] at times t [B], t > 0."""
 
 
 class NetworkDenoiser(Denoiser):
-    """A network, read through a parameterization, under a schedule.
+    """A denoiser made of a network, the parameterization of its output, and a schedule.
 
-    A network with twice as many channels as the data has, [B, 2C, ...], says in the second half where the variance of the reverse
+    A network with twice as many channels as the data has, [B, 2C, ...], gives in the second half where the variance of the reverse
     step lies (Nichol & Dhariwal 2021, sec. 3.1).
 
     Raises ValueError if the parameterization does not determine x somewhere on the schedule, such as epsilon where alpha is 0.
@@ -65,13 +66,13 @@ class NetworkDenoiser(Denoiser):
         self.schedule = schedule
         self.parameterization = parameterization
 
-    def output(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Output:
-        """The network's raw output in the dtype of x_t [B, C, ...], for objectives.
+    def output(self, x_t: Tensor, scales: Scales, cond: Cond = None) -> Output:
+        """Returns the network's raw output in the dtype of x_t [B, C, ...], for objectives; scales: of the times of x_t [B].
 
         Raises ValueError if the network has another number of channels than C or 2C.
         """
-        alpha, sigma = self.schedule.at(t, x_t)
-        label = self.parameterization.noise_label(self.schedule.label(t), *self.schedule(t))
+        alpha, sigma = scales.like(x_t)
+        label = self.parameterization.noise_label(self.schedule.label(scales.t), scales.alpha, scales.sigma)
         raw = self.network(self.parameterization.scale_input(x_t, alpha, sigma), label, cond).to(x_t.dtype)
         if raw.shape == x_t.shape:
             return Output(raw, None)
@@ -84,6 +85,6 @@ class NetworkDenoiser(Denoiser):
         return Output(raw[:, :channels], (raw[:, channels:] + 1) / 2)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Prediction:
-        alpha, sigma = self.schedule.at(t, x_t)
-        y, variance = self.output(x_t, t, cond)
-        return Prediction(*self.parameterization.invert(y, x_t, alpha, sigma), variance)
+        scales = self.schedule.scales(t)
+        y, variance = self.output(x_t, scales, cond)
+        return Prediction(*self.parameterization.invert(y, x_t, *scales.like(x_t)), variance)

@@ -8,9 +8,10 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from alphabar.diffusion.bound import HALF_STEP, bound_term, normal_cdf, prior_term
+from alphabar.diffusion.bound import HALF_STEP, bound_term, must_be_discrete, normal_cdf, prior_term
 from alphabar.diffusion.denoiser import Cond, Denoiser
-from alphabar.diffusion.schedules import Schedule, need_steps
+from alphabar.diffusion.schedules import Schedule
+from alphabar.diffusion.schedules.continuous import need_steps
 from alphabar.diffusion.schedules.edm import rho_spaced
 from alphabar.diffusion.variances import Variance
 
@@ -55,8 +56,7 @@ def variational_bound(
 
 def _rising(schedule: Schedule, times: Tensor | None) -> Tensor:
     """The steps of the bound [N + 1], from 0 to T."""
-    if not schedule.is_discrete:
-        raise ValueError(f"the bound sums over the steps of a discrete schedule, {type(schedule).__name__} is not one")
+    must_be_discrete(schedule)
     times = schedule.timesteps(None) if times is None else times
     last = int(schedule.time(torch.ones(())))
     if times[0] != last or times[-1] != 0 or not (times.diff() < 0).all():

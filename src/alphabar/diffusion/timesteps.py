@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from alphabar.diffusion.errors import NeedsNoiseRange
 from alphabar.diffusion.schedules import Schedule
 from alphabar.diffusion.schedules.edm import rho_spaced
 
@@ -67,9 +68,8 @@ class NoiseLevelTimesteps(Timesteps, ABC):
         low = first if self.sigma_min is None else self.sigma_min
         high = last if self.sigma_max is None else self.sigma_max
         if not 0 < low < high < math.inf:
-            raise ValueError(
-                f"timesteps {name}: need 0 < sigma_min < sigma_max < inf, which for this schedule are {low:g} and {high:g}; "
-                "give timesteps.sigma_min and timesteps.sigma_max, such as 0.002 and 80"
+            raise NeedsNoiseRange(
+                f"timesteps {name}: need 0 < sigma_min < sigma_max < inf, which for this schedule are {low:g} and {high:g}"
             )
         level = falling(num_steps, name)
         level = (level - level[-1]) / (1 - level[-1]) if len(level) > 1 else level  # 1 to 0, both included
@@ -124,15 +124,15 @@ class FromFile(Timesteps):
         """Returns the numbers of the file, float64 [N]. Raises ValueError as the class does."""
         file = Path(self.path).expanduser()
         if not file.is_file():
-            raise ValueError(f"timesteps.path={self.path}: no such file; it has sigma / alpha of each step, one a line")
+            raise ValueError(f"timesteps: path={self.path}: no such file; it has sigma / alpha of each step, one a line")
         try:
             words = [word for line in file.read_text(encoding="utf-8").splitlines() for word in line.split("#")[0].split()]
             ratios = torch.tensor([float(word) for word in words], dtype=torch.float64)
         except ValueError as error:
-            raise ValueError(f"timesteps.path={self.path}: need one number a line, {error}") from error
+            raise ValueError(f"timesteps: path={self.path}: need one number a line, {error}") from error
         ratios = ratios[:-1] if len(ratios) > 1 and ratios[-1] == 0 else ratios
         if len(ratios) == 0 or not (ratios > 0).all() or not ratios.isfinite().all() or not (ratios.diff() < 0).all():
-            raise ValueError(f"timesteps.path={self.path}: need falling numbers > 0, got {', '.join(words[:5]) or 'none'}")
+            raise ValueError(f"timesteps: path={self.path}: need falling numbers > 0, got {', '.join(words[:5]) or 'none'}")
         return ratios
 
 

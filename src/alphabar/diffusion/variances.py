@@ -5,15 +5,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from alphabar.diffusion.schedules import Schedule
+from alphabar.diffusion.errors import NeedsLearnedVariance
+from alphabar.diffusion.schedules import Schedule, transition
 
 Variance = Literal["posterior", "beta", "learned"]
 TINY = 1e-20
-UNLEARNED = "this network has learned none (objective=hybrid trains it); choose posterior or beta"
 
 
 def log_bounds(schedule: Schedule, t: Tensor, s: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """(Lower, upper) bound of the log variance of p(x_s | x_t), [B, 1, ...] (Nichol & Dhariwal 2021, sec. 3.1).
+    """Returns the (lower, upper) bound of the log variance of p(x_s | x_t), [B, 1, ...] (Nichol & Dhariwal 2021, sec. 3.1).
 
     The lower is that of q(x_s | x_t, x), right for data at one point, the upper that of q(x_t | x_s), right for normal data. At
     s = 0 the first is 0, and that of the step before stands in for it, as in their code; if there is none before, the upper does.
@@ -21,19 +21,19 @@ def log_bounds(schedule: Schedule, t: Tensor, s: Tensor, like: Tensor) -> tuple[
     _, upper = schedule.q_transition(t, s, like)
     last = schedule.time(torch.ones((), dtype=torch.float32, device=t.device)).to(t.dtype)
     before, after = torch.where(s == 0, torch.minimum(2 * t, last), t), torch.where(s == 0, t, s)
-    _, var_ts = schedule.q_transition(before, after, like)
-    _, sigma_before = schedule.at(before, like)
-    _, sigma_after = schedule.at(after, like)
+    at_before, at_after = schedule.at(before, like), schedule.at(after, like)
+    _, var_ts = transition(at_before, at_after)
+    sigma_before, sigma_after = at_before[1], at_after[1]
     has_before = sigma_before > sigma_after
     lower = torch.where(has_before, torch.minimum(var_ts * sigma_after**2 / sigma_before**2, upper), upper)
     return lower.clamp(min=TINY).log(), upper.clamp(min=TINY).log()
 
 
 def log_variance(schedule: Schedule, kind: Variance, fraction: Tensor | None, t: Tensor, s: Tensor, like: Tensor) -> Tensor:
-    """The log variance of p(x_s | x_t), to broadcast against `like`: (1 - fraction) * lower + fraction * upper
+    """Returns the log variance of p(x_s | x_t), to broadcast against `like`: (1 - fraction) * lower + fraction * upper
     (Nichol & Dhariwal 2021, eq. 15), with fraction 0 for "posterior", 1 for "beta".
 
-    Raises ValueError for "learned" without a fraction.
+    Raises NeedsLearnedVariance, a ValueError, for "learned" without a fraction.
     """
     lower, upper = log_bounds(schedule, t, s, like)
     if kind == "posterior":
@@ -41,5 +41,5 @@ def log_variance(schedule: Schedule, kind: Variance, fraction: Tensor | None, t:
     if kind == "beta":
         return upper
     if fraction is None:
-        raise ValueError(f"variance=learned: {UNLEARNED}")
+        raise NeedsLearnedVariance('variance "learned": this network has learned none')
     return torch.lerp(lower.expand_as(fraction), upper.expand_as(fraction), fraction)

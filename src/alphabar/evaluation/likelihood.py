@@ -26,7 +26,7 @@ from alphabar.diffusion.likelihood import (
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.samplers import changes
 from alphabar.diffusion.thresholdings import Static, Thresholded, Thresholding
-from alphabar.diffusion.variances import UNLEARNED, Variance
+from alphabar.diffusion.variances import Variance
 from alphabar.errors import UserError
 from alphabar.evaluation.receipt import Figure, Receipt, circumstances, write
 from alphabar.metrics.content import content_hash, legible
@@ -93,7 +93,9 @@ class Likelihood:
                     value = type(vars(self)[key]).__name__.lower() if key == "thresholding" else vars(self)[key]
                     raise UserError(f"{key}={value}: only a discrete schedule has a bound, {type(schedule).__name__} is not one")
         elif self.variance == "learned" and not learns_variance(loaded):
-            raise UserError(f"variance=learned: {UNLEARNED}")
+            raise UserError(
+                "variance=learned: this network has learned none; choose posterior or beta (objective=hybrid trains it)"
+            )
 
     def run(self) -> dict[str, object]:
         """Measures, prints a table and writes `receipt.json`; returns means and standard errors, and which one a sweep compares,

@@ -9,13 +9,22 @@ from torch import Tensor
 
 from alphabar.data import Shape
 from alphabar.diffusion.denoiser import Cond, Denoiser
+from alphabar.diffusion.errors import NeedsContinuousSchedule, NeedsLearnedVariance, NeedsNoiseRange
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.thresholdings import Static
-from alphabar.errors import UserError
+from alphabar.errors import Advice, UserError, advised
 from alphabar.models.codecs import Codec
 from alphabar.runs.distributed import total
 from alphabar.sampling.conditions import Conditions
+
+SAMPLER_ADVICE: Advice = {
+    NeedsContinuousSchedule: (
+        "choose churn=0, sampler=ddpm or ddim with eta=1, or a schedule with continuous time (edm, straight, shifted_cosine)"
+    ),
+    NeedsLearnedVariance: "choose sampler.variance=posterior or beta; objective=hybrid trains it",
+    NeedsNoiseRange: "give timesteps.sigma_min and timesteps.sigma_max, such as 0.002 and 80",
+}
 
 
 class Generated(NamedTuple):
@@ -127,4 +136,4 @@ def must_fit(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape, c
         next(steps)  # x_T
         next(steps)
     except ValueError as error:
-        raise UserError(f"sampler: {error}") from error
+        raise UserError(f"sampler: {advised(error, SAMPLER_ADVICE)}") from error

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser, Output
-from alphabar.diffusion.schedules import Schedule
+from alphabar.diffusion.schedules import NoisedBatch, Scales, Schedule
 
 
 class LossTerms(NamedTuple):
@@ -18,7 +18,7 @@ class LossTerms(NamedTuple):
 
 
 class RankShare(NamedTuple):
-    """Which part of a batch that several processes train on together is this process's.
+    """The part of a batch that belongs to this process where several train on one batch together.
 
     seed: the same on all of them, another in every step; None draws from torch's global stream.
     """
@@ -40,11 +40,11 @@ class SampledTimes(NamedTuple):
 
 
 class Times(nn.Module, ABC):
-    """Which times are trained on, and how often; a module, since it may learn from the losses."""
+    """A distribution of the times that are trained on; a module, since it may learn from the losses."""
 
     @abstractmethod
     def forward(self, schedule: Schedule, num: int, device: torch.device, share: RankShare) -> SampledTimes:
-        """`num` times. Raises ValueError if the schedule has no such times."""
+        """Returns `num` times, this process's share of the batch. Raises ValueError if the schedule has no such times."""
 
     @abstractmethod
     def observe(self, level: Tensor, loss: Tensor) -> None:
@@ -52,23 +52,23 @@ class Times(nn.Module, ABC):
 
 
 class Weighting(nn.Module, ABC):
-    """How much each noise level counts; a module, since it may learn too."""
+    """A weight of each noise level in the loss; a module, since it may learn too."""
 
     @abstractmethod
-    def forward(self, error: Tensor, alpha: Tensor, sigma: Tensor, determinant: Tensor, speed: Tensor) -> Tensor:
-        """The loss [B] from the squared error [B] of the network's output y.
+    def forward(self, error: Tensor, scales: Scales, denoiser: NetworkDenoiser) -> Tensor:
+        """Returns the loss [B] from the squared error [B] of the network's output y at the times of `scales` [B].
 
-        The error of x_hat is sigma / determinant times that of y: a weight w stated for x is w * (sigma / determinant)^2 here.
-        speed: the schedule's; divided by alpha * sigma, how fast log snr falls.
+        With the determinant of the denoiser's parameterization, the error of x_hat is sigma / determinant times that of y: a weight
+        w stated for x is w * (sigma / determinant)^2 here.
         """
 
 
 class Coupling(nn.Module, ABC):
-    """Which noise meets which data."""
+    """A joint distribution of data and noise: which noise meets which data."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """eps, the shape of x [B, ...]: row i is the noise that is added to row i of x, and the one that a network should find."""
+        """Returns eps, the shape of x [B, ...]: row i is the noise that is added to row i of x, and that a network should find."""
 
 
 class Objective(nn.Module, ABC):
@@ -76,15 +76,14 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: RankShare = SINGLE_PROCESS) -> LossTerms:
-        """The loss of clean data x [B, ...]; times and noise are drawn from torch's global stream.
+        """Returns the loss of clean data x [B, ...]; times and noise are drawn from torch's global stream.
 
         Raises ValueError if the denoiser's network or schedule is not one for this objective.
         """
 
 
-def regress(denoiser: NetworkDenoiser, x: Tensor, x_t: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> tuple[Output, Tensor]:
-    """The network's output at x_t, and its squared error against the target, the mean over everything but the batch [B]."""
-    alpha, sigma = denoiser.schedule.at(t, x)
-    output = denoiser.output(x_t, t, cond)
-    error = output.y - denoiser.parameterization.target(x, eps, alpha, sigma)
-    return output, error.square().flatten(1).mean(1)
+def regress(denoiser: NetworkDenoiser, batch: NoisedBatch, cond: Cond) -> tuple[Output, Tensor]:
+    """Returns the network's output at x_t, and its squared error against the target, the mean over all dimensions [B]."""
+    output = denoiser.output(batch.x_t, batch.scales, cond)
+    target = denoiser.parameterization.target(batch.x, batch.eps, *batch.scales.like(batch.x))
+    return output, (output.y - target).square().flatten(1).mean(1)

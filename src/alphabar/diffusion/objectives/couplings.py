@@ -7,7 +7,7 @@ from alphabar.diffusion.objectives import Coupling
 
 
 class Independent(Coupling):
-    """eps ~ N(0, 1), whatever x is (Ho et al. 2020, Alg. 1)."""
+    """eps ~ N(0, I), whatever x is (Ho et al. 2020, Alg. 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.randn_like(x)

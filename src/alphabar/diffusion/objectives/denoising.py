@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser
+from alphabar.diffusion.errors import LeavesVarianceUntrained
 from alphabar.diffusion.objectives import SINGLE_PROCESS, Coupling, LossTerms, Objective, RankShare, Times, Weighting, regress
 from alphabar.diffusion.objectives.couplings import Independent
 from alphabar.diffusion.objectives.times import UniformTimes
@@ -12,7 +13,8 @@ from alphabar.diffusion.objectives.weightings import UniformWeighting
 class Denoising(Objective):
     """w(t) * mean((y(x_t, t) - target)^2), x_t = alpha_t * x + sigma_t * eps (Ho et al. 2020, Alg. 1).
 
-    weighting: w; None: 1. times: how t is drawn; None: uniformly. coupling: how eps is; None: each one by itself.
+    weighting: w; None: 1. times: how t is drawn; None: uniformly. coupling: how eps is drawn; None: whatever x is.
+    Raises ValueError in use, for a network that has channels for a variance.
     """
 
     def __init__(self, weighting: Weighting | None = None, times: Times | None = None, coupling: Coupling | None = None) -> None:
@@ -22,16 +24,12 @@ class Denoising(Objective):
         self.coupling = coupling if coupling is not None else Independent()
 
     def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: RankShare = SINGLE_PROCESS) -> LossTerms:
-        t, level, importance = self.times(denoiser.schedule, len(x), x.device, share)
-        eps = self.coupling(x)
-        output, error = regress(denoiser, x, denoiser.schedule.q_sample(x, t, eps), t, eps, cond)
+        t, level, importance = self.times(denoiser.schedule, len(x), x.device, share)  # Alg. 1, line 3: t ~ Uniform(1..T)
+        eps = self.coupling(x)  # line 4: eps ~ N(0, I)
+        batch = denoiser.schedule.noised(x, t, eps)
+        output, error = regress(denoiser, batch, cond)  # line 5: ||eps - eps_hat(x_t, t)||^2
         if output.variance is not None:
-            raise ValueError(
-                "this network has channels for a variance, which Denoising would leave untrained: "
-                "choose objective=hybrid, or network.learned_variance=false"
-            )
-        alpha, sigma = denoiser.schedule(t)
-        determinant = denoiser.parameterization.determinant(alpha, sigma)
-        loss = self.weighting(error, alpha, sigma, determinant, denoiser.schedule.speed(t))
+            raise LeavesVarianceUntrained("this network has channels for a variance, which Denoising would leave untrained")
+        loss = self.weighting(error, batch.scales, denoiser)
         self.times.observe(level, loss.detach())
         return LossTerms(importance * loss, level)

@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from alphabar.diffusion.bound import bound_term
+from alphabar.diffusion.bound import bound_term, must_be_discrete
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser, Prediction
+from alphabar.diffusion.errors import NeedsLearnedVariance
 from alphabar.diffusion.objectives import SINGLE_PROCESS, Coupling, LossTerms, Objective, RankShare, Times, Weighting, regress
 from alphabar.diffusion.objectives.couplings import Independent
 from alphabar.diffusion.objectives.times import UniformTimes
@@ -19,7 +20,7 @@ class Hybrid(Objective):
     L_simple is the squared error of the network's output and trains the mean; L_vlb, the variational bound in bits per dimension,
     sees the mean as a constant and trains the variance. A single step stands for the T of the bound, so its term counts T-fold.
 
-    weighting: of L_simple; None: 1, as in the paper.
+    weighting: the weighting of L_simple; None: 1, as in the paper.
     simple: False leaves L_simple out, and the bound trains mean and variance (their L_vlb; draw times by importance then).
     Raises ValueError unless vlb_weight > 0, and for a weighting of what is left out; in use, on a schedule that is not discrete, or
     for a network without such channels.
@@ -41,37 +42,29 @@ class Hybrid(Objective):
         self.weighting = weighting if weighting is not None else UniformWeighting()
         if not simple and not isinstance(self.weighting, UniformWeighting):
             raise ValueError(
-                "need weighting=uniform for the bound alone, whose terms weigh what they do, "
-                f"got {type(weighting).__name__}; objective=hybrid takes others"
+                "need UniformWeighting with simple=False, where the terms of the bound weigh what they do, "
+                f"got {type(weighting).__name__}; with simple=True it is the weighting of L_simple"
             )
         self.times = times if times is not None else UniformTimes()
         self.coupling = coupling if coupling is not None else Independent()
 
     def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: RankShare = SINGLE_PROCESS) -> LossTerms:
         schedule = denoiser.schedule
-        if not schedule.is_discrete:
-            raise ValueError(
-                f"the bound sums over the steps of a discrete schedule, {type(schedule).__name__} is not one: "
-                "choose schedule=linear, cosine or another with num_steps, or objective=denoising"
-            )
+        must_be_discrete(schedule)
         t, level, importance = self.times(schedule, len(x), x.device, share)
         eps = self.coupling(x)
-        x_t = schedule.q_sample(x, t, eps)
-        (y, variance), error = regress(denoiser, x, x_t, t, eps, cond)
+        batch = schedule.noised(x, t, eps)
+        (y, variance), error = regress(denoiser, batch, cond)
         if variance is None:
-            raise ValueError(
-                f"the variance is learned by a network with {2 * x.shape[1]} output channels, this one has {x.shape[1]}: "
-                "choose one with learned_variance (network=unet_tiny, unet_small, unet_cifar10, unet, dit_tiny or dit), "
-                "or objective=denoising"
+            raise NeedsLearnedVariance(
+                f"the variance is learned by a network with {2 * x.shape[1]} output channels, this one has {x.shape[1]}"
             )
-        x_hat, eps_hat = denoiser.parameterization.invert(y, x_t, *schedule.at(t, x))
+        x_hat, eps_hat = denoiser.parameterization.invert(y, batch.x_t, *batch.scales.like(x))
         mean = Prediction(x_hat.detach(), eps_hat.detach(), variance) if self.simple else Prediction(x_hat, eps_hat, variance)
         num_steps = float(schedule.time(torch.ones(())))
-        bits = bound_term(schedule, mean, x, x_t, t, t - 1, "learned") / math.log(2)
+        bits = bound_term(schedule, mean, x, batch.x_t, t, t - 1, "learned") / math.log(2)
         loss = self.vlb_weight * num_steps * bits
         if self.simple:
-            alpha, sigma = schedule(t)
-            determinant = denoiser.parameterization.determinant(alpha, sigma)
-            loss = loss + self.weighting(error, alpha, sigma, determinant, schedule.speed(t))
+            loss = loss + self.weighting(error, batch.scales, denoiser)
         self.times.observe(level, loss.detach())
         return LossTerms(importance * loss, level)

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from alphabar.diffusion.errors import NeedsContinuousSchedule
 from alphabar.diffusion.objectives import RankShare, SampledTimes, Times
 from alphabar.diffusion.schedules import Schedule
 
 
 class FixedTimes(Times, ABC):
-    """Times from uniform numbers, without learning.
+    """Times that are a function of uniform numbers, and do not learn.
 
     stratified: instead of one by one, the numbers of a batch are drawn evenly spaced, over all processes, with one random offset:
         each is as uniform as before, but the loss varies less (Kingma et al. 2021, app. I.1).
@@ -22,7 +23,7 @@ class FixedTimes(Times, ABC):
         self.stratified = stratified
 
     def uniform(self, num: int, device: torch.device, share: RankShare) -> Tensor:
-        """[num] of numbers in (0, 1): at 0 itself, clean data, there is nothing to predict."""
+        """Returns numbers in (0, 1), [num]: at 0 itself, clean data, there is nothing to predict."""
         if not self.stratified:
             return torch.rand(num, device=device).clamp(min=2**-25)
         stream = None if share.seed is None else torch.Generator().manual_seed(share.seed)
@@ -36,7 +37,7 @@ class FixedTimes(Times, ABC):
 
 
 class UniformTimes(FixedTimes):
-    """Even in the schedule's own time: steps 1..T alike (Ho et al. 2020, Alg. 1), t in [0, 1] for flows (Liu et al. 2022)."""
+    """Times whose level is uniform: steps 1..T alike (Ho et al. 2020, Alg. 1), t in [0, 1] for flows (Liu et al. 2022)."""
 
     def forward(self, schedule: Schedule, num: int, device: torch.device, share: RankShare) -> SampledTimes:
         level = self.uniform(num, device, share)
@@ -44,7 +45,7 @@ class UniformTimes(FixedTimes):
 
 
 class LogitNormalTimes(FixedTimes):
-    """Level sigmoid(n), n ~ N(mean, std^2): most in the middle between data and noise (Esser et al. 2024, eq. 19).
+    """Times at level sigmoid(n), n ~ N(mean, std^2): most in the middle between data and noise (Esser et al. 2024, eq. 19).
 
     Raises ValueError unless std > 0.
     """
@@ -61,7 +62,7 @@ class LogitNormalTimes(FixedTimes):
 
 
 class NoiseTimes(FixedTimes, ABC):
-    """Times whose r = sigma / alpha has a density of its own, whatever the schedule.
+    """Times whose r = sigma / alpha has a given density, whatever the schedule.
 
     Raises ValueError unless scale > 0; in use, on a discrete schedule, whose few steps cannot follow a density.
     """
@@ -74,20 +75,19 @@ class NoiseTimes(FixedTimes, ABC):
 
     @abstractmethod
     def log_ratio(self, u: Tensor) -> Tensor:
-        """ln r at quantile u in (0, 1)."""
+        """Returns ln r at quantile u in (0, 1), the shape of u."""
 
     def forward(self, schedule: Schedule, num: int, device: torch.device, share: RankShare) -> SampledTimes:
         if schedule.is_discrete:
-            raise ValueError(
-                f"{type(self).__name__}: a density of sigma is undefined on the table of {type(schedule).__name__}: choose "
-                "times=uniform, logit_normal or importance, or a schedule with continuous time (edm, straight, shifted_cosine)"
+            raise NeedsContinuousSchedule(
+                f"{type(self).__name__}: a density of sigma is undefined on the table of {type(schedule).__name__}"
             )
         t = schedule.time_of(self.log_ratio(self.uniform(num, device, share)).exp())
         return SampledTimes(t, schedule.level(t).clamp(0, 1), torch.ones_like(t))
 
 
 class LogNormalTimes(NoiseTimes):
-    """ln r ~ N(mean, std^2) (Karras et al. 2022, table 1)."""
+    """Times with ln r ~ N(mean, std^2) (Karras et al. 2022, table 1)."""
 
     def __init__(self, mean: float = -1.2, std: float = 1.2, stratified: bool = False) -> None:
         super().__init__(mean, std, stratified)
@@ -97,7 +97,7 @@ class LogNormalTimes(NoiseTimes):
 
 
 class LaplaceTimes(NoiseTimes):
-    """log snr = -2 ln r ~ Laplace(mu, scale) (Hang et al. 2024, "Improved Noise Schedule for Diffusion Training", table 1)."""
+    """Times with log snr = -2 ln r ~ Laplace(mu, scale) (Hang et al. 2024, table 1)."""
 
     def __init__(self, mu: float = 0.0, scale: float = 0.5, stratified: bool = False) -> None:
         super().__init__(mu, scale, stratified)
@@ -108,7 +108,7 @@ class LaplaceTimes(NoiseTimes):
 
 
 def normal(u: Tensor, mean: float, std: float) -> Tensor:
-    """Normal numbers with the quantiles u in (0, 1), cut off at 5 standard deviations."""
+    """Returns normal numbers with the quantiles u in (0, 1), cut off at 5 standard deviations."""
     return mean + std * math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 6e-7, 1 - 6e-7))
 
 
@@ -137,7 +137,7 @@ class ImportanceTimes(Times):
         self.register_buffer("counts", torch.zeros(num_bins, dtype=torch.long))
 
     def probabilities(self) -> Tensor:
-        """[num_bins] of the bins, their sum 1."""
+        """Returns the probabilities of the bins, [num_bins], whose sum is 1."""
         p = self.losses.square().mean(1).sqrt()
         p = (1 - self.uniform) * p / p.sum().clamp(min=1e-20) + self.uniform / self.num_bins
         is_ready = (self.counts >= self.num_losses).all()

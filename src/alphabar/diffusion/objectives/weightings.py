@@ -6,18 +6,21 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.objectives import Weighting
+from alphabar.diffusion.schedules import Scales
 
 
 class FixedWeighting(Weighting, ABC):
-    """w(snr) * error, with a weight that does not learn."""
+    """w(alpha, sigma) * error, with a weight that does not learn."""
 
     @abstractmethod
     def weight(self, alpha: Tensor, sigma: Tensor, determinant: Tensor) -> Tensor:
-        """w [B] of the squared error of y."""
+        """Returns the weight [B] of the squared error of y, from the scales and the parameterization's determinant, each [B]."""
 
-    def forward(self, error: Tensor, alpha: Tensor, sigma: Tensor, determinant: Tensor, speed: Tensor) -> Tensor:
-        return self.weight(alpha, sigma, determinant) * error
+    def forward(self, error: Tensor, scales: Scales, denoiser: NetworkDenoiser) -> Tensor:
+        _, alpha, sigma = scales
+        return self.weight(alpha, sigma, denoiser.parameterization.determinant(alpha, sigma)) * error
 
 
 class UniformWeighting(FixedWeighting):
@@ -80,17 +83,18 @@ class P2(FixedWeighting):
 class Sigmoid(Weighting):
     """1/2 * sigmoid(bias - log snr) * (-d log snr / dt) on eps_hat, t even in [0, 1] (Kingma & Gao 2023, eq. 2 and sec. 4;
     Hoogeboom et al. 2024, sec. 3.1): an integral over log snr, so that the schedule decides how precisely, not how much, a level
-    counts. That is so with times=uniform; others, such as logit_normal, weigh on top of it.
+    counts. That is so with UniformTimes; others, such as LogitNormalTimes, weigh on top of it.
     """
 
     def __init__(self, bias: float = -1.0) -> None:
         super().__init__()
         self.bias = bias
 
-    def forward(self, error: Tensor, alpha: Tensor, sigma: Tensor, determinant: Tensor, speed: Tensor) -> Tensor:
-        # sigmoid(b - log snr) = sigma^2 / (sigma^2 + e^-b alpha^2), and the slope is speed / (alpha sigma): finite at both ends.
-        weight = 0.5 * alpha * sigma * speed / (sigma**2 + math.exp(-self.bias) * alpha**2)
-        return weight / determinant**2 * error
+    def forward(self, error: Tensor, scales: Scales, denoiser: NetworkDenoiser) -> Tensor:
+        t, alpha, sigma = scales
+        # sigmoid(b - log snr) = sigma^2 / (sigma^2 + e^-b alpha^2), -d log snr / dt = rate / (alpha sigma): finite at both ends.
+        weight = 0.5 * alpha * sigma * denoiser.schedule.log_snr_rate(t) / (sigma**2 + math.exp(-self.bias) * alpha**2)
+        return weight / denoiser.parameterization.determinant(alpha, sigma) ** 2 * error
 
 
 class LearnedUncertainty(Weighting):
@@ -113,12 +117,12 @@ class LearnedUncertainty(Weighting):
         nn.init.zeros_(self.linear.weight)
 
     def uncertainty(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """u [B] of the given levels [B]; where nothing of the data or of the noise is left, that of a ratio of 1e6."""
+        """Returns u [B] at the scales [B]; where nothing of the data or of the noise is left, as at a ratio of 1e6."""
         label = (sigma / alpha).clamp(1e-6, 1e6).log() / 4
         with torch.autocast(label.device.type, enabled=False):
             features = math.sqrt(2) * torch.cos(label.float()[:, None] * self.frequencies + self.phases)
             return self.linear(features)[:, 0]
 
-    def forward(self, error: Tensor, alpha: Tensor, sigma: Tensor, determinant: Tensor, speed: Tensor) -> Tensor:
-        u = self.uncertainty(alpha, sigma)
+    def forward(self, error: Tensor, scales: Scales, denoiser: NetworkDenoiser) -> Tensor:
+        u = self.uncertainty(scales.alpha, scales.sigma)
         return error / u.exp() + u

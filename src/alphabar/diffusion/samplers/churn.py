@@ -1,4 +1,4 @@
-"""Churn: new noise in between, which corrects errors of earlier steps."""
+"""Churn: new noise between the steps, which corrects errors of earlier ones."""
 
 from abc import ABC
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alphabar.diffusion.errors import NeedsContinuousSchedule
 from alphabar.diffusion.samplers import Run, Sampler
 
 
@@ -32,13 +33,12 @@ class ChurningSampler(Sampler, ABC):
             )
 
     def churned(self, run: Run, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(x, time) with more noise; as they are where there is nothing to add."""
+        """Returns (x [B, ...], time [B]) with more noise; as they are where there is nothing to add."""
         if self.churn == 0:
             return x_t, t
         if run.schedule.is_discrete:
-            raise ValueError(
-                f"churn={self.churn}: {type(run.schedule).__name__} is a table, between whose steps nothing can be added: choose "
-                "churn=0, sampler=ddpm or ddim with eta=1, or a schedule with continuous time (edm, straight, shifted_cosine)"
+            raise NeedsContinuousSchedule(
+                f"churn={self.churn}: {type(run.schedule).__name__} is a table, between whose steps nothing can be added"
             )
         alpha, sigma = (float(scale) for scale in run.schedule(torch.tensor(run.times[run.index], dtype=torch.float64)))
         z = run.noise(x_t)

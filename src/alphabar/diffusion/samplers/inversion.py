@@ -34,5 +34,5 @@ def must_be_reversible(sampler: Sampler) -> None:
         name = type(sampler).__name__.lower() + changes(sampler, ("num_steps", "timesteps", "thresholding"))
         raise ValueError(
             f"sampler {name} draws noise or looks back at earlier steps, and so cannot run from data up to noise; "
-            "choose one of: ddim with eta=0, euler or heun with churn=0"
+            "ddim with eta=0, euler and heun with churn=0 can"
         )

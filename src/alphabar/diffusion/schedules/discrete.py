@@ -10,7 +10,7 @@ from alphabar.diffusion.schedules import Schedule
 
 
 def rescale_to_zero_terminal_snr(alpha_bar: Tensor) -> Tensor:
-    """Shifts and scales sqrt(alpha_bar) [T] so that the last is 0 and the first stays (Lin et al. 2023, Alg. 1)."""
+    """Returns alpha_bar [T] with its root shifted and scaled so that the last is 0 and the first stays (Lin et al. 2023)."""
     root = alpha_bar.sqrt()
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
@@ -54,7 +54,7 @@ class DiscreteSchedule(Schedule):
 
     @property
     def num_steps(self) -> int:
-        """T, the number of steps."""
+        """Returns T, the number of steps."""
         return len(self.betas)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -62,27 +62,27 @@ class DiscreteSchedule(Schedule):
         return super()._apply(lambda buffer: buffer.to(fn(buffer[:0]).device), recurse)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha_t, sigma_t) for integer t in 0..T."""
+        """Returns (alpha_t, sigma_t) for integer t in 0..T, the shape of t."""
         return self.alpha[t], self.sigma[t]
 
     def time(self, u: Tensor) -> Tensor:
-        """Steps 1..T with equal probability."""
+        """Returns the step 1..T of each level; each step has an equal share of [0, 1]."""
         return (u * self.num_steps).long().clamp(max=self.num_steps - 1) + 1
 
     def level(self, t: Tensor) -> Tensor:
-        """The middle of the share of [0, 1] that `time` maps to step t."""
+        """Returns the middle of the share of [0, 1] that `time` maps to step t."""
         return (t - 0.5) / self.num_steps
 
-    def speed(self, t: Tensor) -> Tensor:
-        """2 d(angle)/du, alpha = cos(angle), sigma = sin(angle), by differences between steps."""
+    def log_snr_rate(self, t: Tensor) -> Tensor:
+        """Returns 2 d(angle)/du, where alpha = cos(angle) and sigma = sin(angle), by differences between steps."""
         return 2 * self.num_steps * self.turn[t]
 
     def label(self, t: Tensor) -> Tensor:
-        """t - 1: the first step has label 0, as in published checkpoints."""
+        """Returns t - 1: the first step has label 0, as in published checkpoints."""
         return (t - 1).float()
 
     def ratios(self) -> Tensor:
-        """sigma / alpha of the steps 1..T, float64 [T] on the CPU, rising; the last is inf with zero terminal SNR."""
+        """Returns sigma / alpha of the steps 1..T, float64 [T] on the CPU, rising; the last is inf with zero terminal SNR."""
         alpha_bar = self.alpha_bar[1:].cpu().double()
         return self.sigma[1:].cpu().double() / alpha_bar.sqrt()
 
@@ -97,14 +97,14 @@ class DiscreteSchedule(Schedule):
         return float(ratios[0]), float(ratios[-1])
 
     def timesteps(self, num_steps: int | None) -> Tensor:
-        """Evenly spaced steps that begin at T itself ("trailing" in Lin et al. 2023, table 2) and end at 0."""
+        """Returns evenly spaced steps that begin at T itself ("trailing" in Lin et al. 2023, table 2) and end at 0."""
         num_steps = self.num_steps if num_steps is None else num_steps
         self._must_have(num_steps)
         steps = torch.linspace(self.num_steps, 0, num_steps + 1, dtype=torch.float64)
         return steps.round().long().to(self.betas.device)
 
     def snap(self, times: Tensor) -> Tensor:
-        """The nearest steps; where several fall together, those with more noise make room by moving up, or down from T."""
+        """Returns the nearest steps; where several fall together, those with more noise make room by moving up, or down from T."""
         self._must_have(len(times))
         upwards = torch.arange(len(times), 0, -1)  # the least that each step can be
         steps = times.detach().cpu().double().round().long().clamp(1, self.num_steps)
@@ -114,5 +114,6 @@ class DiscreteSchedule(Schedule):
         return torch.cat([steps, steps.new_zeros(1)]).to(self.betas.device)
 
     def _must_have(self, num_steps: int) -> None:
+        """Raises ValueError unless the schedule has as many steps."""
         if not 1 <= num_steps <= self.num_steps:
             raise ValueError(f"need 1 <= num_steps <= {self.num_steps}, the schedule's own, got num_steps={num_steps}")

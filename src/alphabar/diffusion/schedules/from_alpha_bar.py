@@ -10,7 +10,7 @@ from alphabar.diffusion.schedules.discrete import DiscreteSchedule
 
 
 def betas_from(alpha_bar: Callable[[Tensor], Tensor], num_steps: int, max_beta: float) -> Tensor:
-    """beta_t = min(1 - alpha_bar(t / T) / alpha_bar((t - 1) / T), max_beta), float64 [T] (Nichol & Dhariwal 2021, eq. 17).
+    """Returns beta_t = min(1 - alpha_bar(t / T) / alpha_bar((t - 1) / T), max_beta), float64 [T] (Nichol & Dhariwal 2021, eq. 17).
 
     Raises ValueError unless num_steps >= 1 and 0 < max_beta < 1.
     """
@@ -23,7 +23,7 @@ def betas_from(alpha_bar: Callable[[Tensor], Tensor], num_steps: int, max_beta: 
 
 
 class CosineSchedule(DiscreteSchedule):
-    """alpha_bar(u) = cos^2(pi/2 * (u + offset) / (1 + offset)) / the same at u = 0 (Nichol & Dhariwal 2021, eq. 17).
+    """alpha_bar(u) = f(u) / f(0), f(u) = cos^2(pi/2 * (u + offset) / (1 + offset)) (Nichol & Dhariwal 2021, eq. 17).
 
     `offset` keeps the first betas from being too small to matter; `max_beta` keeps the last below a singularity.
     Raises ValueError unless num_steps >= 1, offset >= 0 and 0 < max_beta < 1.

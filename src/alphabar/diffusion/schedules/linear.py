@@ -42,7 +42,7 @@ class ScaledLinearSchedule(DiscreteSchedule):
 
 
 def check_range(num_steps: int, beta_start: float, beta_end: float) -> None:
-    """Raises ValueError with the constraint that does not hold."""
+    """Raises ValueError unless 0 < beta_start < beta_end < 1 and num_steps >= 1."""
     if num_steps < 1:
         raise ValueError(f"need num_steps >= 1, got num_steps={num_steps}")
     if not 0 < beta_start < beta_end < 1:

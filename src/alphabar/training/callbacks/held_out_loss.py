@@ -101,9 +101,9 @@ class HeldOutLoss(Recurring):
         parts: list[Tensor] = []
         for level in levels(indices, self.num_times).to(module.device):
             eps, t = noise(x), schedule.time(level)
-            alpha, sigma = schedule(t)
-            _, losses = regress(denoiser, x, schedule.q_sample(x, t, eps), t, eps, cond)
-            parts.append(torch.stack([(alpha / sigma).float().square(), losses.float()]))
+            noised = schedule.noised(x, t, eps)
+            _, losses = regress(denoiser, noised, cond)
+            parts.append(torch.stack([(noised.scales.alpha / noised.scales.sigma).float().square(), losses.float()]))
         return torch.cat(parts, dim=1)
 
 

@@ -9,13 +9,26 @@ from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.latents import take_latents
 from alphabar.diffusion.denoiser import NetworkDenoiser
+from alphabar.diffusion.errors import LeavesVarianceUntrained, NeedsContinuousSchedule, NeedsDiscreteSchedule, NeedsLearnedVariance
 from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.objectives import Objective, RankShare
-from alphabar.errors import UserError
+from alphabar.errors import Advice, UserError, advised
 from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.training.modules.base import BaseModule, MakeOptimizer
+
+OBJECTIVE_ADVICE: Advice = {
+    LeavesVarianceUntrained: "choose objective=hybrid, or network.learned_variance=false",
+    NeedsContinuousSchedule: (
+        "choose times=uniform, logit_normal or importance, or a schedule with continuous time (edm, straight, shifted_cosine)"
+    ),
+    NeedsDiscreteSchedule: "choose schedule=linear, cosine or another with num_steps, or objective=denoising",
+    NeedsLearnedVariance: (
+        "choose one with learned_variance (network=unet_tiny, unet_small, unet_cifar10, unet, dit_tiny or dit), "
+        "or objective=denoising"
+    ),
+}
 
 
 class DiffusionModule(BaseModule):
@@ -55,7 +68,7 @@ class DiffusionModule(BaseModule):
         try:
             objective(self.denoiser, self.codec.encode(images), self.conditioner.null(1))
         except ValueError as error:
-            raise UserError(f"objective: {error}") from error
+            raise UserError(f"objective: {advised(error, OBJECTIVE_ADVICE)}") from error
         finally:
             self.train(was_training)
 
