@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole."""
+"""Files that are replaced as a whole, and results that are kept on the disk."""
 
 import os
 import signal
@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from alphabar.errors import UserError
 from alphabar.files.atomic import atomic_writer, remove_leftovers, replaced_folder, write_text
+from alphabar.files.cache import DiskCache
 from alphabar.runs import run_dir
 
 
@@ -98,3 +100,53 @@ def test_a_lock_ends_with_its_holder_and_not_with_the_processes_that_it_forked(t
         process.kill()
         os.kill(child, signal.SIGKILL)
         run_dir.unlock(tmp_path)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return DiskCache(tmp_path / "cache")
+
+
+def test_an_entry_is_made_once_for_each_key(cache):
+    makings = []
+
+    def entry(*key):
+        return cache.load_or_make(cache.path("kind", *key), lambda: makings.append(key) or {"x": torch.arange(3.0)})
+
+    for _ in range(2):
+        for key in ((1, "a"), (1, "b"), ("1", "a")):
+            assert torch.equal(entry(*key)["x"], torch.arange(3.0))
+    assert makings == [(1, "a"), (1, "b"), ("1", "a")]
+    assert sorted(path.suffix for path in cache.folder.iterdir()) == [".pt"] * 3
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-100], lambda content: content[:50] + b"?" + content[51:], lambda _: b""]
+)
+def test_a_damaged_entry_is_made_again_with_one_line(cache, caplog, damage):
+    path = cache.path("kind", 1)
+    cache.store(path, {"x": torch.zeros(100)})
+    path.write_bytes(damage(path.read_bytes()))
+    assert cache.load_or_make(path, lambda: {"x": 1}) == {"x": 1}
+    assert [record.getMessage() for record in caplog.records] == [f"cannot use {path}, so it is made again: it is damaged"]
+    assert cache.load(path) == {"x": 1}
+
+
+def test_a_cache_that_cannot_be_written_costs_one_line(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    cache = DiskCache(tmp_path / "file" / "cache")
+    assert cache.load_or_make(cache.path("kind", 1), lambda: {"x": 1}) == {"x": 1}
+    assert len(caplog.records) == 1
+    assert "so the next run makes it again" in caplog.text
+
+
+def test_processes_that_need_one_entry_make_it_once(cache):
+    script = (
+        "import sys, time; from pathlib import Path; from alphabar.files.cache import DiskCache\n"
+        f"cache = DiskCache(Path({str(cache.folder)!r}))\n"
+        "def make():\n    print('made', flush=True); time.sleep(1); return {'x': 1}\n"
+        "assert cache.load_or_make(cache.path('kind', 1), make) == {'x': 1}"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert "".join(process.communicate()[0] for process in processes) == "made\n"
+    assert [process.returncode for process in processes] == [0, 0]

@@ -1,6 +1,5 @@
 """Latents of the training images, encoded once and kept on the disk."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.files.atomic import atomic_writer
+from alphabar.files.cache import DiskCache
 from alphabar.models.codecs import LatentCodec
 from alphabar.runs.distributed import from_first, rank_and_size, together, total
 
@@ -47,8 +47,7 @@ class Stored:
         return 2 * prod(self.shape)
 
     def path(self, cache_dir: Path) -> Path:
-        key = repr((VERSION, self.digest, self.fingerprint, self.flip)).encode(errors="surrogateescape")
-        return cache_dir / f"latents-{hashlib.blake2b(key, digest_size=12).hexdigest()}.safetensors"
+        return DiskCache(cache_dir).path("latents", VERSION, self.digest, self.fingerprint, self.flip, suffix=".safetensors")
 
     def header(self) -> bytes:
         """What comes before the numbers: its length in eight bytes, and JSON."""

@@ -2,7 +2,7 @@
 
 A `Features` (`classifier`, `inception`, `dinov2`, `clip`, `contrastive`, `several`) makes extractors, from images to the vectors
 that they are judged by. A `Collector` keeps what is needed of the features of many images, `real` does so of real ones and keeps it
-on the disk (`cache`), and `statistics` make figures of both, with `retrieval` to choose captions. `health` looks at pixels,
+on the disk, and `statistics` make figures of both, with `retrieval` to choose captions. `health` looks at pixels,
 `memorisation` at copies of training images; `names` says under which names figures are logged.
 """
 

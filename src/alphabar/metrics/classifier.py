@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from alphabar.data import ImageSet, Shape
 from alphabar.errors import UserError
-from alphabar.metrics import Extractor, Features, Splits, cache
+from alphabar.files.cache import DiskCache
+from alphabar.metrics import Extractor, Features, Splits
 from alphabar.metrics.extractor import in_float32, own_randomness
 from alphabar.runs.distributed import from_first
 
@@ -106,13 +107,9 @@ class ClassifierFeatures(Features):
         if labels is None or len(labels.unique()) < 2:
             lack = "the training images have no classes" if labels is None else "the training images are all of one class"
             raise UserError(f"{lack}, which features=classifier learns from; features=inception does without (none: no FID)")
-        path = cache.location(
-            Path(self.cache_dir), "classifier", VERSION, splits.fingerprint, splits.train.shape, self.max_images, self.max_side
-        )
-        made = cache.read(path)
-        if made is None:
-            made = train(splits, self.max_images, self.max_side)
-            cache.write(path, made)
+        cache = DiskCache(Path(self.cache_dir))
+        path = cache.path("classifier", VERSION, splits.fingerprint, splits.train.shape, self.max_images, self.max_side)
+        made = cache.load_or_make(path, lambda: train(splits, self.max_images, self.max_side))
         log.info("classifier features: %s", made["quality"])
         return made
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from alphabar.metrics import Extractor, Features, Splits, cache
+from alphabar.files.cache import DiskCache
+from alphabar.metrics import Extractor, Features, Splits
 from alphabar.models.clip import CLIP
 from alphabar.models.clip.stored import StoredCLIP
 from alphabar.runs.distributed import from_first
@@ -51,9 +52,6 @@ class ContrastiveFeatures(Features):
         if captions is None or len(captions) < 2:
             return None
         key = hashlib.blake2b(repr(list(captions)).encode(errors="surrogateescape"), digest_size=16).hexdigest()
-        path = cache.location(Path(self.cache_dir), "captions", VERSION, clip.digest, key)
-        known = cache.read(path)
-        if known is None:
-            known = {"texts": clip.texts(list(captions), torch.device("cpu"))}
-            cache.write(path, known)
-        return known["texts"]
+        cache = DiskCache(Path(self.cache_dir))
+        path = cache.path("captions", VERSION, clip.digest, key)
+        return cache.load_or_make(path, lambda: {"texts": clip.texts(list(captions), torch.device("cpu"))})["texts"]

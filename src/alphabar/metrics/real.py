@@ -1,9 +1,6 @@
 """Features of real images: the training images that generated ones are compared with, and the held-out ones that are the floor."""
 
-import logging
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from alphabar.data import ImageSet
-from alphabar.metrics import cache
+from alphabar.files.cache import DiskCache
 from alphabar.metrics.collector import Collector
 from alphabar.metrics.content import content_hash, legible
 from alphabar.metrics.extractor import Extractor
@@ -21,7 +18,6 @@ from alphabar.metrics.feature_set import ClassSums, FeatureSet, Sums
 from alphabar.metrics.health import ImageStatistics
 from alphabar.runs.distributed import from_first, rank_and_size, total
 
-log = logging.getLogger(__name__)
 VERSION = 3  # of what is cached here
 MAX_ROWS = 50_000  # images whose features are kept one by one: those among which nearest neighbours are looked for
 
@@ -54,10 +50,11 @@ def learn(
     The rows, of the first 50,000 of them, are for the first process; where they come from a file they stay on the disk until they
     are looked at. All processes call it.
     """
-    path = cache.location(extractor.cache_dir, "real", VERSION, fingerprint, split, num, extractor.record)
+    cache = DiskCache(extractor.cache_dir)
+    path = cache.path("real", VERSION, fingerprint, split, num, extractor.record)
     rows_file = path.with_suffix(".npy")
     shape = (min(num, MAX_ROWS), extractor.num_features)
-    known = from_first(lambda: cache.read(path) if _is_complete(rows_file, shape) else None)
+    known = from_first(lambda: cache.load(path) if _is_complete(rows_file, shape) else None)
     if known is not None:
         rows = torch.from_numpy(np.load(rows_file, mmap_mode="c")) if rank_and_size()[0] == 0 else torch.zeros(0, shape[1])
         classes = ClassSums(*known["classes"]) if known["classes"] else None
@@ -67,10 +64,10 @@ def learn(
     if rank_and_size()[0] == 0:
         classes = None if found.features.classes is None else [value.cpu() for value in found.features.classes]
         parts = [value.cpu() for value in found.features.parts]
-        _write_rows(rows_file, found.features.rows)
+        cache.store_file(rows_file, lambda file: np.save(file, found.features.rows.numpy()))
         hits = None if found.features.hits is None else found.features.hits.cpu()
         content = {"parts": parts, "classes": classes, "hits": hits, "pixels": found.pixels.sums.cpu(), "content": found.content}
-        cache.write(path, content)
+        cache.store(path, content)
     return found
 
 
@@ -96,17 +93,3 @@ def _is_complete(rows_file: Path, shape: tuple[int, int]) -> bool:
     except (OSError, ValueError, EOFError):
         return False
     return rows.shape == shape and rows.dtype == np.float32
-
-
-def _write_rows(path: Path, rows: Tensor) -> None:
-    """Whoever reads meanwhile sees the old file or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.save(file, rows.numpy())
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        log.warning("cannot keep %s, so the next run makes it again: %s", path, error.strerror)

@@ -1,10 +1,6 @@
 """What a text encoder makes of many texts: in half precision, without padding, on disk and in memory."""
 
-import hashlib
-import logging
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from alphabar.errors import UserError
+from alphabar.files.cache import DiskCache
 from alphabar.models.text import BATCH, TextEncoder
 
-log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 
 
 class Embeddings(NamedTuple):
@@ -70,38 +66,6 @@ def embedded(encoder: TextEncoder, texts: Sequence[str], device: torch.device, c
 
     With them at hand, the encoder's weights are not read but for their hash: texts embedded by another encoder are never used.
     """
-    key = repr((VERSION, encoder.digest, encoder.max_length, list(texts))).encode(errors="surrogateescape")
-    path = cache_dir / f"text-{hashlib.blake2b(key, digest_size=12).hexdigest()}.pt"
-    if (found := _read(path, len(texts))) is not None:
-        return found
-    made = joined(embed(encoder, texts, device)).to(torch.device("cpu"))
-    _write(path, made)
-    return made
-
-
-def _read(path: Path, num_texts: int) -> Embeddings | None:
-    """What `_write` wrote, or None."""
-    try:
-        with torch.inference_mode(False):
-            found = Embeddings(**torch.load(path, map_location="cpu", weights_only=True))
-        if len(found.lengths) != num_texts or int(found.lengths.sum()) != len(found.tokens):
-            raise ValueError("it is of other texts")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except Exception as error:  # of whatever kind: any bytes may stand in a file
-        log.warning("cannot use %s, so it is made again: %s", path, " ".join(str(error).split()))
-        return None
-    return found
-
-
-def _write(path: Path, made: Embeddings) -> None:
-    """Whoever reads meanwhile sees the old file or the new one; a folder that cannot be written to is said in one line."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(made._asdict(), partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch's own for a folder that is a file
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        log.warning("cannot keep %s, so the next run makes it again: %s", path, " ".join(str(error).split())[:200])
+    cache = DiskCache(cache_dir)
+    path = cache.path("text", VERSION, encoder.digest, encoder.max_length, list(texts))
+    return Embeddings(**cache.load_or_make(path, lambda: joined(embed(encoder, texts, device)).to(torch.device("cpu"))._asdict()))
