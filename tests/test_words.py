@@ -65,8 +65,9 @@ BAD = [
     (["name=${nope}"], "name: Interpolation key 'nope' not found"),
     (["hydra.run.dir=/dev/null/x"], "/dev/null/x: Not a directory"),
     (["resume=nowhere"], "resume=nowhere: there is no such folder"),
-    (["ema=power", "ema_decay=0.5"], "ema_decay=0.5: nothing takes ema_decay with ema=power; what does: ema=exponential"),
-    (["ema=power", "++ema_decay=0.5"], "++ema_decay=0.5: nothing takes ema_decay with ema=power"),
+    (["ema_decay=0.5"], "ema_decay=0.5: there is no key ema_decay. Did you mean ema.decay?"),
+    (["ema=power", "ema.decay=0.5"], "ema.decay=0.5: there is no key ema.decay"),
+    (["choices=all"], "choices=all: is filled in with the choice of each group"),
     (
         ["network=simple_unet", "learned_variance=true"],
         "nothing takes learned_variance with network=simple_unet; what does: network=dit, dit_tiny, unet, unet_cifar10, unet_small, unet_tiny",
@@ -111,7 +112,10 @@ def own_files(tmp_path):
         (["hydra.searchpath=[file://own]", "experiment=wid"], "Did you mean wide?"),
         (["-m", "--config-dir", "own", "experiment=wide", "sead=1,2"], "sead=1,2: there is no key sead. Did you mean seed?"),
         (["--config-dir", "own", "--config-name", "mine", "extro=2"], "extro=2: there is no key extro. Did you mean extra?"),
-        (["--config-dir=own", "-cn", "mine", "ema=power", "ema_decay=0.5"], "nothing takes ema_decay with ema=power"),
+        (
+            ["--config-dir=own", "-cn", "mine", "network=simple_unet", "learned_variance=true"],
+            "nothing takes learned_variance with network=simple_unet",
+        ),
         (["--config-dir", "nowhere", "seed=1"], "--config-dir=nowhere: there is no such folder"),
         (
             ["--config-dir", "own", "extras=large"],
@@ -161,7 +165,7 @@ def test_all_bad_words_are_named_at_once(monkeypatch, capfd):
         ["+callbacks.lr={_target_:lightning.pytorch.callbacks.LearningRateMonitor}"],
         ['name="a=b, c"', "data=folder", 'data.root="~/my pictures"'],
         ["seed=0", "-r", "schedule=sigmoid"],
-        ["ema_decay=0.5", "name=mine", "learned_variance=false", "features=none"],
+        ["ema.decay=0.5", "name=mine", "learned_variance=false", "features=none"],
         ["ema=power", "recipe=images"],
     ],
     ids=" ".join,
@@ -176,10 +180,10 @@ def test_a_good_command_line_reaches_main(monkeypatch, words):
 
 def test_in_a_sweep_only_the_job_in_which_a_word_does_nothing_is_refused(monkeypatch, capfd):
     seen = []
-    words = ("-m", "hydra/launcher=basic", "ema=exponential,power", "ema_decay=0.5")
-    assert say(monkeypatch, *words, main=lambda cfg: seen.append(cfg.ema_decay) or {}) == exit_status.BAD_INPUT
-    assert seen == [0.5]
-    assert "ema_decay=0.5: nothing takes ema_decay with ema=power; what does: ema=exponential" in capfd.readouterr().err
+    words = ("-m", "hydra/launcher=basic", "network=unet_tiny,simple_unet", "learned_variance=true")
+    assert say(monkeypatch, *words, main=lambda cfg: seen.append(cfg.learned_variance) or {}) == exit_status.BAD_INPUT
+    assert seen == [True]
+    assert "nothing takes learned_variance with network=simple_unet" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "group"), [("sample", "task"), ("evaluate", "metric")])

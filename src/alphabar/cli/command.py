@@ -131,6 +131,8 @@ def make_task(main: Main, app: App, result: dict[str, Any]) -> Callable[[DictCon
         folder = Path(HydraConfig.get().runtime.output_dir)
         if "run_dir" in cfg:
             cfg.run_dir = str(folder)
+        if "choices" in cfg:
+            cfg.choices = chosen(app)
         try:
             check(cfg, app.groups())
             complain(unused(app, cfg, task_overrides(), HydraConfig.get().runtime.choices))
@@ -144,6 +146,12 @@ def make_task(main: Main, app: App, result: dict[str, Any]) -> Callable[[DictCon
         return result if objective is None else float(objective)  # a number is what sweepers optimise
 
     return task
+
+
+def chosen(app: App) -> dict[str, str]:
+    """Returns the choice of each group that has one, but Hydra's own."""
+    choices = HydraConfig.get().runtime.choices
+    return {group: str(choices[group]) for group in app.groups() if choices.get(group) is not None}
 
 
 def drop_if_empty(folder: Path) -> None:

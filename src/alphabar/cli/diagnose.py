@@ -30,7 +30,7 @@ PLUGINS = {
 
 def diagnose(app: App, words: list[str], is_sweep: bool) -> list[str]:
     """One line for every word that is wrong; empty if nothing is, as far as can be seen without building anything."""
-    groups = _with_folders(app.groups()) | app.hydra_groups()
+    groups = app.choices() | app.hydra_groups()
     read = [_read(word, groups) for word in words]
     lines = [text for text in read if isinstance(text, str)]
     overrides = [override for override in read if isinstance(override, Override)]
@@ -38,15 +38,6 @@ def diagnose(app: App, words: list[str], is_sweep: bool) -> list[str]:
     for override in overrides:
         lines += known.problems(override, is_sweep)
     return list(dict.fromkeys(lines))
-
-
-def _with_folders(groups: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The choices of every group, with those that lie in folders of it: experiment=smoke/NAME."""
-    inner = {group: [name for name in groups if name.startswith(f"{group}/")] for group in groups}
-    return {
-        group: [*choices, *(f"{name.removeprefix(f'{group}/')}/{choice}" for name in inner[group] for choice in groups[name])]
-        for group, choices in groups.items()
-    }
 
 
 def _read(word: str, groups: dict[str, list[str]]) -> Override | str:

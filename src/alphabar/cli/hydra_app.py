@@ -135,6 +135,15 @@ class App:
         """Returns the choices of every group on the search path but Hydra's own."""
         return dict(self._groups)
 
+    def choices(self) -> dict[str, list[str]]:
+        """Returns the choices of every group, with those in folders of it: `experiment` has `smoke/NAME`, too."""
+        groups = self.groups()
+        inner = {group: [name for name in groups if name.startswith(f"{group}/")] for group in groups}
+        return {
+            group: [*names, *(f"{name.removeprefix(f'{group}/')}/{choice}" for name in inner[group] for choice in groups[name])]
+            for group, names in groups.items()
+        }
+
     def hydra_groups(self) -> dict[str, list[str]]:
         """Returns the choices of Hydra's groups, by names such as hydra/launcher."""
         with self.loaded() as loader:

@@ -14,7 +14,7 @@ COMMON_PRESET = "images"
 def register() -> None:
     """Registers the resolvers.
 
-    `${process_id:}` is the number of this process, `${run_dir:train,${resume}}` the folder of a command's run, and
+    `${process_id:}` is the number of this process, `${run_dir:outputs,train,${resume}}` the folder of a command's run, and
     `${preset_for:${data}}` the preset that suits the chosen data.
     """
     OmegaConf.register_new_resolver("process_id", os.getpid, replace=True)

@@ -29,6 +29,8 @@ def unused(app: App, cfg: DictConfig, words: Sequence[str], choices: Mapping[str
             continue
         if name == "run_dir":
             lines.append(f"{word}: is filled in; the folder of a run is chosen by hydra.run.dir={value}")
+        elif name == "choices":
+            lines.append(f"{word}: is filled in with the choice of each group; a group is chosen by group=choice")
         elif name not in taken:
             lines.append(f"{word}: nothing takes {name}{_instead(app, name, choices)}")
     return lines

@@ -10,7 +10,7 @@ from alphabar.cli.hydra_app import App
 def usage(app: App, overrides: list[str]) -> str:
     """The app's template in conf/hydra/help/, with its groups and their choices, the default one marked, in place of $GROUPS."""
     cfg = app.compose(overrides)
-    groups = app.groups()
+    groups = app.choices()
     choices: dict[str, str] = dict(cfg.hydra.runtime.choices)
     chosen = {group: choice for group, choice in choices.items() if group in groups}
     width = max((len(group) for group in chosen), default=0)

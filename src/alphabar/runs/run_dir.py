@@ -22,8 +22,8 @@ def new_name() -> str:
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"
 
 
-def run_dir(command: str, resume: str | None) -> str:
-    """The folder of the run to go on with if there is one, else a new one under outputs/<command>.
+def run_dir(outputs: str, command: str, resume: str | None) -> str:
+    """The folder of the run to go on with if there is one, else a new one under <outputs>/<command>.
 
     Raises UserError if `resume` is not a run that can be taken up, or if others than us started several processes, each of which
     would choose a folder of its own.
@@ -33,7 +33,7 @@ def run_dir(command: str, resume: str | None) -> str:
         return str(resume)
     if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         raise UserError("several processes, started from outside, need one folder: give all of them the same hydra.run.dir=...")
-    return f"outputs/{command}/{new_name()}"
+    return f"{outputs}/{command}/{new_name()}"
 
 
 def must_be_resumable(folder: Path, given: str) -> None:

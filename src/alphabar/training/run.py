@@ -31,6 +31,7 @@ from alphabar.training.callbacks.samples import Samples
 from alphabar.training.loggers.metrics_file import MetricsFile
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.modules.diffusion import DiffusionModule
+from alphabar.training.profile import report_profile
 
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 
@@ -70,6 +71,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
             withdraw(folder)
         raise
     result = outcome(trainer, module, time.perf_counter() - begin)
+    report_profile(trainer)
     if trainer.is_global_zero:
         report(
             result,
