@@ -57,7 +57,7 @@ def trained():
         (["times=log_normal"], ["objective: LogNormalTimes", "undefined on the table of LinearSchedule", "times=uniform"]),
         (["method=edm", "objective=hybrid"], ["objective: ", "EDMSchedule is not one", "objective=denoising"]),
         (["objective=hybrid", "weighting=min_snr", "weighting.gamma=0"], ["weighting: need gamma > 0, got gamma=0"]),
-        (["objective=vlb", "weighting=min_snr"], ["objective: need weighting=uniform for the bound alone", "got MinSNR"]),
+        (["objective=vlb", "weighting=min_snr"], ["objective: need UniformWeighting with simple=False", "got MinSNR"]),
         (["timesteps=karras", "timesteps.sigma_min=0"], ["timesteps: need 0 < sigma_min < sigma_max, got sigma_min=0"]),
         (["objective=hybrid", "network=simple_unet"], ["objective: ", "2 output channels, this one has 1", "unet_tiny"]),
         (["method=improved_ddpm", "objective=denoising"], ["sampler: variance=learned", "choose posterior or beta"]),
