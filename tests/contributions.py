@@ -1,0 +1,153 @@
+"""A schedule, a sampler, a network and a dataset as a contributor adds them: a file of Python and a file of YAML each."""
+
+import re
+import shutil
+from pathlib import Path
+
+import documents
+import runs
+
+FILES = {
+    "src/alphabar/diffusion/samplers/plain_euler.py": '''
+"""Euler's method with nothing else."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from alphabar.diffusion.samplers import Run, Sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainEuler(Sampler):
+    """dx = x_hat dalpha + eps_hat dsigma, by first-order steps."""
+
+    num_steps: int | None = 50
+
+    @property
+    def is_reversible(self) -> bool:
+        return True
+
+    def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return run.move(run.predict(x_t, t), s)
+''',
+    "conf/sampler/plain_euler.yaml": """
+# Euler's method with nothing else
+_target_: alphabar.diffusion.samplers.plain_euler.PlainEuler
+num_steps: 50
+timesteps: ${timesteps}
+thresholding: ${thresholding}
+""",
+    "src/alphabar/models/networks/two_convolutions.py": '''
+"""The least network."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from alphabar.models.networks import Network, Reader
+
+
+class TwoConvolutions(Network):
+    """Two convolutions, the second of which starts at zero, with the noise level as a channel."""
+
+    def __init__(self, channels: int, width: int = 8) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels + 1, width, 3, padding=1)
+        self.second = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
+        Reader().read(cond, x)
+        level = (label / 1000).to(x).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
+        return self.second(torch.relu(self.first(torch.cat([x, level], 1))))
+''',
+    "conf/network/two_convolutions.yaml": """
+# 235 parameters: the least network
+_target_: alphabar.models.networks.two_convolutions.TwoConvolutions
+channels: ${space.channels}
+""",
+    "src/alphabar/data/stripes.py": '''
+"""Images of stripes, of two classes."""
+
+import torch
+
+from alphabar.data import ImageSet, ImageSource, Shape
+from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.resident import ResidentImages
+
+
+class StripesSource(ImageSource):
+    """Grey images 8x8, half of them with horizontal stripes and half with vertical ones."""
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(channels=1, resolution=8)
+
+    @property
+    def symmetric(self) -> bool:
+        return True
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return "horizontal", "vertical"
+
+    @property
+    def captions(self) -> None:
+        return None
+
+    def prepare(self) -> None:
+        pass
+
+    def train(self) -> ImageSet:
+        return self._images(256)
+
+    def held_out(self) -> ImageSet:
+        return self._images(64)
+
+    def fingerprint(self) -> str:
+        return "stripes"
+
+    def _images(self, num: int) -> ImageSet:
+        labels = torch.arange(num) % 2
+        rows = (torch.arange(8).view(1, 8) + torch.arange(num).view(num, 1) // 2) % 4 // 2 * 255
+        across = rows.to(torch.uint8).view(num, 1, 8, 1).expand(num, 1, 8, 8)
+        down = across.transpose(2, 3)
+        return ResidentImages(torch.where(labels.view(num, 1, 1, 1) == 1, down, across).contiguous(), labels)
+
+
+class Stripes(ImageDataModule):
+    """`StripesSource`, fed to training."""
+
+    def __init__(self, batch_size: int = 64, seed: int = 0) -> None:
+        super().__init__(StripesSource(), batch_size, seed)
+''',
+    "conf/data/stripes.yaml": """
+# Stripes, horizontal or vertical, 8x8: no download.
+#   python train.py data=stripes
+_target_: alphabar.data.stripes.Stripes
+seed: ${seed}
+""",
+}
+
+
+def readme_files():
+    """Returns {path: content} of the files that the README shows, each after a sentence that names it."""
+    text = (runs.ROOT / "README.md").read_text()
+    shown = re.findall(r"`((?:src|conf)/\S+\.(?:py|yaml))`:\n\n```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return dict(shown)
+
+
+def copy_with(folder: Path, files: dict[str, str]) -> Path:
+    """Copies the repository's code, configuration, tests and documents into a folder, adds the files, and returns the folder."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("src", "conf", "tests", "docs", "benchmarks"):
+        shutil.copytree(runs.ROOT / name, folder / name, ignore=ignored)
+    for name in ("train.py", "sample.py", "evaluate.py", "pyproject.toml", "Makefile", *(file.name for file in documents.FILES)):
+        if (runs.ROOT / name).exists():
+            shutil.copy(runs.ROOT / name, folder / name)
+    for name, content in files.items():
+        (folder / name).write_text(content.lstrip("\n"))
+    return folder

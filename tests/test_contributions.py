@@ -1,0 +1,58 @@
+"""Four parts that a contributor adds, each as a file of Python and one of YAML: nothing else has to know of them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import contributions
+import documents
+import runs
+
+NAMES = ("quadratic", "plain_euler", "two_convolutions", "stripes")
+SELECTION = " or ".join([*NAMES, "preset", "choices", "discover", "every_group"])
+SUITES = ("test_schedules", "test_convergence", "test_networks", "test_config")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the repository with the schedule that the README shows, and a sampler, a network and a dataset."""
+    shown = contributions.readme_files()
+    assert sorted(shown) == ["conf/schedule/quadratic.yaml", "src/alphabar/diffusion/schedules/quadratic.py"]
+    return contributions.copy_with(tmp_path_factory.mktemp("copy"), shown | contributions.FILES)
+
+
+def python(copy, *arguments, cwd=None):
+    environment = os.environ | {"PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    return subprocess.run([sys.executable, *arguments], cwd=cwd or copy, env=environment, capture_output=True, text=True)
+
+
+def test_tests_that_discover_parts_find_them_and_pass(copy):
+    files = [f"tests/{name}.py" for name in SUITES]
+    done = python(copy, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", SELECTION, *files)
+    assert done.returncode == 0, done.stdout[-4000:]
+    for name in NAMES[:2]:
+        assert f"{name}] PASSED" in done.stdout or f"{name}-" in done.stdout, name
+
+
+def test_they_train_together_as_the_readme_says(copy, tmp_path):
+    shown = [command for command in documents.commands() if "schedule=quadratic" in command.words]
+    assert len(shown) == 2
+    words = documents.jobs(shown[-1].arguments)[0]
+    parts = ["sampler=plain_euler", "network=two_convolutions", "data=stripes", "features=classifier"]
+    small = [word for word in runs.words() if not word.startswith("network.")]
+    folder = f"hydra.run.dir={tmp_path / 'run'}"
+    done = python(copy, str(copy / "train.py"), *small, *words, *parts, "trainer.max_steps=2", folder, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    saved = runs.checkpoint(tmp_path / "run")["config"]
+    assert saved["schedule"]["_target_"] == "alphabar.diffusion.schedules.quadratic.QuadraticSchedule"
+    assert saved["sampler"]["_target_"] == "alphabar.diffusion.samplers.plain_euler.PlainEuler"
+    assert (tmp_path / "run" / "film.png").exists()
+
+
+def test_help_names_them(copy):
+    done = python(copy, str(copy / "train.py"), "--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in NAMES)
