@@ -53,7 +53,12 @@ def say(monkeypatch, *words, main=lambda cfg: {}, app=App(ROOT / "conf", "train"
 
 
 def start(script, *arguments, cwd, env=None):
-    """Starts a command in a process of its own, away from the repository, in which everything is imported already."""
+    """Starts a command in a process of its own, away from the repository, in which everything is imported already.
+
+    On macOS it is a new interpreter: frameworks of the system do not survive a fork.
+    """
+    if sys.platform == "darwin":
+        return start_cold(script, *arguments, cwd=cwd, env=env)
     return WarmProcess(str(ROOT / script), arguments, cwd, os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}))
 
 

@@ -1,0 +1,45 @@
+"""Files of the repository that only other programs read: hooks, the workflow, links between documents."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import documents
+import runs
+
+PROJECT = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())
+
+
+def test_hooks_call_tools_of_the_environment():
+    config = yaml.safe_load((runs.ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    assert {hook["id"] for hook in hooks} == {"ruff-check", "ruff-format", "pyright"}
+    for hook in hooks:
+        tool = hook["entry"].split()[0]
+        assert hook["language"] == "system"
+        assert tool.startswith(".venv/bin/")
+        assert Path(sys.executable).with_name(Path(tool).name).exists()
+
+
+def test_the_workflow_runs_targets_of_make_on_python_that_is_supported():
+    workflow = yaml.safe_load((runs.ROOT / ".github" / "workflows" / "check.yml").read_text())
+    job = workflow["jobs"]["check"]
+    rows = job["strategy"]["matrix"]["include"]
+    targets = re.findall(r"^(\w+):", (runs.ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {row["target"] for row in rows} == {"check", "test"} <= set(targets)
+    least = tuple(map(int, re.findall(r"\d+", PROJECT["project"]["requires-python"])))
+    assert min(tuple(map(int, row["python"].split("."))) for row in rows) == least
+    for step in job["steps"]:
+        assert re.fullmatch(r"make \S.*", step.get("run", "make x"))
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step.get("uses", "a/b@" + 40 * "0"))
+
+
+@pytest.mark.parametrize("document", documents.FILES, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)|src=\"([^\"]+)\"", document.read_text()):
+        target = "".join(link)
+        assert target.startswith("https://") or (document.parent / target).exists(), target
