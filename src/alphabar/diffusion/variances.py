@@ -41,5 +41,5 @@ def log_variance(schedule: Schedule, kind: Variance, fraction: Tensor | None, t:
     if kind == "beta":
         return upper
     if fraction is None:
-        raise NeedsLearnedVariance('variance "learned": this network has learned none')
+        raise NeedsLearnedVariance("variance=learned: this network has learned none")
     return torch.lerp(lower.expand_as(fraction), upper.expand_as(fraction), fraction)

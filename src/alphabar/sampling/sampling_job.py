@@ -22,7 +22,7 @@ SAMPLER_ADVICE: Advice = {
     NeedsContinuousSchedule: (
         "choose churn=0, sampler=ddpm or ddim with eta=1, or a schedule with continuous time (edm, straight, shifted_cosine)"
     ),
-    NeedsLearnedVariance: "choose sampler.variance=posterior or beta; objective=hybrid trains it",
+    NeedsLearnedVariance: "choose posterior or beta; objective=hybrid trains it",
     NeedsNoiseRange: "give timesteps.sigma_min and timesteps.sigma_max, such as 0.002 and 80",
 }
 
