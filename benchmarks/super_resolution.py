@@ -32,9 +32,9 @@ from alphabar.runs.console import quiet
 from alphabar.runs.text_table import aligned
 from alphabar.sampling.cascade import source_conditions
 from alphabar.sampling.command import size_of
-from alphabar.sampling.image_grid import beside, grid, save_png
+from alphabar.sampling.image_grid import grid, save_png, side_by_side
 from alphabar.sampling.model import Loaded, load_model
-from alphabar.sampling.prepare import data_of
+from alphabar.sampling.prepare import load_data
 from alphabar.sampling.sampling_job import Generated, SamplingJob
 
 SEED, BATCH = 1, 32
@@ -83,7 +83,7 @@ def main() -> None:
     conditioner = loaded.model.conditioner
     if not isinstance(conditioner, LowResolution):
         parser.error(f"{arguments.checkpoint}: need a model with conditioner=low_resolution, got {type(conditioner).__name__}")
-    data = data_of(loaded, arguments.data_root, Fabric(accelerator="cpu", devices=1))
+    data = load_data(loaded, arguments.data_root, Fabric(accelerator="cpu", devices=1))
     originals = data.held_out_set.images(range(min(arguments.num, len(data.held_out_set))))
     splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
     extractor = extractors_of(ClassifierFeatures(arguments.cache_dir, MAX_IMAGES, loaded.shape.resolution), splits)[0]
@@ -96,7 +96,7 @@ def main() -> None:
         rows.append([name, f"{fid:.3f}", "" if images is originals else f"{psnr(images, originals):.2f}"])
     low = to_uint8(conditioner.low(originals))
     picture = arguments.checkpoint.parents[1] / "super_resolution.png"
-    save_png(grid(beside(*(images[:24] for images in (low, *results.values()))), 3), picture)
+    save_png(grid(side_by_side(*(images[:24] for images in (low, *results.values()))), 3), picture)
     print(f"{len(originals)} held-out images, step {loaded.step:,}, {conditioner.resolution} to {conditioner.full_resolution}")
     print(aligned(rows))
     print(f"picture  {picture}: low resolution | {' | '.join(results)}")

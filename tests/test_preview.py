@@ -6,13 +6,13 @@ from alphabar.data.digits import Digits
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.models.conditioners.unconditional import Unconditional
-from alphabar.sampling.image_grid import beside, captioned, grid, lines, named, printable
+from alphabar.sampling.image_grid import grid, grid_with_captions, grid_with_row_names, side_by_side, to_printable_ascii, wrap_text
 from alphabar.sampling.preview import preview
 
 
 def test_captions_stand_below_their_images():
     black = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
-    picture = captioned(black, ["red heart", "", "a very long caption that goes on and on for ever", "x"])
+    picture = grid_with_captions(black, ["red heart", "", "a very long caption that goes on and on for ever", "x"])
     height = 96 + 2 * 13
     assert picture.shape == (3, 4 + 2 * (height + 4), 4 + 2 * 100)
     below = [picture[0, top + 96 : top + height, left : left + 96] for top in (4, 8 + height) for left in (4, 104)]
@@ -22,22 +22,22 @@ def test_captions_stand_below_their_images():
 
 
 def test_a_caption_is_broken_at_words_and_cut():
-    assert lines("red heart", 96, 2) == ["red heart"]
+    assert wrap_text("red heart", 96, 2) == ["red heart"]
     text = "a very long caption that goes on and on for ever"
-    found = lines(text, 96, 2)
+    found = wrap_text(text, 96, 2)
     assert len(found) == 2
     assert text.startswith(found[0] + " ")
     assert found[1].endswith("..")
-    assert lines("", 96, 2) == [""]
+    assert wrap_text("", 96, 2) == [""]
 
 
 def test_letters_that_the_font_lacks_are_replaced():
-    assert printable("Côte d\u2019Ivoire \u732b") == "Cote d'Ivoire ?"
+    assert to_printable_ascii("Côte d\u2019Ivoire \u732b") == "Cote d'Ivoire ?"
 
 
 def test_names_stand_left_of_their_rows():
     black = torch.zeros(6, 1, 48, 48, dtype=torch.uint8)
-    picture, bare = named(black, ["cats", ""], 3), grid(black, 3)
+    picture, bare = grid_with_row_names(black, ["cats", ""], 3), grid(black, 3)
     assert torch.equal(picture[:, :, -bare.shape[2] :], bare)
     margin = picture[0, :, : -bare.shape[2]]
     assert (margin[:56] < 255).any()
@@ -46,10 +46,10 @@ def test_names_stand_left_of_their_rows():
 
 def test_pictures_of_two_sizes_stand_side_by_side():
     small = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    cells = beside(small, torch.full((2, 3, 64, 64), 7, dtype=torch.uint8))
+    cells = side_by_side(small, torch.full((2, 3, 64, 64), 7, dtype=torch.uint8))
     assert (cells[:, :, :, :64] == 0).all()
     assert (cells[:, :, :, 66:130] == 7).all()
-    assert torch.equal(beside(small), small)
+    assert torch.equal(side_by_side(small), small)
 
 
 def test_what_a_grid_shows_depends_on_what_the_model_is_told():

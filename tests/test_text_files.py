@@ -25,7 +25,7 @@ from alphabar.models.hub import PACKAGES, Package
 from alphabar.models.text import TextEncoder
 from alphabar.sampling.conditions import dataset_conditions
 from alphabar.sampling.model import load_model
-from alphabar.sampling.prepare import data_of
+from alphabar.sampling.prepare import load_data
 from test_text import same, told
 from tiny_models import put_into
 
@@ -197,7 +197,7 @@ def test_a_model_is_trained_with_captions_and_knows_them_in_evaluation(folder, m
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert not [key for key in torch.load(path, weights_only=True)["state_dict"] if key.startswith("conditioner")]
     loaded = load_model(path, "ema")
-    data = data_of(loaded, None, Fabric(accelerator="cpu", devices=1))
+    data = load_data(loaded, None, Fabric(accelerator="cpu", devices=1))
     assert data.captions == CAPTIONS
     cond = dataset_conditions(loaded.model.conditioner, data.train_set)([0, 1])
     places = data.train_set.captions[:2].tolist()

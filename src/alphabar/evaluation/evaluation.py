@@ -26,7 +26,7 @@ from alphabar.metrics.names import floor_protocol, protocol
 from alphabar.metrics.statistics import Statistic
 from alphabar.runs.console import shown
 from alphabar.sampling.inference import Inference
-from alphabar.sampling.prepare import withdrawn_on_complaint
+from alphabar.sampling.prepare import withdrawn_on_error
 
 DEFAULT_NUM = 1000
 MAY_BE_SWEPT = ("weights", "sampler", "guidance", "precision", "seeds", "num_nonfinite")  # of one checkpoint
@@ -88,7 +88,7 @@ class Evaluation:
         subject = self._subject()
         fabric = subject.start()
         seeds = () if subject.is_real else tuple(range(self.inference.seed, self.inference.seed + self.num_seeds))
-        with withdrawn_on_complaint(self.inference.run_dir):
+        with withdrawn_on_error(self.inference.run_dir):
             judges = self._judges(self.features, subject, fabric)
             shape = subject.data.shape
             size = (shape.channels, shape.resolution, shape.resolution)

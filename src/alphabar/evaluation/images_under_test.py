@@ -22,7 +22,7 @@ from alphabar.evaluation.files import SampleFiles, shown
 from alphabar.runs.distributed import together
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images, null_conditions
 from alphabar.sampling.inference import Inference, launch, short_hash
-from alphabar.sampling.prepare import data_of, prepared
+from alphabar.sampling.prepare import load_data, prepare
 from alphabar.sampling.sampling_job import Generated
 
 
@@ -84,29 +84,29 @@ class CheckpointSamples(ImagesUnderTest):
 
     def start(self) -> Fabric:
         self.fabric, self.loaded = self.inference.start(self.inference.must_draw)
-        told = null_conditions(self.loaded.first.model.conditioner)
-        self.job = self.inference.job(self.fabric, self.loaded, told, self.num)
+        conditions = null_conditions(self.loaded.first.model.conditioner)
+        self.job = self.inference.job(self.fabric, self.loaded, conditions, self.num)
         return self.fabric
 
     def open(self) -> ImageDataModule:
-        self.data = data_of(self.loaded, self.inference.data_root, self.fabric)
-        self._must_be_told()
+        self.data = load_data(self.loaded, self.inference.data_root, self.fabric)
+        self._check_conditions()
         return self.data
 
-    def _must_be_told(self) -> None:
-        """Raises UserError unless the first model can be told of these data, which it may not have been trained on."""
+    def _check_conditions(self) -> None:
+        """Raises UserError unless the first model can be conditioned on these data, which it may not have been trained on."""
         conditioner, classes = self.loaded.first.model.conditioner, self.data.classes
         if conditioner.classes and classes is not None and len(classes) != len(conditioner.classes):
             which = "stages: the first" if self.loaded.before else "checkpoint: this model"
             raise UserError(f"{which} was trained on {len(conditioner.classes)} classes, these data have {len(classes)}")
         try:
-            dataset_conditions(conditioner, self._told)([0])
+            dataset_conditions(conditioner, self._condition_images)([0])
         except ValueError as error:
             which = "stages: the first" if self.loaded.before else "checkpoint: this model"
             raise UserError(f"{which} cannot be conditioned on these data: {error}") from error
 
     @property
-    def _told(self) -> ImageSet:
+    def _condition_images(self) -> ImageSet:
         return evaluation_images(self.loaded.first.model.conditioner, self.data)
 
     @property
@@ -122,11 +122,11 @@ class CheckpointSamples(ImagesUnderTest):
         return False
 
     def shares(self, seed: int) -> Iterator[Generated]:
-        told = dataset_conditions(self.loaded.first.model.conditioner, self._told)
+        conditions = dataset_conditions(self.loaded.first.model.conditioner, self._condition_images)
         with ExitStack() as stack:
             for each in self.loaded.chain:
                 stack.enter_context(counted(each.model.denoiser, self.cost))
-            images = self.inference.images(self.fabric, self.loaded, told, seed)
+            images = self.inference.images(self.fabric, self.loaded, conditions, seed)
             while (part := self._next(images)) is not None:
                 yield part
 
@@ -144,7 +144,7 @@ class CheckpointSamples(ImagesUnderTest):
 
     def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
         depicts = self.loaded.first.model.conditioner.depicts
-        known = {} if depicts is None else self._told.facts(indices % len(self._told))
+        known = {} if depicts is None else self._condition_images.facts(indices % len(self._condition_images))
         return {name: ids for name, ids in known.items() if name == depicts}
 
     def protocol(self) -> Mapping[str, Any]:
@@ -154,12 +154,12 @@ class CheckpointSamples(ImagesUnderTest):
             "sampler": self.inference.sampler_for(self.loaded),
             "guidance": self.inference.guidance,
             "precision": self.inference.precision,
-            **({"told": "held-out"} if self._told is self.data.held_out_set else {}),
+            **({"told": "held-out"} if self._condition_images is self.data.held_out_set else {}),
             **({"stages": [short_hash(Path(path)) for path in self.inference.stages]} if self.loaded.before else {}),
         }
 
     def _average(self) -> Mapping[str, Any] | None:
-        """How the weights were averaged, as the run was configured; None for raw ones."""
+        """Returns how the weights were averaged, as the run was configured; None for raw weights."""
         if self.inference.weights == "raw":
             return None
         if self.inference.ema_length is not None or self.inference.ema_decay is not None:
@@ -202,7 +202,7 @@ class SamplesInFiles(ImagesUnderTest):
         return self.fabric
 
     def open(self) -> ImageDataModule:
-        return prepared(self.data, self.fabric)
+        return prepare(self.data, self.fabric)
 
     @property
     def num(self) -> int:
@@ -256,7 +256,7 @@ class HeldOutImages(ImagesUnderTest):
         return self.fabric
 
     def open(self) -> ImageDataModule:
-        prepared(self.data, self.fabric)
+        prepare(self.data, self.fabric)
         available = len(self.data.held_out_set)
         if available == 0 or (self.chosen or 0) > available:
             raise UserError(f"data: it has {available} held-out images" + (f", fewer than num={self.chosen}" if available else ""))

@@ -37,7 +37,7 @@ from alphabar.runs.text_table import aligned
 from alphabar.sampling.conditions import Conditions, dataset_conditions
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import Loaded
-from alphabar.sampling.prepare import data_of, withdrawn_on_complaint
+from alphabar.sampling.prepare import load_data, withdrawn_on_error
 
 BOUND_KEYS = ("variance", "bpd_terms", "thresholding")  # what the probability flow has no use for
 Done = Callable[[], object]
@@ -102,13 +102,13 @@ class Likelihood:
         the bound if there is one."""
         begin = time.perf_counter()
         fabric, loaded = self.inference.start(self.must_have_likelihood)
-        with withdrawn_on_complaint(self.inference.run_dir):
-            held_out = data_of(loaded, self.inference.data_root, fabric).held_out_set
+        with withdrawn_on_error(self.inference.run_dir):
+            held_out = load_data(loaded, self.inference.data_root, fabric).held_out_set
             if self.inference.num > len(held_out):
                 raise UserError(f"need num <= {len(held_out)}, the number of held-out images, got num={self.inference.num}")
-        told = dataset_conditions(loaded.model.conditioner, held_out)
-        measured = [self._bound(loaded, told)] if loaded.model.denoiser.schedule.is_discrete else []
-        measured.append(self._flow(loaded.model.denoiser, told))
+        conditions = dataset_conditions(loaded.model.conditioner, held_out)
+        measured = [self._bound(loaded, conditions)] if loaded.model.denoiser.schedule.is_discrete else []
+        measured.append(self._flow(loaded.model.denoiser, conditions))
         bits, content = self._measure(measured, held_out, loaded, fabric)
         figures = [Figure(each.name, each.what, "", (float(row.mean()),)) for each, row in zip(measured, bits, strict=True)]
         errors = {
@@ -148,7 +148,7 @@ class Likelihood:
             **{key: vars(self)[key] for key in keys},
         }
 
-    def _bound(self, loaded: Loaded, told: Conditions) -> Measure:
+    def _bound(self, loaded: Loaded, conditions: Conditions) -> Measure:
         denoiser = loaded.model.denoiser
         seen = denoiser if self.thresholding is None else Thresholded(denoiser, self.thresholding)
         variance: Variance = self.variance or ("learned" if learns_variance(loaded) else "beta")
@@ -157,20 +157,20 @@ class Likelihood:
 
         def bits(x: Tensor, indices: Sequence[int], done: Done) -> Tensor:
             noise = ImageNoise(derive_seed("bound", self.inference.seed), indices)
-            return variational_bound(seen, x, told(indices), variance, noise, None, num_terms, done) / math.log(2)
+            return variational_bound(seen, x, conditions(indices), variance, noise, None, num_terms, done) / math.log(2)
 
         terms = "" if num_terms == num_steps else f"-terms{num_terms}"
         steps = f"{variance}{num_steps}{terms}{label(self.thresholding)}"
         return Measure("vlb", bound_protocol(self.inference.num, self.inference.weights_label, steps), num_terms, bits)
 
-    def _flow(self, denoiser: Denoiser, told: Conditions) -> Measure:
+    def _flow(self, denoiser: Denoiser, conditions: Conditions) -> Measure:
         times = flow_times(denoiser.schedule, self.bpd_steps)
         num_steps = len(times) - 2  # the last time is data, which the ODE does not reach
 
         def bits(x: Tensor, indices: Sequence[int], done: Done) -> Tensor:
             noise = ImageNoise(derive_seed("flow", self.inference.seed), indices)
             x = dequantised(x, noise)
-            log_p = probability_flow(denoiser, x, told(indices), times, rademacher(noise, x, self.probes), done)
+            log_p = probability_flow(denoiser, x, conditions(indices), times, rademacher(noise, x, self.probes), done)
             return bits_of_density(log_p, x[0].numel())
 
         name = flow_protocol(self.inference.num, self.inference.weights_label, f"heun{num_steps}-probes{self.probes}")

@@ -17,7 +17,7 @@ from alphabar.errors import UserError
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.sampling.conditions import Conditions, ImagesByIndex, image_conditions
 from alphabar.sampling.model import Loaded
-from alphabar.sampling.prepare import data_of
+from alphabar.sampling.prepare import load_data
 from alphabar.sampling.sampling_job import SamplingJob, sampler_for
 
 
@@ -119,7 +119,7 @@ def source_images(loaded: Loaded, files: str | None, data_root: str | None, fabr
     """
     if files is not None:
         return given_images(files, _accepted_shape(loaded, files, num), num)
-    held_out = data_of(loaded, data_root, fabric).source.held_out()
+    held_out = load_data(loaded, data_root, fabric).source.held_out()
     if len(held_out) == 0:
         raise UserError("this checkpoint's data has no images that it was not trained on: give images=PATH")
     return held_out.images(range(min(num, len(held_out))))

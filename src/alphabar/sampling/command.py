@@ -19,10 +19,10 @@ from alphabar.runs.distributed import total
 from alphabar.sampling.cascade import RecordingSamples, source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.film import record_film, write_film
-from alphabar.sampling.image_grid import beside, captioned, grid, named, save_png
+from alphabar.sampling.image_grid import grid, grid_with_captions, grid_with_row_names, save_png, side_by_side
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import Loaded
-from alphabar.sampling.prepare import withdrawn_on_complaint
+from alphabar.sampling.prepare import withdrawn_on_error
 from alphabar.sampling.preview import source_columns
 from alphabar.sampling.sampling_job import Generated, gather
 
@@ -50,7 +50,7 @@ class Sampling:
         """Draws and writes the images; returns their folder, their number, and how many of them have NaN or infinity."""
         settings, folder = self.inference, Path(self.inference.run_dir)
         fabric, loaded = settings.start(settings.must_draw)
-        with withdrawn_on_complaint(settings.run_dir):
+        with withdrawn_on_error(settings.run_dir):
             conditions, sources = self._conditions(fabric, loaded)
         num_nonfinite = torch.zeros(1, device=fabric.device)
         kept = settings.num if self.format == "npz" else min(settings.num, MAX_IN_GRID)
@@ -64,7 +64,7 @@ class Sampling:
         if fabric.is_global_zero:
             first = images[:MAX_IN_GRID]
             columns += [first] if sources is None else source_columns(conditions, sources, first)
-            save_png(self._grid(loaded, beside(*columns)), folder / "grid.png")
+            save_png(self._grid(loaded, side_by_side(*columns)), folder / "grid.png")
             self._write_others(fabric, loaded, conditions, images, folder)
             self._report(loaded, folder, broken)
         return {"folder": str(folder), "num": settings.num, "num_nonfinite": broken}
@@ -111,7 +111,7 @@ class Sampling:
         columns = len(cells) // len(prompts)
         if columns > 0 and len(prompts) > 1 and (self.inference.labels is not None or columns > 1):
             return grid_by_prompt(cells, prompts)
-        return captioned(cells, [prompts[index % len(prompts)] for index in range(len(cells))])
+        return grid_with_captions(cells, [prompts[index % len(prompts)] for index in range(len(cells))])
 
     def _write_others(self, fabric: Fabric, loaded: Loaded, conditions: Conditions, images: Tensor, folder: Path) -> None:
         settings, prompts = self.inference, self.inference.prompt_list(loaded)
@@ -143,4 +143,4 @@ def grid_by_prompt(images: Tensor, prompts: Sequence[str]) -> Tensor:
     """Returns a grid [C, H, W] with a row for each prompt, of images [N, C, H, W]; image i has prompt i modulo their number."""
     columns = len(images) // len(prompts)
     rows = images[: columns * len(prompts)].unflatten(0, (columns, len(prompts))).transpose(0, 1)
-    return named(rows.flatten(0, 1), prompts, columns)
+    return grid_with_row_names(rows.flatten(0, 1), prompts, columns)

@@ -1,4 +1,4 @@
-"""Grids and films: from uint8 images to files."""
+"""Pictures of many uint8 images, and files of them."""
 
 import math
 import unicodedata
@@ -14,10 +14,10 @@ from alphabar.data.pixels import pixels_of
 
 BACKGROUND = 255  # the gaps are white
 SMALLEST = 48  # pixels that images in a grid are at least high
-CAPTIONED = 96  # pixels that images with captions are at least high and wide, so that there is room for words
-LINES = 2  # of a caption
+CAPTIONED = 96  # pixels that images with captions are at least high and wide, so that there is room for text
+LINES = 2  # lines of a caption, at most
 QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
-LINE_HEIGHT = 13  # of Pillow's own font
+LINE_HEIGHT = 13  # pixels of a line in Pillow's default font
 
 
 def enlarge(images: Tensor, smallest: int) -> Tensor:
@@ -27,7 +27,7 @@ def enlarge(images: Tensor, smallest: int) -> Tensor:
 
 
 def grid(images: Tensor, num_columns: int | None = None, smallest: int = SMALLEST, gap: int = 4) -> Tensor:
-    """One image [C, H, W] of many [N, C, h, w], row by row, with gaps between them; as square as it goes by default."""
+    """Returns one picture [C, H, W] of images [N, C, h, w], row by row with gaps between them; as square as possible by default."""
     columns = min(num_columns or math.ceil(math.sqrt(len(images))), len(images))
     rows = math.ceil(len(images) / columns)
     images = enlarge(images, smallest)
@@ -40,51 +40,53 @@ def grid(images: Tensor, num_columns: int | None = None, smallest: int = SMALLES
     return canvas
 
 
-def captioned(images: Tensor, captions: Sequence[str], gap: int = 4) -> Tensor:
-    """The grid of images [N, C, h, w] with a caption under each, in at most two lines, and cut where it is longer."""
+def grid_with_captions(images: Tensor, captions: Sequence[str], gap: int = 4) -> Tensor:
+    """Returns the grid of images [N, C, h, w] with a caption under each, in at most two lines, and cut if it is longer."""
     images = enlarge(images, CAPTIONED)
     channels, height, width = images.shape[1:]
     room = LINES * LINE_HEIGHT
     cells = torch.full((len(images), channels, height + room, width), BACKGROUND, dtype=torch.uint8)
     for cell, image, caption in zip(cells, images, captions, strict=True):
         cell[:, :height] = image
-        cell[:, height:] = written("\n".join(lines(caption, width, LINES)), channels, room, width)
+        cell[:, height:] = draw_text("\n".join(wrap_text(caption, width, LINES)), channels, room, width)
     return grid(cells, gap=gap)
 
 
-def named(images: Tensor, names: Sequence[str], num_columns: int, gap: int = 4) -> Tensor:
-    """The grid of images [N, C, h, w] with the name of each row to the left of it, in at most two lines."""
+def grid_with_row_names(images: Tensor, names: Sequence[str], num_columns: int, gap: int = 4) -> Tensor:
+    """Returns the grid of images [N, C, h, w] with the name of each row to the left of it, in at most two lines."""
     picture = grid(images, num_columns, gap=gap)
     channels, height = picture.shape[0], (picture.shape[1] - gap) // len(names) - gap
-    broken = ["\n".join(lines(name, CAPTIONED, LINES)) for name in names]
-    width = max(len(written(text, 1, 1)[0, 0]) for text in broken)
+    broken = ["\n".join(wrap_text(name, CAPTIONED, LINES)) for name in names]
+    width = max(len(draw_text(text, 1, 1)[0, 0]) for text in broken)
     margin = torch.full((channels, picture.shape[1], gap + width), BACKGROUND, dtype=torch.uint8)
     for row, text in enumerate(broken):
-        words = written(text, channels, LINE_HEIGHT * (1 + text.count("\n")))[:, :height]
+        words = draw_text(text, channels, LINE_HEIGHT * (1 + text.count("\n")))[:, :height]
         top = gap + row * (height + gap) + (height - words.shape[1]) // 2
         margin[:, top : top + words.shape[1], gap : gap + words.shape[2]] = words
     return torch.cat([margin, picture], dim=2)
 
 
-def beside(*columns: Tensor, gap: int = 2) -> Tensor:
-    """Wide images [N, C, H, W'], of images [N, C, h, h] of several sizes, side by side and each as high as the highest; one column
-    stays as it is."""
+def side_by_side(*columns: Tensor, gap: int = 2) -> Tensor:
+    """Returns wide images [N, C, H, W'] made of images [N, C, h, h] side by side, all scaled to the height of the largest.
+
+    A single column is returned as it is.
+    """
     if len(columns) == 1:
         return columns[0]
     height = enlarge(max(columns, key=lambda images: images.shape[-1]), SMALLEST).shape[-1]
     space = columns[0].new_full((*columns[0].shape[:2], height, gap), BACKGROUND)
-    parts = [part for images in columns for part in (resized(images.cpu(), height), space)]
+    parts = [part for images in columns for part in (resize_nearest(images.cpu(), height), space)]
     return torch.cat([*parts, space], dim=3)  # some more on the right, where the next one begins
 
 
-def resized(images: Tensor, side: int) -> Tensor:
-    """To `side` x `side`, without new values."""
+def resize_nearest(images: Tensor, side: int) -> Tensor:
+    """Returns images scaled to `side` x `side` by nearest neighbours, so that there are no new values."""
     return interpolate(images.float(), (side, side), mode="nearest-exact").to(images.dtype)
 
 
-def lines(text: str, width: int, most: int) -> list[str]:
-    """The text, broken into at most `most` lines of `width` pixels, and cut with dots where it takes more."""
-    font, found, rest = ImageFont.load_default(), [], printable(" ".join(text.split()))
+def wrap_text(text: str, width: int, most: int) -> list[str]:
+    """Returns the text as at most `most` lines of `width` pixels, cut with dots if it is longer."""
+    font, found, rest = ImageFont.load_default(), [], to_printable_ascii(" ".join(text.split()))
     while rest and len(found) < most:
         end = len(rest)
         while end > 1 and font.getlength(rest[:end]) > width:
@@ -98,14 +100,14 @@ def lines(text: str, width: int, most: int) -> list[str]:
     return found or [""]
 
 
-def printable(text: str) -> str:
-    """What Pillow's own font can show: letters lose their accents, the rest becomes question marks."""
+def to_printable_ascii(text: str) -> str:
+    """Returns what Pillow's default font can show of the text: letters lose their accents, the rest becomes question marks."""
     bare = "".join(each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each))
     return bare.translate(QUOTES).encode("ascii", "replace").decode()
 
 
-def written(text: str, channels: int, height: int, width: int | None = None) -> Tensor:
-    """Black on white, uint8 [C, height, width]; None: as wide as it is."""
+def draw_text(text: str, channels: int, height: int, width: int | None = None) -> Tensor:
+    """Returns the text black on white, uint8 [C, height, width]; width None: as wide as the text."""
     font = ImageFont.load_default()
     needed = max(math.ceil(font.getlength(line)) for line in text.split("\n")) + 1
     canvas = Image.new("L", (width or needed, height), BACKGROUND)
@@ -114,13 +116,13 @@ def written(text: str, channels: int, height: int, width: int | None = None) -> 
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """A Pillow image of uint8 [C, H, W] with one or three channels."""
+    """Returns the Pillow image of uint8 [C, H, W] with one or three channels."""
     array = image.cpu().permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def save_png(image: Tensor, path: Path) -> None:
-    """Writes uint8 [C, H, W], making the folder if need be."""
+    """Writes uint8 [C, H, W] as PNG, and makes the folder if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     to_pil(image).save(path)
 

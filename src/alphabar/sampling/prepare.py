@@ -1,4 +1,4 @@
-"""What the metrics of `evaluate.py` share: the data of a checkpoint, and a folder that goes again after a complaint."""
+"""Preparation of a command on a checkpoint: its data, and the folder of the results, which is removed if it fails."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ from alphabar.sampling.model import Loaded
 
 
 @contextmanager
-def withdrawn_on_complaint(run_dir: str) -> Iterator[None]:
-    """Takes the folder of a command away again where a UserError ends it before anything was measured."""
+def withdrawn_on_error(run_dir: str) -> Iterator[None]:
+    """Removes the folder of a command again if a UserError ends it before anything was measured."""
     try:
         yield
     except UserError:
@@ -24,26 +24,26 @@ def withdrawn_on_complaint(run_dir: str) -> Iterator[None]:
         raise
 
 
-def data_of(loaded: Loaded, data_root: str | None, fabric: Fabric) -> ImageDataModule:
-    """The data that a checkpoint was trained on, under `data_root` if that is given; its conditioner, and those of the models
-    before it, know their captions.
+def load_data(loaded: Loaded, data_root: str | None, fabric: Fabric) -> ImageDataModule:
+    """Returns the data that a checkpoint was trained on, and attaches their captions to its conditioner and to upstream models.
 
-    Raises UserError if they are not at hand, or for a `data_root` where the data has no root.
+    data_root: where the data lie now; None: where they lay in training.
+    Raises UserError if they are not at hand, or if there is a `data_root` and the data have no root.
     """
     config = loaded.config
     if data_root is not None:
         if "root" not in config.data:
             raise UserError(f"data_root={data_root}: this checkpoint was trained on data without a root")
         OmegaConf.update(config, "data.root", data_root)
-    data = prepared(build(config.data, "data"), fabric)
-    with fabric.rank_zero_first():  # what it computes, it keeps for the others
+    data = prepare(build(config.data, "data"), fabric)
+    with fabric.rank_zero_first():  # which keeps what it computes for the others
         for each in loaded.chain:
             each.model.conditioner.attach_captions(data.captions)
     return data
 
 
-def prepared(data: ImageDataModule, fabric: Fabric) -> ImageDataModule:
-    """The same, once its files are there."""
+def prepare(data: ImageDataModule, fabric: Fabric) -> ImageDataModule:
+    """Returns the data after its files were prepared, by one process first."""
     with fabric.rank_zero_first():
         data.prepare_data()
     return data

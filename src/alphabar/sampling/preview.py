@@ -11,7 +11,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.models.conditioners import Conditioner
 from alphabar.sampling.conditions import Conditions, dataset_conditions, preview_images, prompt_conditions
-from alphabar.sampling.image_grid import beside, captioned, grid, named
+from alphabar.sampling.image_grid import grid, grid_with_captions, grid_with_row_names, side_by_side
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Preview:
     def picture(self, images: Tensor) -> Tensor:
         """Returns the grid [C, H, W] of images [num, C, H, W]."""
         if self.classes is not None:
-            return named(images, self.classes, self.num // len(self.classes))
+            return grid_with_row_names(images, self.classes, self.num // len(self.classes))
         if self.captions is not None:
-            return captioned(images, self.captions)
-        return grid(images if self.sources is None else beside(*source_columns(self.conditions, self.sources, images)))
+            return grid_with_captions(images, self.captions)
+        return grid(images if self.sources is None else side_by_side(*source_columns(self.conditions, self.sources, images)))
 
     @property
     def text(self) -> str | None:

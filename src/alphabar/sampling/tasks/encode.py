@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alphabar.diffusion.samplers.inversion import encode, must_be_reversible
 from alphabar.files.atomic import atomic_writer
-from alphabar.sampling.prepare import withdrawn_on_complaint
+from alphabar.sampling.prepare import withdrawn_on_error
 from alphabar.sampling.tasks import ImageTask, unclipped
 
 
@@ -30,7 +30,7 @@ class Encode(ImageTask):
         """Encodes, decodes and writes; returns the folder, the number of rows, and how many grey levels reconstructions are off."""
         settings = self.inference
         fabric, loaded = settings.start(settings.must_draw)
-        with withdrawn_on_complaint(self.run_dir):
+        with withdrawn_on_error(self.run_dir):
             originals = self.originals(fabric, loaded, settings.num)
             conditions = self.conditions_of(loaded, originals)
         denoiser, codec = settings.denoiser(loaded), loaded.model.codec

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers.image_to_image import image_to_image, must_be_strength
-from alphabar.sampling.prepare import withdrawn_on_complaint
+from alphabar.sampling.prepare import withdrawn_on_error
 from alphabar.sampling.tasks import ImageTask
 
 
@@ -30,7 +30,7 @@ class ImageToImage(ImageTask):
     def run(self) -> dict[str, object]:
         settings = self.inference
         fabric, loaded = settings.start(settings.must_draw)
-        with withdrawn_on_complaint(self.run_dir):
+        with withdrawn_on_error(self.run_dir):
             originals = self.originals(fabric, loaded, settings.num)
             conditions = self.conditions_of(loaded, originals)
         sampler, denoiser, codec = settings.sampler_for(loaded), settings.denoiser(loaded), loaded.model.codec

@@ -10,7 +10,7 @@ from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers.inpainting import RePaint
 from alphabar.errors import UserError
 from alphabar.sampling.model import Loaded
-from alphabar.sampling.prepare import withdrawn_on_complaint
+from alphabar.sampling.prepare import withdrawn_on_error
 from alphabar.sampling.tasks import ImageTask
 from alphabar.sampling.tasks.mask import known_latents, known_pixels
 
@@ -40,7 +40,7 @@ class Inpaint(ImageTask):
     def run(self) -> dict[str, object]:
         settings = self.inference
         fabric, loaded = settings.start(settings.must_draw)
-        with withdrawn_on_complaint(self.run_dir):
+        with withdrawn_on_error(self.run_dir):
             self.must_not_take_images(loaded)
             known = known_pixels(self.mask, loaded.shape.resolution)
             mask = known_latents(known, loaded.model.codec.space(*loaded.shape), self.mask)

@@ -13,7 +13,7 @@ from alphabar.diffusion.samplers.interpolation import slerp
 from alphabar.diffusion.samplers.inversion import encode, must_be_reversible
 from alphabar.errors import UserError
 from alphabar.sampling.model import Loaded
-from alphabar.sampling.prepare import withdrawn_on_complaint
+from alphabar.sampling.prepare import withdrawn_on_error
 from alphabar.sampling.tasks import Edit, ImageTask, unclipped
 
 
@@ -45,7 +45,7 @@ class Interpolate(ImageTask):
     def run(self) -> dict[str, object]:
         fabric, loaded = self.inference.start(self.inference.must_draw)
         ways = {"images": self._between_images, "noise": self._between_noise, "embeddings": self._between_embeddings}
-        with withdrawn_on_complaint(self.run_dir):
+        with withdrawn_on_error(self.run_dir):
             num, edit = ways[self.between](fabric, loaded)
         x = self.edited(fabric, loaded, num, self.num_frames, edit)
         if fabric.is_global_zero:
