@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alphabar.data import Shape
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser
-from alphabar.diffusion.guidance import ClassifierFree as Guided
+from alphabar.diffusion.guidance import CFGDenoiser
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.objectives.denoising import Denoising
 from alphabar.diffusion.parameterizations import X
@@ -158,7 +158,7 @@ def test_thresholding_acts_where_there_is_a_range(chain):
 @pytest.mark.parametrize("guide", [ClassifierFree(weight=2.0), APG(weight=2.0)], ids=["cfg", "apg"])
 def test_guidance_acts_where_a_model_can_do_without_its_condition(chain, guide):
     modules = [each.model for each in chain]
-    assert [isinstance(each, Guided) for each in guided_stages(modules, guide)] == [True, True, False]
+    assert [isinstance(each, CFGDenoiser) for each in guided_stages(modules, guide)] == [True, True, False]
     assert guided_stages(modules, None) == [module.denoiser for module in modules]
     null = {"vector": torch.ones(1, 4)}
     first, second, _ = guided_stages(modules, guide, null)
@@ -168,7 +168,7 @@ def test_guidance_acts_where_a_model_can_do_without_its_condition(chain, guide):
     with pytest.raises(UserError, match="none of these models was trained to do without its condition"):
         guided_stages(strict, guide)
     mixed = [strict[0], loaded(LowResolution(3, 8, 4, width=4, dropout=0.1), 8).model]
-    assert [isinstance(each, Guided) for each in guided_stages(mixed, guide)] == [False, True]
+    assert [isinstance(each, CFGDenoiser) for each in guided_stages(mixed, guide)] == [False, True]
     with pytest.raises(UserError, match="this model was never trained to do without its condition"):
         guided_stages(mixed, guide, null)
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from alphabar.diffusion.denoiser import NetworkDenoiser, Prediction
-from alphabar.diffusion.guidance import Autoguided, ClassifierFree, Linear, Projected
+from alphabar.diffusion.guidance import AutoguidedDenoiser, CFGDenoiser, Linear, Projected
 from alphabar.diffusion.parameterizations import Epsilon
 from alphabar.diffusion.schedules.edm import EDMSchedule
 from alphabar.diffusion.schedules.from_alpha_bar import CosineSchedule
@@ -75,8 +75,8 @@ def test_weight_1_is_the_strong_prediction_and_nothing_else(rule):
     x_t, t, cond, null = inputs()
     denoiser, weak = network(), network(seed=5)
     expected = denoiser(x_t, t, cond)
-    assert_equal(ClassifierFree(denoiser, rule, null)(x_t, t, cond), expected)
-    assert_equal(Autoguided(denoiser, weak, rule)(x_t, t, cond), expected)
+    assert_equal(CFGDenoiser(denoiser, rule, null)(x_t, t, cond), expected)
+    assert_equal(AutoguidedDenoiser(denoiser, weak, rule)(x_t, t, cond), expected)
     assert denoiser.network.seen == [4, 4, 4]
     assert weak.network.seen == []
 
@@ -84,10 +84,10 @@ def test_weight_1_is_the_strong_prediction_and_nothing_else(rule):
 def test_weight_0_is_the_weak_prediction():
     x_t, t, cond, null = inputs()
     denoiser, weak = network(), network(seed=5)
-    free = ClassifierFree(denoiser, Linear(weight=0.0), null)(x_t, t, cond)
+    free = CFGDenoiser(denoiser, Linear(weight=0.0), null)(x_t, t, cond)
     expected = denoiser(x_t, t, {"vector": null["vector"].expand(4, -1)})
     torch.testing.assert_close(free[:2], expected[:2], rtol=1e-6, atol=1e-6)
-    auto = Autoguided(denoiser, weak, Linear(weight=0.0))(x_t, t, cond)
+    auto = AutoguidedDenoiser(denoiser, weak, Linear(weight=0.0))(x_t, t, cond)
     assert_equal(auto[:2], weak(x_t, t, cond)[:2])
 
 
@@ -95,7 +95,7 @@ def test_weight_0_is_the_weak_prediction():
 def test_a_doubled_batch_is_two_passes(null_rows):
     x_t, t, cond, _ = inputs(levels=(0.1, 0.4, 0.7, 1.0))
     denoiser, null = network(), {"vector": seeded(9, null_rows, 5)}
-    guided = ClassifierFree(denoiser, Linear(weight=2.5), null)(x_t, t, cond)
+    guided = CFGDenoiser(denoiser, Linear(weight=2.5), null)(x_t, t, cond)
     assert denoiser.network.seen == [8]
     strong, weak = denoiser(x_t, t, cond), denoiser(x_t, t, {"vector": null["vector"].expand(4, -1)})
     for one, other, result in zip(strong[:2], weak[:2], guided[:2], strict=True):
@@ -135,16 +135,16 @@ def test_outside_of_its_interval_guidance_does_nothing():
     for level, inside in ((0.1, False), (0.4, True), (0.7, False)):
         x_t, t, cond, null = inputs(levels=(level,) * 4)
         denoiser.network.seen.clear()
-        guided = ClassifierFree(denoiser, rule, null)(x_t, t, cond)
+        guided = CFGDenoiser(denoiser, rule, null)(x_t, t, cond)
         assert denoiser.network.seen == [8 if inside else 4]
-        assert_equal(guided, ClassifierFree(denoiser, everywhere, null)(x_t, t, cond) if inside else denoiser(x_t, t, cond))
+        assert_equal(guided, CFGDenoiser(denoiser, everywhere, null)(x_t, t, cond) if inside else denoiser(x_t, t, cond))
 
 
 def test_each_row_has_its_own_time():
     x_t, t, cond, null = inputs(levels=(0.1, 0.4, 0.45, 0.9))
     denoiser = network()
-    guided = ClassifierFree(denoiser, Linear(weight=3.0, interval=(0.3, 0.5)), null)(x_t, t, cond)
-    everywhere, strong = ClassifierFree(denoiser, Linear(weight=3.0), null)(x_t, t, cond), denoiser(x_t, t, cond)
+    guided = CFGDenoiser(denoiser, Linear(weight=3.0, interval=(0.3, 0.5)), null)(x_t, t, cond)
+    everywhere, strong = CFGDenoiser(denoiser, Linear(weight=3.0), null)(x_t, t, cond), denoiser(x_t, t, cond)
     for result, inside, outside in zip(guided[:2], everywhere[:2], strong[:2], strict=True):
         assert torch.equal(result[1:3], inside[1:3])
         torch.testing.assert_close(result[[0, 3]], outside[[0, 3]], rtol=1e-6, atol=1e-5)
@@ -175,8 +175,8 @@ def test_apg_leaves_out_what_points_along_the_prediction():
 def test_apg_with_all_of_it_is_linear():
     x_t, t, cond, null = inputs(levels=(0.1, 0.4, 0.7, 0.9))
     denoiser = network()
-    apg = ClassifierFree(denoiser, Projected(weight=3.0, parallel=1.0), null)(x_t, t, cond)
-    linear = ClassifierFree(denoiser, Linear(weight=3.0), null)(x_t, t, cond)
+    apg = CFGDenoiser(denoiser, Projected(weight=3.0, parallel=1.0), null)(x_t, t, cond)
+    linear = CFGDenoiser(denoiser, Linear(weight=3.0), null)(x_t, t, cond)
     for one, other in zip(apg, linear, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
 
@@ -195,7 +195,7 @@ def test_thresholding_may_lie_within_as_well():
     x_t, t = 3 * seeded(0, 4, 3), torch.full((4,), 500)
     within = Thresholded(ConditionalGaussianDenoiser(schedule), Static())
     alpha, sigma = schedule.at(t, x_t)
-    x_hat, eps_hat, _ = ClassifierFree(within, Linear(weight=2.0), NULL)(x_t, t, {"vector": COND["vector"].expand(4, -1)})
+    x_hat, eps_hat, _ = CFGDenoiser(within, Linear(weight=2.0), NULL)(x_t, t, {"vector": COND["vector"].expand(4, -1)})
     torch.testing.assert_close(alpha * x_hat + sigma * eps_hat, x_t)
 
 
@@ -203,13 +203,13 @@ def test_thresholding_may_lie_within_as_well():
 def test_a_weak_model_that_is_the_strong_one_changes_nothing(rule):
     x_t, t, cond, _ = inputs(levels=(0.1, 0.4, 0.7, 0.9))
     denoiser = network()
-    for one, other in zip(Autoguided(denoiser, denoiser, rule)(x_t, t, cond), denoiser(x_t, t, cond), strict=True):
+    for one, other in zip(AutoguidedDenoiser(denoiser, denoiser, rule)(x_t, t, cond), denoiser(x_t, t, cond), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6 * float(other.abs().max()))
 
 
 def test_a_network_that_learns_no_variance_gives_none():
     schedule = SCHEDULES["edm"]
-    guided = ClassifierFree(ConditionalGaussianDenoiser(schedule), Linear(weight=2.0), NULL)
+    guided = CFGDenoiser(ConditionalGaussianDenoiser(schedule), Linear(weight=2.0), NULL)
     assert guided(seeded(0, 1, 3), torch.ones(1), COND).variance is None
 
 
@@ -236,13 +236,13 @@ def test_a_label_says_what_changes_a_figure(rule, label):
         (lambda: Projected(weight=2.0, interval=(0.0, 1.2)), r"need 0 <= low < high <= 1, got interval=\(0.0, 1.2\)"),
         (lambda: Projected(weight=2.0, parallel=-1.0), "need 0 <= parallel <= 1, got parallel=-1.0"),
         (lambda: Projected(weight=2.0, max_norm=0.0), "need max_norm > 0, or none, got max_norm=0.0"),
-        (lambda: ClassifierFree(network(), Linear(weight=2.0), None), "a model that was trained with a condition, got null=None"),
+        (lambda: CFGDenoiser(network(), Linear(weight=2.0), None), "a model that was trained with a condition, got null=None"),
         (
-            lambda: Autoguided(network(), network(CosineSchedule()), Linear(weight=2.0)),
+            lambda: AutoguidedDenoiser(network(), network(CosineSchedule()), Linear(weight=2.0)),
             "on the same schedule, got LinearSchedule and CosineSchedule, which differ",
         ),
-        (lambda: Autoguided(network(), network(LinearSchedule(100)), Linear(weight=2.0)), "LinearSchedule, which differ"),
-        (lambda: Autoguided(network(), network(EDMSchedule()), Linear(weight=2.0)), "LinearSchedule and EDMSchedule"),
+        (lambda: AutoguidedDenoiser(network(), network(LinearSchedule(100)), Linear(weight=2.0)), "LinearSchedule, which differ"),
+        (lambda: AutoguidedDenoiser(network(), network(EDMSchedule()), Linear(weight=2.0)), "LinearSchedule and EDMSchedule"),
     ],
 )
 def test_what_makes_no_guidance_is_refused(make, message):
@@ -254,7 +254,7 @@ def test_what_makes_no_guidance_is_refused(make, message):
 def test_no_condition_is_refused_at_every_weight(weight):
     x_t, t, _, null = inputs()
     with pytest.raises(ValueError, match="guidance needs a model that was trained with a condition, got cond=None"):
-        ClassifierFree(network(), Linear(weight=weight), null)(x_t, t)
+        CFGDenoiser(network(), Linear(weight=weight), null)(x_t, t)
 
 
 @pytest.mark.parametrize(
@@ -268,4 +268,4 @@ def test_no_condition_is_refused_at_every_weight(weight):
 def test_a_null_condition_of_another_kind_is_refused(null, message):
     x_t, t, cond, _ = inputs()
     with pytest.raises(ValueError, match=message):
-        ClassifierFree(network(), Linear(weight=2.0), null)(x_t, t, cond)
+        CFGDenoiser(network(), Linear(weight=2.0), null)(x_t, t, cond)

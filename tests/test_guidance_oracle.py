@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from alphabar.diffusion.denoiser import NetworkDenoiser
-from alphabar.diffusion.guidance import Autoguided, ClassifierFree, Linear
+from alphabar.diffusion.guidance import AutoguidedDenoiser, CFGDenoiser, Linear
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.parameterizations import Epsilon, V, Velocity, X
 from alphabar.diffusion.samplers.ddim import DDIM
@@ -41,7 +41,7 @@ def test_guided_normal_distributions_are_known(schedule, parameterization, weigh
     x_t = seeded(3, 200, 3, dtype=torch.float64)
     alpha, sigma = schedule.at(t, x_t)
     cond = {"vector": COND["vector"].double().expand(200, -1)}
-    x_hat, eps_hat, _ = ClassifierFree(denoiser, Linear(weight=weight), {"vector": NULL["vector"].double()})(x_t, t, cond)
+    x_hat, eps_hat, _ = CFGDenoiser(denoiser, Linear(weight=weight), {"vector": NULL["vector"].double()})(x_t, t, cond)
     known = GuidedGaussian(*cond["vector"][0].tolist(), float(NULL["vector"][0, 1]), weight)
     score = known.score(x_t, alpha, sigma)
     torch.testing.assert_close(eps_hat, -sigma * score, rtol=1e-9, atol=1e-9)
@@ -56,7 +56,7 @@ def test_guided_trajectories_end_where_they_must(schedule, parameterization, sam
     denoiser = NetworkDenoiser(OracleNetwork(exact, parameterization), schedule, parameterization)
     quantiles = torch.special.ndtri((torch.arange(40, dtype=torch.float64) + 0.5) / 40)[:, None]
     x_T = sampler.start(schedule, quantiles)
-    x = sampler.sample(ClassifierFree(denoiser, Linear(weight=2.0), NULL), x_T, {"vector": COND["vector"].expand(40, -1)})
+    x = sampler.sample(CFGDenoiser(denoiser, Linear(weight=2.0), NULL), x_T, {"vector": COND["vector"].expand(40, -1)})
     alpha, sigma = schedule(sampler.times(schedule)[0])
     known = GuidedGaussian(MEAN, STD, WIDE, 2.0).end(x_T, alpha.double(), sigma.double())
     assert (x - known).abs().max() < bound
@@ -87,10 +87,10 @@ def test_every_sampler_takes_guidance(sampler, thresholding):
         return sampler.sample(denoiser, seeded(0, 16, 3, dtype=torch.float64), cond, ImageNoise(0, range(16)))
 
     plain = sample(strong)
-    assert torch.equal(sample(ClassifierFree(strong, Linear(weight=1.0), NULL)), plain)
-    assert torch.equal(sample(Autoguided(strong, weak, Linear(weight=1.0))), plain)
+    assert torch.equal(sample(CFGDenoiser(strong, Linear(weight=1.0), NULL)), plain)
+    assert torch.equal(sample(AutoguidedDenoiser(strong, weak, Linear(weight=1.0))), plain)
     for rule in RULES:
-        free, auto = sample(ClassifierFree(strong, rule, NULL)), sample(Autoguided(strong, weak, rule))
+        free, auto = sample(CFGDenoiser(strong, rule, NULL)), sample(AutoguidedDenoiser(strong, weak, rule))
         assert free.isfinite().all()
         assert not torch.allclose(free, plain)
         torch.testing.assert_close(auto, free, rtol=1e-4, atol=1e-4)  # the weak one says the same

@@ -84,7 +84,7 @@ class Autoguidance(guidance.Linear, Guide):
         paths = frozen_part_paths(model)
         weaker = load_model(self.checkpoint, self.weights, self.ema_length, self.ema_decay, paths).model.to(model.device)
         try:
-            return guidance.Autoguided(model.denoiser, weaker.denoiser, self)
+            return guidance.AutoguidedDenoiser(model.denoiser, weaker.denoiser, self)
         except ValueError as error:
             raise UserError(f"guidance: {error}") from error
 
@@ -130,4 +130,4 @@ def guided_by_condition(model: DiffusionModel, rule: guidance.Guidance, null: Co
         raise UserError("guidance: this model was trained without a condition (conditioner=unconditional), need guidance=none")
     if not model.conditioner.is_optional:
         raise UserError("guidance: this model was never trained to do without its condition (conditioner.dropout=0)")
-    return guidance.ClassifierFree(model.denoiser, rule, null)
+    return guidance.CFGDenoiser(model.denoiser, rule, null)
