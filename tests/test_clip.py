@@ -17,7 +17,6 @@ import tiny_texts
 from alphabar.config.build import build
 from alphabar.config.former_names import upgraded
 from alphabar.errors import UserError
-from alphabar.metrics import pretrained
 from alphabar.models.clip.pretrained import PretrainedCLIP
 from alphabar.models.clip.small import SmallCLIP, save_clip
 from alphabar.models.clip.stored import StoredCLIP
@@ -25,6 +24,7 @@ from alphabar.models.clip.towers import Towers, pool
 from alphabar.models.codecs.clip_embeddings import CLIPEmbeddings
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.conditioners.image_embedding import ImageEmbedding
+from alphabar.models.frozen import silence
 from alphabar.models.text import TextEncoder
 from alphabar.runs.checkpoint import frozen_parts
 from alphabar.runs.resume import relocate
@@ -73,7 +73,7 @@ def test_clip_gives_what_transformers_gives(published, tmp_path):
     (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(colours))
     clip = PretrainedCLIP(str(tmp_path / "clip"))
     images = tiny_models.pictures(height=24, width=24)
-    with pretrained.silence():
+    with silence():
         model = CLIPModel.from_pretrained(tmp_path / "clip").eval()
         tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "clip")
     pixels = CLIPImageProcessorFast(**colours)(list(images), return_tensors="pt")["pixel_values"]

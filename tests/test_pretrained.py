@@ -10,10 +10,10 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection, Dinov2Model
 
-from alphabar.metrics import pretrained
 from alphabar.metrics.clip import CLIPFeatures
 from alphabar.metrics.dinov2 import DINOv2Features
 from alphabar.metrics.pretrained import Colours, Images, resize
+from alphabar.models.frozen import silence
 from tiny_models import SPLITS, complaint, pictures, save
 
 
@@ -45,7 +45,7 @@ def test_images_of_the_right_size_are_only_normalised():
 def test_dinov2_gives_the_class_token_of_transformers(dinov2_folder):
     images = pictures()
     extractor = DINOv2Features(str(dinov2_folder), "cache").extractor(SPLITS)
-    with pretrained.silence():
+    with silence():
         model = Dinov2Model.from_pretrained(dinov2_folder).eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_clip_gives_the_embedding_of_transformers(clip_folder):
     """With its own preprocessing too, to within the grey level by which resizing differs."""
     images = pictures(height=30)
     extractor = CLIPFeatures(str(clip_folder), "cache").extractor(SPLITS)
-    with pretrained.silence():
+    with silence():
         model = CLIPVisionModelWithProjection.from_pretrained(clip_folder).eval()
     processor = CLIPImageProcessor(size={"height": 28, "width": 28}, do_center_crop=False)
     pixels = processor(list(images), return_tensors="pt")["pixel_values"]
@@ -76,7 +76,7 @@ def test_clip_gives_the_embedding_of_transformers(clip_folder):
 
 
 def test_a_clip_without_texts_is_the_same_clip(clip_folder, tmp_path):
-    with pretrained.silence():
+    with silence():
         save(CLIPVisionModelWithProjection.from_pretrained(clip_folder), tmp_path)
     whole, half = (CLIPFeatures(str(folder), "cache").extractor(SPLITS) for folder in (clip_folder, tmp_path))
     assert torch.equal(whole(pictures()), half(pictures()))
@@ -100,7 +100,7 @@ def test_what_an_extractor_says_of_itself(kind, dinov2_folder, clip_folder):
 
 
 def test_other_weights_have_another_name(dinov2_folder, tmp_path):
-    with pretrained.silence():
+    with silence():
         model = Dinov2Model.from_pretrained(dinov2_folder)
     model.layernorm.bias.data[0] += 1
     save(model, tmp_path)
@@ -110,7 +110,7 @@ def test_other_weights_have_another_name(dinov2_folder, tmp_path):
 
 
 def test_half_precision_in_the_file_becomes_float32(dinov2_folder, tmp_path):
-    with pretrained.silence():
+    with silence():
         save(Dinov2Model.from_pretrained(dinov2_folder).half(), tmp_path)
     extractor = DINOv2Features(str(tmp_path), "cache").extractor(SPLITS)
     assert {parameter.dtype for parameter in extractor.parameters()} == {torch.float32}

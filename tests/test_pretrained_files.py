@@ -8,9 +8,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from alphabar.metrics import pretrained
 from alphabar.metrics.clip import CLIPFeatures
 from alphabar.metrics.dinov2 import DINOv2Features
+from alphabar.models import hub as hub_files
 from tiny_models import SPLITS, complaint, put_into
 
 
@@ -61,17 +61,20 @@ def test_a_missing_network_is_noticed_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.get_session", Session)
     assert "cannot be downloaded (no route to host); get" in complaint(DINOv2Features(None, "cache"))
-    assert asked == [(constants.ENDPOINT, pretrained.TIMEOUT)]
+    assert asked == [(constants.ENDPOINT, hub_files.TIMEOUT)]
 
 
 @pytest.mark.parametrize(
     ("weights", "reason"),
     [
-        ("nowhere", "nowhere (features.weights) does not exist"),
-        ("file", "file (features.weights) is a file, not a folder"),
-        ("empty", "config.json does not exist"),
+        (
+            "nowhere",
+            "nowhere does not exist; get config.json, model.safetensors or pytorch_model.bin of https://huggingface.co/facebook/dinov2",
+        ),
+        ("file", "file is a file, not a folder"),
+        ("empty", "has no config.json with model.safetensors or pytorch_model.bin; get"),
         ("damaged", "config.json is damaged or another kind of file"),
-        ("no weights", "cannot read the weights in"),
+        ("no weights", "has no config.json with model.safetensors or pytorch_model.bin; get"),
         ("half", "cannot read the weights in"),
         ("clip", "holds a network of type clip, not dinov2"),
         ("another size", "do not fit their config.json: missing or of another size are"),

@@ -10,10 +10,10 @@ from transformers import BertModel, CLIPTextModel, T5EncoderModel
 import tiny_texts
 from alphabar.errors import UserError
 from alphabar.files.cache import DiskCache
-from alphabar.metrics import pretrained
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.text import Text
 from alphabar.models.conditioners.unconditional import Unconditional
+from alphabar.models.frozen import silence
 from alphabar.models.text import TextEncoder
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def complaint(work, error=UserError) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_are_those_of_transformers_whatever_the_padding(folders, kind):
     encoder = TextEncoder(str(folders[kind]), 12 if "clip" in kind else 9)
-    with pretrained.silence():
+    with silence():
         model = THEIRS[kind].from_pretrained(folders[kind]).eval()
     before = torch.get_rng_state()
     found = encoder(["a cat", "", "a dog"] if "clip" in kind else TEXTS, CPU)
@@ -163,7 +163,7 @@ def test_captions_are_embedded_once(conditioner, folder, tmp_path, monkeypatch):
         raise AssertionError("the weights are read")
 
     assert conditioner.encoder._model is None  # nor kept
-    monkeypatch.setattr("alphabar.models.text.load", fail)
+    monkeypatch.setattr("alphabar.models.text.load_transformers", fail)
     again = text(folder, tmp_path)
     again.attach_captions(CAPTIONS)
     assert same(told(again, [0, 1, 2, 3]), told(conditioner, [0, 1, 2, 3]))
@@ -177,7 +177,7 @@ def test_another_encoder_of_the_same_name_finds_nothing(conditioner, folder, tmp
     moved = shutil.copytree(folder, tmp_path / "moved")
     (again := text(moved, tmp_path)).attach_captions(CAPTIONS)
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    with pretrained.silence():
+    with silence():
         model = BertModel.from_pretrained(moved)
         nn.init.zeros_(model.embeddings.word_embeddings.weight)
         model.save_pretrained(moved)

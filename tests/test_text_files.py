@@ -20,7 +20,7 @@ from transformers import BertModel, CLIPTextModel, T5EncoderModel
 import runs
 import tiny_texts
 from alphabar.errors import UserError
-from alphabar.metrics import pretrained
+from alphabar.models.frozen import silence
 from alphabar.models.hub import PACKAGES, Package
 from alphabar.models.text import TextEncoder
 from alphabar.sampling.conditions import dataset_conditions
@@ -151,7 +151,7 @@ def test_what_the_cache_lacks_is_downloaded(hub, folder, tmp_path_factory, monke
 
 
 def test_large_models_come_in_several_files(folder, tmp_path):
-    with pretrained.silence():
+    with silence():
         model = BertModel.from_pretrained(folder)
         model.save_pretrained(tmp_path, max_shard_size="2KB")
     for path in folder.glob("*token*"):

@@ -9,14 +9,15 @@ from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
 from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
-from alphabar.metrics import Splits, pretrained
+from alphabar.metrics import Splits
+from alphabar.models.frozen import silence
 
 NO_IMAGES = ResidentImages(torch.empty(0, 1, 8, 8, dtype=torch.uint8), None)
 SPLITS = Splits(NO_IMAGES, NO_IMAGES, "data")
 
 
 def save(model, path):
-    with pretrained.silence():
+    with silence():
         model.save_pretrained(path)
     return path
 

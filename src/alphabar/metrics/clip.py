@@ -1,24 +1,25 @@
-"""Features of CLIP, which CMMD is measured with."""
+"""Image features of CLIP, with which CMMD is measured."""
 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alphabar.metrics import Extractor, Features, Splits, pretrained
-from alphabar.metrics.pretrained import Colours, Images, Kind
+from alphabar.metrics import Extractor, Features, Splits
+from alphabar.metrics.pretrained import Images, Kind, load_pretrained, make_extractor
+from alphabar.models.frozen import OPENAI_CLIP, image_colours
 
 KIND = Kind(
     name="clip",
     usual="openai/clip-vit-large-patch14-336",
     class_name="CLIPVisionModelWithProjection",
     model_types=("clip", "clip_vision_model"),
-    colours=Colours((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    colours=OPENAI_CLIP,
 )
 
 
 class CLIPNetwork(nn.Module):
-    """uint8 [B, 1 or 3, H, W] -> float32 [B, D], the embedding that CLIP compares with that of a text, of length one."""
+    """Maps uint8 images [B, 1 or 3, H, W] to their CLIP embeddings, unit vectors float32 [B, D]."""
 
     def __init__(self, model: nn.Module, images: Images) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class CLIPFeatures(Features):
 
     weights: a local folder as `save_pretrained` writes it, or a name on the hub; None: openai/clip-vit-large-patch14-336 from the
     Hugging Face cache, downloaded if it is not there.
-    cache_dir: where what is computed with the features of real images is kept.
+    cache_dir: the folder in which results for real images are cached.
     """
 
     weights: str | None
@@ -45,8 +46,8 @@ class CLIPFeatures(Features):
         return [self.extractor(splits)]
 
     def extractor(self, splits: Splits) -> Extractor:
-        """The one that there is."""
-        model, found = pretrained.pretrained(KIND, self.weights)
-        images = Images(model.config.image_size, pretrained.colours(KIND, found.folder))
+        """Returns the only extractor."""
+        model, found = load_pretrained(KIND, self.weights)
+        images = Images(model.config.image_size, image_colours(KIND.name, found.folder, KIND.colours))
         network = CLIPNetwork(model, images)
-        return pretrained.extractor(KIND, network, model, found, model.config.projection_dim, images, self.cache_dir)
+        return make_extractor(KIND, network, model, found, model.config.projection_dim, images, self.cache_dir)

@@ -1,11 +1,12 @@
-"""Features of DINOv2, which judges images more like people do than Inception."""
+"""Features of DINOv2, whose distances agree better with human judgement than those of Inception."""
 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from alphabar.metrics import Extractor, Features, Splits, pretrained
-from alphabar.metrics.pretrained import Colours, Images, Kind
+from alphabar.metrics import Extractor, Features, Splits
+from alphabar.metrics.pretrained import Images, Kind, load_pretrained, make_extractor
+from alphabar.models.frozen import Colours, image_colours
 
 SIZE = 224
 KIND = Kind(
@@ -18,7 +19,7 @@ KIND = Kind(
 
 
 class DINOv2Network(nn.Module):
-    """uint8 [B, 1 or 3, H, W] -> float32 [B, D]: the class token behind the last normalisation."""
+    """Maps uint8 images [B, 1 or 3, H, W] to the class token after the last normalisation, float32 [B, D]."""
 
     def __init__(self, model: nn.Module, images: Images) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class DINOv2Features(Features):
 
     weights: a local folder as `save_pretrained` writes it, or a name on the hub; None: facebook/dinov2-large from the Hugging Face
     cache, downloaded if it is not there.
-    cache_dir: where what is computed with the features of real images is kept.
+    cache_dir: the folder in which results for real images are cached.
     """
 
     weights: str | None
@@ -45,8 +46,8 @@ class DINOv2Features(Features):
         return [self.extractor(splits)]
 
     def extractor(self, splits: Splits) -> Extractor:
-        """The one that there is."""
-        model, found = pretrained.pretrained(KIND, self.weights)
-        images = Images(SIZE, pretrained.colours(KIND, found.folder))
+        """Returns the only extractor."""
+        model, found = load_pretrained(KIND, self.weights)
+        images = Images(SIZE, image_colours(KIND.name, found.folder, KIND.colours))
         network = DINOv2Network(model, images)
-        return pretrained.extractor(KIND, network, model, found, model.config.hidden_size, images, self.cache_dir)
+        return make_extractor(KIND, network, model, found, model.config.hidden_size, images, self.cache_dir)

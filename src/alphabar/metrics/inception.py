@@ -1,4 +1,4 @@
-"""Features of the Inception network that published FIDs are measured with."""
+"""Features of the Inception network with which published FIDs are measured."""
 
 import hashlib
 import io
@@ -22,13 +22,13 @@ from alphabar.runs.distributed import from_first
 log = logging.getLogger(__name__)
 NUM_FEATURES = 2048
 FILE_NAME = URL_INCEPTION_V3.rsplit("/", 1)[-1]
-HASH_PREFIX = "6726825d"  # of the file's SHA-256
+HASH_PREFIX = "6726825d"  # the beginning of the file's SHA-256
 MAX_BATCH = 32
 TIMEOUT = 20.0  # seconds without a byte
 
 
 class InceptionNetwork(nn.Module):
-    """uint8 [B, 1 or 3, H, W] -> float32 [B, 2048]; grey is repeated, and images are resized to 299 as TensorFlow 1 did.
+    """Maps uint8 [B, 1 or 3, H, W] to float32 [B, 2048]; grey is repeated, and images are resized to 299 as TensorFlow 1 did.
 
     torchmetrics would resize with antialiasing by default, which gives other figures than the papers'.
     """
@@ -46,7 +46,7 @@ class InceptionNetwork(nn.Module):
         return self.inception(images.expand(-1, 3, -1, -1))
 
     def head(self) -> nn.Linear:
-        """2048 features -> 1008 class logits, without the bias of the last layer: those of published Inception Scores."""
+        """Returns the layer from 2048 features to 1008 class logits, without bias, as published Inception Scores use it."""
         last: nn.Linear = self.inception.fc  # type: ignore[assignment]
         head = nn.Linear(last.in_features, last.out_features, bias=False, device="meta")
         head.weight = last.weight
@@ -55,10 +55,10 @@ class InceptionNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class InceptionFeatures(Features):
-    """InceptionV3 of torch-fidelity, the layer of 2048 features.
+    """The pooled layer of torch-fidelity's InceptionV3, 2048 features.
 
-    weights: a file; None: the usual one, in torch hub's folder, which is downloaded if it is not there.
-    cache_dir: where sums over the features of real images are kept.
+    weights: a file; None: the published one, in torch hub's folder, which is downloaded if it is not there.
+    cache_dir: the folder in which results for real images are cached.
     """
 
     weights: str | None
@@ -68,7 +68,7 @@ class InceptionFeatures(Features):
         return [self.extractor(splits)]
 
     def extractor(self, splits: Splits) -> Extractor:
-        """The one that there is."""
+        """Returns the only extractor."""
         state, sha256, path = from_first(self._resolve)
         try:
             with in_float32(torch.device("cpu")), own_randomness(0):
@@ -80,8 +80,8 @@ class InceptionFeatures(Features):
         return Extractor(network, NUM_FEATURES, name, record, (1, 3), MAX_BATCH, Path(self.cache_dir), network.head())
 
     def _resolve(self) -> tuple[bytes, str, Path]:
-        """(The weights, checked to be tensors and written anew; the SHA-256 of the file; the file)."""
-        path = usual_file() if self.weights is None else Path(self.weights).expanduser()
+        """Returns the weights, which are nothing but tensors, the SHA-256 of the file, and its path."""
+        path = published_file() if self.weights is None else Path(self.weights).expanduser()
         if self.weights is None and not path.exists():
             download(path)
         if not path.is_file():
@@ -94,18 +94,18 @@ class InceptionFeatures(Features):
         return tensors_only(content, path), sha256, path
 
 
-def usual_file() -> Path:
-    """Where torch hub puts it."""
+def published_file() -> Path:
+    """Returns the path at which torch hub stores the published weights."""
     return Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
 
 
 def remedy() -> str:
-    """What to do about a missing file."""
+    """Returns what a user can do about a missing file."""
     return f"get {URL_INCEPTION_V3} and set features.weights=PATH, or take features=classifier, which works offline"
 
 
 def download(path: Path) -> None:
-    """Fetches the usual file; the name appears once all of it is there and its hash is right."""
+    """Downloads the published weights; the file appears under its name when it is complete and its hash is right."""
     log.info("inception features: downloading %s to %s", URL_INCEPTION_V3, path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def download(path: Path) -> None:
 
 @contextmanager
 def timeout(seconds: float) -> Iterator[None]:
-    """Inside, a connection without an answer fails after `seconds`, instead of minutes later."""
+    """Makes connections without an answer fail after `seconds` inside, instead of after minutes."""
     default = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -128,7 +128,7 @@ def timeout(seconds: float) -> Iterator[None]:
 
 
 def tensors_only(content: bytes, path: Path) -> bytes:
-    """The same weights, on the CPU and rid of everything that could run code when it is loaded."""
+    """Returns the weights without anything that could run code when it is loaded. Raises UserError if they cannot be read."""
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # any bytes may stand in a file

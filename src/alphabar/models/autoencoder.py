@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from alphabar.errors import UserError
+from alphabar.models.frozen import diffusers_library
 
 
 class Posterior(NamedTuple):
@@ -17,20 +17,21 @@ class Posterior(NamedTuple):
     log_variance: Tensor
 
     def sample(self) -> Tensor:
-        """mean + std * eps."""
+        """Draws mean + std * eps."""
         return self.mean + (0.5 * self.log_variance).exp() * torch.randn_like(self.mean)
 
     def divergence(self) -> Tensor:
-        """KL(N(mean, std^2) || N(0, 1)) = sum of (mean^2 + std^2 - 1 - log std^2) / 2, of each image, [B]."""
+        """Returns KL(N(mean, std^2) || N(0, 1)) = sum of (mean^2 + std^2 - 1 - log std^2) / 2 of each image, [B]."""
         return 0.5 * (self.mean**2 + self.log_variance.exp() - 1 - self.log_variance).flatten(1).sum(1)
 
 
 class KLAutoencoder(nn.Module):
-    """diffusers' AutoencoderKL, the first stage of latent diffusion (Rombach et al. 2022, sec. 3.1 and app. G).
+    """The AutoencoderKL of diffusers, the first stage of latent diffusion (Rombach et al. 2022, sec. 3.1 and app. G).
 
-    Each level but the last halves the resolution. The middle attends to itself.
-    channels, resolution: of the images. widths: channels of the levels, the finest first. layers_per_level: residual blocks.
-    Raises ValueError unless all are >= 1, norm_groups divides every width, and the resolution can be halved so often.
+    Each level but the last halves the resolution. The middle has self-attention.
+    channels, resolution: the shape of the images. widths: channels of the levels, the finest first. layers_per_level: residual
+    blocks in each. Raises ValueError unless all are >= 1, norm_groups divides every width, and the resolution is a multiple of
+    2^(levels - 1).
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class KLAutoencoder(nn.Module):
                 f"need a resolution that {len(widths)} widths can halve {len(widths) - 1} times, a multiple of {factor}, "
                 f"got resolution={resolution}"
             )
-        self.network: Any = library().AutoencoderKL(
+        self.network: Any = diffusers_library("autoencoder").AutoencoderKL(
             in_channels=channels,
             out_channels=channels,
             latent_channels=latent_channels,
@@ -70,28 +71,19 @@ class KLAutoencoder(nn.Module):
         )
 
     def posterior(self, x: Tensor) -> Posterior:
-        """Of images float32 [B, C, H, W] in [-1, 1]."""
+        """Returns the posterior of images float32 [B, C, H, W] in [-1, 1]."""
         return posterior(self.network, x)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images float32 [B, C, H, W], about [-1, 1]."""
+        """Returns images float32 [B, C, H, W], about in [-1, 1]."""
         return self.network.decode(latents).sample.float()
 
     def save(self, folder: Path) -> None:
-        """Writes it as diffusers' save_pretrained does."""
+        """Writes the folder that diffusers' from_pretrained reads."""
         self.network.save_pretrained(folder)
 
 
 def posterior(network: Any, x: Tensor) -> Posterior:
-    """What an AutoencoderKL says of images [B, C, H, W] in [-1, 1]; it keeps the log-variance in [-30, 20]."""
+    """Returns the posterior of an AutoencoderKL for images [B, C, H, W] in [-1, 1], which clips the log-variance to [-30, 20]."""
     found = network.encode(x).latent_dist
     return Posterior(found.mean.float(), found.logvar.float())
-
-
-def library() -> Any:
-    """diffusers, which takes seconds to import. Raises UserError where it is not installed."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise UserError("autoencoder: needs Hugging Face's diffusers: pip install 'alphabar[diffusers]'") from error
-    return diffusers

