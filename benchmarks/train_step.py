@@ -33,7 +33,7 @@ from alphabar.data.resident import ResidentImages
 from alphabar.models.networks.diffusers import to_diffusers
 from alphabar.models.networks.unet import UNet
 from alphabar.runs.console import quiet
-from alphabar.training.callbacks.ema import trainable
+from alphabar.training.ema import trainable
 from alphabar.training.loggers.metrics_file import MetricsFile
 from alphabar.training.modules.diffusion import DiffusionModule
 

@@ -62,8 +62,13 @@ def test_no_layer_asks_which_conditioner_or_codec_it_has():
     assert questions == []
 
 
-def test_files_are_rooms_one_can_know():
-    sizes = {path: len(path.read_text().splitlines()) for path in (runs.ROOT / "src").rglob("*.py")}
-    assert max(sizes.values()) <= 300
-    assert sorted(sizes.values())[len(sizes) // 2] <= 120
+def test_files_and_functions_are_short():
+    files = {path: path.read_text() for path in (runs.ROOT / "src").rglob("*.py")}
+    sizes = sorted(len(text.splitlines()) for text in files.values())
+    assert sizes[len(sizes) // 2] <= 120
+    assert sizes[-1] <= 300
+    nodes = [node for text in files.values() for node in ast.walk(ast.parse(text))]
+    lengths = sorted(node.end_lineno - node.lineno + 1 for node in nodes if isinstance(node, ast.FunctionDef))
+    assert lengths[9 * len(lengths) // 10] <= 25
+    assert lengths[-1] <= 60
     assert all(len((runs.ROOT / f"{name}.py").read_text().splitlines()) <= 60 for name in ("train", "sample", "evaluate"))

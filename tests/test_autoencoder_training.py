@@ -16,9 +16,9 @@ from alphabar.metrics import Features
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.training.callbacks.checkpoints import Checkpoints
-from alphabar.training.callbacks.ema import EMA
 from alphabar.training.callbacks.export import Export
 from alphabar.training.callbacks.reconstructions import Reconstructions, psnr, reconstructed
+from alphabar.training.ema import EMA
 from simple_features import collected, pixels_as_features
 from tiny_autoencoders import module
 

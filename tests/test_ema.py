@@ -8,8 +8,8 @@ import runs
 import toy
 from alphabar.runs.ema import posthoc
 from alphabar.runs.ema.profiles import gamma_of
-from alphabar.training.callbacks.ema import EMA, PowerEMA, averaged, trainable
 from alphabar.training.callbacks.snapshots import Snapshots
+from alphabar.training.ema import EMA, PowerEMA, averaged, trainable
 
 
 class Weights(Callback):

@@ -10,8 +10,8 @@ from alphabar.data.resident import ResidentImages
 from alphabar.plotting.run_curves import draw_curves
 from alphabar.runs.metrics_csv import read_metrics
 from alphabar.training.callbacks.checkpoints import Checkpoints
-from alphabar.training.callbacks.ema import EMA, trainable
 from alphabar.training.callbacks.held_out_loss import HeldOutLoss, named
+from alphabar.training.ema import EMA, trainable
 from alphabar.training.loggers.metrics_file import MetricsFile
 from test_held_out_loss import fit
 

@@ -8,8 +8,8 @@ from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.samplers.ddpm import DDPM
 from alphabar.sampling.film import record_film
 from alphabar.sampling.sampling_job import SamplingJob
-from alphabar.training.callbacks.ema import EMA, trainable
 from alphabar.training.callbacks.samples import Samples
+from alphabar.training.ema import EMA, trainable
 
 CPU = torch.device("cpu")
 

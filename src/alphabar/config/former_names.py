@@ -25,6 +25,8 @@ FORMER_CLASSES: dict[str, str] = {
     "alphabar.models.codecs.embedding.ImageEmbedding": "alphabar.models.codecs.clip_embeddings.CLIPEmbeddings",
     "alphabar.models.pairs.stored.StoredPair": "alphabar.models.clip.stored.StoredCLIP",
     "alphabar.models.pairs.towers.Towers": "alphabar.models.clip.towers.Towers",
+    "alphabar.training.callbacks.ema.EMA": "alphabar.training.ema.EMA",
+    "alphabar.training.callbacks.ema.PowerEMA": "alphabar.training.ema.PowerEMA",
     "alphabar.training.callbacks.pair.WritePair": "alphabar.training.callbacks.clip.ExportCLIP",
 }
 # Arguments that have been renamed: (the module of the class, or a package with all in it, the former name) -> the name.

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.training.callbacks.ema import averaged
+from alphabar.training.ema import averaged
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.modules.diffusion import DiffusionModule
 

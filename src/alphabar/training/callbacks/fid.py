@@ -17,8 +17,8 @@ from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images
 from alphabar.sampling.guidance_config import Guide, guidance_label, guided
 from alphabar.sampling.sampling_job import SamplingJob, sampler_for
-from alphabar.training.callbacks.ema import averages_of
 from alphabar.training.callbacks.recurring import Recurring
+from alphabar.training.ema import averages_of
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures, log_file
 

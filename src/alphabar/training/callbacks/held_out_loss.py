@@ -10,8 +10,8 @@ from torch import Tensor
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.objectives import regress
 from alphabar.runs.distributed import rank_and_size, total
-from alphabar.training.callbacks.ema import averages_of
 from alphabar.training.callbacks.recurring import Recurring
+from alphabar.training.ema import averages_of
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures
 from alphabar.training.modules.diffusion import DiffusionModule

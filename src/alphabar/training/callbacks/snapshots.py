@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from alphabar.runs.ema import posthoc
 from alphabar.runs.ema.profiles import PowerFunction
 from alphabar.training.callbacks.checkpoints import AtomicCheckpointIO
-from alphabar.training.callbacks.ema import averages_of
+from alphabar.training.ema import averages_of
 from alphabar.training.hooks import due
 
 
