@@ -4,9 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
+from alphabar.cli.sweep_summary import results_table
 from alphabar.plotting.sample_corner import newest_samples
 from alphabar.plotting.sweep import draw_sweep
-from alphabar.runs.sweep import Job, Sweep
+from alphabar.runs.sweep import Job, Sweep, read_sweep
 from alphabar.runs.text_table import aligned
 from alphabar.sampling.image_grid import grid, save_png
 from runs import table
@@ -62,6 +63,22 @@ def test_jobs_without_a_usable_fid_come_after_those_with_one(tmp_path):
     assert [job.num for job in sweep.ranked()] == [2, 3, 0, 1]
     sweep.save()
     assert [row["fid"] for row in table(tmp_path / "results.csv")] == ["11.0", "12.0", "", ""]
+
+
+def test_a_sweep_is_read_as_it_was_saved(tmp_path):
+    sweep = make_sweep(tmp_path, [{"lr": "0.1", "seed": "1"}, {"lr": "0.2"}, {"lr": "a,b"}], failed=(1,))
+    for job in sweep.jobs:
+        job.result |= {"network_evaluations": 50.0, "images_per_second": 700.0}
+    sweep.save()
+    found = read_sweep(tmp_path)
+    assert [job.num for job in found.jobs] == [job.num for job in sweep.ranked()]
+    assert results_table(found) == results_table(sweep)
+    for job, again in zip(sweep.ranked(), found.jobs, strict=True):
+        assert (again.overrides, again.state, again.error, again.folder) == (job.overrides, job.state, job.error, job.folder)
+        assert (again.figure, again.figure_name, again.loss) == (job.figure, job.figure_name, job.loss)
+    (tmp_path / "results.csv").write_text("job,state\nfirst,finished\n")
+    with pytest.raises(ValueError, match="first"):
+        read_sweep(tmp_path)
 
 
 def test_columns_are_aligned_and_numbers_flush_right():

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from alphabar.cli.exit_status import Ending
 from alphabar.runs.console import shown
 from alphabar.runs.pareto import CostTradeOff, cost_trade_off
-from alphabar.runs.sweep import COSTS, METRICS, NETWORK_EVALUATIONS, PICTURE, TABLE, Sweep, open_sweeps
+from alphabar.runs.sweep import METRICS, NETWORK_EVALUATIONS, PARETO_PICTURE, PICTURE, TABLE, Sweep, open_sweeps
 from alphabar.runs.text_table import aligned
-
-PARETO_PICTURE = "pareto.png"
 
 
 def finish_sweeps(ending: Ending) -> Ending:
@@ -32,16 +30,10 @@ def finish_sweeps(ending: Ending) -> Ending:
 
 def results_table(sweep: Sweep) -> str:
     """Returns the jobs as a table for the terminal, the best first, with what its figures are."""
-    keys, costs = sweep.swept_keys(), sweep.costs()
-    has_loss = any(job.loss is not None for job in sweep.jobs)
-    has_speed = any(job.images_per_second for job in sweep.jobs)
-    titles = [*["loss"] * has_loss, METRICS[sweep.metric], *(COSTS[name] for name in costs), *["images/s"] * has_speed]
-    rows: list[Sequence[object]] = [["job", *keys, "state", *titles, "seconds"]]
-    for job in sweep.ranked():
-        overrides = [job.overrides.get(key, "") for key in keys]
-        loss, speed = [_format(job.loss, ".4f")] * has_loss, [_format(job.images_per_second, ",.0f")] * has_speed
-        figures = [*loss, _format(job.figure, ".4g"), *(_format(job.cost(name), ".4g") for name in costs), *speed]
-        rows.append([job.num, *overrides, job.state, *figures, f"{job.seconds:,.0f}"])
+    keys, columns = sweep.swept_keys(), sweep.result_columns()
+    rows: list[Sequence[object]] = [["job", *keys, "state", *(column.title for column in columns)]]
+    for job, *cells in zip(sweep.ranked(), *(column.cells() for column in columns), strict=True):
+        rows.append([job.num, *(job.overrides.get(key, "") for key in keys), job.state, *cells])
     names = sweep.figure_names()
     return aligned(rows) + (f"\n{METRICS[sweep.metric]} is {', '.join(names)}" if names else "")
 
@@ -71,7 +63,3 @@ def recommendation(trade_off: CostTradeOff) -> str:
     if chosen is not best:
         reason += f"; the best, {best.figure:.4g}, takes {best.costs[NETWORK_EVALUATIONS]:g}"
     return f"{trade_off.label(chosen)}   # {reason}"
-
-
-def _format(value: float | None, spec: str) -> str:
-    return "" if value is None else format(value, spec)

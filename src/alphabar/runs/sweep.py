@@ -7,12 +7,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alphabar.errors import UserError
 from alphabar.files.atomic import write_text
 
-TABLE, PICTURE = "results.csv", "sweep.png"
+TABLE, PICTURE, PARETO_PICTURE = "results.csv", "sweep.png", "pareto.png"
 METRICS = {"fid": "FID", "bpd": "bits/dim"}  # figures of merit and their titles; less is better
 NETWORK_EVALUATIONS = "network_evaluations"
 COSTS = {NETWORK_EVALUATIONS: "evaluations", "seconds_per_image": "s/image"}  # of an image, and their titles
@@ -83,6 +83,18 @@ def as_number(text: str) -> float | None:
         return None
 
 
+class ResultColumn(NamedTuple):
+    """A figure of every job, with the format in which it is shown."""
+
+    title: str
+    spec: str
+    values: Sequence[float | None]
+
+    def cells(self) -> list[str]:
+        """Returns the values as text, an empty one where there is none."""
+        return ["" if value is None else format(value, self.spec) for value in self.values]
+
+
 @dataclass
 class Sweep:
     """The jobs of one sweep, in the order in which they started, in one folder."""
@@ -113,9 +125,17 @@ class Sweep:
         """The figure of merit of the first job that has one; "fid" if none has."""
         return next((job.metric for job in self.jobs if job.metric), "fid")
 
-    def costs(self) -> list[str]:
-        """Returns the names of the costs that are known of any job."""
-        return [name for name in COSTS if any(job.cost(name) is not None for job in self.jobs)]
+    def result_columns(self) -> list["ResultColumn"]:
+        """Returns the figures of all jobs, in the order of `ranked`: those that any job has, and always that of merit."""
+        jobs = self.ranked()
+        columns = [
+            ResultColumn("loss", ".4f", [job.loss for job in jobs]),
+            ResultColumn(METRICS[self.metric], ".4g", [job.figure for job in jobs]),
+            *(ResultColumn(title, ".4g", [job.cost(name) for job in jobs]) for name, title in COSTS.items()),
+            ResultColumn("images/s", ",.0f", [job.images_per_second for job in jobs]),
+            ResultColumn("seconds", ",.0f", [job.seconds for job in jobs]),
+        ]
+        return [column for column in columns if column.title == METRICS[self.metric] or set(column.values) != {None}]
 
     def figure_names(self) -> list[str]:
         """Returns up to three names of the figure of merit, or what more names have in common, with * for the rest."""
@@ -128,7 +148,7 @@ class Sweep:
     def save(self) -> None:
         """Writes the table results.csv, with all overrides, also those that are the same in every job."""
         keys = list(dict.fromkeys(key for job in self.jobs for key in job.overrides))
-        costs = self.costs()
+        costs = [name for name in COSTS if any(job.cost(name) is not None for job in self.jobs)]
         ending = ["state", "error", "loss", self.metric, f"{self.metric}_name", *costs, "images_per_second", "seconds", "folder"]
         table = io.StringIO(newline="")
         writer = csv.writer(table)
@@ -139,6 +159,31 @@ class Sweep:
             figures = [job.loss, job.figure, job.figure_name, *map(job.cost, costs), speed, round(job.seconds, 1)]
             writer.writerow([job.num, *values, job.state, job.error, *figures, job.folder])
         write_text(self.folder / TABLE, table.getvalue())
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """Reads the record of a sweep from its results.csv.
+
+    Raises OSError, UnicodeDecodeError, csv.Error, or for a job without a number KeyError or ValueError.
+    """
+    with (folder / TABLE).open(newline="", encoding="utf-8") as file:
+        return Sweep(folder, [_read_job({str(key): str(cell or "") for key, cell in row.items()}) for row in csv.DictReader(file)])
+
+
+def _read_job(cells: Mapping[str, str]) -> Job:
+    figures = {name: as_number(cells.get(name, "")) for name in ("loss", "images_per_second", "seconds", *METRICS, *COSTS)}
+    names = {metric: cells.get(f"{metric}_name", "") for metric in METRICS}
+    measured = {metric: {"name": name, "value": figures[metric]} for metric, name in names.items() if name or cells.get(metric)}
+    ending = {"job", "state", "error", "folder", "None", *figures, *(f"{metric}_name" for metric in METRICS)}
+    return Job(
+        num=int(cells["job"]),
+        overrides={key: cell for key, cell in cells.items() if cell and key not in ending},
+        folder=Path(cells.get("folder", "")),
+        state=cells.get("state", ""),
+        error=cells.get("error", ""),
+        seconds=figures["seconds"] or 0.0,
+        result={**figures, **dict.fromkeys(METRICS), **measured},
+    )
 
 
 def comparable_part(name: str) -> tuple[str, ...]:
