@@ -14,5 +14,6 @@ Notation, the same in every file:
 
 Reading order: `schedules` (t -> alpha_t, sigma_t), `parameterizations` (what y means), `denoiser` (x_t, t -> x_hat, eps_hat),
 `objectives` (what is minimised: times, couplings and weightings), `timesteps` and `thresholdings` (how samplers look), `samplers`
-(noise -> data), `variances` and `bound` (of discrete processes), `likelihood`, `noise` (where randomness comes from).
+(noise -> data), `variances` and `bound` (of discrete processes), `likelihood`, `noise` (where randomness comes from), `errors`
+(which parts do not go together).
 """

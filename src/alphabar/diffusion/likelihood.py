@@ -31,7 +31,8 @@ def variational_bound(
     num_terms: int | None = None,
     on_step: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    """[B]: an upper bound on -log p(x) in nats per dimension, from one draw of x_t for each of its terms (Ho et al. 2020, eq. 5).
+    """Returns an upper bound [B] on -log p(x) in nats per dimension, from one draw of x_t for each of its terms (Ho et al. 2020,
+    eq. 5).
 
     KL(q(x_T | x) || p(x_T)) + sum over s > 0 of KL(q(x_s | x_t, x) || p(x_s | x_t)) - log p(x | x_t) of the step to s = 0
 
@@ -55,7 +56,7 @@ def variational_bound(
 
 
 def _rising(schedule: Schedule, times: Tensor | None) -> Tensor:
-    """The steps of the bound [N + 1], from 0 to T."""
+    """Returns the steps of the bound [N + 1], from 0 to T. Raises ValueError as `variational_bound`."""
     must_be_discrete(schedule)
     times = schedule.timesteps(None) if times is None else times
     last = int(schedule.time(torch.ones(())))
@@ -65,7 +66,7 @@ def _rising(schedule: Schedule, times: Tensor | None) -> Tensor:
 
 
 def ranges_of_steps(num_steps: int, num_terms: int | None) -> list[int]:
-    """The borders of `num_terms` ranges of 0..num_steps; the first are shorter, as terms are larger and fall faster there."""
+    """Returns the borders of `num_terms` ranges of 0..num_steps; the first are shorter, where terms are larger and fall faster."""
     num_terms = num_steps if num_terms is None else num_terms
     if not 1 <= num_terms <= num_steps:
         raise ValueError(f"need 1 <= num_terms <= {num_steps}, the steps there are, got num_terms={num_terms}")
@@ -80,7 +81,8 @@ def probability_flow(
     probes: Tensor,
     on_step: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    """[B]: log p(x) in nats under the ODE between noise and data, on any schedule (Song et al. 2021, "Score-Based ...", eq. 39).
+    """Returns log p(x) [B] in nats under the ODE between noise and data, on any schedule (Song et al. 2021, "Score-Based ...", eq.
+    39).
 
     dx_t = x_hat dalpha + eps_hat dsigma along the curve (alpha, sigma), so d log p = -(tr(dx_hat/dx_t) dalpha + tr(deps_hat/dx_t)
     dsigma), both by Heun's rule; tr J = E[v^T J v] (Hutchinson's; Grathwohl et al. 2019); p(x_T) = N(0, alpha_T^2 + sigma_T^2).
@@ -119,9 +121,9 @@ class _Point(NamedTuple):
 def _slope(
     denoiser: Denoiser, z: Tensor, cond: Cond, at: _Point, ends: tuple[_Point, _Point], probes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """dz = x_hat dalpha + eps_hat dsigma [B, ...] from the first end to the second, and the trace of its Jacobian [B].
+    """Returns dz = x_hat dalpha + eps_hat dsigma [B, ...] from the first end to the second, and the trace of its Jacobian [B].
 
-    z [B, ...]: x_t / length, at a point where the network looks at it.
+    z [B, ...]: x_t / length, at the point `at` where the network is evaluated.
     """
     begin, end = ends
     with torch.enable_grad():
@@ -134,7 +136,8 @@ def _slope(
 
 
 def flow_times(schedule: Schedule, num_steps: int) -> Tensor:
-    """Falling times for `num_steps` steps of `probability_flow`, fewer where a discrete schedule has no more, with 0 behind them.
+    """Returns falling times for `num_steps` steps of `probability_flow`, fewer where a discrete schedule has no more, with 0 behind
+    them.
 
     Even in (sigma / alpha)^(1/7), as in Karras et al. 2022, eq. 5, from the schedule's first level of noise, 0.002 if that is 0, up
     to 150; the last step of the flow goes on to the schedule's end. Raises ValueError unless num_steps >= 1.
@@ -149,15 +152,15 @@ def flow_times(schedule: Schedule, num_steps: int) -> Tensor:
 
 
 def rademacher(noise: Noise, x: Tensor, num: int) -> Tensor:
-    """Probes of +1 and -1 with even odds, [num, *x.shape]: of all, those whose traces vary least (Hutchinson 1989)."""
+    """Returns probes of +1 and -1 with even odds, [num, *x.shape]: of all, those whose traces vary least (Hutchinson 1989)."""
     return torch.stack([torch.where(noise(x) < 0, -torch.ones_like(x), torch.ones_like(x)) for _ in range(num)])
 
 
 def dequantised(x: Tensor, noise: Noise) -> Tensor:
-    """x + (u - 1/2) * 2/255 with u uniform in [0, 1): bytes in [-1, 1] as continuous data (Theis et al. 2016, sec. 3.1)."""
+    """Returns x + (u - 1/2) * 2/255 with u uniform in [0, 1): bytes in [-1, 1] as continuous data (Theis et al. 2016, sec. 3.1)."""
     return x + (normal_cdf(noise(x)) - 0.5) * 2 * HALF_STEP
 
 
 def bits_of_density(log_p: Tensor, num_dims: int) -> Tensor:
-    """-log2 p / D + log2(127.5): bits per dimension of bytes whose dequantised values in [-1, 1] have density p."""
+    """Returns -log2 p / D + log2(127.5): bits per dimension of bytes whose dequantised values in [-1, 1] have density p."""
     return -log_p / (num_dims * math.log(2)) + math.log2(127.5)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that is a function of `parts` alone: equal keys give equal streams, on any machine."""
+    """Returns a 63-bit seed that is a function of `parts` alone: equal keys give equal streams, on any machine."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -24,10 +24,10 @@ class ImageNoise:
         self.generators = [torch.Generator().manual_seed(derive_seed("image", seed, index)) for index in indices]
 
     def draw(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-        """[len(indices), *shape] of standard normal noise: the next draw of every image's stream."""
+        """Returns standard normal noise [len(indices), *shape], the next draw of every image's stream."""
         rows = [torch.randn(tuple(shape), generator=generator) for generator in self.generators]
         return torch.stack(rows).to(device)
 
     def __call__(self, like: Tensor) -> Tensor:
-        """The next draw, with the shape, device and dtype of `like` [B, ...]."""
+        """Returns the next draw, with the shape, device and dtype of `like` [B, ...]."""
         return self.draw(like.shape[1:], like.device).to(like.dtype)

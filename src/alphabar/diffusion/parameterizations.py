@@ -9,41 +9,41 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Parameterization(ABC):
-    """The output is y = a * x + b * eps; together with x_t = alpha * x + sigma * eps it gives both x and eps.
+    """A meaning of the network's output, y = a * x + b * eps; together with x_t = alpha * x + sigma * eps it gives both x and eps.
 
     alpha and sigma broadcast against the data, [B, 1, ...].
     """
 
     @abstractmethod
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """(a, b), each the shape of alpha."""
+        """Returns (a, b), each the shape of alpha."""
 
     @abstractmethod
     def scale_input(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """What the network sees in place of x_t [B, ...] (c_in * x_t in Karras et al. 2022)."""
+        """Returns the network's input in place of x_t [B, ...] (c_in * x_t in Karras et al. 2022)."""
 
     @abstractmethod
     def noise_label(self, label: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """What the network is told about the noise level [B] (c_noise), given the schedule's own label [B]."""
+        """Returns the network's label of the noise level [B] (c_noise in Karras et al. 2022), from the schedule's label [B]."""
 
     def is_defined(self, alpha: Tensor, sigma: Tensor) -> bool:
-        """Whether, at all the given scales, y and x_t determine x, and there is a label for the network."""
+        """Returns whether, at all the given scales, y and x_t determine x, and there is a label for the network."""
         determined = self.determinant(alpha, sigma).abs() > 1e-6
         labels = self.noise_label(torch.zeros_like(alpha), alpha, sigma)
         return bool(determined.all() and labels.isfinite().all())
 
     def determinant(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """alpha * b - sigma * a: where it is 0, y and x_t do not determine x."""
+        """Returns alpha * b - sigma * a: where it is 0, y and x_t do not determine x."""
         a, b = self.coefficients(alpha, sigma)
         return alpha * b - sigma * a
 
     def target(self, x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """y = a * x + b * eps, what the network is trained to output."""
+        """Returns y = a * x + b * eps, what the network is trained to output."""
         a, b = self.coefficients(alpha, sigma)
         return a * x + b * eps
 
     def invert(self, y: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """(x_hat, eps_hat) from the output y, the solution of the two equations above."""
+        """Returns (x_hat, eps_hat) from the output y, the solution of the two equations above."""
         a, b = self.coefficients(alpha, sigma)
         determinant = alpha * b - sigma * a
         return (b * x_t - sigma * y) / determinant, (alpha * y - a * x_t) / determinant
@@ -62,7 +62,7 @@ class Plain(Parameterization, ABC):
 
 @dataclass(frozen=True)
 class Epsilon(Plain):
-    """y = eps, the noise (Ho et al. 2020, eq. 14)."""
+    """The parameterization y = eps, the noise (Ho et al. 2020, eq. 14)."""
 
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(alpha), torch.ones_like(alpha)
@@ -70,7 +70,7 @@ class Epsilon(Plain):
 
 @dataclass(frozen=True)
 class X(Plain):
-    """y = x, the clean data (Ho et al. 2020, sec. 3.2)."""
+    """The parameterization y = x, the clean data (Ho et al. 2020, sec. 3.2)."""
 
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(alpha), torch.zeros_like(alpha)
@@ -78,7 +78,7 @@ class X(Plain):
 
 @dataclass(frozen=True)
 class V(Plain):
-    """y = v = alpha * eps - sigma * x (Salimans & Ho 2022, sec. 4)."""
+    """The parameterization y = v = alpha * eps - sigma * x (Salimans & Ho 2022, sec. 4)."""
 
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return -sigma, alpha
@@ -86,7 +86,9 @@ class V(Plain):
 
 @dataclass(frozen=True)
 class Velocity(Plain):
-    """y = eps - x, along which x_t moves on straight lines from data to noise (Liu et al. 2022, eq. 1; Lipman et al. 2022)."""
+    """The parameterization y = eps - x, along which x_t moves on straight lines from data to noise (Liu et al. 2022, eq. 1; Lipman
+    et al. 2022).
+    """
 
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return -torch.ones_like(alpha), torch.ones_like(alpha)
@@ -114,7 +116,7 @@ class EDM(Parameterization):
             raise ValueError(f"need sigma_data and label_scale > 0, got {self.sigma_data} and {self.label_scale}")
 
     def length(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """r, the standard deviation of x_t."""
+        """Returns r, the standard deviation of x_t."""
         return (alpha**2 * self.sigma_data**2 + sigma**2).sqrt()
 
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

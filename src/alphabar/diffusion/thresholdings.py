@@ -1,4 +1,4 @@
-"""Thresholdings: keeping x_hat in the range of the data while sampling."""
+"""Thresholdings: maps that keep x_hat in the range of the data while sampling."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class Thresholding(ABC):
 
     @abstractmethod
     def __call__(self, x_hat: Tensor) -> Tensor:
-        """x_hat [B, ...] in the range."""
+        """Returns x_hat [B, ...] in the range."""
 
 
 @dataclass(frozen=True)
 class Static(Thresholding):
-    """Clips x_hat to [-1, 1] (Ho et al. 2020)."""
+    """The thresholding that clips x_hat to [-1, 1] (Ho et al. 2020)."""
 
     def __call__(self, x_hat: Tensor) -> Tensor:
         return x_hat.clamp(-1, 1)
@@ -28,7 +28,7 @@ class Static(Thresholding):
 
 @dataclass(frozen=True)
 class Dynamic(Thresholding):
-    """Clips x_hat to [-r, r] and divides by r, with r the `quantile` of |x_hat| within each image, at least 1
+    """The thresholding that clips x_hat to [-r, r] and divides by r, with r the `quantile` of |x_hat| within each image, at least 1
     (Saharia et al. 2022, "Imagen", sec. 2.3): saturated pixels move inwards.
 
     Raises ValueError unless 0 < quantile <= 1.
@@ -47,7 +47,7 @@ class Dynamic(Thresholding):
 
 
 class Thresholded(Denoiser):
-    """Another denoiser with x_hat brought into range, and eps_hat moved so that both still give x_t."""
+    """A denoiser with the x_hat of another one brought into range, and eps_hat moved so that both still give x_t."""
 
     def __init__(self, denoiser: Denoiser, thresholding: Thresholding) -> None:
         super().__init__()

@@ -7,15 +7,15 @@ from alphabar.diffusion.objectives import Coupling
 
 
 class Independent(Coupling):
-    """eps ~ N(0, I), whatever x is (Ho et al. 2020, Alg. 1)."""
+    """The coupling eps ~ N(0, I), whatever x is (Ho et al. 2020, Alg. 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.randn_like(x)
 
 
 class Offset(Coupling):
-    """eps + strength * c, with one c ~ N(0, 1) for each image and channel: lets a model whose last step leaves signal learn the
-    brightness of an image (Guttenberg 2023, "Diffusion with offset noise").
+    """The coupling eps + strength * c, with one c ~ N(0, 1) for each image and channel: lets a model whose last step leaves signal
+    learn the brightness of an image (Guttenberg 2023, "Diffusion with offset noise").
 
     Raises ValueError unless strength > 0.
     """

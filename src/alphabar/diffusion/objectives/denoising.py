@@ -11,7 +11,7 @@ from alphabar.diffusion.objectives.weightings import UniformWeighting
 
 
 class Denoising(Objective):
-    """w(t) * mean((y(x_t, t) - target)^2), x_t = alpha_t * x + sigma_t * eps (Ho et al. 2020, Alg. 1).
+    """The loss w(t) * mean((y(x_t, t) - target)^2), x_t = alpha_t * x + sigma_t * eps (Ho et al. 2020, Alg. 1).
 
     weighting: w; None: 1. times: how t is drawn; None: uniformly. coupling: how eps is drawn; None: whatever x is.
     Raises ValueError in use, for a network that has channels for a variance.

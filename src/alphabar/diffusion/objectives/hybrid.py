@@ -15,7 +15,7 @@ from alphabar.diffusion.objectives.weightings import UniformWeighting
 
 
 class Hybrid(Objective):
-    """L_simple + vlb_weight * L_vlb (Nichol & Dhariwal 2021, eq. 16), with a network that has channels for the variance.
+    """The loss L_simple + vlb_weight * L_vlb (Nichol & Dhariwal 2021, eq. 16), with a network that has channels for the variance.
 
     L_simple is the squared error of the network's output and trains the mean; L_vlb, the variational bound in bits per dimension,
     sees the mean as a constant and trains the variance. A single step stands for the T of the bound, so its term counts T-fold.

@@ -12,7 +12,7 @@ from alphabar.diffusion.schedules import Scales
 
 
 class FixedWeighting(Weighting, ABC):
-    """w(alpha, sigma) * error, with a weight that does not learn."""
+    """A weighting w(alpha, sigma) * error whose weight does not learn."""
 
     @abstractmethod
     def weight(self, alpha: Tensor, sigma: Tensor, determinant: Tensor) -> Tensor:
@@ -24,14 +24,14 @@ class FixedWeighting(Weighting, ABC):
 
 
 class UniformWeighting(FixedWeighting):
-    """w = 1 on the network's own output: L_simple (Ho et al. 2020, eq. 14)."""
+    """The weighting w = 1 on the network's own output: L_simple (Ho et al. 2020, eq. 14)."""
 
     def weight(self, alpha: Tensor, sigma: Tensor, determinant: Tensor) -> Tensor:
         return torch.ones_like(alpha)
 
 
 class MinSNR(FixedWeighting):
-    """w = min(snr, gamma) on x_hat (Hang et al. 2023, sec. 3.4), translated to whatever the network outputs.
+    """The weighting w = min(snr, gamma) on x_hat (Hang et al. 2023, sec. 3.4), translated to whatever the network outputs.
 
     Raises ValueError unless gamma > 0.
     """
@@ -47,7 +47,7 @@ class MinSNR(FixedWeighting):
 
 
 class SoftMinSNR(FixedWeighting):
-    """w = snr * gamma / (snr + gamma) on x_hat: min-SNR without its kink (Crowson et al. 2024, sec. 4.2).
+    """The weighting w = snr * gamma / (snr + gamma) on x_hat: min-SNR without its kink (Crowson et al. 2024, sec. 4.2).
 
     Raises ValueError unless gamma > 0.
     """
@@ -64,7 +64,8 @@ class SoftMinSNR(FixedWeighting):
 
 
 class P2(FixedWeighting):
-    """w = 1 / (k + snr)^gamma on eps_hat: less on levels where only imperceptible detail is left (Choi et al. 2022, eq. 8).
+    """The weighting w = 1 / (k + snr)^gamma on eps_hat: less on levels where only imperceptible detail is left (Choi et al. 2022,
+    eq. 8).
 
     Raises ValueError unless k > 0 and gamma >= 0.
     """
@@ -81,9 +82,9 @@ class P2(FixedWeighting):
 
 
 class Sigmoid(Weighting):
-    """1/2 * sigmoid(bias - log snr) * (-d log snr / dt) on eps_hat, t even in [0, 1] (Kingma & Gao 2023, eq. 2 and sec. 4;
-    Hoogeboom et al. 2024, sec. 3.1): an integral over log snr, so that the schedule decides how precisely, not how much, a level
-    counts. That is so with UniformTimes; others, such as LogitNormalTimes, weigh on top of it.
+    """The weighting 1/2 * sigmoid(bias - log snr) * (-d log snr / dt) on eps_hat, t even in [0, 1] (Kingma & Gao 2023, eq. 2 and
+    sec. 4; Hoogeboom et al. 2024, sec. 3.1): an integral over log snr, so that the schedule decides how precisely, not how much, a
+    level counts. That is so with UniformTimes; others, such as LogitNormalTimes, weigh on top of it.
     """
 
     def __init__(self, bias: float = -1.0) -> None:
@@ -98,7 +99,7 @@ class Sigmoid(Weighting):
 
 
 class LearnedUncertainty(Weighting):
-    """error / exp(u) + u, u = u(ln(sigma / alpha) / 4) learned along: every level comes to contribute a loss of about 1
+    """The loss error / exp(u) + u, u = u(ln(sigma / alpha) / 4) learned along: every level comes to contribute a loss of about 1
     (Karras et al. 2024, "EDM2", eq. 15). It is a linear map of random Fourier features, 0 at first.
 
     num_channels: of the features. Raises ValueError unless num_channels >= 1.

@@ -20,7 +20,7 @@ UNLABELLED = "unlabelled"  # in the metadata of a field: the value that labels l
 
 @dataclass
 class Run:
-    """One trajectory in the making: what its steps have in common.
+    """The state of one trajectory that is being made, common to its steps.
 
     noise(like) draws from N(0, 1). times: where the steps lie [N + 1], floats. index: which step is being taken.
     memory: what a multistep sampler keeps of earlier steps, newest last.
@@ -43,29 +43,29 @@ class Run:
 
     @property
     def ends_at_data(self) -> bool:
-        """Whether this step leads to clean data, s = 0, where nothing can be predicted any more."""
+        """Returns whether this step leads to clean data, s = 0, where nothing can be predicted any more."""
         return self.times[self.index + 1] == 0
 
     @property
     def begins_in_noise(self) -> bool:
-        """Whether nothing at all is left of the data where the trajectory begins, alpha = 0."""
+        """Returns whether nothing at all is left of the data where the trajectory begins, alpha = 0."""
         first = torch.tensor(self.times[0], dtype=torch.long if self.schedule.is_discrete else torch.float64)
         alpha, _ = self.schedule(first)
         return float(alpha) == 0
 
     def predict(self, x_t: Tensor, t: Tensor) -> Prediction:
-        """(x_hat, eps_hat, variance) at x_t [B, ...] and t [B]."""
+        """Returns (x_hat, eps_hat, variance) at x_t [B, ...] and t [B]."""
         return self.denoiser(x_t, t, self.cond)
 
     def move(self, prediction: Prediction, s: Tensor) -> Tensor:
-        """x_s = alpha_s * x_hat + sigma_s * eps_hat: an Euler step along the curve (alpha, sigma), on every schedule."""
+        """Returns x_s = alpha_s * x_hat + sigma_s * eps_hat, an Euler step along the curve (alpha, sigma), on every schedule."""
         alpha_s, sigma_s = self.schedule.at(s, prediction.x_hat)
         return alpha_s * prediction.x_hat + sigma_s * prediction.eps_hat
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
-    """Steps from time to time down to data; a leaf says how to take one step.
+    """A sampler steps from time to time down to data; a leaf says how to take one step.
 
     num_steps: how many steps, at most as many as a discrete schedule has; None takes all of them.
     timesteps: where they lie. thresholding: how x_hat is kept in the range [-1, 1] of images at every step; None: not at all, as is
@@ -81,32 +81,32 @@ class Sampler(ABC):
             raise ValueError(f"need num_steps >= 1, got num_steps={self.num_steps}")
 
     def times(self, schedule: Schedule) -> Tensor:
-        """Falling times [N + 1], the last of them 0. Raises ValueError if the schedule does not have them."""
+        """Returns falling times [N + 1], the last of them 0. Raises ValueError if the schedule does not have them."""
         return self.timesteps(schedule, self.num_steps)
 
     def label(self, schedule: Schedule) -> str:
-        """Its name with the number of steps and what is not as by default, such as "ddim50" or "ddim50-eta0.5"."""
+        """Returns its name with the number of steps and what is not as by default, such as "ddim50" or "ddim50-eta0.5"."""
         return f"{type(self).__name__.lower()}{len(self.times(schedule)) - 1}{changes(self, ('num_steps',))}"
 
     @property
     @abstractmethod
     def is_reversible(self) -> bool:
-        """Whether a step depends on x_t and the times alone, and so can be taken upwards, to s > t: no noise, no memory."""
+        """Returns whether a step depends on x_t and the times alone, and so can be taken upwards, to s > t: no noise, no memory."""
 
     @abstractmethod
     def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """x_s [B, ...] from x_t [B, ...]; times t and s [B], s < t, all alike, s = 0 where `run.ends_at_data`.
+        """Returns x_s [B, ...] from x_t [B, ...]; times t and s [B], s < t, all alike, s = 0 where `run.ends_at_data`.
 
         Raises ValueError if the sampler is not defined on the schedule.
         """
 
     def start(self, schedule: Schedule, eps: Tensor) -> Tensor:
-        """x_T = sigma_T * eps, at the first timestep."""
+        """Returns x_T = sigma_T * eps, at the first timestep."""
         _, sigma = schedule.at(on_device(self.times(schedule)[:1], eps), eps)
         return sigma * eps
 
     def begin(self, denoiser: Denoiser, cond: Cond, noise: Noise, times: Tensor) -> Run:
-        """The run along `times` [N + 1], before its first step."""
+        """Returns the run along `times` [N + 1], before its first step."""
         return Run(Thresholded(denoiser, self.thresholding) if self.thresholding else denoiser, cond, noise, times.tolist())
 
     @torch.no_grad()
@@ -118,7 +118,7 @@ class Sampler(ABC):
         noise: Noise = torch.randn_like,
         times: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """x at every timestep, the given x_T [B, ...] first and clean data last.
+        """Yields x at every timestep, the given x_T [B, ...] first and clean data last.
 
         times: falling, in place of the sampler's own; they may begin and end anywhere, and rise if the sampler is reversible.
         """
@@ -134,7 +134,7 @@ class Sampler(ABC):
     def sample(
         self, denoiser: Denoiser, x_T: Tensor, cond: Cond = None, noise: Noise = torch.randn_like, times: Tensor | None = None
     ) -> Tensor:
-        """Clean data [B, ...], the end of `trajectory`."""
+        """Returns clean data [B, ...], the end of `trajectory`."""
         x = x_T
         for x in self.trajectory(denoiser, x_T, cond, noise, times):  # noqa: B007 - the last one is the result
             pass
@@ -142,14 +142,14 @@ class Sampler(ABC):
 
 
 def on_device(times: Tensor, like: Tensor) -> Tensor:
-    """The times where `like` is, float64 ones in the finest type that there is."""
+    """Returns the times on the device of `like`, float64 ones in the finest type that there is."""
     if times.dtype == torch.float64:
         times = times.to(finest(like))
     return times.to(like.device)
 
 
 def finest(like: Tensor) -> torch.dtype:
-    """float64, but float32 where `like` is on one of Apple's GPUs, which have no float64."""
+    """Returns float64, but float32 where `like` is on one of Apple's GPUs, which have no float64."""
     return torch.float32 if like.device.type == "mps" else torch.float64
 
 

@@ -9,7 +9,7 @@ from alphabar.diffusion.samplers import Run, Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class DDIM(Sampler):
-    """x_s = alpha_s * x_hat + sqrt(sigma_s^2 - c^2) * eps_hat + c * z (Song et al. 2021, eq. 12).
+    """The sampler x_s = alpha_s * x_hat + sqrt(sigma_s^2 - c^2) * eps_hat + c * z (Song et al. 2021, eq. 12).
 
     eta: c is eta times the posterior's standard deviation: 0 is deterministic and Euler's method for the probability-flow ODE,
         1 is DDPM and, on the EDM schedule, the ancestral Euler sampler. Raises ValueError outside [0, 1].

@@ -10,7 +10,7 @@ from alphabar.diffusion.variances import Variance, log_variance
 
 @dataclass(frozen=True, kw_only=True)
 class DDPM(Sampler):
-    """x_s ~ N(mean of q(x_s | x_t, x_hat), variance) (Ho et al. 2020, Alg. 2, over any subset of the steps).
+    """The sampler x_s ~ N(mean of q(x_s | x_t, x_hat), variance) (Ho et al. 2020, Alg. 2, over any subset of the steps).
 
     variance: "posterior", that of q(x_s | x_t, x), right for data at one point; "beta", that of q(x_t | x_s), right for normal data
         (Ho et al. 2020, sec. 3.2); "learned", between both as the network says, for whatever steps are left

@@ -11,9 +11,9 @@ from alphabar.diffusion.samplers.log_snr import half_log_snr
 
 @dataclass(frozen=True, kw_only=True)
 class DPMpp2M(Sampler):
-    """x_s = sigma_s / sigma_t * e^(-eta h) * x_t + alpha_s * (1 - e^(-(1 + eta) h)) * D + noise, h = lambda_s - lambda_t, where
-    D = x_hat + (x_hat - x_hat before) / (2 r) continues x_hat to the middle of the step, r = (h before) / h
-    (Lu et al. 2022b, Alg. 2). The last step is of first order.
+    """The sampler x_s = sigma_s / sigma_t * e^(-eta h) * x_t + alpha_s * (1 - e^(-(1 + eta) h)) * D + noise, h = lambda_s -
+    lambda_t, where D = x_hat + (x_hat - x_hat before) / (2 r) continues x_hat to the middle of the step, r = (h before) / h (Lu et
+    al. 2022b, Alg. 2). The last step is of first order.
 
     eta: 0 solves the ODE, with one evaluation a step; 1 the SDE (their sec. 4.3 and app. C). Raises ValueError outside [0, 1].
     """

@@ -10,8 +10,10 @@ from alphabar.diffusion.samplers.churn import ChurningSampler
 
 @dataclass(frozen=True, kw_only=True)
 class Euler(ChurningSampler):
-    """dx = x_hat dalpha + eps_hat dsigma, the probability-flow ODE, by first-order steps: on the straight schedule x_s = x_t +
-    (s - t) * velocity, on the EDM schedule Karras et al. 2022, Alg. 2 without its correction, without churn DDIM."""
+    """A sampler that solves the probability-flow ODE dx = x_hat dalpha + eps_hat dsigma by first-order steps: on the straight
+    schedule x_s = x_t + (s - t) * velocity, on the EDM schedule Karras et al. 2022, Alg. 2 without its correction, without churn
+    DDIM.
+    """
 
     num_steps: int | None = 50
 

@@ -10,8 +10,9 @@ from alphabar.diffusion.samplers.churn import ChurningSampler
 
 @dataclass(frozen=True, kw_only=True)
 class Heun(ChurningSampler):
-    """dx = x_hat dalpha + eps_hat dsigma by the trapezoidal rule: second order, two evaluations a step but for the last
-    (Karras et al. 2022, Alg. 1, and Alg. 2 with churn; here along the curve (alpha, sigma) of any schedule)."""
+    """A sampler that solves dx = x_hat dalpha + eps_hat dsigma by the trapezoidal rule: second order, two evaluations a step but
+    for the last (Karras et al. 2022, Alg. 1, and Alg. 2 with churn; here along the curve (alpha, sigma) of any schedule).
+    """
 
     num_steps: int | None = 18
 

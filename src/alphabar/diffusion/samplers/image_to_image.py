@@ -16,7 +16,7 @@ def image_to_image(
     cond: Cond = None,
     noise: Noise = torch.randn_like,
 ) -> Tensor:
-    """Another x [B, ...] with the same coarse content: x_t = alpha_t * x + sigma_t * eps, then down from t
+    """Returns another x [B, ...] with the same coarse content: x_t = alpha_t * x + sigma_t * eps, then down from t
     (Meng et al. 2022, "SDEdit", Alg. 1).
 
     strength: the level of t in the schedule's own time, from close to 0, where x stays as it is, to 1, where hardly anything is

@@ -12,7 +12,7 @@ from alphabar.diffusion.samplers import Noise, Sampler, on_device
 
 @dataclass(frozen=True)
 class RePaint:
-    """x_s = known * (alpha_s * x + sigma_s * eps) + (1 - known) * (a step of the sampler from x_t), again and again
+    """Inpainting by x_s = known * (alpha_s * x + sigma_s * eps) + (1 - known) * (a step of the sampler from x_t), again and again
     (Lugmayr et al. 2022, Alg. 1).
 
     Each step but the last is taken `num_resamples` times, with x_t ~ q(x_t | x_s) in between: what is filled in adapts to what is
@@ -33,7 +33,8 @@ class RePaint:
             )
 
     def walk(self, num_steps: int) -> Iterator[int]:
-        """Which timesteps follow the first, 0, each one further down or `jump_length` further up; the last is `num_steps`.
+        """Yields the indices of the timesteps that follow the first, 0, each one further down or `jump_length` further up; the last
+        is `num_steps`.
 
         Raises ValueError if there are fewer steps to repeat than `jump_length`.
         """
@@ -59,7 +60,7 @@ class RePaint:
         cond: Cond = None,
         noise: Noise = torch.randn_like,
     ) -> Tensor:
-        """x [B, ...] where `known`, boolean, is true, and what the model makes of the rest."""
+        """Returns x [B, ...] where `known`, boolean, is true, and what the model makes of the rest."""
         schedule = denoiser.schedule
         times = sampler.times(schedule)
         run = sampler.begin(denoiser, cond, noise, times)

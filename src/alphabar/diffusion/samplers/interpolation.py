@@ -7,8 +7,8 @@ from alphabar.diffusion.samplers import finest
 
 
 def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
-    """The point at `weight` in [0, 1] of the way from `start` to `end`, both [B, ...], along the great circle through each pair:
-    (sin((1 - w) * theta) * start + sin(w * theta) * end) / sin(theta) (Shoemake 1985; Song et al. 2021, DDIM, sec. 5.3).
+    """Returns the point at `weight` in [0, 1] of the way from `start` to `end`, both [B, ...], along the great circle through each
+    pair: (sin((1 - w) * theta) * start + sin(w * theta) * end) / sin(theta) (Shoemake 1985; Song et al. 2021, DDIM, sec. 5.3).
 
     Halfway between two draws of noise it is as long as they are, where a straight line is shorter by sqrt(2) and gives grey images.
     theta is their angle over all dimensions of an image. Where they are parallel or opposite, there is no one such circle, and the
@@ -26,5 +26,5 @@ def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Each of `vectors` [B, D] with length 1; a zero stays one."""
+    """Returns each of `vectors` [B, D] with length 1; a zero stays one."""
     return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)

@@ -1,4 +1,4 @@
-"""What exponential integrators have in common: time measured as lambda = ln(alpha / sigma)."""
+"""The time of exponential integrators, lambda = ln(alpha / sigma)."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from alphabar.diffusion.schedules import Schedule
 
 
 def half_log_snr(schedule: Schedule, t: Tensor, like: Tensor) -> Tensor:
-    """lambda of t [B], shaped [B, 1, ...]; float64 where there is such a type: differences of it are small. inf at data."""
+    """Returns lambda of t [B], shaped [B, 1, ...]; float64 where there is such a type: differences of it are small. inf at data."""
     alpha, sigma = schedule(t)
     value = alpha.to(finest(like)).log() - sigma.to(finest(like)).log()
     return value.view(-1, *(1,) * (like.ndim - 1))

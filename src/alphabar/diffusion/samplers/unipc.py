@@ -11,7 +11,7 @@ from alphabar.diffusion.samplers.log_snr import half_log_snr
 
 
 class Past(NamedTuple):
-    """A time [B] that the trajectory came by, its lambda [1], x there (corrected) and x_hat, both [B, ...]."""
+    """An earlier point of the trajectory: its time [B], its lambda [1], x there (corrected) and x_hat, both [B, ...]."""
 
     t: Tensor
     log_snr: Tensor
@@ -21,8 +21,8 @@ class Past(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class UniPC(Sampler):
-    """Solves the ODE in lambda with polynomials through earlier x_hat (Zhao et al. 2023, Alg. 5 and 6, B(h) = e^h - 1): the
-    evaluation that the next step needs anyhow corrects x at the end of this one. The last step is of first order.
+    """A sampler that solves the ODE in lambda with polynomials through earlier x_hat (Zhao et al. 2023, Alg. 5 and 6, B(h) = e^h -
+    1): the evaluation that the next step needs anyhow corrects x at the end of this one. The last step is of first order.
 
     order: of the predictor; what is corrected gains one. Raises ValueError unless it is 1, 2 or 3.
     """
@@ -52,13 +52,13 @@ class UniPC(Sampler):
         return advance(run, past[-self._order(run, run.index) :], s, then, None)
 
     def _order(self, run: Run, index: int) -> int:
-        """Of the step with this index: it falls to 1 at the end, where steps in lambda become long."""
+        """Returns the order of the step with this index: it falls to 1 at the end, where steps in lambda become long."""
         ends_at_data = run.times[-1] == 0
         return min(self.order, run.num_steps - index) if ends_at_data else self.order
 
 
 def advance(run: Run, points: list[Past], s: Tensor, then: Tensor, x_hat_s: Tensor | None) -> Tensor:
-    """x_s from the last of `points`, with a polynomial through all their x_hat and, if it is known, the one at s
+    """Returns x_s from the last of `points`, with a polynomial through all their x_hat and, if it is known, the one at s
     (Zhao et al. 2023, eq. 3 and 9, for the prediction of data)."""
     base = points[-1]
     alpha_s, sigma_s = run.schedule.at(s, base.x)
@@ -79,7 +79,8 @@ def advance(run: Run, points: list[Past], s: Tensor, then: Tensor, x_hat_s: Tens
 
 
 def quadrature(places: Tensor, h: Tensor, scale: Tensor) -> Tensor:
-    """The weights a [n] with sum_j a_j * places_j^(k-1) = k! * phi_(k+1)(-h) * (-h) / scale, k = 1..n (Zhao et al. 2023, eq. 5).
+    """Returns the weights a [n] with sum_j a_j * places_j^(k-1) = k! * phi_(k+1)(-h) * (-h) / scale, k = 1..n (Zhao et al. 2023,
+    eq. 5).
 
     A single one is 1/2, to the order that counts.
     """

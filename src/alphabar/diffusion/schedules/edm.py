@@ -7,7 +7,7 @@ from alphabar.diffusion.schedules.continuous import ContinuousSchedule, need_ste
 
 
 class EDMSchedule(ContinuousSchedule):
-    """alpha_t = 1, sigma_t = t: time is the standard deviation of the noise (Karras et al. 2022, table 1).
+    """The schedule alpha_t = 1, sigma_t = t: time is the standard deviation of the noise (Karras et al. 2022, table 1).
 
     Times are uniform in sigma^(1/rho) from sigma_min to sigma_max, and so are its timesteps (eq. 5).
     Raises ValueError unless 0 < sigma_min < sigma_max and rho > 0.

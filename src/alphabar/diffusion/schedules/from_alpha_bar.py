@@ -23,7 +23,7 @@ def betas_from(alpha_bar: Callable[[Tensor], Tensor], num_steps: int, max_beta: 
 
 
 class CosineSchedule(DiscreteSchedule):
-    """alpha_bar(u) = f(u) / f(0), f(u) = cos^2(pi/2 * (u + offset) / (1 + offset)) (Nichol & Dhariwal 2021, eq. 17).
+    """The schedule alpha_bar(u) = f(u) / f(0), f(u) = cos^2(pi/2 * (u + offset) / (1 + offset)) (Nichol & Dhariwal 2021, eq. 17).
 
     `offset` keeps the first betas from being too small to matter; `max_beta` keeps the last below a singularity.
     Raises ValueError unless num_steps >= 1, offset >= 0 and 0 < max_beta < 1.
@@ -46,7 +46,7 @@ class CosineSchedule(DiscreteSchedule):
 
 
 class SigmoidSchedule(DiscreteSchedule):
-    """alpha_bar(u) = (S(end) - S(u)) / (S(end) - S(start)) with S(z) = sigmoid(z / temperature), u from start to end
+    """The schedule alpha_bar(u) = (S(end) - S(u)) / (S(end) - S(start)) with S(z) = sigmoid(z / temperature), u from start to end
     (Jabri et al. 2022, Alg. 1; start = -3, end = 3 as in Chen 2023, table 1).
 
     Raises ValueError unless num_steps >= 1, start < end, temperature > 0 and 0 < max_beta < 1.
@@ -74,8 +74,8 @@ class SigmoidSchedule(DiscreteSchedule):
 
 
 class LaplaceSchedule(DiscreteSchedule):
-    """log snr(u) = mu - b * sign(1/2 - u) * log(1 - 2 |u - 1/2|), alpha_bar = sigmoid(log snr): most steps around log snr = mu
-    (Hang et al. 2024, "Improved Noise Schedule for Diffusion Training", table 1).
+    """The schedule log snr(u) = mu - b * sign(1/2 - u) * log(1 - 2 |u - 1/2|), alpha_bar = sigmoid(log snr): most steps around log
+    snr = mu (Hang et al. 2024, "Improved Noise Schedule for Diffusion Training", table 1).
 
     Their scale of 0.5 never gets past a ratio of 22 in 1000 steps, too noisy to sample from: `LaplaceTimes` trains with it.
     Raises ValueError unless num_steps >= 2, scale > 0 and 0 < max_beta < 1.

@@ -6,7 +6,7 @@ from alphabar.diffusion.schedules.discrete import DiscreteSchedule
 
 
 class LinearSchedule(DiscreteSchedule):
-    """beta_t rises linearly from beta_start to beta_end (Ho et al. 2020, sec. 4).
+    """A schedule whose beta_t rises linearly from beta_start to beta_end (Ho et al. 2020, sec. 4).
 
     Raises ValueError unless 0 < beta_start < beta_end < 1 and num_steps >= 1.
     """
@@ -24,7 +24,8 @@ class LinearSchedule(DiscreteSchedule):
 
 
 class ScaledLinearSchedule(DiscreteSchedule):
-    """sqrt(beta_t) rises linearly from sqrt(beta_start) to sqrt(beta_end): Stable Diffusion's (Rombach et al. 2022).
+    """A schedule whose sqrt(beta_t) rises linearly from sqrt(beta_start) to sqrt(beta_end): Stable Diffusion's (Rombach et al.
+    2022).
 
     Raises ValueError unless 0 < beta_start < beta_end < 1 and num_steps >= 1.
     """

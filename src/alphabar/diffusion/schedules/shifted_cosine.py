@@ -9,7 +9,7 @@ from alphabar.diffusion.schedules.continuous import ContinuousSchedule, need_ste
 
 
 class ShiftedCosineSchedule(ContinuousSchedule):
-    """log snr_t = -2 log(tan(pi t / 2)) + 2 log(base_resolution / resolution), alpha_t^2 + sigma_t^2 = 1, t in [0, 1]
+    """The schedule log snr_t = -2 log(tan(pi t / 2)) + 2 log(base_resolution / resolution), alpha_t^2 + sigma_t^2 = 1, t in [0, 1]
     (Hoogeboom et al. 2023, "simple diffusion", sec. 3.1): noise hides a large image less, as its pixels can be averaged.
 
     resolution: of the images that are trained on; base_resolution: at which the plain cosine is right, 64 or 32 in the paper.

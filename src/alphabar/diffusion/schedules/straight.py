@@ -6,7 +6,7 @@ from alphabar.diffusion.schedules.continuous import ContinuousSchedule
 
 
 class StraightSchedule(ContinuousSchedule):
-    """alpha_t = 1 - t, sigma_t = t, t in [0, 1] (Liu et al. 2022; Lipman et al. 2022, with sigma_min = 0).
+    """The schedule alpha_t = 1 - t, sigma_t = t, t in [0, 1] (Liu et al. 2022; Lipman et al. 2022, with sigma_min = 0).
 
     shift: larger images need more noise: level u becomes t = shift * u / (1 + (shift - 1) * u), in training and in sampling alike,
         shift = sqrt(pixels / pixels of the images that 1 is right for) (Esser et al. 2024, eq. 23).
