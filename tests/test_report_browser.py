@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from pages import Page, make_receipt, make_run, make_sweep, report
+from alphabar.reports.report import main
+from pages import Page, make_receipt, make_run, make_sweep
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -38,21 +39,28 @@ document.querySelector("iframe").addEventListener("load", (event) => {
 });</script></body></html>"""
 
 
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The pages of a run with two receipts, and of a sweep."""
+    folder = tmp_path_factory.mktemp("pages")
+    run = make_run(folder / "outputs" / "train" / ("a_name_without_any_break_in_it" * 3), num_grids=3)
+    for name, steps in (("a", 50), ("b", 10)):
+        evaluated = folder / "outputs" / "evaluate" / name
+        make_receipt(evaluated, run / "checkpoints" / "last.ckpt", steps=steps, complaints=["c" * 99])
+    sweep = make_sweep(folder / "sweep")
+    for each in (run, sweep):
+        main([str(each)])
+    return run / "report.html", sweep / "report.html"
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
 @pytest.mark.parametrize("width", [1280, 400])
-def test_pages_work_in_a_browser(tmp_path, capsys, width):
-    run = make_run(tmp_path / "outputs" / "train" / ("a_name_without_any_break_in_it" * 3), num_grids=3)
-    for name, steps in (("a", 50), ("b", 10)):
-        make_receipt(
-            tmp_path / "outputs" / "evaluate" / name, run / "checkpoints" / "last.ckpt", steps=steps, complaints=["c" * 99]
-        )
-    sweep = make_sweep(tmp_path / "sweep")
-    report(capsys, run)
-    report(capsys, sweep)
-    found = look(tmp_path, run / "report.html", width)
+def test_pages_work_in_a_browser(tmp_path, pages, width):
+    run, sweep = pages
+    found = look(tmp_path, run, width)
     assert found | {"tip": ""} == {"ready": "yes", "overflow": "0", "shown": "0", "valuetext": "step 0", "tip": ""}
     assert found["tip"].startswith("step 99level 0.00 to 0.500.2all levels0.01")
-    found = look(tmp_path, sweep / "report.html", width)
+    found = look(tmp_path, sweep, width)
     assert (found["ready"], found["overflow"], found["open"]) == ("yes", "0", "true")
     assert found["sorted"].startswith("0.1 1.0 ")
 

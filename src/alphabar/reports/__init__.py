@@ -1,1 +1,1 @@
-"""Pictures that sum up what a command did."""
+"""HTML pages of runs and sweeps, made from their files alone."""
