@@ -124,4 +124,4 @@ def test_psnr_of_known_errors():
 
 def test_the_discriminator_takes_images_that_are_large_enough():
     with pytest.raises(UserError, match=r"images of 12 pixels or more, got 8"):
-        module(adversarial_weight=1.0, discriminator_halvings=2).learn(toy.digits())
+        module(adversarial_weight=1.0, discriminator_halvings=2).attach_data(toy.digits())

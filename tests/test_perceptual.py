@@ -39,4 +39,4 @@ def test_perceptual_weights_that_are_missing_or_anothers_are_one_line(tmp_path, 
 def test_perceptual_loss_takes_images_that_are_large_enough(squeezenet):
     model = module(perceptual=Perceptual(str(squeezenet)), perceptual_weight=1.0)
     with pytest.raises(UserError, match="LPIPS needs images of 17 pixels or more, got 8"):
-        model.learn(toy.digits())
+        model.attach_data(toy.digits())

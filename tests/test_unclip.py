@@ -18,10 +18,7 @@ from alphabar.evaluation import receipt
 from alphabar.models.networks.prior import Prior
 from alphabar.sampling.model import load_model
 from alphabar.sampling.tasks.interpolate import Interpolate
-from alphabar.training.callbacks.curves import Curves
 from alphabar.training.callbacks.embeddings import figures_of
-from alphabar.training.callbacks.film import Film
-from alphabar.training.run import must_draw_nothing
 
 DRAW = ["sampler.num_steps=3", "film=0"]
 
@@ -179,10 +176,14 @@ def test_retrieval_of_what_a_prior_and_a_decoder_make(trained, tmp_path):
     assert figure.floor > 0.3  # real images
 
 
-def test_pictures_are_not_drawn_of_vectors():
-    must_draw_nothing([Curves()])
-    with pytest.raises(UserError, match="film: this codec makes no images: choose callbacks=prior"):
-        must_draw_nothing([Curves(), Film(DDIM(num_steps=2), seed=0, num=1, num_frames=2)])
+def test_pictures_are_not_drawn_of_vectors(trained, tmp_path, capsys):
+    film = (
+        "+callbacks.film._target_=alphabar.training.callbacks.film.Film",
+        "+callbacks.film.sampler=${sampler}",
+        "+callbacks.film.seed=0",
+    )
+    words = ["experiment=smoke/unclip_prior", *trained.words, f"hydra.run.dir={tmp_path}/out", f"clip={trained.clip}"]
+    assert "callbacks.film: this model makes no images: choose callbacks=prior" in complaint(capsys, "train", *words, *film)
 
 
 def test_what_is_no_good_is_said_in_one_line(trained, tmp_path, capsys):

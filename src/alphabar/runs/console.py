@@ -5,6 +5,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+
 from alphabar.runs.run_dir import is_first
 
 
@@ -33,6 +35,6 @@ def quiet() -> None:
 
 
 def shown(path: Path) -> str:
-    """The path as the user would type it."""
-    here = Path.cwd()
+    """Returns the path as the user would type it, in the shell in which the command was started."""
+    here = Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()  # not where hydra.job.chdir went
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -14,12 +14,6 @@ from alphabar.training.modules.base import BaseModule
 from alphabar.training.modules.diffusion import DiffusionModule
 
 
-def due(trainer: Trainer, every_n_steps: int, last: int) -> bool:
-    """Whether something done every so many optimizer steps is due now, and has not been done at this step (`last`)."""
-    step = trainer.global_step
-    return 0 < step != last and (step % every_n_steps == 0 or step == trainer.max_steps)
-
-
 def ends_step(trainer: Trainer, batch_idx: int) -> bool:
     """Returns whether an optimizer step ended with this batch, so that no gradients wait for the next one."""
     num_batches = batch_idx + 1

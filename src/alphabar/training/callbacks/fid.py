@@ -37,6 +37,9 @@ class FID(Recurring):
     Raises ValueError unless num >= 2 and every_n_steps, batch_size >= 1.
     """
 
+    draws_images = True
+    differs_at_end = True  # by copies of training images
+
     def __init__(
         self,
         features: Features | None,

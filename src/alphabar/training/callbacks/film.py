@@ -2,24 +2,27 @@
 
 from pathlib import Path
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
 from alphabar.sampling.conditions import dataset_conditions, preview_images
 from alphabar.sampling.film import record_film, write_film
 from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.sampling.sampling_job import SamplingJob, sampler_for
+from alphabar.training.callbacks import RunCallback
 from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
 from alphabar.training.loggers.log_helpers import log_film, log_picture
 
 
-class Film(Callback):
+class Film(RunCallback):
     """Writes `film.png`, one row an image, and `film.gif` at the end of training.
 
     num: images, told what the first held-out images are. num_frames: moments of the sampler's steps, the first x_T and the last
     x_0; they come closer together towards the end, where images take shape.
     Raises ValueError unless num >= 1 and num_frames >= 2.
     """
+
+    draws_images = True
 
     def __init__(self, sampler: Sampler, seed: int, num: int = 8, num_frames: int = 12, guidance: Guide | None = None) -> None:
         if num < 1 or num_frames < 2:

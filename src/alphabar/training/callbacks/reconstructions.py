@@ -2,10 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from alphabar.data import ImageSet
@@ -18,14 +17,15 @@ from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.runs.distributed import rank_and_size, total
 from alphabar.sampling.image_grid import grid, save_png
-from alphabar.training.hooks import due, evaluation, image_data
+from alphabar.training.callbacks.recurring import Recurring
+from alphabar.training.hooks import evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures, log_picture
 from alphabar.training.modules.autoencoder import AutoencoderModule
 
 MAX_PSNR = 100.0  # decibels, of images that come back unchanged
 
 
-class Reconstructions(Callback):
+class Reconstructions(Recurring):
     """Every so many steps and at the end: `samples/step_N.png`, rows of held-out images over rows of their reconstructions.
 
     And figures of them: `reconstruction/l1`, mean |x - y| of pixels in [-1, 1]; `reconstruction/psnr`, in decibels, the mean over
@@ -37,6 +37,8 @@ class Reconstructions(Callback):
     Raises ValueError unless every_n_steps, batch_size and num_shown are >= 1, and num >= 2.
     """
 
+    differs_at_end = True  # by the Frechet distance
+
     def __init__(
         self, features: Features | None, every_n_steps: int, num: int = 1000, batch_size: int = 64, num_shown: int = 16
     ) -> None:
@@ -45,21 +47,12 @@ class Reconstructions(Callback):
                 f"need num >= 2 and every_n_steps, batch_size and num_shown >= 1, got num={num}, every_n_steps={every_n_steps}, "
                 f"batch_size={batch_size}, num_shown={num_shown}"
             )
+        super().__init__(every_n_steps)
         self.features = features
-        self.every_n_steps = every_n_steps
         self.num = num
         self.batch_size = batch_size
         self.num_shown = num_shown
-        self.last_step = -1
-        self.judged_step = -1
         self.judge: ReferenceStatistics | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"last_step": self.last_step, "judged_step": self.judged_step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.last_step = state_dict["last_step"]
-        self.judged_step = state_dict.get("judged_step", -1)  # older ones have none
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = image_data(trainer)
@@ -74,17 +67,7 @@ class Reconstructions(Callback):
         same = Splits(first, first, f"{fingerprint}-first-{num}")
         self.judge = ReferenceStatistics(extractor, {"fid": Frechet(allow_few=True)}, same, pl_module.device, num, self.batch_size)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if due(trainer, self.every_n_steps, self.last_step):
-            self._measure(trainer, pl_module, is_last=trainer.global_step == trainer.max_steps)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Ended by max_epochs or max_time, perhaps on a step that was measured without the distance.
-        if (self.last_step if self.judge is None else self.judged_step) != trainer.global_step:
-            self._measure(trainer, pl_module, is_last=True)
-
-    def _measure(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        self.last_step = trainer.global_step
+    def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         module, images = autoencoder_module(pl_module), self._images(trainer)
         rank, world_size = rank_and_size()
         num, judge = self._count(images), self.judge if is_last else None
@@ -112,7 +95,6 @@ class Reconstructions(Callback):
             if collector is not None and judge is not None:
                 name = protocol("reconstruction/fid", num, judge.extractor.name, self._label(trainer))
                 figures[name] = judge.figures(collector.collected()).get("fid", math.nan)
-                self.judged_step = self.last_step
             picture = self._picture(module, images)
         log_figures(trainer, figures)
         if trainer.is_global_zero:

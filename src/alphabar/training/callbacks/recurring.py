@@ -1,42 +1,55 @@
-"""What is done again and again during training."""
+"""Callbacks that act again and again during training."""
 
 from abc import ABC, abstractmethod
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
-from alphabar.training.hooks import due
+from alphabar.training.callbacks import RunCallback
 
 
-class Recurring(Callback, ABC):
+class Recurring(RunCallback, ABC):
     """Acts every so many optimizer steps and at the end, once at each of these steps, in a resumed run too.
 
-    Who checks `every_n_steps` >= 1 is who names it in a message.
+    differs_at_end: whether `act` does more with `is_last`. If a limit that nobody foresaw (`max_epochs`, `max_time`) ends a run at
+    a step at which the callback has acted, it acts once more.
+    Raises ValueError unless every_n_steps >= 1.
     """
 
+    differs_at_end = False
+
     def __init__(self, every_n_steps: int) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"need every_n_steps >= 1, got every_n_steps={every_n_steps}")
         self.every_n_steps = every_n_steps
         self.last_step = -1
+        self.last_was_end = False
 
     @abstractmethod
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        """is_last: whether training ends here."""
+        """Does what the callback is for. is_last: whether training ends here."""
+
+    def interval(self, trainer: Trainer) -> int:
+        """Returns after how many optimizer steps the callback acts again."""
+        return self.every_n_steps
 
     def act_now(self, trainer: Trainer, pl_module: LightningModule, is_last: bool = False) -> None:
-        """Acts, and takes note of it."""
-        self.last_step = trainer.global_step
+        """Acts, and takes note of it first, so that a checkpoint that is written meanwhile has it."""
+        self.last_step, self.last_was_end = trainer.global_step, is_last
         self.act(trainer, pl_module, is_last)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"last_step": self.last_step}
+        return {"last_step": self.last_step, "last_was_end": self.last_was_end}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.last_step = state_dict["last_step"]
+        self.last_was_end = state_dict.get("last_was_end", True)  # older checkpoints do not say
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if due(trainer, self.every_n_steps, self.last_step):
-            self.act_now(trainer, pl_module, is_last=trainer.global_step == trainer.max_steps)
+        step, is_last = trainer.global_step, trainer.global_step == trainer.max_steps
+        if 0 < step != self.last_step and (is_last or step % self.interval(trainer) == 0):
+            self.act_now(trainer, pl_module, is_last)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.last_step != trainer.global_step:  # ended by max_epochs or max_time
+        if self.last_step != trainer.global_step or (self.differs_at_end and not self.last_was_end):
             self.act_now(trainer, pl_module, is_last=True)

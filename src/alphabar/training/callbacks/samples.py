@@ -22,6 +22,8 @@ class Samples(Recurring):
     Raises ValueError unless num, every_n_steps, batch_size >= 1.
     """
 
+    draws_images = True
+
     def __init__(
         self, sampler: Sampler, seed: int, num: int, every_n_steps: int, batch_size: int = 64, guidance: Guide | None = None
     ) -> None:

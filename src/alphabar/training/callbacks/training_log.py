@@ -4,15 +4,16 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.errors import UserError
 from alphabar.runs.distributed import rank_and_size, total
-from alphabar.training.hooks import base_module, due, log_every_n_steps
+from alphabar.training.callbacks.recurring import Recurring
+from alphabar.training.hooks import base_module, log_every_n_steps
 from alphabar.training.loggers.log_helpers import log_figures
 
 
-class TrainingLog(Callback):
+class TrainingLog(Recurring):
     """Averages over every `trainer.log_every_n_steps` optimizer steps, kept on the device and fetched once per average.
 
     The noise levels 0..1, from clean data to pure noise, are cut into `num_levels` equal parts. Images per second are counted over
@@ -23,27 +24,27 @@ class TrainingLog(Callback):
     def __init__(self, num_levels: int = 4) -> None:
         if num_levels < 1:
             raise ValueError(f"need num_levels >= 1, got num_levels={num_levels}")
+        super().__init__(every_n_steps=1)  # the Trainer says how many: see `interval`
         self.num_levels = num_levels
         self.sums = torch.zeros(2 * num_levels + 2)  # loss by level, number of examples by level, gradient norm, steps
         self.parts: dict[str, torch.Tensor] = {}  # of the loss, each summed over steps
         self.has_levels = False
         self.seconds = 0.0  # of training, all sittings together
         self.images = 0  # trained on, all ranks and sittings together
-        self.last_step = -1
         self.seen_step = 0
         self.mark = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         sums = total(self.sums).cpu()  # of all ranks, each of which comes here: the file is written by the first alone
         parts = {name: self._shared(value) for name, value in self.parts.items()}
-        return {"sums": sums, "parts": parts, "seconds": self.seconds, "images": self.images, "last_step": self.last_step}
+        return {**super().state_dict(), "sums": sums, "parts": parts, "seconds": self.seconds, "images": self.images}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
         self.sums = state_dict["sums"] if rank_and_size()[0] == 0 else torch.zeros_like(self.sums)
         self.parts = {name: torch.tensor(value) for name, value in state_dict.get("parts", {}).items()}
         self.seconds = state_dict["seconds"]
         self.images = state_dict["images"]
-        self.last_step = state_dict["last_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.sums = self.sums.to(pl_module.device)
@@ -67,14 +68,14 @@ class TrainingLog(Callback):
         if module.grad_norm is not None:
             self.sums[-2] += module.grad_norm
         self.sums[-1] += 1
-        if due(trainer, log_every_n_steps(trainer), self.last_step):
-            self._flush(trainer, pl_module)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.last_step != trainer.global_step and self.sums[-1] > 0:  # ended by max_epochs or max_time
-            self._flush(trainer, pl_module)
+    def interval(self, trainer: Trainer) -> int:
+        return log_every_n_steps(trainer)
 
-    def _flush(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
+        if self.sums[-1] == 0:  # the run ended before a step
+            return
         sums = total(self.sums).cpu()
         loss, count = sums[: self.num_levels], sums[self.num_levels : -2]
         now = self._clock(pl_module)
@@ -100,7 +101,6 @@ class TrainingLog(Callback):
         figures["train/seconds"] = self.seconds
         log_figures(trainer, figures)
         self.sums.zero_()
-        self.last_step = trainer.global_step
 
     def _shared(self, value: torch.Tensor) -> float:
         """The sum over the ranks of each rank's share."""

@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
+from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
@@ -12,7 +14,7 @@ from alphabar.metrics.perceptual import MIN_RESOLUTION, Perceptual
 from alphabar.models.autoencoder import KLAutoencoder
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.discriminator import PatchDiscriminator, hinge
-from alphabar.training.modules.base import BaseModule, MakeOptimizer
+from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, describe
 
 
 class AutoencoderModule(BaseModule):
@@ -65,7 +67,7 @@ class AutoencoderModule(BaseModule):
         self.adversarial_from = adversarial_from
         self.pixels = Pixels()
 
-    def learn(self, data: ImageDataModule) -> None:
+    def attach_data(self, data: ImageDataModule) -> None:
         if self.perceptual is not None:
             if data.shape.resolution < MIN_RESOLUTION:
                 raise UserError(
@@ -109,10 +111,25 @@ class AutoencoderModule(BaseModule):
         found = self.figures.get("reconstruction/psnr")
         return None if found is None else -found
 
+    def check_config(self, config: DictConfig, shape: Shape) -> None:
+        """An autoencoder is not sampled, so that nothing beside it can be unsuitable."""
+
     @property
-    def next_steps(self) -> tuple[str, ...]:
-        return (
-            "pictures     {folder}/samples/ (held-out images over their reconstructions)  curves.png",
-            "autoencoder  {folder}/autoencoder/ (as diffusers keeps it)",
-            "diffusion    python train.py codec=autoencoder codec.name={folder}/autoencoder data=... (in its latents)",
-        )
+    def makes_images(self) -> bool:
+        return False
+
+    @property
+    def composition(self) -> dict[str, str]:
+        losses = {
+            "LPIPS": self.perceptual is not None,
+            "adversarial": self.discriminator is not None,
+        }
+        return {
+            "network": describe(self.autoencoder),
+            "method": ", ".join(["L1", "KL", *(name for name, is_used in losses.items() if is_used)]),
+        }
+
+    @property
+    def next_steps(self) -> tuple[NextStep, ...]:
+        train = "python train.py codec=autoencoder codec.name={folder}/autoencoder data=... (in its latents)"
+        return (NextStep("diffusion", "autoencoder", train),)

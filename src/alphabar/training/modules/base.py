@@ -2,14 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.models.codecs.pixels import check_images
@@ -17,8 +19,16 @@ from alphabar.models.codecs.pixels import check_images
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
+class NextStep(NamedTuple):
+    """A command that can follow a run, in which {folder} stands for the run's; it needs a file or folder in there."""
+
+    label: str
+    needs: str
+    command: str
+
+
 class BaseModule(LightningModule, ABC):
-    """Something that is trained on images.
+    """A model that is trained on images.
 
     optimizer: makes an optimizer of parameters.
     seed: with it the step, the batch and the rank fix every random number of a step, so that a resumed run repeats them.
@@ -32,14 +42,29 @@ class BaseModule(LightningModule, ABC):
         self.make_optimizer = optimizer
         self.seed = seed
         self.warmup_steps = warmup_steps
+        self.config: Any = {}  # the resolved configuration of the run, which checkpoints keep; empty where there is none
         self.grad_norm: Tensor | None = None
         self.figures: dict[str, float] = {}  # the latest of each, the same on all ranks
         self.seconds_evaluating = 0.0
         self.has_checked_images = False
 
     @abstractmethod
-    def learn(self, data: ImageDataModule) -> None:
-        """Takes note of the data before training, and raises UserError if they or its own parts do not go together."""
+    def attach_data(self, data: ImageDataModule) -> None:
+        """Gives the module what it needs to know of the data before training. Raises UserError if they do not go together."""
+
+    @abstractmethod
+    def check_config(self, config: DictConfig, shape: Shape) -> None:
+        """Raises UserError if parts of the configuration that are no parts of the module do not suit it, such as the sampler."""
+
+    @property
+    @abstractmethod
+    def makes_images(self) -> bool:
+        """Whether samples of the model are images."""
+
+    @property
+    @abstractmethod
+    def composition(self) -> dict[str, str]:
+        """Returns the lines that name the model's parts at the beginning of a run: {"network": "UNet, 427,009 parameters"}."""
 
     @abstractmethod
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
@@ -55,8 +80,11 @@ class BaseModule(LightningModule, ABC):
 
     @property
     @abstractmethod
-    def next_steps(self) -> tuple[str, ...]:
-        """What to do next with a run of this, a line each: "word  command", in which {folder} stands for the run's."""
+    def next_steps(self) -> tuple[NextStep, ...]:
+        """Returns the commands that can follow a run."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
 
     def on_fit_start(self) -> None:
         self.has_checked_images = False
@@ -99,3 +127,8 @@ class BaseModule(LightningModule, ABC):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
             self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
+
+
+def describe(network: nn.Module) -> str:
+    """Returns the class of a network and the number of its parameters: "UNet, 427,009 parameters"."""
+    return f"{type(network).__name__}, {sum(parameter.numel() for parameter in network.parameters()):,} parameters"

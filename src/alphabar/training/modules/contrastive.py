@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional as F
 
+from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
@@ -16,7 +18,7 @@ from alphabar.models.clip import must_be_images
 from alphabar.models.clip.towers import Towers, pool
 from alphabar.models.embeddings import embedded
 from alphabar.models.resize import resize
-from alphabar.training.modules.base import BaseModule, MakeOptimizer
+from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, describe
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class ContrastiveModule(BaseModule):
         self.cache_dir = Path(cache_dir)
         self.pooled: Tensor | None = None  # no buffer: DDP would send it from process to process in each step
 
-    def learn(self, data: ImageDataModule) -> None:
+    def attach_data(self, data: ImageDataModule) -> None:
         captions, encoder = data.captions, self.towers.encoder
         if captions is None:
             raise UserError("experiment=contrastive needs images with captions, and these data have none")
@@ -96,7 +98,7 @@ class ContrastiveModule(BaseModule):
     def captions(self, rows: Tensor) -> Tensor:
         """Unit vectors [B, D] of captions of the data, by their places int64 [B]."""
         if self.pooled is None:
-            raise ValueError("need the captions of the data before its batches: call learn(data)")
+            raise ValueError("need the captions of the data before its batches: call attach_data(data)")
         self.pooled = self.pooled.to(self.device)
         return self.towers.texts(self.pooled[rows.to(self.device)])
 
@@ -110,12 +112,23 @@ class ContrastiveModule(BaseModule):
         found = self.figures.get("retrieval/caption_of_all")
         return None if found is None else -found
 
+    def check_config(self, config: DictConfig, shape: Shape) -> None:
+        """An image-text pair is not sampled, so that nothing beside it can be unsuitable."""
+
     @property
-    def next_steps(self) -> tuple[str, ...]:
+    def makes_images(self) -> bool:
+        return False
+
+    @property
+    def composition(self) -> dict[str, str]:
+        return {"network": describe(self.towers), "method": f"contrastive, texts by {self.towers.encoder.name}"}
+
+    @property
+    def next_steps(self) -> tuple[NextStep, ...]:
         return (
-            "prior        python train.py experiment=unclip_prior clip={folder}/clip data.root=...",
-            "decoder      python train.py experiment=unclip_decoder clip={folder}/clip data.root=...",
-            "judge        python evaluate.py checkpoint=... features=contrastive features.name={folder}/clip",
+            NextStep("prior", "clip", "python train.py experiment=unclip_prior clip={folder}/clip data.root=..."),
+            NextStep("decoder", "clip", "python train.py experiment=unclip_decoder clip={folder}/clip data.root=..."),
+            NextStep("judge", "clip", "python evaluate.py checkpoint=... features=contrastive features.name={folder}/clip"),
         )
 
 

@@ -3,8 +3,10 @@
 from copy import deepcopy
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
+from alphabar.config.build import build
 from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.latents import take_latents
@@ -16,7 +18,9 @@ from alphabar.errors import Advice, UserError, advised
 from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
-from alphabar.training.modules.base import BaseModule, MakeOptimizer
+from alphabar.sampling.guidance_config import guided
+from alphabar.sampling.sampling_job import must_fit
+from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, describe
 
 OBJECTIVE_ADVICE: Advice = {
     LeavesVarianceUntrained: "choose objective=hybrid, or network.learned_variance=false",
@@ -35,7 +39,7 @@ class DiffusionModule(BaseModule):
     """Trains a denoiser (the network and the buffers of its beta schedule) to minimise an objective.
 
     optimizer, seed, warmup_steps: see `BaseModule`, which raises ValueError.
-    conditioner: what the network is told of an image; None: nothing.
+    conditioner: makes the condition of the network from a batch; None for an unconditional model.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class DiffusionModule(BaseModule):
         self.codec = codec
         self.conditioner = Unconditional() if conditioner is None else conditioner
 
-    def learn(self, data: ImageDataModule) -> None:
+    def attach_data(self, data: ImageDataModule) -> None:
         self.conditioner.attach_captions(data.captions)
         self.check_parts(data.shape)
 
@@ -71,6 +75,10 @@ class DiffusionModule(BaseModule):
             raise UserError(f"objective: {advised(error, OBJECTIVE_ADVICE)}") from error
         finally:
             self.train(was_training)
+
+    def check_config(self, config: DictConfig, shape: Shape) -> None:
+        guide = None if config.guidance is None else build(config.guidance, "guidance")
+        must_fit(build(config.sampler, "sampler"), guided(self, guide), self.codec, shape, self.conditioner.null(1))
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -89,8 +97,18 @@ class DiffusionModule(BaseModule):
         return self.figures.get("train/loss")
 
     @property
-    def next_steps(self) -> tuple[str, ...]:
-        if not self.codec.makes_images:
-            return ("sample       python sample.py checkpoint=DECODER stages=[{folder}/checkpoints/last.ckpt] prompt=...",)
-        pictures = ("pictures     {folder}/samples/  film.png  film.gif  curves.png",)
-        return (*pictures, "sample       python sample.py checkpoint={folder}/checkpoints/last.ckpt num=64")
+    def makes_images(self) -> bool:
+        return self.codec.makes_images
+
+    @property
+    def composition(self) -> dict[str, str]:
+        schedule, parameterization = self.denoiser.schedule, self.denoiser.parameterization
+        method = (parameterization, schedule, self.objective, self.codec, self.conditioner)
+        return {"network": describe(self.denoiser.network), "method": ", ".join(type(part).__name__ for part in method)}
+
+    @property
+    def next_steps(self) -> tuple[NextStep, ...]:
+        last = "checkpoints/last.ckpt"
+        if not self.makes_images:
+            return (NextStep("sample", last, f"python sample.py checkpoint=DECODER stages=[{{folder}}/{last}] prompt=..."),)
+        return (NextStep("sample", last, f"python sample.py checkpoint={{folder}}/{last} num=64"),)

@@ -1,0 +1,115 @@
+"""The result of a run, and the lines at its end: what came out, which files were written, how to go on."""
+
+import shlex
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import WandbLogger
+
+from alphabar.runs.console import shown
+from alphabar.training.modules.base import BaseModule
+
+LAST = "checkpoints/last.ckpt"
+FILES = {
+    "figures": ("metrics.csv", "config.yaml"),
+    "checkpoints": ("checkpoints/",),
+    "pictures": ("samples/", "film.png", "film.gif", "curves.png", "memorisation.png"),
+}
+
+
+def outcome(trainer: Trainer, module: BaseModule, seconds: float) -> dict[str, object]:
+    """Returns the result of a run for the sweep or the process that started it."""
+    figures = module.figures
+    name = next((name for name in figures if name.startswith("fid/n")), None)
+    floor = next((value for name, value in figures.items() if name.startswith("fid/floor")), None)
+    fid = {"name": name, "value": figures[name], "floor": floor} if name else None
+    loss, images, trained = (figures.get(f"train/{name}") for name in ("loss", "images", "seconds"))
+    return {
+        "loss": loss,
+        "fid": fid,
+        "objective": fid["value"] if fid else module.sweep_objective(),
+        "images_per_second": images / trained if images and trained else None,
+        "steps": trainer.global_step,
+        "seconds": seconds,
+        "folder": str(trainer.default_root_dir),
+        "wandb": next((logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)), None),
+    }
+
+
+def report_end(result: dict[str, Any], trainer: Trainer, module: BaseModule, first_step: int) -> None:
+    """Prints the figures of a run that ended, the files that are there, and the commands that can follow.
+
+    first_step: the optimizer step at which this sitting began.
+    """
+    if result["steps"] > first_step:
+        print(done_line(result))
+    else:
+        limit = limit_reached(trainer)
+        print(f"nothing to do: already at step {first_step:,}{f' ({limit[0]})' if limit else ''}")
+    folder = Path(result["folder"])
+    for label, names in FILES.items():
+        if found := [name for name in names if (folder / name).exists()]:
+            print(f"  {label:<12} {shown(folder)}/{'  '.join(found)}")
+    for step in module.next_steps:
+        if (folder / step.needs).exists():
+            print(f"  {step.label:<12} {in_folder(step.command, folder)}")
+    if (folder / LAST).exists():
+        limit = limit_reached(trainer)
+        print(f"  {'go on':<12} {in_folder('python train.py resume={folder}', folder)}{f' {limit[1]}' if limit else ''}")
+
+
+def report_stop(trainer: Trainer) -> None:
+    """Prints, of a run that a signal stopped, the checkpoint that it left and the command to go on."""
+    folder = Path(trainer.default_root_dir)
+    if not (folder / LAST).exists():
+        print(f"stopped at step {trainer.global_step:,}, without a checkpoint", flush=True)
+        return
+    print(f"stopped at step {trainer.global_step:,}")
+    print(f"  {'checkpoint':<12} {shown(folder / LAST)}")
+    print(f"  {'go on':<12} {in_folder('python train.py resume={folder}', folder)}", flush=True)
+
+
+def done_line(result: dict[str, Any]) -> str:
+    """Returns the first line of the report: steps, seconds, loss and FID."""
+    line = f"done: {result['steps']:,} steps in {result['seconds']:.0f} s"
+    if result["loss"] is not None:
+        line += f", loss {result['loss']:.4f}"
+    if result["fid"] is not None:
+        floor = result["fid"]["floor"]
+        line += f", {result['fid']['name']} {result['fid']['value']:.3g}"
+        line += f" (floor {floor:.3g})" if floor is not None else ""
+    return line
+
+
+def limit_reached(trainer: Trainer) -> tuple[str, str] | None:
+    """Returns the override that ended the run and one that lets it go on; None if something else ended it."""
+    if 0 < trainer.max_steps <= trainer.global_step:
+        return f"trainer.max_steps={trainer.max_steps}", f"trainer.max_steps={2 * trainer.max_steps}"
+    epochs = trainer.max_epochs
+    if epochs is not None and 0 < epochs <= trainer.current_epoch:
+        return f"trainer.max_epochs={epochs}", f"+trainer.max_epochs={2 * epochs}"
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for timer in (callback for callback in callbacks if isinstance(callback, Timer)):
+        remaining = timer.time_remaining()
+        if remaining is not None and remaining <= 0:
+            duration = timedelta(seconds=timer.time_elapsed() + remaining)
+            return f"trainer.max_time={clock(duration)}", f"+trainer.max_time={clock(2 * duration)}"
+    return None
+
+
+def clock(duration: timedelta) -> str:
+    """Returns DD:HH:MM:SS, as the Trainer reads it."""
+    minutes, seconds = divmod(round(duration.total_seconds()), 60)
+    return f"{minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{seconds:02}"
+
+
+def in_folder(command: str, folder: Path) -> str:
+    """Returns the command with the run's folder in place of {folder}, quoted where a shell would break it into words."""
+    path = shown(folder)
+    if shlex.quote(path) == path:
+        return command.format(folder=path)
+    value = '"' + path.replace('"', r"\"") + '"'  # for Hydra, to which = and , mean something
+    return " ".join(shlex.quote(word.format(folder=value)) if "{folder}" in word else word for word in command.split())

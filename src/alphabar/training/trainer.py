@@ -1,0 +1,76 @@
+"""The Trainer of a run: its arguments are checked, its loggers made, and the configuration is written to the run's folder."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from alphabar.config.build import build
+from alphabar.errors import UserError
+from alphabar.files.atomic import write_text
+from alphabar.runs.console import shown
+from alphabar.runs.resume import Stopped
+from alphabar.training.callbacks.composition import Composition
+from alphabar.training.loggers.metrics_file import MetricsFile
+
+PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
+NO_VALIDATION = "a run has no validation loop; callbacks.held_out_loss measures on held-out images"
+REFUSED = {
+    "use_distributed_sampler": "data deals its images out among the processes itself; need false",
+    "reload_dataloaders_every_n_epochs": "batches come from one endless stream; need 0",
+    "val_check_interval": NO_VALIDATION,
+    "check_val_every_n_epoch": NO_VALIDATION,
+    "limit_val_batches": NO_VALIDATION,
+    "num_sanity_val_steps": NO_VALIDATION,
+}
+
+
+def check_trainer(cfg: DictConfig) -> None:
+    """Raises UserError for arguments that the Trainer would accept and that then do nothing, fail, or train badly."""
+    settings = cfg.trainer
+    if str(settings.precision) not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision={settings.precision}: need one of {', '.join(PRECISIONS)}; "
+            "weights, schedule and noise must stay float32, of which lower precisions tell only half of the steps apart"
+        )
+    for key in ("log_every_n_steps", "accumulate_grad_batches"):
+        if settings[key] < 1:
+            raise UserError(f"trainer.{key}: need a number >= 1, got {settings[key]}")
+    for key in ("max_steps", "max_epochs", "limit_train_batches"):
+        if settings.get(key) == 0:
+            raise UserError(f"trainer.{key}=0: there would be nothing to train")
+    overfit = settings.get("overfit_batches", 0)
+    if overfit != int(overfit) or overfit < 0:
+        raise UserError(f"trainer.overfit_batches={overfit}: need a whole number of batches")
+    for key, reason in REFUSED.items():
+        if settings.get(key):
+            raise UserError(f"trainer.{key}={settings[key]}: {reason}")
+
+
+def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callback], stopped: Stopped | None) -> Trainer:
+    """Returns the Trainer with the run's folder, callbacks and loggers, after `config`, the resolved `cfg`, is written down."""
+    folder = Path(cfg.run_dir)
+    make: dict[str, partial[Logger]] = build(cfg.logger, "logger") or {}
+    names: dict[str, Any] = {"name": cfg.name or folder.name, "group": os.environ.get("ALPHABAR_SWEEP")}
+    others = [make_logger(run_dir=str(folder), **names) for make_logger in make.values()]
+    loggers = [MetricsFile(folder, stopped.step if stopped else None), *others]
+    callbacks = [Composition(), *callbacks]
+    trainer = build(cfg.trainer, "trainer")(default_root_dir=str(folder), callbacks=callbacks, logger=loggers)
+    if trainer.is_global_zero:
+        write_config(config, folder / "config.yaml", stopped)
+        for logger in others:
+            logger.log_hyperparams(config)
+        print(f"run folder: {shown(folder)}", flush=True)
+    return trainer
+
+
+def write_config(config: dict[str, Any], path: Path, stopped: Stopped | None) -> None:
+    """Writes the resolved configuration; another one, of an earlier sitting, is kept beside it."""
+    text = OmegaConf.to_yaml(OmegaConf.create(config))
+    if stopped is not None and path.read_text(encoding="utf-8") != text:
+        path.replace(path.with_name(f"config_until_step_{stopped.step}.yaml"))
+    write_text(path, text)
