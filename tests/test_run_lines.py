@@ -1,0 +1,155 @@
+"""The lines at the beginning and at the end of a run: they are true, and their commands work in the shell where it was started."""
+
+import shlex
+import signal
+from datetime import timedelta
+
+import pytest
+from lightning.pytorch import Callback
+
+import runs
+import toy
+from alphabar.training.callbacks.checkpoints import Checkpoints
+from alphabar.training.ending import clock
+
+QUICK = ("callbacks.fid=null", "callbacks.film=null", "callbacks.samples=null", "callbacks.held_out_loss=null")
+
+
+def lines(out):
+    """The labelled lines of what a run printed: {"go on": "python train.py resume=..."}."""
+    return {line[2:14].strip(): line[14:].strip() for line in out.splitlines() if line.startswith("  ")}
+
+
+def words_after(out, label="go on"):
+    """The words that a shell hands to train.py when the user copies a line."""
+    return shlex.split(lines(out)[label])[2:]
+
+
+def start(command, *words, folder="run"):
+    code, out, err = command("train", *runs.words(*QUICK, *words, folder=folder))
+    assert code == 0, err
+    return out
+
+
+def test_a_run_begins_with_what_it_is_composed_of(command):
+    out = start(command, "trainer.max_steps=2", "trainer.accumulate_grad_batches=2")
+    head = out[: out.index("done:")]
+    assert "data       797 images 8x8 grey, 10 classes (Digits)" in head
+    assert "network    UNet, " in head
+    assert "Epsilon, LinearSchedule, Denoising, Pixels, Unconditional" in head
+    assert "precision  32-true on " in head
+    assert "steps      2 steps, 64 images a step" in head
+
+
+def test_only_files_that_were_written_are_named(command, tmp_path):
+    out = start(command, "trainer.max_steps=2", "callbacks.curves=null")
+    assert "pictures" not in lines(out)
+    for label in ("figures", "checkpoints"):
+        first, *others = lines(out)[label].split("  ")
+        assert all((tmp_path / "run" / name).exists() for name in (first.removeprefix("run/"), *others))
+    assert lines(start(command, "trainer.max_steps=2", folder="other"))["pictures"] == "other/curves.png"
+
+
+def test_without_checkpoints_there_is_nothing_to_go_on_from(command):
+    out = start(command, "trainer.max_steps=2", "callbacks.checkpoints=null")
+    assert not {"checkpoints", "sample", "go on"} & lines(out).keys()
+
+
+@pytest.mark.parametrize(
+    ("limits", "said", "longer"),
+    [
+        (["trainer.max_steps=2"], "already at step 2 (trainer.max_steps=2)", "trainer.max_steps=4"),
+        (["trainer.max_steps=-1", "+trainer.max_epochs=1", "data.batch_size=300"], "already at step 2 (trainer.max_epochs=1)", "+trainer.max_epochs=2"),
+    ],
+    ids=["steps", "epochs"],
+)  # fmt: skip
+def test_the_command_to_go_on_raises_the_limit_that_ended_the_run(command, limits, said, longer):
+    words = words_after(start(command, *limits))
+    assert words[-1] == longer
+    code, out, err = command("train", *words[:-1])
+    assert code == 0, err
+    assert f"nothing to do: {said}" in out
+    assert "done" not in out
+    code, out, err = command("train", *words)
+    assert code == 0, err
+    assert "done: 4 steps" in out
+
+
+def test_a_run_that_is_out_of_time_says_so(command):
+    out = start(command, "trainer.max_steps=1000000", "+trainer.max_time=00:00:00:01")
+    assert words_after(out)[-1] == "+trainer.max_time=00:00:00:02"
+    assert clock(timedelta(days=1, hours=2, minutes=3, seconds=4)) == "01:02:03:04"
+
+
+def test_a_path_that_a_shell_would_break_is_quoted(command, tmp_path):
+    out = start(command, "trainer.max_steps=2", folder="my runs/a=1")
+    code, out, err = command("train", *words_after(out))
+    assert code == 0, err
+    assert "done: 4 steps" in out
+    assert runs.checkpoint(tmp_path / "my runs" / "a=1")["global_step"] == 4
+
+
+def test_paths_are_those_of_the_shell_that_started_the_run(command, tmp_path):
+    out = start(command, "trainer.max_steps=2", "hydra.job.chdir=true")
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    assert "run folder: run\n" in out
+    assert lines(out)["sample"] == "python sample.py checkpoint=run/checkpoints/last.ckpt num=64"
+
+
+@pytest.mark.parametrize("key", ["max_steps", "+max_epochs", "+limit_train_batches"])
+def test_a_run_of_nothing_is_refused(command, tmp_path, key):
+    word = f"{'+' if key[0] == '+' else ''}trainer.{key.lstrip('+')}=0"
+    code, _, err = command("train", *runs.words(word, folder="run"))
+    assert (code, err) == (2, f"error: {word.lstrip('+')}: there would be nothing to train\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "word", ["trainer.use_distributed_sampler=true", "+trainer.val_check_interval=2", "+trainer.limit_val_batches=3"]
+)
+def test_trainer_arguments_that_would_do_nothing_are_refused(command, word):
+    code, _, err = command("train", *runs.words(word, folder="run"))
+    assert code == 2
+    assert err.startswith(f"error: {word.lstrip('+').split('=')[0]}=")
+    assert err.count("\n") == 1
+
+
+class Signal(Callback):
+    """Behaves as Ctrl-C during the first step."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints)).signals.received = signal.SIGINT
+
+
+def test_after_ctrl_c_the_checkpoint_and_the_command_to_go_on(command, monkeypatch, tmp_path):
+    from alphabar.training import run
+
+    build_callbacks = run.build_callbacks
+    monkeypatch.setattr(run, "build_callbacks", lambda *arguments: [Signal(), *build_callbacks(*arguments)])
+    code, out, _ = command("train", *runs.words(*QUICK, "trainer.max_steps=4", folder="run"))
+    assert code == 130
+    assert "stopped at step 1" in out
+    assert (tmp_path / lines(out)["checkpoint"]).is_file()
+    monkeypatch.setattr(run, "build_callbacks", build_callbacks)
+    code, out, err = command("train", *words_after(out))
+    assert code == 0, err
+    assert "done: 4 steps" in out
+
+
+class StopAt(Callback):
+    """Ends training as a timer does, at one batch."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == self.batch:
+            trainer.should_stop = True
+
+
+def test_what_ends_training_in_the_middle_of_a_step_waits_for_its_end(tmp_path):
+    trainer = toy.trainer(tmp_path, [StopAt(3), Checkpoints(100)], max_steps=9, accumulate_grad_batches=3)
+    trainer.fit(toy.module(), datamodule=toy.digits())
+    saved = runs.checkpoint(tmp_path)
+    assert saved["global_step"] == 2
+    assert "'num_batches': 6" in str(saved["loops"])
