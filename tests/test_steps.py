@@ -107,7 +107,7 @@ def test_an_epoch_that_is_cut_inside_of_a_step_is_refused(tmp_path, arguments, s
     ("word", "said"),
     [
         ("+trainer.overfit_batches=0.5", "trainer.overfit_batches=0.5: need a whole number of batches"),
-        ("+trainer.reload_dataloaders_every_n_epochs=1", "trainer.reload_dataloaders_every_n_epochs: batches come from one"),
+        ("+trainer.reload_dataloaders_every_n_epochs=1", "trainer.reload_dataloaders_every_n_epochs=1: batches come from one"),
     ],
 )
 def test_arguments_that_our_loader_does_not_honour_are_refused(command, tmp_path, word, said):

@@ -177,13 +177,9 @@ def test_retrieval_of_what_a_prior_and_a_decoder_make(trained, tmp_path):
 
 
 def test_pictures_are_not_drawn_of_vectors(trained, tmp_path, capsys):
-    film = (
-        "+callbacks.film._target_=alphabar.training.callbacks.film.Film",
-        "+callbacks.film.sampler=${sampler}",
-        "+callbacks.film.seed=0",
-    )
+    film = "+callbacks.film={_target_: alphabar.training.callbacks.film.Film, sampler: ${sampler}, seed: 0}"
     words = ["experiment=smoke/unclip_prior", *trained.words, f"hydra.run.dir={tmp_path}/out", f"clip={trained.clip}"]
-    assert "callbacks.film: this model makes no images: choose callbacks=prior" in complaint(capsys, "train", *words, *film)
+    assert "callbacks.film: this model makes no images: choose callbacks=prior" in complaint(capsys, "train", *words, film)
 
 
 def test_what_is_no_good_is_said_in_one_line(trained, tmp_path, capsys):
