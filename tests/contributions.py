@@ -1,4 +1,4 @@
-"""A schedule, a sampler, a network and a dataset as a contributor adds them: a file of Python and a file of YAML each."""
+"""A schedule, a sampler, a network, a conditioner and a dataset as a contributor adds them: a file of Python and a file of YAML each."""
 
 import re
 import shutil
@@ -68,6 +68,52 @@ class TwoConvolutions(Network):
 # 235 parameters: the least network
 _target_: alphabar.models.networks.two_convolutions.TwoConvolutions
 channels: ${space.channels}
+""",
+    "src/alphabar/models/conditioners/brightness.py": '''
+"""The brightness of an image as its condition."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from alphabar.diffusion.denoiser import Cond
+from alphabar.diffusion.noise import ImageNoise
+from alphabar.models.codecs import Codec
+from alphabar.models.conditioners import ImageConditioner
+
+
+class Brightness(ImageConditioner):
+    """The condition is the mean of an image, in [0, 1]; prompts are such numbers."""
+
+    @property
+    def is_optional(self) -> bool:
+        return False
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+        return self.from_image(batch["image"], ImageNoise(0, range(len(batch["image"]))))
+
+    def null(self, num: int) -> Cond:
+        return {"vector": torch.zeros(num, 1)}
+
+    def from_prompts(self, prompts: Sequence[str]) -> Cond:
+        return {"vector": torch.tensor([[float(prompt)] for prompt in prompts])}
+
+    def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
+        pass
+
+    def from_image(self, images: Tensor, noise: ImageNoise) -> Cond:
+        return {"vector": images.float().mean((1, 2, 3))[:, None] / 255}
+''',
+    "conf/conditioner/brightness.yaml": """
+# @package _global_
+# The brightness of the image
+conditioning:
+  vector: 1
+  tokens: 0
+  image: 0
+conditioner:
+  _target_: alphabar.models.conditioners.brightness.Brightness
 """,
     "src/alphabar/data/stripes.py": '''
 """Images of stripes, of two classes."""

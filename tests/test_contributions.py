@@ -1,4 +1,4 @@
-"""Four parts that a contributor adds, each as a file of Python and one of YAML: nothing else has to know of them."""
+"""Five parts that a contributor adds, each as a file of Python and one of YAML: nothing else has to know of them."""
 
 import os
 import re
@@ -11,13 +11,13 @@ import contributions
 import documents
 import runs
 
-NAMES = ("quadratic", "plain_euler", "two_convolutions", "stripes")
-SUITES = ("test_schedules", "test_convergence", "test_networks")
+NAMES = ("quadratic", "plain_euler", "two_convolutions", "brightness", "stripes")
+SUITES = ("test_schedules", "test_convergence", "test_networks", "test_conditioners_and_codecs")
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """A copy of the repository with the schedule that the README shows, and a sampler, a network and a dataset."""
+    """A copy of the repository with the schedule that the README shows, and a sampler, a network, a conditioner and a dataset."""
     shown = contributions.readme_files()
     assert sorted(shown) == ["conf/schedule/quadratic.yaml", "src/alphabar/diffusion/schedules/quadratic.py"]
     return contributions.copy_with(tmp_path_factory.mktemp("copy"), shown | contributions.FILES)
@@ -33,7 +33,7 @@ def test_tests_that_discover_parts_find_them_and_pass(copy):
     files = [f"tests/{name}.py" for name in SUITES]
     done = python(copy, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", " or ".join(NAMES), *files)
     assert done.returncode == 0, done.stdout[-4000:]
-    for name in NAMES[:3]:
+    for name in NAMES[:4]:
         assert re.search(rf"\[(.*-)?{name}(-.*)?\] PASSED", done.stdout), name
 
 
@@ -50,6 +50,17 @@ def test_they_train_together_as_the_readme_says(copy, tmp_path):
     assert saved["schedule"]["_target_"] == "alphabar.diffusion.schedules.quadratic.QuadraticSchedule"
     assert saved["sampler"]["_target_"] == "alphabar.diffusion.samplers.plain_euler.PlainEuler"
     assert (tmp_path / "run" / "film.png").exists()
+
+
+def test_a_conditioner_is_trained_previewed_and_sampled_from(copy, tmp_path):
+    folder = tmp_path / "run"
+    small = runs.words("callbacks.fid=null", "trainer.max_steps=2", "conditioner=brightness", folder=folder)
+    done = python(copy, str(copy / "train.py"), *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    words = [f"checkpoint={folder}/checkpoints/last.ckpt", 'prompt="0.5"', "num=2", "sampler.num_steps=2"]
+    done = python(copy, str(copy / "sample.py"), *words, f"hydra.run.dir={tmp_path / 'drawn'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "drawn" / "grid.png").exists()
 
 
 def test_help_names_them(copy):

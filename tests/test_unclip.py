@@ -16,6 +16,7 @@ from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.errors import UserError
 from alphabar.evaluation import receipt
 from alphabar.models.networks.prior import Prior
+from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import load_model
 from alphabar.sampling.tasks.interpolate import Interpolate
 from alphabar.training.callbacks.embeddings import figures_of
@@ -151,17 +152,17 @@ def test_interpolation_between_embeddings(trained, tmp_path, capsys):
 
 def test_the_ends_of_an_interpolation_are_variations_of_its_images(trained, tmp_path):
     folder, loaded = runs.Path(trained.clip).parents[1] / "pictures", load_model(trained.decoder, "ema")
-    task = Interpolate(checkpoint=trained.decoder, run_dir=str(tmp_path), sampler=DDIM(num_steps=3), between="embeddings",
-                       files=str(folder), num=1, num_frames=2)  # fmt: skip
+    settings = Inference(checkpoint=trained.decoder, run_dir=str(tmp_path), sampler=DDIM(num_steps=3), files=str(folder), num=1)
+    task = Interpolate(inference=settings, between="embeddings", num_frames=2)
     with torch.no_grad():
         _, edit = task._between_embeddings(Fabric(accelerator="cpu"), loaded)
         frames = list(edit([0]))
         originals = task.originals(Fabric(accelerator="cpu"), loaded, 2)
         for frame, original in zip(frames, originals, strict=True):
-            noise = ImageNoise(task.seed, [0])
+            noise = ImageNoise(settings.seed, [0])
             x_T = noise.draw((3, 8, 8), torch.device("cpu"))
             told = loaded.model.conditioner.from_image(original[None], noise)
-            expected = task.sampler.sample(task.denoiser(loaded), x_T, told, noise)
+            expected = settings.sampler.sample(settings.denoiser(loaded), x_T, told, noise)
             torch.testing.assert_close(frame, expected, rtol=1e-3, atol=1e-3)
 
 
