@@ -47,7 +47,7 @@ def text():
 
 
 def contrastive():
-    """Returns the words of an image-text pair."""
+    """Returns the words of an CLIP."""
     return [*encoder("module.towers."), "module.towers.text_channels=12", f"module.cache_dir={CACHE_DIR}"]
 
 
@@ -67,9 +67,9 @@ MODELS = {
     "snapshots": lambda: runs.trained(*SNAPSHOTS),
     "averages": lambda: runs.trained(*runs.BRIEF, "ema.more_decays=[0.99,0.9999]"),
     "super_resolution": lambda: smoke("cascade_super_resolution"),
-    "pair": lambda: smoke("contrastive", *contrastive()),
-    "prior": lambda: smoke("unclip_prior", f"pair={MODELS['pair']() / 'pair'}", *text(), f"codec.cache_dir={CACHE_DIR}"),
-    "decoder": lambda: smoke("unclip_decoder", f"pair={MODELS['pair']() / 'pair'}"),
+    "clip": lambda: smoke("contrastive", *contrastive()),
+    "prior": lambda: smoke("unclip_prior", f"clip={MODELS['clip']() / 'clip'}", *text(), f"codec.cache_dir={CACHE_DIR}"),
+    "decoder": lambda: smoke("unclip_decoder", f"clip={MODELS['clip']() / 'clip'}"),
     "autoencoder": lambda: smoke("autoencoder"),
     "latents": lambda: smoke("latent_text", f"codec.name={MODELS['autoencoder']() / 'autoencoder'}", *text()),
 }
@@ -82,7 +82,7 @@ PLACEHOLDERS = {
     r"\bBASE(\.ckpt)?(?=[,\]]|$)": lambda: last(MODELS["captions"]()),
     r"\bPRIOR(\.ckpt)?(?=[,\]]|$)": lambda: last(MODELS["prior"]()),
     r"\bDECODER(\.ckpt)?(?=[,\]]|$)": lambda: last(MODELS["decoder"]()),
-    r"=PAIR\b": lambda: f"={MODELS['pair']() / 'pair'}",
+    r"=CLIP\b": lambda: f"={MODELS['clip']() / 'clip'}",
     r"=FILE\b": lambda: f"={home() / 'prompts.txt'}",
     r"=FOLDER_OR_NPZ\b": lambda: f"={home() / 'samples'}",
     r"=(FILE_OR_FOLDER|FOLDER|PATH|photos|emoji)\b": lambda: f"={home() / 'photos'}",
@@ -112,7 +112,7 @@ def filled(words):
 def model_for(words):
     """Returns the name of the model that "checkpoint=CKPT" stands for."""
     keys = {word.split("=")[0] for word in words}
-    if keys & {"prompt", "prompts"} or "features=pair" in words:
+    if keys & {"prompt", "prompts"} or "features=contrastive" in words:
         return "captions"
     if keys & {"labels", "guidance"}:
         return "classes"

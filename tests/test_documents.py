@@ -113,7 +113,7 @@ def smoke_evaluation(words, tmp_path):
         return [*words, "num=2", "bpd_steps=2", "bpd_terms=2"]
     if any(word.startswith("checkpoint=") for word in words):
         words += ["num=70", "batch_size=70", "sampler.num_steps=2"]
-    if "features=pair" not in words:
+    if "features=contrastive" not in words:
         words += ["features=classifier", "features.max_images=200", f"features.cache_dir={runs.CACHE}"]
     return [*words, "statistics.fid.allow_few=true"]
 
