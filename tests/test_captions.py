@@ -62,7 +62,7 @@ def test_images_come_with_their_captions(root, resident):
         assert isinstance(images, ResidentImages) == resident
         indices = torch.arange(len(images)).flip(0)
         check(images.batch(indices), data.captions)
-        facts = images.facts(indices)
+        facts = images.metadata(indices)
         assert set(facts) == {"label", "caption"}
         assert facts["caption"].tolist() == images.batch(indices)["caption"].tolist() == images.captions[indices].tolist()
 

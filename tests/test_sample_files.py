@@ -73,7 +73,7 @@ def noise(*size, seed=0):
 def digits():
     """(Images sorted by class, their labels, the same images shuffled)."""
     split = DigitsSource().held_out()
-    images, labels = split.images(range(1000)), split.facts(torch.arange(1000))["label"]
+    images, labels = split.images(range(1000)), split.metadata(torch.arange(1000))["label"]
     order = labels.argsort(stable=True)
     shuffle = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
     return images[order], labels[order].tolist(), images[shuffle]

@@ -14,14 +14,14 @@ from torch import Tensor
 
 
 class Shape(NamedTuple):
-    """Square images of `channels` (1 grey, 3 RGB) times `resolution` times `resolution` bytes."""
+    """The shape of square images: `channels` (1 grey, 3 RGB), `resolution` pixels wide and high."""
 
     channels: int
     resolution: int
 
 
-class Content(NamedTuple):
-    """Images uint8 [n, C, H, W] with what is known of each: labels and captions int64 [n], or None."""
+class LoadedImages(NamedTuple):
+    """Images in memory, uint8 [n, C, H, W], with their labels and their captions' indices, int64 [n] each, or None."""
 
     pixels: Tensor
     labels: Tensor | None
@@ -44,54 +44,57 @@ class ImageSet(ABC):
     @property
     @abstractmethod
     def labels(self) -> Tensor | None:
-        """Class ids, int64 [N], where every image has exactly one class."""
+        """Returns class ids, int64 [N], where every image has exactly one class, else None."""
 
     @property
     @abstractmethod
     def captions(self) -> Tensor | None:
-        """Which of the source's captions each image has, int64 [N], where every image has one."""
+        """Returns the index of each image's caption in the source's captions, int64 [N]; None unless every image has one."""
 
     @abstractmethod
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """The training batch of int64 `indices` [B]: "image" uint8 [B, C, H, W], and `facts` of the images in it."""
+        """Returns the training batch of int64 `indices` [B]: "image" uint8 [B, C, H, W], and the `metadata` of its images."""
 
-    def facts(self, indices: Tensor) -> dict[str, Tensor]:
-        """What is known of the images of int64 `indices` [B] beside their pixels, each int64 [B]: "label", where there are classes,
-        and "caption", the place in the source's captions, where there are captions."""
+    def metadata(self, indices: Tensor) -> dict[str, Tensor]:
+        """Returns int64 [B] for images `indices` [B]: "label", where there are classes, and "caption", the index in the source's
+        captions, where there are captions."""
         known = {"label": self.labels, "caption": self.captions}
         return {name: ids.index_select(0, indices.to(ids.device)) for name, ids in known.items() if ids is not None}
 
     @abstractmethod
-    def load(self) -> Content:
-        """All images; n < N where some cannot be read."""
+    def load(self) -> LoadedImages:
+        """Returns all images in memory; n < N where some cannot be read."""
 
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """The images of `indices`, uint8 [len(indices), C, H, W]; `range(n)` gives the fixed sample of n."""
+        """Returns the images `indices`, uint8 [len(indices), C, H, W]; `range(n)` gives the fixed sample of n."""
         return self.batch(torch.as_tensor(indices, dtype=torch.int64))["image"]
 
 
 class ImageSource(ABC):
-    """Where images come from."""
+    """A source of images: two splits, of which one may be empty.
+
+    A source must give its shape, its two splits and a fingerprint; classes, captions and symmetry have a default.
+    """
 
     @property
     @abstractmethod
     def shape(self) -> Shape:
-        """Known before anything is read or downloaded."""
+        """Returns the shape of the images, which is known before anything is read or downloaded."""
 
     @property
-    @abstractmethod
     def symmetric(self) -> bool:
-        """Whether a mirrored image is as likely as the image itself, so that random flips make sense."""
+        """Returns whether a mirrored image is as likely as the image itself, so that random flips make sense."""
+        return False
 
     @property
-    @abstractmethod
     def classes(self) -> Sequence[str] | None:
-        """Names of the classes, in the order of their ids; may read the files."""
+        """Returns the names of the classes, in the order of their ids, or None; may read the files."""
+        return None
 
     @property
-    @abstractmethod
     def captions(self) -> Sequence[str] | None:
-        """All captions of the images of both splits, each once, sorted; None if they have none; may read the files."""
+        """Returns all captions of both splits, each once, sorted, or None if images have none; may read the files."""
+        return None
 
     @abstractmethod
     def prepare(self) -> None:
@@ -102,8 +105,8 @@ class ImageSource(ABC):
 
     @abstractmethod
     def held_out(self) -> ImageSet:
-        """Images that are never trained on; may be empty."""
+        """Returns images that are never trained on; may be empty."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Equal for equal content and settings: a key for what is computed from the images. Reads no pixels of files."""
+        """Returns a key that is equal for equal images and settings, for caches of what is computed from them; reads no pixels."""

@@ -13,7 +13,7 @@ FILE_NAME = "file_name"
 
 
 def captions_of(root: Path, names: Sequence[str], key: str) -> list[str] | None:
-    """The caption of each image of `names`, relative to `root`; None if the folder has no metadata.jsonl.
+    """Returns the caption of each image of `names`, relative to `root`; None if the folder has no metadata.jsonl.
 
     Each of its lines is a JSON object with "file_name", relative to root, and a caption under `key`. Lines for other files do not
     count. Raises UserError for a line that is none, for two lines about one image, and for images without a caption.
@@ -37,7 +37,7 @@ def captions_of(root: Path, names: Sequence[str], key: str) -> list[str] | None:
 
 
 def _read(path: Path) -> list[tuple[str | None, dict[str, Any]]]:
-    """(file name, content) of each line; (None, {}) for those with nothing on them."""
+    """Returns (file name, content) of each line; (None, {}) for empty ones."""
     try:
         raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
@@ -68,7 +68,7 @@ def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _caption(path: Path, number: int, content: dict[str, Any], key: str) -> str | None:
-    """Without spaces around it; None if there is none, or nothing but spaces."""
+    """Returns the caption without spaces around it; None if there is none, or nothing but spaces."""
     caption = content.get(key)
     if caption is not None and not isinstance(caption, str):
         raise UserError(f"{path}, line {number}: need a text under {key!r}, got {json.dumps(caption)[:60]}")
@@ -76,5 +76,5 @@ def _caption(path: Path, number: int, content: dict[str, Any], key: str) -> str 
 
 
 def _plain(name: str) -> str:
-    """One spelling, though file systems spell accents in two ways, and a path may begin with "./"."""
+    """Returns one spelling of a file name, of the two that accents have, and without a leading "./"."""
     return unicodedata.normalize("NFC", PurePosixPath(name).as_posix())

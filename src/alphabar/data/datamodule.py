@@ -1,4 +1,4 @@
-"""A source of images as Lightning sees it."""
+"""The LightningDataModule of a source of images."""
 
 import math
 from functools import cached_property
@@ -87,7 +87,7 @@ class ImageDataModule(LightningDataModule):
             self._order()  # too few images are an error before anything else starts
 
     def feed_latents(self, latents: Tensor, with_images: bool) -> None:
-        """From now on training sees these in place of its images, see `Latents`, or beside them."""
+        """Makes training see latents in place of its images, or beside them; see `Latents`."""
         self._latents = Latents(self.train_set, latents, with_images)
 
     def train_dataloader(self) -> ImageLoader:
@@ -107,7 +107,7 @@ class ImageDataModule(LightningDataModule):
         return self._loader
 
     def _of_latents(self, feed: Latents, device: torch.device) -> ImageLoader:
-        """They are read from memory or from one file, which takes no workers."""
+        """Returns the loader of latents, which are read from memory or from one file, without workers."""
         latents = feed.latents
         if self._fits(latents.numel() * latents.element_size()):
             feed = Latents(feed.images, latents.to(device, copy=True))

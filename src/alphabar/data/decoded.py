@@ -1,4 +1,4 @@
-"""Images that are decoded when they are asked for."""
+"""Image sets whose images are decoded batch by batch."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from alphabar.data import Content, ImageSet, Shape
+from alphabar.data import ImageSet, LoadedImages, Shape
 from alphabar.data.pixels import to_pixels
 from alphabar.data.unreadable import Unreadable, describe
 from alphabar.errors import UserError
@@ -31,7 +31,7 @@ class ImageReader(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What to call the image in a message."""
+        """Returns the name of the image in messages."""
 
 
 class DecodedImages(ImageSet):
@@ -68,9 +68,9 @@ class DecodedImages(ImageSet):
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         used, pixels = zip(*map(self._next_readable, indices.tolist()), strict=True)
-        return {"image": torch.stack(pixels), **self.facts(torch.tensor(used))}
+        return {"image": torch.stack(pixels), **self.metadata(torch.tensor(used))}
 
-    def load(self) -> Content:
+    def load(self) -> LoadedImages:
         channels, resolution = self._shape
         pixels = torch.empty((len(self), channels, resolution, resolution), dtype=torch.uint8)
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
@@ -97,9 +97,9 @@ class DecodedImages(ImageSet):
                 errors[index] = error
         return errors
 
-    def _without(self, errors: dict[int, Exception], pixels: Tensor) -> Content:
+    def _without(self, errors: dict[int, Exception], pixels: Tensor) -> LoadedImages:
         if not errors:
-            return Content(pixels, self._labels, self._captions)
+            return LoadedImages(pixels, self._labels, self._captions)
         if len(errors) == len(self):
             raise UserError(f"none of {len(self)} images can be read: {self._describe(0, errors[0])}")
         if rank_zero_only.rank == 0:
@@ -107,8 +107,8 @@ class DecodedImages(ImageSet):
                 self.unreadable.report(index, self._describe(index, error))
             log.warning("%d of %d images cannot be read and are left out", len(errors), len(self))
         kept = torch.tensor([index for index in range(len(self)) if index not in errors])
-        facts = self.facts(kept)
-        return Content(pixels[kept], facts.get("label"), facts.get("caption"))
+        facts = self.metadata(kept)
+        return LoadedImages(pixels[kept], facts.get("label"), facts.get("caption"))
 
     def _next_readable(self, index: int) -> tuple[int, Tensor]:
         for candidate in (*range(index, len(self)), *range(index)):

@@ -44,7 +44,7 @@ class DigitsSource(ImageSource):
         return None
 
     def prepare(self) -> None:
-        """Nothing to do: the images are part of scikit-learn."""
+        """Does nothing: the images are part of scikit-learn."""
 
     def train(self) -> ImageSet:
         pixels, labels = self._all
@@ -68,7 +68,7 @@ class DigitsSource(ImageSource):
 
 
 class Digits(ImageDataModule):
-    """`DigitsSource`, fed to training."""
+    """The data module of `DigitsSource`."""
 
     def __init__(
         self,

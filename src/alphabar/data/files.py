@@ -1,4 +1,4 @@
-"""Finding image files, and telling whether they have changed."""
+"""Image files of a folder, and a fingerprint of them."""
 
 import hashlib
 import os
@@ -34,7 +34,7 @@ def image_files(root: Path, inside: tuple[str, ...] = (), above: frozenset[tuple
 
 
 def fingerprint(root: Path, names: Iterable[str], settings: tuple[float | str, ...]) -> str:
-    """A hash of `settings` and of name, size and time of change of the files `names` under `root`, wherever that is."""
+    """Returns a hash of `settings` and of name, size and time of change of the files `names` under `root`, wherever that is."""
     content = hashlib.blake2b(repr(settings).encode(), digest_size=16)
     for name in sorted(names):
         try:

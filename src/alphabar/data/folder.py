@@ -1,4 +1,4 @@
-"""Any folder of images, flat or nested."""
+"""A folder of images, flat or nested."""
 
 import hashlib
 import unicodedata
@@ -75,7 +75,7 @@ class FolderSource(ImageSource):
 
     @property
     def symmetric(self) -> bool:
-        """False: nobody has looked at the images, and a mirrored letter is a fault that samples would show."""
+        """Returns False: there may be writing in the images, and samples would show mirrored letters."""
         return False
 
     @cached_property
@@ -90,7 +90,7 @@ class FolderSource(ImageSource):
         return None if self._captions is None else tuple(sorted(set(self._captions.values())))
 
     def prepare(self) -> None:
-        """Nothing to do: the images are the user's own."""
+        """Does nothing: the images are the user's own."""
 
     def train(self) -> ImageSet:
         names = [name for place, name in self._files if place >= self.fraction]
@@ -110,12 +110,12 @@ class FolderSource(ImageSource):
 
     @cached_property
     def _files(self) -> list[tuple[float, str]]:
-        """(place, name), sorted: the place in [0, 1) is a hash of the name, and so a shuffle that mixes the classes."""
-        return sorted((_place(name), name) for name in image_files(self.root))
+        """Returns (position, name) of each file, sorted by position, a hash of the name that shuffles the classes."""
+        return sorted((hash_position(name), name) for name in image_files(self.root))
 
     @cached_property
     def _captions(self) -> dict[str, str] | None:
-        """Of all images, by name."""
+        """Returns the caption of each image, by its name."""
         if self.caption_key is None:
             return None
         names = [name for _, name in self._files]
@@ -151,14 +151,14 @@ def _check(root: Path) -> None:
         raise UserError(f"no images in the folder {root} and its subfolders: {wanted}")
 
 
-def _place(name: str) -> float:
+def hash_position(name: str) -> float:
     key = unicodedata.normalize("NFC", name)  # one name, though file systems spell accents in two ways
     digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=6).digest()
     return int.from_bytes(digest, "little") / 2**48
 
 
 class Folder(ImageDataModule):
-    """`FolderSource`, fed to training."""
+    """The data module of `FolderSource`."""
 
     def __init__(
         self,

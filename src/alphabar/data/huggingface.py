@@ -87,7 +87,7 @@ class HuggingFaceSource(ImageSource):
 
     @property
     def symmetric(self) -> bool:
-        """False, as for a folder: nobody has looked at the images."""
+        """Returns False, as for a folder: there may be writing in the images."""
         return False
 
     @property
@@ -138,7 +138,7 @@ class HuggingFaceSource(ImageSource):
 
     @cached_property
     def _datasets(self) -> list[Any]:
-        """Of the splits that are used, with the columns that are used."""
+        """Returns the datasets of the splits that are used, with the columns that are used."""
         found = self._open()
         for split in self.splits:
             if split is not None and split not in found:
@@ -146,7 +146,7 @@ class HuggingFaceSource(ImageSource):
         return [self._columns(found[split]) for split in self.splits if split is not None]
 
     def _open(self) -> dict[str, Any]:
-        """The splits by name; what was saved without any is the one to train on."""
+        """Returns the splits by name; a dataset that was saved without splits is the one to train on."""
         try:
             import datasets
         except ImportError as error:
@@ -163,7 +163,7 @@ class HuggingFaceSource(ImageSource):
         return {str(split): each for split, each in found.items()} if isinstance(found, dict) else {self.splits[0]: found}
 
     def _columns(self, dataset: Any) -> Any:
-        """The dataset with the columns that are used. Raises UserError if one is missing."""
+        """Returns the dataset with the columns that are used. Raises UserError if one is missing."""
         keys = {"image_key": self.image_key, "caption_key": self.caption_key, "label_key": self.label_key}
         for name, key in keys.items():
             if key is not None and key not in dataset.features:
@@ -174,7 +174,7 @@ class HuggingFaceSource(ImageSource):
         return dataset.select_columns([key for key in dict.fromkeys(keys.values()) if key is not None])
 
     def _texts(self, dataset: Any) -> list[str]:
-        """The caption of each row. Raises UserError for rows without one."""
+        """Returns the caption of each row. Raises UserError for rows without one."""
         texts = [text.strip() if isinstance(text, str) else "" for text in dataset[self.caption_key]]
         lacking = [row for row, text in enumerate(texts) if not text]
         if lacking:
@@ -208,7 +208,7 @@ class HuggingFaceSource(ImageSource):
 
 
 class HuggingFace(ImageDataModule):
-    """`HuggingFaceSource`, fed to training."""
+    """The data module of `HuggingFaceSource`."""
 
     def __init__(
         self,

@@ -50,7 +50,7 @@ class Stored:
         return DiskCache(cache_dir).path("latents", VERSION, self.digest, self.fingerprint, self.flip, suffix=".safetensors")
 
     def header(self) -> bytes:
-        """What comes before the numbers: its length in eight bytes, and JSON."""
+        """Returns the bytes before the numbers: the length of the header in eight bytes, and the header in JSON."""
         known = {"digest": self.digest, "fingerprint": self.fingerprint, "flip": str(self.flip)}
         entry = {"dtype": "F16", "shape": list(self.shape), "data_offsets": [0, self.num_bytes]}
         text = json.dumps({"__metadata__": known, ENTRY: entry}).encode()
@@ -59,7 +59,7 @@ class Stored:
 
 
 def take_latents(codec: LatentCodec, data: ImageDataModule, device: torch.device, with_images: bool) -> None:
-    """Before training, on every process: the codec learns how its latents are spread, and the data feed them if they are kept.
+    """Measures the spread of the codec's latents and, if they are cached, makes the data feed them; every process calls it.
 
     The spread is that of the first `MAX_MEASURED` training images, none mirrored, unless the codec knows it from a checkpoint.
     with_images: feed the images, too. Raises UserError if latents cannot be kept, or are of another encoder.
@@ -79,7 +79,7 @@ def take_latents(codec: LatentCodec, data: ImageDataModule, device: torch.device
 
 
 def kept(codec: LatentCodec, images: ImageSet, flip: bool, fingerprint: str, cache_dir: Path, device: torch.device) -> Tensor:
-    """Those of the images, then those of the mirrored images if `flip`: float16 [N, 2, ...], read when they are looked at.
+    """Returns the latents of the images, then of the mirrored images if `flip`: float16 [N, 2, ...], read when they are used.
 
     All processes share the work, and the folder: the first one writes. Raises UserError if it cannot, for a file that is of another
     encoder or other data, and for images that cannot be read or latents beyond half precision.
@@ -124,7 +124,7 @@ def is_there(path: Path, wanted: Stored) -> bool:
 
 
 def sums(parts: Iterable[Tensor]) -> Tensor:
-    """float64 [3, c], over all images and places, of 1, mean and mean^2 + std^2 of distributions [B, 2, c, ...]."""
+    """Returns sums over all images and positions of 1, mean and mean^2 + std^2 of distributions [B, 2, c, ...]: float64 [3, c]."""
     found = torch.zeros(())
     for part in parts:
         mean, std = (values.transpose(0, 1).flatten(1) for values in part.cpu().double().unbind(1))
@@ -133,7 +133,7 @@ def sums(parts: Iterable[Tensor]) -> Tensor:
 
 
 def spread(found: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean [c], std [c]) of latents drawn of distributions, of which these are the `sums`: Var[z] = E[mean^2 + std^2] - E[z]^2."""
+    """Returns (mean [c], std [c]) of latents z with these `sums` of their distributions: Var[z] = E[mean^2 + std^2] - E[z]^2."""
     count, first, second = found
     mean = first / count
     return mean.float(), (second / count - mean**2).clamp(min=1e-12).sqrt().float()
@@ -172,7 +172,7 @@ def _make(codec: LatentCodec, images: ImageSet, wanted: Stored, path: Path, devi
 def _shared(
     codec: LatentCodec, images: ImageSet, wanted: Stored, device: torch.device, rank: int, world_size: int
 ) -> Iterator[Tensor]:
-    """All latents in their order, float16 [n, 2, ...] on the CPU, on every process; each encodes its share."""
+    """Returns all latents in their order, float16 [n, 2, ...] on the CPU, on every process; each encodes its share."""
     for mirrored in (False, True) if wanted.flip else (False,):
         for indices in torch.arange(len(images)).split(CHUNK * world_size):
             own = torch.arange(rank, len(indices), world_size)
@@ -189,7 +189,7 @@ def _shared(
 def _encoded(
     codec: LatentCodec, images: ImageSet, indices: Tensor, mirrored: bool = False, all_of_them: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(places among `indices`, latents [B, 2, ...]).
+    """Yields (positions among `indices`, latents [B, 2, ...]).
 
     all_of_them: to be kept. Raises UserError then for an image that cannot be read, in whose place its set gives another, and for
     numbers beyond half precision.
@@ -197,7 +197,7 @@ def _encoded(
     for places in torch.arange(len(indices)).split(CHUNK):
         if len(places) == 0:
             continue
-        batch, facts = images.batch(indices[places]), images.facts(indices[places])
+        batch, facts = images.batch(indices[places]), images.metadata(indices[places])
         if all_of_them and any(not torch.equal(batch[name].cpu(), known.cpu()) for name, known in facts.items()):
             raise UserError(
                 "data: there are images that cannot be read, which have no latents; take them out, or codec.cache=false"

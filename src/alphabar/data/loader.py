@@ -21,16 +21,16 @@ Batch = dict[str, Tensor]
 
 
 class Feed(ABC):
-    """What batches are made of."""
+    """The content of batches: images, latents or both."""
 
     @abstractmethod
     def batch(self, indices: Tensor, flips: Tensor | None) -> Batch:
-        """Of the images `indices` [B], mirrored left to right where `flips` [B] is true; what is known of them is always in it."""
+        """Returns the batch of the images `indices` [B] with their metadata, mirrored left to right where `flips` [B] is true."""
 
 
 @dataclass(frozen=True)
 class Images(Feed):
-    """The images themselves: "image" uint8 [B, C, H, W]."""
+    """Batches of the images themselves: "image" uint8 [B, C, H, W]."""
 
     images: ImageSet
 
@@ -44,7 +44,7 @@ class Images(Feed):
 
 @dataclass(frozen=True)
 class Latents(Feed):
-    """What an encoder made of the N images, once and for all: "latent" [B, ...], in place of the images or beside them.
+    """Batches of cached latents of the N images: "latent" [B, ...], in place of the images or beside them.
 
     latents: [N, ...], or [2 N, ...] with those of the mirrored images after the others.
     """
@@ -56,7 +56,7 @@ class Latents(Feed):
     def batch(self, indices: Tensor, flips: Tensor | None) -> Batch:
         rows = indices if flips is None else indices + flips * len(self.images)
         latent = self.latents.index_select(0, rows.to(self.latents.device))
-        others = Images(self.images).batch(indices, flips) if self.with_images else self.images.facts(indices)
+        others = Images(self.images).batch(indices, flips) if self.with_images else self.images.metadata(indices)
         return {"latent": latent, **others}
 
 
@@ -105,11 +105,11 @@ class ImageLoader:
 
     @property
     def sampler(self) -> "ImageLoader":
-        """Where Lightning looks for `set_epoch`."""
+        """Returns the loader itself, since Lightning looks for `set_epoch` in its sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Counts where no state was loaded: Lightning loads none after an epoch's end if only `max_epochs` is set."""
+        """Sets the position in the stream if no state was loaded, as after an epoch's end with `max_epochs` alone."""
         if not self._placed:
             self._num_batches = epoch * (len(self) if self.batches_per_epoch is None else self.batches_per_epoch)
 
@@ -164,7 +164,7 @@ class ImageLoader:
 
 
 class _Places:
-    """The endless order as numpy arrays: each tensor sent to a worker would take a file descriptor."""
+    """The endless order as numpy arrays, since each tensor sent to a worker would take a file descriptor."""
 
     def __init__(self, order: EpochOrder, start: int, flip: bool) -> None:
         self.order, self.start, self.flip = order, start, flip
@@ -175,7 +175,7 @@ class _Places:
 
 
 class _Work(Dataset[Any]):
-    """What a worker does: decode one whole batch."""
+    """The dataset of a worker process, whose item is one whole batch."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed

@@ -1,4 +1,4 @@
-"""Which image comes when: a function of (seed, epoch) and of nothing else."""
+"""The order of images in training: a function of (seed, epoch) and of nothing else."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class EpochOrder:
 
     @property
     def num_batches(self) -> int:
-        """The batches of one epoch."""
+        """Returns the number of batches of one epoch."""
         return min(self.num_repeated, self._num_full) or self._num_full
 
     @property
@@ -53,17 +53,17 @@ class EpochOrder:
         return self.num_images // self.global_batch_size
 
     def indices(self, epoch: int) -> Tensor:
-        """What this rank sees in `epoch`, int64 [num_batches, batch_size]."""
+        """Returns the indices of this rank's images in `epoch`, int64 [num_batches, batch_size]."""
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, self._drawn(epoch)))
         return self._share(torch.randperm(self.num_images, generator=generator))
 
     def flips(self, epoch: int) -> Tensor:
-        """Fair coins for the same places, bool [num_batches, batch_size]: a function of (seed, epoch, position)."""
+        """Returns fair coins for the same positions, bool [num_batches, batch_size]: a function of (seed, epoch, position)."""
         generator = torch.Generator().manual_seed(derive_seed("flip", self.seed, self._drawn(epoch)))
         return self._share(torch.rand(self.num_images, generator=generator) < 0.5)
 
     def batches(self, start: int, flip: bool, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor | None]]:
-        """(indices [B], flips [B] or None) on `device`, without end, from batch `start` of all epochs on."""
+        """Yields (indices [B], flips [B] or None) on `device`, without end, from batch `start` of all epochs on."""
         for epoch in count(start // self.num_batches):
             indices = self.indices(epoch).to(device)
             flips = self.flips(epoch).to(device) if flip else None

@@ -1,4 +1,4 @@
-"""Any image that Pillow opens, as uint8 pixels of one shape."""
+"""Conversion of images that Pillow opens to uint8 pixels of one shape."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ PLAIN = ("1", "L", "RGB", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 def to_pixels(image: Image.Image, shape: Shape, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Tensor:
-    """The largest centred square of `image`, scaled to `shape`: uint8 [C, H, W].
+    """Returns the largest centred square of `image`, scaled to `shape`: uint8 [C, H, W].
 
     The way up is taken from EXIF, what is transparent becomes white, of an animation only the first frame is used.
 
@@ -32,17 +32,17 @@ def to_pixels(image: Image.Image, shape: Shape, resample: Image.Resampling = Ima
 
 
 def flattened(image: Image.Image, num_channels: int) -> Image.Image:
-    """`image` the right way up, without transparency, and with 8 bits in each of 1 (grey) or 3 (RGB) channels."""
+    """Returns `image` the right way up, without transparency, and with 8 bits in each of 1 (grey) or 3 (RGB) channels."""
     return _flat(ImageOps.exif_transpose(image)).convert("L" if num_channels == 1 else "RGB")
 
 
 def pixels_of(image: Image.Image) -> Tensor:
-    """Of a grey or RGB image: uint8 [C, H, W]."""
+    """Returns the pixels of a grey or RGB image: uint8 [C, H, W]."""
     return torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1).permute(2, 0, 1).contiguous()
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """`image` without transparency and with 8 bits per channel.
+    """Returns `image` without transparency and with 8 bits per channel.
 
     Raises ValueError for a mode without a fixed range, such as floating point.
     """

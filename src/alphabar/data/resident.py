@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from alphabar.data import Content, ImageSet, Shape
+from alphabar.data import ImageSet, LoadedImages, Shape
 
 
 class ResidentImages(ImageSet):
-    """`pixels` uint8 [N, C, H, W], `labels` and `captions` int64 [N], in an order that mixes the classes, made by the caller."""
+    """Images in memory: `pixels` uint8 [N, C, H, W], `labels` and `captions` int64 [N], which the caller has shuffled."""
 
     def __init__(self, pixels: Tensor, labels: Tensor | None, captions: Tensor | None = None) -> None:
         self.pixels = pixels
@@ -31,12 +31,12 @@ class ResidentImages(ImageSet):
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         indices = indices.to(self.pixels.device)
-        return {"image": self.pixels.index_select(0, indices), **self.facts(indices)}
+        return {"image": self.pixels.index_select(0, indices), **self.metadata(indices)}
 
-    def load(self) -> Content:
-        return Content(self.pixels, self._labels, self._captions)
+    def load(self) -> LoadedImages:
+        return LoadedImages(self.pixels, self._labels, self._captions)
 
     def to(self, device: torch.device) -> "ResidentImages":
-        """The same images on `device`."""
+        """Returns the same images on `device`."""
         labels, captions = (None if ids is None else ids.to(device) for ids in (self._labels, self._captions))
         return ResidentImages(self.pixels.to(device), labels, captions)

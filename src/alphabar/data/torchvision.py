@@ -138,7 +138,7 @@ class TorchvisionSource(ImageSource):
 
 
 class Torchvision(ImageDataModule):
-    """`TorchvisionSource`, fed to training."""
+    """The data module of `TorchvisionSource`."""
 
     def __init__(
         self,

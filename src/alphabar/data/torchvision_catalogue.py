@@ -14,7 +14,7 @@ from alphabar.data import Shape
 
 @dataclass(frozen=True)
 class Entry:
-    """One dataset.
+    """The properties of one dataset of torchvision.
 
     open: (root, train, download) -> the dataset's training or test split.
     shape: of its images, or what they are scaled to where they are not square.

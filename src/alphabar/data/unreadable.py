@@ -1,4 +1,4 @@
-"""Names images that cannot be read: the first ten, then only how many there are."""
+"""Warnings of images that cannot be read: the first ten by name, later ones by their number."""
 
 import logging
 
@@ -9,7 +9,7 @@ NUM_NAMED = 10
 
 
 class Unreadable:
-    """Which of `num_images` could not be read; loader workers share what they have found."""
+    """A record of which of `num_images` could not be read, which loader workers share."""
 
     def __init__(self, num_images: int) -> None:
         self.found = torch.zeros(num_images, dtype=torch.bool).share_memory_()
@@ -29,6 +29,6 @@ class Unreadable:
 
 
 def describe(name: str, error: Exception) -> str:
-    """One line on why `name` cannot be read."""
+    """Returns one line on why `name` cannot be read."""
     reason = " ".join(str(error).split())
     return f"cannot read {name}: {type(error).__name__}: {reason}" if reason else f"cannot read {name}: {type(error).__name__}"

@@ -14,8 +14,8 @@ from alphabar.data.unreadable import describe
 from alphabar.errors import UserError
 
 
-def given_images(path: str, shape: Shape, num: int) -> Tensor:
-    """The first `num` images, or as many as there are, in the order of their names: uint8 [n, C, H, W], read as data=folder does.
+def read_user_images(path: str, shape: Shape, num: int) -> Tensor:
+    """Returns the first `num` images, or as many as there are, by name: uint8 [n, C, H, W], read as data=folder does.
 
     Raises UserError if there are none, or one cannot be read.
     """
@@ -23,8 +23,8 @@ def given_images(path: str, shape: Shape, num: int) -> Tensor:
     return DecodedImages(FileReader(place, names), shape, labels=None, strict=True).images(range(len(names)))
 
 
-def given_side(path: str, num: int) -> int | None:
-    """The width and height of the first `num` images, if it is one number.
+def common_side(path: str, num: int) -> int | None:
+    """Returns the width and height of the first `num` images if it is one number, else None.
 
     Raises UserError if there are none, or one is damaged.
     """
@@ -40,7 +40,7 @@ def given_side(path: str, num: int) -> int | None:
 
 
 def _found(path: str, num: int) -> tuple[Path, list[str]]:
-    """The folder, and the names of the first `num` images in it."""
+    """Returns the folder and the names of the first `num` images in it."""
     place = Path(path).expanduser().absolute()
     if place.is_dir():
         names = list(islice(image_files(place), num))

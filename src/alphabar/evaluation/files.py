@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from alphabar.data.files import image_files
-from alphabar.data.folder import _place as place
+from alphabar.data.folder import hash_position
 from alphabar.data.pixels import SIXTEEN_BITS, flattened, pixels_of
 from alphabar.data.unreadable import describe
 from alphabar.errors import UserError
@@ -65,7 +65,7 @@ def shares(num: int, batch_size: int, rank: int, world_size: int) -> Iterator[ra
 
 def mixed(names: Sequence[str]) -> list[int]:
     """Which name comes first, which second, ...: a shuffle that depends on the names alone."""
-    return sorted(range(len(names)), key=lambda at: (place(names[at]), names[at]))
+    return sorted(range(len(names)), key=lambda at: (hash_position(names[at]), names[at]))
 
 
 class SampleFolder(SampleFiles):

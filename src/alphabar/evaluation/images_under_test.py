@@ -144,7 +144,7 @@ class CheckpointSamples(ImagesUnderTest):
 
     def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
         depicts = self.loaded.first.model.conditioner.depicts
-        known = {} if depicts is None else self._condition_images.facts(indices % len(self._condition_images))
+        known = {} if depicts is None else self._condition_images.metadata(indices % len(self._condition_images))
         return {name: ids for name, ids in known.items() if name == depicts}
 
     def protocol(self) -> Mapping[str, Any]:

@@ -80,7 +80,7 @@ def _look_at(extractor: Extractor, device: torch.device, images: ImageSet, num: 
     with tqdm(desc="looking at real images", total=num, unit="img", delay=2, leave=False, disable=quiet) as bar:
         for indices in batches(num, batch_size):
             batch = images.images(indices)
-            collector.add(indices, batch, images.facts(indices))
+            collector.add(indices, batch, images.metadata(indices))
             pixels += ImageStatistics.of(batch)
             content += content_hash(batch)
             bar.update(len(indices) * world_size)

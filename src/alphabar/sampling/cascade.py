@@ -9,7 +9,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from alphabar.data import Shape
-from alphabar.data.user_images import given_images, given_side
+from alphabar.data.user_images import common_side, read_user_images
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.samplers import Sampler
@@ -118,7 +118,7 @@ def source_images(loaded: Loaded, files: str | None, data_root: str | None, fabr
     Raises UserError if there are none, or one cannot be read.
     """
     if files is not None:
-        return given_images(files, _accepted_shape(loaded, files, num), num)
+        return read_user_images(files, _accepted_shape(loaded, files, num), num)
     held_out = load_data(loaded, data_root, fabric).source.held_out()
     if len(held_out) == 0:
         raise UserError("this checkpoint's data has no images that it was not trained on: give images=PATH")
@@ -127,7 +127,7 @@ def source_images(loaded: Loaded, files: str | None, data_root: str | None, fabr
 
 def _accepted_shape(loaded: Loaded, files: str, num: int) -> Shape:
     """Returns the shape in which files are read: their own if the model can be conditioned on it, else that of the model."""
-    side = given_side(files, num) if loaded.model.conditioner.takes_images else None
+    side = common_side(files, num) if loaded.model.conditioner.takes_images else None
     if side is None or side > loaded.shape.resolution:
         return loaded.shape
     try:

@@ -28,7 +28,7 @@ def dataset_conditions(conditioner: Conditioner, images: ImageSet) -> Conditions
 
     def conditions(indices: Sequence[int]) -> Cond:
         rows = torch.tensor(indices, dtype=torch.int64) % max(len(images), 1)
-        batch = images.batch(rows) if conditioner.takes_images else images.facts(rows)
+        batch = images.batch(rows) if conditioner.takes_images else images.metadata(rows)
         return conditioner.for_evaluation(batch, ImageNoise(SEED, indices))
 
     return conditions

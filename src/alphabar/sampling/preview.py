@@ -60,7 +60,7 @@ def preview(conditioner: Conditioner, data: ImageDataModule, num: int) -> Previe
 
 def captions_of(images: ImageSet, indices: Tensor, data: ImageDataModule) -> list[str] | None:
     """Returns the captions of the images of int64 `indices` [B], or None if they have none."""
-    known = images.facts(indices)
+    known = images.metadata(indices)
     if "caption" not in known or data.captions is None:
         return None
     captions = data.captions

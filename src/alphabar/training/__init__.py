@@ -1,5 +1,1 @@
-"""Lightning and Hydra: the only part that knows about configuration, devices, files and the command line.
-
-Reading order: `cli` (a command line becomes a configuration), `config` (a configuration becomes objects), `run` (a training run),
-`module` (the training step), then `data`, `callbacks`, `metrics`, `loggers` and `reports`.
-"""
+"""Training: the LightningModules, weight averages, callbacks, loggers, and one run from its configuration to its result."""

@@ -29,11 +29,11 @@ class WeightAverages(Callback, ABC):
     @property
     @abstractmethod
     def profiles(self) -> Sequence[Profile]:
-        """What is averaged how: one or more, all different; samples, FID and weights=ema use the first."""
+        """Returns the profile of each average, one or more, all different; samples, FID and weights=ema use the first."""
 
     @property
     def shadow(self) -> dict[str, Tensor]:
-        """The first average, by name of the parameter."""
+        """Returns the first average, by name of the parameter."""
         return self.shadows[self.profiles[0]]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -59,7 +59,7 @@ class WeightAverages(Callback, ABC):
 
     @contextmanager
     def applied(self, pl_module: LightningModule) -> Iterator[None]:
-        """Inside, the module's parameters are the first averages; the live weights before the first update."""
+        """Sets the module's parameters to the first averages inside the context; before the first update they stay as they are."""
         if self.num_updates == 0:
             yield
             return
@@ -72,7 +72,7 @@ class WeightAverages(Callback, ABC):
             copy_into(weights, live)
 
     def content(self) -> dict[str, Any]:
-        """What files hold: the first average under "weights", and all of them, each with the settings of its profile."""
+        """Returns the content of files: the first average under "weights", and all, each with the settings of its profile."""
         averages = [{**vars(profile), "weights": shadow} for profile, shadow in self.shadows.items()]
         return {"num_updates": self.num_updates, "weights": self.shadow, "averages": averages}
 
@@ -132,7 +132,7 @@ class PowerEMA(WeightAverages):
 
 
 def settings(record: Mapping[str, Any]) -> str:
-    """What tells an average from others: "decay=0.9999"."""
+    """Returns the settings that tell an average from others: "decay=0.9999"."""
     return ", ".join(f"{name}={value}" for name, value in record.items() if name != "weights")
 
 
@@ -143,7 +143,7 @@ def must_differ(name: str, values: Sequence[float]) -> None:
 
 
 def trainable(pl_module: LightningModule) -> dict[str, Tensor]:
-    """The parameters that training changes, by name."""
+    """Returns the parameters that training changes, by name."""
     return {name: weight for name, weight in pl_module.named_parameters() if weight.requires_grad}
 
 
@@ -155,12 +155,12 @@ def copy_into(weights: dict[str, Tensor], values: dict[str, Tensor]) -> None:
 
 
 def averages_of(trainer: Trainer) -> WeightAverages | None:
-    """Those that the run keeps, if it does."""
+    """Returns the WeightAverages callback of the trainer, or None if the run keeps no averages."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, WeightAverages)), None)
 
 
 def averaged(trainer: Trainer, pl_module: LightningModule) -> AbstractContextManager[None]:
-    """The context in which the module's weights are those to judge: the averages if the run keeps any."""
+    """Returns the context in which the module has its averaged weights, or its live ones if the run keeps no averages."""
     averages = averages_of(trainer)
     return averages.applied(pl_module) if averages is not None else nullcontext()

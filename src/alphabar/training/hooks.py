@@ -1,4 +1,4 @@
-"""What callbacks ask of a Trainer."""
+"""Functions by which callbacks and loggers look at a Trainer, each with a type that is checked."""
 
 import time
 from collections.abc import Iterator
@@ -21,26 +21,26 @@ def ends_step(trainer: Trainer, batch_idx: int) -> bool:
 
 
 def log_every_n_steps(trainer: Trainer) -> int:
-    """Optimizer steps from one row of figures to the next."""
+    """Returns the number of optimizer steps from one row of figures to the next."""
     return trainer.log_every_n_steps  # type: ignore[attr-defined]
 
 
 def base_module(pl_module: LightningModule) -> BaseModule:
-    """The module as one of ours. Raises TypeError for another's."""
+    """Returns the module as a BaseModule. Raises TypeError for another one."""
     if not isinstance(pl_module, BaseModule):
         raise TypeError(f"this callback looks at a BaseModule, got {type(pl_module).__name__}")
     return pl_module
 
 
 def diffusion_module(pl_module: LightningModule) -> DiffusionModule:
-    """The module as what it is. Raises TypeError for another's."""
+    """Returns the module as a DiffusionModule. Raises TypeError for another one."""
     if not isinstance(pl_module, DiffusionModule):
         raise TypeError(f"this callback looks at a DiffusionModule, got {type(pl_module).__name__}")
     return pl_module
 
 
 def image_data(trainer: Trainer) -> ImageDataModule:
-    """The run's data as what it is. Raises TypeError for another's."""
+    """Returns the run's data as an ImageDataModule. Raises TypeError for another one."""
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     if not isinstance(datamodule, ImageDataModule):
         raise TypeError(f"this callback looks at an ImageDataModule, got {type(datamodule).__name__}")
@@ -48,16 +48,16 @@ def image_data(trainer: Trainer) -> ImageDataModule:
 
 
 def image_shape(trainer: Trainer) -> Shape:
-    """The shape of the run's images."""
+    """Returns the shape of the run's images."""
     return image_data(trainer).shape
 
 
 @contextmanager
 def evaluation(trainer: Trainer, module: BaseModule, live: bool = False) -> Iterator[None]:
-    """Around everything that looks at the model during training: averaged weights, no dropout, no gradients, the run's precision.
+    """Prepares the module for evaluation inside the context: averaged weights, no dropout, no gradients, the run's precision.
 
-    live: the weights as training has them, in place of their averages.
-    Its time is counted on the module, so that images per second are those of training.
+    live: keep the live weights in place of their averages.
+    The time inside is added to `seconds_evaluating` of the module, so that images per second are those of training.
     """
     begin = time.perf_counter()
     was_training = module.training

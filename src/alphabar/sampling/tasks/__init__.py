@@ -14,7 +14,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from alphabar.data.user_images import given_images
+from alphabar.data.user_images import read_user_images
 from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.thresholdings import Static
@@ -58,7 +58,7 @@ class ImageTask(ABC):
         Raises UserError if there are none, or one cannot be read.
         """
         if self.inference.files is not None:
-            return given_images(self.inference.files, loaded.shape, num)
+            return read_user_images(self.inference.files, loaded.shape, num)
         return source_images(loaded, None, self.inference.data_root, fabric, num)
 
     def conditions_of(self, loaded: Loaded, originals: Tensor) -> Conditions:

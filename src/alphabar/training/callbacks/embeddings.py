@@ -1,4 +1,4 @@
-"""How near the vectors that a prior draws are to those of images with the same caption."""
+"""Similarity of the embeddings that a prior samples to those of images with the same caption."""
 
 from collections.abc import Sequence
 
@@ -69,11 +69,11 @@ class Embeddings(Recurring):
         log_figures(trainer, figures_of(drawn, self.images, self.texts))
 
     def _drawn(self, trainer: Trainer, module: DiffusionModule) -> Tensor:
-        """Unit vectors [num, D] for the captions, on the CPU of every process."""
-        told = dataset_conditions(module.conditioner, image_data(trainer).held_out_set)
+        """Returns sampled unit vectors [num, D], one for each caption, on the CPU of every process."""
+        of_row = dataset_conditions(module.conditioner, image_data(trainer).held_out_set)
 
         def conditions(indices: Sequence[int]) -> Cond:
-            return told([int(self.rows[index % len(self.rows)]) for index in indices])
+            return of_row([int(self.rows[index % len(self.rows)]) for index in indices])
 
         num, batch_size = len(self.rows), min(self.batch_size, len(self.rows))
         sampler = sampler_for(self.sampler, module.codec)
@@ -88,7 +88,7 @@ class Embeddings(Recurring):
 
 
 def figures_of(drawn: Tensor, images: Tensor, texts: Tensor) -> dict[str, float]:
-    """The four figures of N vectors [N, D] that were drawn, of the true ones, and of their captions, all different."""
+    """Returns the four figures of N sampled embeddings [N, D], given those of the images and of their captions, all different."""
     places = torch.arange(len(drawn))
     options = texts[candidates(places, places, len(places))]
     return {

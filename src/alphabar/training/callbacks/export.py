@@ -1,4 +1,4 @@
-"""The trained autoencoder as others read it."""
+"""Export of the trained autoencoder in the format of diffusers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Frechet Inception distance during training, with its floor, and whether the samples look healthy."""
+"""Frechet Inception distance during training, with its floor, and diagnostics of the samples."""
 
 import logging
 import math
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 
 class FID(Recurring):
-    """Every so many steps and at the end: the distance of `num` samples to the training images, under a name that says how.
+    """Logs, every so many steps and at the end, the FID of `num` samples to the training images, under a name with its protocol.
 
     All ranks sample their share, `batch_size` at a time. The floor, that of as many held-out images, is logged at the start. The
     same samples tell of colour casts, contrast, saturation and diversity (`health/...`) and, at the end, of copied training images.
-    Images with NaN or infinity are counted as `samples/num_nonfinite` and left out. Where there is a condition, sample i is told
-    what training image i is, or of held-out image i where it is told of pictures.
+    Images with NaN or infinity are counted as `samples/num_nonfinite` and left out. A conditional
+    model samples image i under the condition of training image i, or of held-out image i if conditions are made from images.
 
     features: None for no FID.
     Raises ValueError unless num >= 2 and every_n_steps, batch_size >= 1.
@@ -103,9 +103,9 @@ class FID(Recurring):
         if judge is None:
             return
         module = diffusion_module(pl_module)
-        told = dataset_conditions(module.conditioner, evaluation_images(module.conditioner, image_data(trainer)))
+        conditions = dataset_conditions(module.conditioner, evaluation_images(module.conditioner, image_data(trainer)))
         sampler, shape = sampler_for(self.sampler, module.codec), image_data(trainer).shape
-        generation = SamplingJob(sampler, module.codec, shape, self.seed, min(self.batch_size, self.num), told)
+        generation = SamplingJob(sampler, module.codec, shape, self.seed, min(self.batch_size, self.num), conditions)
         with evaluation(trainer, module):
             share = generation.images(
                 guided(module, self.guidance), self.num, module.device, trainer.global_rank, trainer.world_size

@@ -1,4 +1,4 @@
-"""The denoising film: what becomes of noise, from x_T to x_0."""
+"""The denoising film: the states of a sampler from x_T to x_0."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from alphabar.training.loggers.log_helpers import log_film, log_picture
 class Film(RunCallback):
     """Writes `film.png`, one row an image, and `film.gif` at the end of training.
 
-    num: images, told what the first held-out images are. num_frames: moments of the sampler's steps, the first x_T and the last
+    num: images, conditioned on the first held-out images. num_frames: moments of the sampler's steps, the first x_T and the last
     x_0; they come closer together towards the end, where images take shape.
     Raises ValueError unless num >= 1 and num_frames >= 2.
     """
@@ -37,9 +37,9 @@ class Film(RunCallback):
         if not trainer.is_global_zero:  # a few images: not worth sharing, and nothing here waits for other ranks
             return
         module = diffusion_module(pl_module)
-        told = dataset_conditions(module.conditioner, preview_images(image_data(trainer)))
+        conditions = dataset_conditions(module.conditioner, preview_images(image_data(trainer)))
         generation = SamplingJob(
-            sampler_for(self.sampler, module.codec), module.codec, image_shape(trainer), self.seed, self.num, told
+            sampler_for(self.sampler, module.codec), module.codec, image_shape(trainer), self.seed, self.num, conditions
         )
         with evaluation(trainer, module):
             frames = record_film(generation, guided(module, self.guidance), module.device, self.num_frames)

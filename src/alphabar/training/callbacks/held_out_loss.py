@@ -1,4 +1,4 @@
-"""The loss on held-out images, almost without noise: always the same images, times and noise."""
+"""The loss on held-out images with little variance: always the same images, times and noise."""
 
 import logging
 import math
@@ -25,7 +25,7 @@ BINS = [f"{low}_{high}" for low, high in zip(("0", *EDGES), (*EDGES, "inf"), str
 
 
 class HeldOutLoss(Recurring):
-    """The mean squared error of the network's output against its target, before the first step, every so many steps and at the end.
+    """Logs the mean squared error of the network's output against its target: first, every so many steps and at the end.
 
     It is that of the run's parameterization without weighting or importance, so that among runs with the same parameterization and
     schedule it compares. Its bank is fixed: the first `num` held-out images (all, if they are fewer; without any this is off), each
@@ -82,7 +82,7 @@ class HeldOutLoss(Recurring):
         log_figures(trainer, figures)
 
     def sums(self, module: DiffusionModule) -> Tensor:
-        """[2, len(BINS)], float64 on the CPU: the losses of the whole bank, and how many they are; all ranks call it."""
+        """Returns the summed losses of the whole bank and their number by bin: float64 [2, len(BINS)]; all ranks call it."""
         parts = [self._losses(module, indices, batch) for indices, batch in self.bank]
         sums = torch.zeros(2, len(BINS), dtype=torch.float64)
         if parts:
@@ -93,7 +93,7 @@ class HeldOutLoss(Recurring):
         return sums if module.device.type == "mps" else total(sums.to(module.device)).cpu()
 
     def _losses(self, module: DiffusionModule, indices: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """[2, num_times * B] on the device: the signal-to-noise ratio and the loss of every pair."""
+        """Returns the signal-to-noise ratio and the loss of every pair: [2, num_times * B] on the device."""
         denoiser, schedule = module.denoiser, module.denoiser.schedule
         x = module.codec.encode(batch["image"].to(module.device))
         cond = module.conditioner.for_evaluation(batch, ImageNoise(CONDITION_SEED, indices.tolist()))
@@ -108,7 +108,7 @@ class HeldOutLoss(Recurring):
 
 
 def levels(indices: Tensor, num_times: int) -> Tensor:
-    """[num_times, B] in (0, 1): those of the images `indices` [B], float32.
+    """Returns the noise levels of the images `indices` [B]: float32 [num_times, B] in (0, 1).
 
     Pair j of the bank has the fractional part of 1/2 + j * (sqrt(5) - 1) / 2. So the levels of one image lie evenly, those of the
     whole bank do, and those of the first images stay what they are when there are more.
@@ -118,7 +118,7 @@ def levels(indices: Tensor, num_times: int) -> Tensor:
 
 
 def named(name: str, sums: Tensor) -> dict[str, float]:
-    """The mean over all pairs, and those of the bins that have any."""
+    """Returns the mean over all pairs under `name`, and the mean of each bin that has any."""
     losses, counts = sums
     figures = {name: float(losses.sum() / counts.sum())}
     for label, loss, count in zip(BINS, losses.tolist(), counts.tolist(), strict=True):

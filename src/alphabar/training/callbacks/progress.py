@@ -1,4 +1,4 @@
-"""How far the run is, and when it will be done."""
+"""Progress of a run and the time left."""
 
 import math
 import sys
@@ -12,7 +12,7 @@ from alphabar.training.hooks import base_module, log_every_n_steps
 
 
 class Progress(Callback):
-    """One bar over all optimizer steps with loss, images/s, FID and time left; without a terminal, a line now and then.
+    """Shows a bar over all optimizer steps with loss, images/s, FID and time left; without a terminal, a line now and then.
 
     seconds: between two lines where there is no terminal. Raises ValueError unless seconds > 0.
     """
@@ -68,6 +68,6 @@ class Progress(Callback):
 
 
 def summary(figures: dict[str, float]) -> str:
-    """The latest figures that a person wants to see."""
+    """Returns the latest loss, images per second and FID in one line."""
     shown = {"loss": ("train/loss", ".4f"), "images/s": ("train/images_per_second", ",.0f"), "FID": ("fid", ".3g")}
     return ", ".join(f"{label} {figures[name]:{form}}" for label, (name, form) in shown.items() if name in figures)

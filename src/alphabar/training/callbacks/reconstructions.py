@@ -1,4 +1,4 @@
-"""What an autoencoder makes of held-out images."""
+"""Reconstructions of held-out images by an autoencoder, and their figures."""
 
 import math
 from pathlib import Path
@@ -26,9 +26,9 @@ MAX_PSNR = 100.0  # decibels, of images that come back unchanged
 
 
 class Reconstructions(Recurring):
-    """Every so many steps and at the end: `samples/step_N.png`, rows of held-out images over rows of their reconstructions.
+    """Writes `samples/step_N.png` every so many steps and at the end: rows of held-out images over rows of their reconstructions.
 
-    And figures of them: `reconstruction/l1`, mean |x - y| of pixels in [-1, 1]; `reconstruction/psnr`, in decibels, the mean over
+    Logs their figures: `reconstruction/l1`, mean |x - y| of pixels in [-1, 1]; `reconstruction/psnr`, in decibels, the mean over
     images of 10 log10(255^2 / mean squared error); `latents/std`, over all latents. Latents are the means of the posterior. At the
     end, where features are configured, the Frechet distance of the reconstructions from the very images they are of.
 
@@ -102,7 +102,7 @@ class Reconstructions(Recurring):
             log_picture(trainer, "reconstructions", picture)
 
     def _picture(self, module: AutoencoderModule, images: ImageSet) -> Tensor:
-        """Rows of eight originals, each over the row of their reconstructions."""
+        """Returns a picture of rows of eight originals, each over the row of their reconstructions."""
         originals = images.images(range(min(self.num_shown, len(images)))).to(module.device)
         pairs = zip(originals.split(8), to_uint8(reconstructed(module, originals)[2]).split(8), strict=True)
         return grid(torch.cat([part for pair in pairs for part in pair]).cpu(), num_columns=min(8, len(originals)))
@@ -112,7 +112,7 @@ class Reconstructions(Recurring):
         return data.train_set if self._label(trainer) == "train" else data.held_out_set
 
     def _label(self, trainer: Trainer) -> str:
-        """Which images, in the names of figures."""
+        """Returns the split of the images, as the names of figures have it."""
         return "heldout" if len(image_data(trainer).held_out_set) > 1 else "train"
 
     def _count(self, images: ImageSet) -> int:
@@ -120,27 +120,27 @@ class Reconstructions(Recurring):
 
 
 def figures_of(sums: Tensor) -> dict[str, float]:
-    """Of images, their PSNR and L1, latents, the sum of these and of their squares."""
+    """Returns the figures from sums: images, their PSNR and L1, number of latents, their sum and that of their squares."""
     count, decibels, distance, numbers, first, second = sums.tolist()
     std = math.sqrt(max(second / numbers - (first / numbers) ** 2, 0.0))
     return {"reconstruction/psnr": decibels / count, "reconstruction/l1": distance / count, "latents/std": std}
 
 
 def reconstructed(module: AutoencoderModule, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(latents, x, y) of uint8 images [B, C, H, W]: y [B, C, H, W] is decoded of the mean of the posterior of x."""
+    """Returns (latents, x, y) of uint8 images [B, C, H, W]: y [B, C, H, W] is decoded from the posterior mean of x."""
     x = module.pixels.encode(images)
     latents = module.autoencoder.posterior(x).mean
     return latents, x, module.autoencoder.decode(latents)
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """10 log10(255^2 / mean squared difference) of uint8 images, [B], at most MAX_PSNR decibels."""
+    """Returns 10 log10(255^2 / mean squared difference) of uint8 images: [B], at most MAX_PSNR decibels."""
     error = (a.float() - b.float()).square().flatten(1).mean(1)
     return (10 * torch.log10(255**2 / error)).clamp(max=MAX_PSNR)
 
 
 def autoencoder_module(pl_module: LightningModule) -> AutoencoderModule:
-    """The module as what it is. Raises TypeError for another's."""
+    """Returns the module as an AutoencoderModule. Raises TypeError for another one."""
     if not isinstance(pl_module, AutoencoderModule):
         raise TypeError(f"this callback looks at an AutoencoderModule, got {type(pl_module).__name__}")
     return pl_module

@@ -18,7 +18,7 @@ BATCH = 128
 
 
 class Retrieval(Recurring):
-    """The share of held-out images whose own caption is the nearest, and of captions whose own image is, with averaged weights.
+    """Logs the share of held-out images whose own caption is the nearest, and of captions whose own image is; of averaged weights.
 
     `retrieval/caption_of_10` is among its caption and nine others (chance 0.1), `retrieval/caption_of_all` among all held-out
     captions, `retrieval/image_of_...` the other way round. One image of each caption takes part. The first process measures.
@@ -49,7 +49,7 @@ class Retrieval(Recurring):
 
 
 def one_of_each(images: ImageSet, num: int) -> Tensor:
-    """int64, the places of the first images that have a caption of their own, at most `num`; none where there are no captions."""
+    """Returns indices int64 of the first image of each caption, at most `num`; none where there are no captions."""
     if images.captions is None:
         return torch.zeros(0, dtype=torch.int64)
     first: dict[int, int] = {}
@@ -59,7 +59,7 @@ def one_of_each(images: ImageSet, num: int) -> Tensor:
 
 
 def measure(module: ContrastiveModule, held_out: ImageSet, rows: Tensor) -> dict[str, float]:
-    """The four figures."""
+    """Returns the four figures of the held-out images `rows`."""
     images, texts = [], []
     for part in rows.split(BATCH):
         batch = held_out.batch(part)
@@ -69,7 +69,7 @@ def measure(module: ContrastiveModule, held_out: ImageSet, rows: Tensor) -> dict
 
 
 def figures_of(images: Tensor, texts: Tensor) -> dict[str, float]:
-    """The four figures of N pairs: vectors [N, D] of images and of their captions, all different."""
+    """Returns the four figures of N pairs: unit vectors [N, D] of images and of their captions, all different."""
     places = torch.arange(len(images))
     some = candidates(places, places, len(places))
     likeness = images.double() @ texts.double().T

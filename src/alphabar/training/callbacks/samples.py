@@ -1,4 +1,4 @@
-"""A grid of samples, again and again from the same noise."""
+"""Grids of samples from the same noise during training."""
 
 from pathlib import Path
 

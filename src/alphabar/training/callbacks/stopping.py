@@ -14,20 +14,20 @@ from alphabar.runs.distributed import rank_and_size
 
 
 class StopSignals:
-    """Remembers that a signal came; the same signal a second time acts at once."""
+    """Records SIGINT and SIGTERM; the same signal a second time acts at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def listen(self) -> None:
-        """Starts to; only the main thread of a process can."""
+        """Installs the signal handlers; only the main thread of a process can."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._receive)
 
     def release(self) -> None:
-        """Gives signals back to whoever had them."""
+        """Restores the earlier signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
@@ -39,7 +39,7 @@ class StopSignals:
             print("\nstopping after this step, with a checkpoint; once more stops at once", file=sys.stderr, flush=True)
 
     def agreed(self, device: torch.device) -> int | None:
-        """The signal that any process has received; all of them call it."""
+        """Returns the signal that any process has received, or None; all processes call it."""
         if rank_and_size()[1] == 1:
             return self.received
         number = torch.tensor(self.received or 0, device=device)
@@ -48,7 +48,7 @@ class StopSignals:
 
 
 def stop(number: int) -> None:
-    """Raises what ends a run that was told to stop."""
+    """Raises KeyboardInterrupt for SIGINT and SIGTERMException for SIGTERM."""
     if number == signal.SIGTERM:
         raise SIGTERMException
     raise KeyboardInterrupt

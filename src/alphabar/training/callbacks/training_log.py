@@ -103,7 +103,7 @@ class TrainingLog(Recurring):
         self.sums.zero_()
 
     def _shared(self, value: torch.Tensor) -> float:
-        """The sum over the ranks of each rank's share."""
+        """Returns the mean of `value` over the ranks."""
         return float(total(value / rank_and_size()[1]))
 
     def _clock(self, pl_module: LightningModule) -> float:

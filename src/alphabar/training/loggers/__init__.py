@@ -1,1 +1,1 @@
-"""Where figures and pictures of a run go, beside its folder."""
+"""Loggers: metrics.csv, Weights and Biases, TensorBoard."""

@@ -1,4 +1,4 @@
-"""Figures and pictures, handed to every logger of a run in the form that it takes."""
+"""Functions that hand figures and pictures to every logger of a run in the form that it takes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +15,14 @@ from alphabar.training.hooks import base_module
 
 
 def log_figures(trainer: Trainer, figures: Mapping[str, float]) -> None:
-    """Figures at the current optimizer step, to all loggers; every rank calls it, the first one writes."""
+    """Logs figures at the current optimizer step to all loggers; every rank calls it, the first one writes."""
     base_module(trainer.lightning_module).figures.update(figures)
     for logger in trainer.loggers:
         logger.log_metrics(dict(figures), step=trainer.global_step)
 
 
 def log_picture(trainer: Trainer, name: str, image: Tensor, caption: str | None = None) -> None:
-    """An image, uint8 [C, H, W], to the loggers that keep images, with its caption where they show one."""
+    """Logs an image, uint8 [C, H, W], to the loggers that keep images, with its caption where they show one."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(key=name, images=[to_pil(image)], step=trainer.global_step, caption=[caption])
@@ -31,14 +31,14 @@ def log_picture(trainer: Trainer, name: str, image: Tensor, caption: str | None 
 
 
 def log_file(trainer: Trainer, name: str, path: Path) -> None:
-    """A PNG file, to the loggers that keep images."""
+    """Logs a PNG file to the loggers that keep images."""
     with Image.open(path) as picture:
         pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
     log_picture(trainer, name, pixels)
 
 
 def log_film(trainer: Trainer, name: str, path: Path) -> None:
-    """A GIF file, to the loggers that play films."""
+    """Logs a GIF file to the loggers that play films."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_video(key=name, videos=[str(path)], format=["gif"], step=trainer.global_step)

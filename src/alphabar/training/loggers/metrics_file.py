@@ -41,7 +41,7 @@ class MetricsFile(Logger):
         return 0
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the configuration has a file of its own."""
+        """Does nothing: the configuration has a file of its own."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""TensorBoard, for those who have it."""
+"""The logger of TensorBoard, an optional package."""
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -6,7 +6,7 @@ from alphabar.errors import UserError
 
 
 class TensorBoardRun(TensorBoardLogger):
-    """Event files in the run's folder, which names the run: `tensorboard --logdir outputs/train`.
+    """Writes event files into the run's folder, whose name is that of the run: `tensorboard --logdir outputs/train`.
 
     Raises UserError if tensorboard is not installed.
     """

@@ -1,4 +1,4 @@
-"""Weights and Biases, where it costs the user nothing."""
+"""The logger of Weights and Biases, which works without an account and without a network."""
 
 import logging
 import netrc
@@ -25,7 +25,7 @@ Mode = Literal["auto", "online", "offline", "disabled"]
 
 
 class WandbRun(WandbLogger):
-    """A run on wandb: online if there is an account and a network, else offline; it never asks and never waits.
+    """Logs to wandb: online if there is an account and a network, else offline; it never asks and never waits.
 
     mode: "auto" decides as above, and goes offline with one line if the server refuses or does not answer; the environment's
     WANDB_MODE comes first. Raises UserError if mode="online" cannot be had. A run that is resumed keeps its id, which is in
@@ -58,7 +58,7 @@ class WandbRun(WandbLogger):
 
     @staticmethod
     def run_id(path: Path) -> str:
-        """The id that this folder's run has on wandb, the same every time the run is taken up."""
+        """Returns the id of this folder's run on wandb, the same every time the run is resumed."""
         return path.read_text().strip() if path.exists() else secrets.token_hex(4)
 
     @rank_zero_only
@@ -92,22 +92,22 @@ class WandbRun(WandbLogger):
 
 
 def settings(mode: str) -> wandb.Settings:
-    """Silent, and soon back if a server does not answer."""
+    """Returns settings by which wandb prints nothing and gives up soon if a server does not answer."""
     return wandb.Settings(silent=True, console="off", x_disable_stats=mode == "offline", init_timeout=15, mode=mode)  # type: ignore[arg-type]
 
 
 def first_line(error: BaseException) -> str:
-    """What happened, in one line."""
+    """Returns the first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def server() -> SplitResult:
-    """Where wandb would talk to, by its environment and its settings files."""
+    """Returns the address of the server that wandb would use, by its environment and its settings files."""
     return urlsplit(wandb.setup().settings.base_url)
 
 
 def has_account() -> bool:
-    """Whether a key is at hand, in the environment or in the netrc file."""
+    """Returns whether there is an API key in the environment or in the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
@@ -118,7 +118,7 @@ def has_account() -> bool:
 
 
 def is_reachable(seconds: float = 2.0) -> bool:
-    """Whether the server can be connected to within so many seconds."""
+    """Returns whether a connection to the server succeeds within so many seconds."""
     url = server()
     try:
         with socket.create_connection((url.hostname, url.port or (80 if url.scheme == "http" else 443)), timeout=seconds):

@@ -101,7 +101,7 @@ class AutoencoderModule(BaseModule):
         return {"loss": loss, "losses": losses.detach(), "parts": {name: part.detach() for name, part in parts.items()}}
 
     def _contest(self, discriminator: PatchDiscriminator, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses of the two sides; the discriminator learns from the start, so that it knows something when it is heeded."""
+        """Returns the adversarial loss of the autoencoder, 0 before `adversarial_from`, and the loss of the discriminator."""
         own = hinge(discriminator(x), discriminator(y.detach()))
         if self.global_step < self.adversarial_from:
             return torch.zeros_like(own), own

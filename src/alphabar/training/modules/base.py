@@ -1,4 +1,4 @@
-"""What every LightningModule of ours has: an optimizer with a warm-up, clipping, and the figures that callbacks keep."""
+"""The base class of the LightningModules: an optimizer with a warm-up, clipping, and the figures that callbacks keep."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -59,7 +59,7 @@ class BaseModule(LightningModule, ABC):
     @property
     @abstractmethod
     def makes_images(self) -> bool:
-        """Whether samples of the model are images."""
+        """Returns whether samples of the model are images."""
 
     @property
     @abstractmethod
@@ -68,7 +68,7 @@ class BaseModule(LightningModule, ABC):
 
     @abstractmethod
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
-        """{"loss": the mean, "losses": [B]}, all on the device: nothing here waits for it.
+        """Returns {"loss": the mean, "losses": [B]}, all on the device: nothing here waits for it.
 
         There may be "levels" [B], the noise levels 0..1 of the examples, and "parts", by name the terms of the loss, each of one
         number.
@@ -76,7 +76,7 @@ class BaseModule(LightningModule, ABC):
 
     @abstractmethod
     def sweep_objective(self) -> float | None:
-        """What a sweep minimises where there is no FID, of the latest figures; None: nothing yet."""
+        """Returns the figure that a sweep minimises where there is no FID; None before there is any."""
 
     @property
     @abstractmethod
@@ -99,7 +99,7 @@ class BaseModule(LightningModule, ABC):
         self.has_checked_images = True
 
     def configure_optimizers(self) -> dict[str, object]:
-        """The optimizer, and the warm-up if there is one."""
+        """Returns the optimizer, and the warm-up if there is one."""
         optimizer = self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
         if self.warmup_steps == 0:
             return {"optimizer": optimizer}

@@ -23,7 +23,7 @@ from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Images moved, zoomed, made coarse and noisy at random, so that the towers also embed what diffusion models draw.
+    """Moves, zooms, coarsens and adds noise to images at random, so that the towers also embed samples of diffusion models.
 
     resolutions: one for each equal part of a batch, which has no finer detail. shift: at most, as a share of the side.
     zoom: by exp(u), u in -zoom..zoom. noise: its standard deviation at most, in 0..255.
@@ -42,7 +42,7 @@ class Augmentation:
             raise ValueError(f"need shift, zoom and noise >= 0, got shift={self.shift}, zoom={self.zoom}, noise={self.noise}")
 
     def __call__(self, images: Tensor, resolution: int) -> Tensor:
-        """Images float32 [B, 3, resolution, resolution] in 0..255, of uint8 [B, 3, H, W]; draws from the global stream."""
+        """Returns float32 [B, 3, resolution, resolution] in 0..255 from uint8 [B, 3, H, W]; draws from the global stream."""
         num, device = len(images), images.device
         zoom = (self.zoom * (2 * torch.rand(num, device=device) - 1)).exp()
         move = 2 * self.shift * (2 * torch.rand(num, 2, device=device) - 1)  # of a side that is 2 long
@@ -96,7 +96,7 @@ class ContrastiveModule(BaseModule):
             )
 
     def captions(self, rows: Tensor) -> Tensor:
-        """Unit vectors [B, D] of captions of the data, by their places int64 [B]."""
+        """Returns unit vectors [B, D] of captions of the data, by their indices int64 [B]."""
         if self.pooled is None:
             raise ValueError("need the captions of the data before its batches: call attach_data(data)")
         self.pooled = self.pooled.to(self.device)
@@ -133,7 +133,7 @@ class ContrastiveModule(BaseModule):
 
 
 def contrast(images: Tensor, texts: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
-    """The symmetric loss [B] of unit vectors [B, D], in float32; images with equal `captions` [B] are not told from each other."""
+    """Returns the symmetric loss [B] of unit vectors [B, D], in float32; images with equal `captions` [B] are no negatives."""
     with torch.autocast(images.device.type, enabled=False):
         logits = scale.float() * images.float() @ texts.float().T
     same = captions[:, None] == captions[None]
