@@ -28,7 +28,7 @@ class OptimalTransport(Coupling):
 
 
 def nearest(x: Tensor, eps: Tensor, power: int) -> Tensor:
-    """The rows of eps [B, ...] in the order in which their distances to the rows of x, to this power, add up to the least."""
+    """Returns the rows of eps [B, ...] in the order in which their distances to the rows of x to this power sum to the least."""
     distances = torch.cdist(x.flatten(1).float(), eps.flatten(1).float()) ** power
     _, order = linear_sum_assignment(distances.cpu().numpy())
     return eps[torch.from_numpy(order).to(eps.device)]

@@ -30,14 +30,14 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(before, 1, 4, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """High where a patch of images [B, C, H, W] in [-1, 1] looks real: [B, 1, h, w]."""
+        """Returns logits [B, 1, h, w], high where a patch of images [B, C, H, W] in [-1, 1] looks real."""
         return self.layers(x)
 
     def judgement(self, x: Tensor) -> Tensor:
-        """The same of images that are to be improved: the gradient reaches them, and none of the weights here."""
+        """Returns the logits of a generator's images: gradients reach the images, but none of the weights here."""
         return functional_call(self, {name: weight.detach() for name, weight in self.named_parameters()}, (x,))
 
 
 def hinge(real: Tensor, made: Tensor) -> Tensor:
-    """The discriminator's loss, mean max(0, 1 - D(real)) / 2 + mean max(0, 1 + D(made)) / 2 (Lim & Ye 2017)."""
+    """Returns the discriminator's loss, mean max(0, 1 - D(real)) / 2 + mean max(0, 1 + D(made)) / 2 (Lim & Ye 2017)."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + made).mean())

@@ -1,4 +1,4 @@
-"""What a text encoder makes of many texts: in half precision, without padding, on disk and in memory."""
+"""Token embeddings of many texts: in half precision, without padding, on disk and in memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,26 +23,26 @@ class Embeddings(NamedTuple):
     lengths: Tensor
 
     def padded(self, rows: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Those of texts `rows` int64 [B]: tokens float32 [B, length, D], 0 behind the end, and mask bool [B, length]."""
+        """Returns, for texts `rows` int64 [B], tokens float32 [B, length, D], 0 behind the end, and mask bool [B, length]."""
         steps = torch.arange(length, device=rows.device)
         mask = steps < self.lengths[rows, None]
         places = (self.starts[rows, None] + steps).clamp(max=len(self.tokens) - 1)
         return self.tokens[places].float().masked_fill(~mask[:, :, None], 0), mask
 
     def to(self, device: torch.device) -> "Embeddings":
-        """The same on `device`, fit for training even if made in inference mode."""
+        """Returns the embeddings on `device`, fit for training even if made in inference mode."""
         with torch.inference_mode(False):
             return Embeddings(*(value.to(device) for value in self))
 
 
 def joined(parts: Sequence[Tensor]) -> Embeddings:
-    """Of the tokens float16 [L, D] of each text."""
+    """Returns the embeddings of texts from the tokens float16 [L, D] of each."""
     lengths = torch.tensor([len(part) for part in parts], dtype=torch.int64, device=parts[0].device)
     return Embeddings(torch.cat(list(parts)), lengths.cumsum(0) - lengths, lengths)
 
 
 def embed(encoder: TextEncoder, texts: Sequence[str], device: torch.device) -> list[Tensor]:
-    """The tokens of each text, float16 [L, D], on the device. Raises UserError for one that is too long or beyond float16."""
+    """Returns each text's tokens, float16 [L, D], on the device. Raises UserError for one that is too long or beyond float16."""
     lengths = [len(row) for row in encoder.ids(texts)]
     order = sorted(range(len(texts)), key=lengths.__getitem__)  # texts of about one length need little padding
     parts: dict[int, Tensor] = {}
@@ -62,7 +62,7 @@ def embed(encoder: TextEncoder, texts: Sequence[str], device: torch.device) -> l
 
 
 def embedded(encoder: TextEncoder, texts: Sequence[str], device: torch.device, cache_dir: Path) -> Embeddings:
-    """The embeddings of the texts, in their order, on the CPU: from `cache_dir`, or made on `device` and kept there.
+    """Returns the embeddings of the texts, in their order, on the CPU: from `cache_dir`, or made on `device` and kept there.
 
     With them at hand, the encoder's weights are not read but for their hash: texts embedded by another encoder are never used.
     """

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Whole numbers in 0..255 [B, C, H, W] -> float32 [B, C, size, size], whole numbers in 0..255.
+    """Resizes whole numbers in 0..255 [B, C, H, W] to float32 [B, C, size, size], whole numbers in 0..255.
 
     Bicubic with antialiasing. First across, then down, as Pillow does with square images, and in whole numbers between: sharp edges
     would differ by 20 levels.

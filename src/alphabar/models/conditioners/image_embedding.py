@@ -77,7 +77,7 @@ class ImageEmbedding(ImageConditioner):
             )
 
     def from_image(self, images: Tensor, noise: ImageNoise) -> Cond:
-        """images: uint8 [B, 1 or 3, H, W] of any size, or their vectors float [B, D], of which only the direction counts."""
+        """Accepts uint8 images [B, 1 or 3, H, W] of any size, or their vectors float [B, D], of which only the direction counts."""
         if images.dtype == torch.uint8:
             return {"vector": self._scaled(self.embed(images.to(self.nothing.device)))}
         if images.dim() != 2 or images.shape[1] != len(self.nothing):

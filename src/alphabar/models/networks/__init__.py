@@ -1,6 +1,6 @@
-"""What every network is: a map from a noisy image and its noise level to an image of the same shape.
+"""The interface of networks: a map from a noisy image and its noise level to an image of the same shape.
 
-What it may be told beside the noise level, and how that is spelt in `cond`, stands in `alphabar.models.conditioners`.
+The conditions beside the noise level, and their names in `cond`, are documented in `alphabar.models.conditioners`.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The output for `x`, in the shape of `x`; with twice the channels if the variance is learned.
+        """Returns the output for `x`, in the shape of `x`; with twice the channels if the variance is learned.
 
         x: [B, C, H, W], noisy images.
         label: [B], float, the noise level (c_noise); 0..num_steps - 1 for discrete schedules.
@@ -34,7 +34,7 @@ class Tokens(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """What a network reads: vector [B, D], tokens, image [B, C', H, W]; None for each that it does not read."""
+    """The condition that a network reads: vector [B, D], tokens, image [B, C', H, W]; None for each that it does not read."""
 
     vector: Tensor | None
     tokens: Tokens | None
@@ -55,7 +55,7 @@ class Reader:
                 raise ValueError(f"need {name} >= 0 (0: read none), got {name}={width}")
 
     def read(self, cond: Mapping[str, Tensor] | None, x: Tensor) -> Condition:
-        """What is to be read of `cond`, the condition of x [B, C, H, W]. Masked tokens become 0, and are read
+        """Returns the condition `cond` of x [B, C, H, W] as tensors. Masked tokens become 0, and are read
         in rows where there are no others.
 
         Raises ValueError in one line for a condition that is missing, not read, unknown or of another shape.

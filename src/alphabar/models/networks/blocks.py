@@ -10,14 +10,14 @@ from alphabar.models.networks import Tokens
 
 
 def zero_init(module: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
-    """The module with weight and bias 0, so that the branch it ends adds nothing before training."""
+    """Returns the module with weight and bias 0, so that the branch it ends adds nothing before training."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 def sinusoidal_embedding(label: Tensor, num_channels: int, frequency_shift: int) -> Tensor:
-    """[B] -> [B, num_channels]: sin(label * w_i) for all i, then cos(label * w_i), in float32.
+    """Maps [B] to [B, num_channels]: sin(label * w_i) for all i, then cos(label * w_i), in float32.
 
     w_i = 10000 ** (-i / (num_channels / 2 - frequency_shift)); Vaswani et al. 2017, sec. 3.5.
     """
@@ -45,7 +45,7 @@ class NoiseEmbedding(nn.Module):
         self.vector = nn.Linear(vector_channels, out_channels) if vector_channels else None
 
     def forward(self, label: Tensor, vector: Tensor | None = None) -> Tensor:
-        """[B] and [B, vector_channels] -> [B, out_channels], in the dtype of the weights whatever the autocast."""
+        """Maps [B] and [B, vector_channels] to [B, out_channels], in the dtype of the weights whatever the autocast."""
         with torch.autocast(label.device.type, enabled=False):
             sinusoids = sinusoidal_embedding(label, self.num_channels, self.frequency_shift)
             dtype = self.linear1.weight.dtype
@@ -127,7 +127,7 @@ class TokenAttention(nn.Module):
         self.out = zero_init(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, tokens: Tokens) -> Tensor:
-        """[B, N, channels] -> the same shape."""
+        """Maps [B, N, channels] to the same shape."""
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # [B, num_heads, N, head_channels]
         k, v = self.kv(tokens.values).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=tokens.mask[:, None, None])

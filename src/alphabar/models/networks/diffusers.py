@@ -70,7 +70,7 @@ _PRESENT_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_att
 
 
 def to_diffusers(network: UNet) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The arguments of the `UNet2DModel` that computes what `network` does, and its state dict (a copy).
+    """Returns the arguments of the `UNet2DModel` that computes what `network` does, and its state dict (a copy).
 
     Raises ValueError if channel_multipliers do not start with 1, or for a condition or a learned variance, none of which that has.
     """
@@ -90,7 +90,7 @@ def to_diffusers(network: UNet) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def from_diffusers(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> UNet:
-    """The `UNet` that computes what a `UNet2DModel` with this config and these weights does, in float32.
+    """Returns the `UNet` that computes what a `UNet2DModel` with this config and these weights does, in float32.
 
     config: the arguments of UNet2DModel or its config.json; keys that begin with "_" are ignored.
     state_dict: its weights; attention may go by its old names (query, key, value, proj_attn).
@@ -114,7 +114,7 @@ def from_diffusers(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
 
 
 def _diffusers_names(name: str) -> list[str]:
-    """What diffusers calls our parameter: one name, or three where our matrix holds query, key and value."""
+    """Returns diffusers' names of our parameter: one name, or three where our matrix holds query, key and value."""
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)
     return [name.replace(".qkv.", f".to_{part}.") for part in "qkv"] if ".qkv." in name else [name]
@@ -158,7 +158,7 @@ def _to_config(network: UNet) -> dict[str, Any]:
 
 
 def _to_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `UNet` for a config of UNet2DModel."""
+    """Returns the arguments of `UNet` for a config of UNet2DModel."""
     given = {name: value for name, value in config.items() if not name.startswith("_")}
     for name, value in given.items():
         if name in _FIXED:
@@ -186,7 +186,7 @@ def _to_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_counterpart(config: Mapping[str, Any]) -> None:
-    """Refuse values that `UNet` has no argument for."""
+    """Raises ValueError for values that `UNet` has no argument for."""
     widths, groups = config["block_out_channels"], config["norm_num_groups"]
     scale_shift = config["resnet_time_scale_shift"]
     attention_groups = config["attn_norm_num_groups"]
@@ -206,7 +206,7 @@ def _check_counterpart(config: Mapping[str, Any]) -> None:
 
 
 def _attends(config: Mapping[str, Any]) -> list[bool]:
-    """Whether each level has attention, from full resolution to the lowest; down and up have to agree."""
+    """Returns whether each level has attention, from full resolution to the lowest; down and up have to agree."""
     found = {}
     for way in ("Down", "Up"):
         name = f"{way.lower()}_block_types"

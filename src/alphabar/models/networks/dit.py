@@ -14,18 +14,18 @@ _NUM_FREQUENCIES = 256  # sines and cosines of the noise level, whatever the wid
 
 
 def patchify(x: Tensor, patch_size: int) -> Tensor:
-    """[B, C, H, W] -> [B, H*W / patch_size**2, C * patch_size**2]: one row a patch, from left to right, from top to bottom."""
+    """Maps [B, C, H, W] to [B, H*W / patch_size**2, C * patch_size**2]: one row a patch, from left to right, from top to bottom."""
     return F.pixel_unshuffle(x, patch_size).flatten(2).transpose(1, 2)
 
 
 def unpatchify(patches: Tensor, patch_size: int) -> Tensor:
-    """The square image [B, C, H, H] that `patchify` took apart."""
+    """Returns the square image [B, C, H, H] from its patches; the inverse of `patchify`."""
     side = math.isqrt(patches.shape[1])
     return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (side, side)), patch_size)
 
 
 def sinusoidal_positions(side: int, num_channels: int) -> Tensor:
-    """[side * side, num_channels]: `sinusoidal_embedding` of the patch's column, then of its row."""
+    """Returns [side * side, num_channels]: `sinusoidal_embedding` of the patch's column, then of its row."""
     embedded = sinusoidal_embedding(torch.arange(side), num_channels // 2, frequency_shift=0)
     return torch.cat([embedded.repeat(side, 1), embedded.repeat_interleave(side, dim=0)], dim=1)
 
@@ -40,7 +40,7 @@ class PatchAttention(nn.Module):
         self.out = _linear(width, width)
 
     def forward(self, h: Tensor) -> Tensor:
-        """[B, N, width] -> the same shape."""
+        """Maps [B, N, width] to the same shape."""
         q, k, v = self.qkv(h).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
