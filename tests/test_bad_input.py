@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 from PIL import Image
 
 import runs
@@ -92,6 +93,32 @@ def test_training_refuses(told, words, parts):
     complaint = told("train", *runs.words(*words, tiny=()))
     for part in parts:
         assert part in complaint
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["callbacks.fid.num=2"], "callbacks.fid.num=2: there is no key callbacks.fid.num"),
+        (["+callbacks.fid.num=2"], "+callbacks.fid.num=2: nothing takes a key callbacks.fid.num"),
+        (["callbacks.held_out_loss.nun=2"], "callbacks.held_out_loss.nun=2: there is no key callbacks.held_out_loss.nun. Did you mean callbacks.held_out_loss.num?"),
+        (["callbacks.held_out_loss.num=two"], "callbacks.held_out_loss.num: expected int, got 'two'"),
+        (["seed=3"], "seed: cannot change when a run is resumed"),
+        (["schedule=cosine"], "schedule: cannot change when a run is resumed"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)  # fmt: skip
+def test_changes_of_a_resumed_run_are_judged_against_its_own_configuration(told, trained, words, line):
+    assert line in told("train", f"resume='{trained.parents[1]}'", *words)
+
+
+def test_a_key_that_only_the_resumed_run_has_can_change(command):
+    monitor = "+callbacks.lr={_target_:lightning.pytorch.callbacks.LearningRateMonitor,logging_interval:step}"
+    begin = runs.words(*runs.BRIEF, monitor, folder="out")
+    assert command("train", *begin)[::2] == (0, "")
+    code, _, err = command("train", "resume=out", "callbacks.lr.logging_interval=epoch", "trainer.max_steps=3e0")
+    assert (code, err) == (0, "")
+    config = OmegaConf.load("out/config.yaml")
+    assert (config.callbacks.lr.logging_interval, config.trainer.max_steps) == ("epoch", 3)
 
 
 @pytest.mark.parametrize("content", ["empty", "text"])

@@ -72,6 +72,14 @@ BAD = [
         ["network=simple_unet", "learned_variance=true"],
         "nothing takes learned_variance with network=simple_unet; what does: network=dit, dit_tiny, unet, unet_cifar10, unet_small, unet_tiny",
     ),
+    (["data=folder", "data.root=", "2024"], "data.root= 2024: there is a space after the =; write data.root=2024"),
+    (["name", "=x"], "name =x: there is a space before the =; write name=x"),
+    (["name", "=", "x"], "name =x: there is a space before the =; write name=x"),
+    (["~data"], "~data: data is needed; data takes: digits, folder, huggingface, torchvision"),
+    (["~trainer"], "~trainer: trainer is needed; trainer takes: "),
+    (["data=null"], "data=null: no choice given. data takes: digits"),
+    (["trainer.max_steps=1.5e-1"], "trainer.max_steps: expected int, got 0.15"),
+    (["name=[1]", "seed=x"], "seed: expected int, got 'x'"),
     (["run_dir=here"], "run_dir=here: is filled in; the folder of a run is chosen by hydra.run.dir=here"),
 ]
 
@@ -160,6 +168,9 @@ def test_all_bad_words_are_named_at_once(monkeypatch, capfd):
         ["+trainer.limit_val_batches=0"],
         ["++trainer.limit_val_batches=0", "++seed=3"],
         ["~callbacks.film"],
+        ["~callbacks"],
+        ["callbacks=null", "logger=null"],
+        ["experiment=null"],
         ["callbacks.fid=null"],
         ["+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor"],
         ["+callbacks.lr={_target_:lightning.pytorch.callbacks.LearningRateMonitor}"],
@@ -176,6 +187,59 @@ def test_a_good_command_line_reaches_main(monkeypatch, words):
     (cfg,) = seen
     assert Path(cfg.run_dir).is_absolute()
     assert "hydra" not in cfg
+
+
+@pytest.mark.parametrize("words", [["callbacks=null", "logger=null"], ["~callbacks", "~logger"]], ids=" ".join)
+def test_dropped_callbacks_and_loggers_are_none(monkeypatch, words):
+    seen = []
+    assert say(monkeypatch, *words, main=lambda cfg: seen.append((cfg.callbacks, cfg.logger)) or {}) == 0
+    assert seen == [({}, {})]
+
+
+def test_callbacks_may_be_those_of_the_command_line_alone(monkeypatch):
+    seen = []
+    own = "+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor"
+    assert say(monkeypatch, "callbacks=null", own, main=lambda cfg: seen.extend(cfg.callbacks) or {}) == 0
+    assert seen == ["lr"]
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (["data=folder", "data.root=2024"], "data.root", "2024"),
+        (["data=folder", "data.root=1e3"], "data.root", "1e3"),
+        (["data=torchvision", "data.name=0x10", "data.root=true"], "data.root", "true"),
+        (["name=1e3"], "name", "1e3"),
+        (["name=2024_01"], "name", "2024_01"),
+        (["name=null"], "name", None),
+        (["trainer.max_steps=1e5"], "trainer.max_steps", 100_000),
+        (["seed=1e1"], "seed", 10),
+        (["name=${seed}"], "name", 0),
+        (["optimizer.lr=1"], "optimizer.lr", 1),
+        (["+trainer.limit_val_batches=1e0"], "trainer.limit_val_batches", 1.0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_values_become_what_the_constructor_asks_for(monkeypatch, words, key, value):
+    seen = []
+    assert say(monkeypatch, *words, main=lambda cfg: seen.append(OmegaConf.select(cfg, key)) or {}) == 0
+    assert seen == [value]
+    assert type(seen[0]) is type(value)
+
+
+def test_a_run_folder_stands_for_its_last_checkpoint(monkeypatch, capfd, tmp_path):
+    for name in ("a", "b", "c=d"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints" / "last.ckpt").touch()
+    (tmp_path / "empty").mkdir()
+    seen = []
+    words = ("checkpoint='c=d'", "stages=[a,other.ckpt]", "guidance=autoguidance", "guidance.checkpoint=b")
+    app = App(ROOT / "conf", "sample")
+    main = lambda cfg: seen.append((cfg.task.checkpoint, cfg.task.stages, cfg.task.guidance.checkpoint)) or {}  # noqa: E731
+    assert say(monkeypatch, *words, main=main, app=app) == 0
+    assert seen == [("c=d/checkpoints/last.ckpt", ["a/checkpoints/last.ckpt", "other.ckpt"], "b/checkpoints/last.ckpt")]
+    assert say(monkeypatch, "checkpoint=empty", app=app) == exit_status.BAD_INPUT
+    assert "checkpoint=empty: a folder without checkpoints/last.ckpt" in capfd.readouterr().err
 
 
 def test_in_a_sweep_only_the_job_in_which_a_word_does_nothing_is_refused(monkeypatch, capfd):

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from alphabar.cli.overrides import quoted, search_options, words_for_jobs
 from alphabar.cli.processes import Stop, run_job, stoppable
+from alphabar.config.interpolation import written
 from alphabar.errors import UserError
 from alphabar.runs.sweep import Job, open_sweep, write_error
 
@@ -64,7 +65,7 @@ class ProcessLauncher(Launcher):
         configs = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
         waiting = []
         for config in configs:
-            words = [word.partition("=") for word in config.hydra.overrides.task]
+            words = [word.partition("=") for word in written(config.hydra.overrides.task)]
             given = {key: value for key, _, value in words}
             waiting.append(Job(config.hydra.job.num, given, sweep.folder / str(config.hydra.sweep.subdir)))
         returns = []
@@ -88,8 +89,8 @@ class ProcessLauncher(Launcher):
         return config
 
     def _run(self, config: DictConfig, job: Job, stop: Stop) -> None:
-        alone = [*_script(), *search_options(sys.argv[1:]), *config.hydra.overrides.task]
-        alone += words_for_jobs(config.hydra.overrides.hydra)
+        alone = [*_script(), *search_options(sys.argv[1:]), *written(config.hydra.overrides.task)]
+        alone += words_for_jobs(written(config.hydra.overrides.hydra))
         alone += [f"hydra.job.num={job.num}", "hydra.mode=RUN"]
         command = [*alone, f"hydra.run.dir={quoted(str(job.folder))}"]
         begin = time.monotonic()
@@ -117,7 +118,7 @@ class ProcessLauncher(Launcher):
         objective = job.result.get("objective")
         value = job.result if objective is None else float(objective)
         job_return = JobReturn(
-            overrides=list(config.hydra.overrides.task),
+            overrides=written(config.hydra.overrides.task),
             cfg=config,
             hydra_cfg=config,
             working_dir=str(job.folder),

@@ -14,21 +14,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import hydra
-from hydra._internal.utils import get_args_parser
+from hydra import version
+from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli import exit_status, resolvers
+from alphabar.cli.complete_config import complete
 from alphabar.cli.diagnose import diagnose
 from alphabar.cli.hydra_app import App, resolved
-from alphabar.cli.overrides import requoted
+from alphabar.cli.overrides import dropped, for_resumed_run, requoted, resumed_folder, text_quoted
 from alphabar.cli.sweep_summary import finish_sweeps
 from alphabar.cli.unused_keys import unused
 from alphabar.cli.usage import usage
+from alphabar.config.interpolation import written
 from alphabar.errors import UserError
 
 Main = Callable[[DictConfig], dict[str, object]]
@@ -54,8 +56,8 @@ def command(config_name: str, verbs: Mapping[str, str] | None = None) -> Callabl
 
 
 def task_overrides() -> list[str]:
-    """The words of the command line, without those that are Hydra's own."""
-    return list(HydraConfig.get().overrides.task)
+    """Returns the words of the command line, without those that are Hydra's own."""
+    return written(HydraConfig.get().overrides.task)  # type: ignore[arg-type]
 
 
 def execute(main: Main, app: App) -> int:
@@ -69,7 +71,7 @@ def execute(main: Main, app: App) -> int:
         if (verb := app.verbs.get("".join(sys.argv[1:2]))) is not None:
             importlib.import_module(verb).main(sys.argv[2:])
         else:
-            args = parse_args(app)
+            args = parse_args()
             app = app.with_options(args)
             run(main, app, args, result)
     except BaseException as error:
@@ -87,8 +89,8 @@ class Inside(SystemExit):
     """Takes an error of `main`, its cause, past Hydra, which would print it in its own way."""
 
 
-def parse_args(app: App) -> Namespace:
-    """The command line as Hydra's own parser reads it, but with options wherever they stand.
+def parse_args() -> Namespace:
+    """Returns the command line as Hydra's own parser reads it, but with options wherever they stand.
 
     Leaves it in `sys.argv` in the order that Hydra can read, and that processes started later can read, too.
     """
@@ -98,7 +100,7 @@ def parse_args(app: App) -> Namespace:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    words = requoted(sys.argv[1:])
+    words = [text_quoted(dropped(word)) for word in requoted(sys.argv[1:])]
     args, unknown = parser.parse_known_intermixed_args(words)
     args.overrides += unknown
     options = [word for word in words if word not in args.overrides]
@@ -106,36 +108,47 @@ def parse_args(app: App) -> Namespace:
     return args
 
 
+def is_sweep(args: Namespace) -> bool:
+    """Returns whether the command line asks for a sweep."""
+    return args.multirun or "hydra.mode=MULTIRUN" in args.overrides
+
+
 def run(main: Main, app: App, args: Namespace, result: dict[str, Any]) -> None:
     """Shows help or the configuration, or lets Hydra run `main`, a sweep, or what else it is asked for."""
+    is_shown = args.help or args.cfg
+    resumed = None if is_shown or is_sweep(args) else resumed_folder(args.overrides)
     # Hydra takes an added key that nothing else takes, and makes a sweep's folder before it looks at the words.
-    if is_sweep(args) or any(word.startswith(("+", "-")) for word in args.overrides):
-        complain(diagnose(app, args.overrides, is_sweep(args)))
+    if is_sweep(args) or resumed or any(word.startswith(("+", "-", "~")) for word in args.overrides):
+        raise_if_any(diagnose(app, args.overrides, is_sweep(args), resumed))
     if args.help:
         print(usage(app, args.overrides))
     elif args.cfg and args.resolve:
         print(resolved(app, args.overrides, args.cfg, args.package), end="")
     else:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
-        task = make_task(main, app, result)
-        hydra.main(config_path=str(app.folder), config_name=app.name, version_base="1.3")(task)()
+        changes = for_resumed_run(args.overrides, app.groups()) if resumed else []
+        args.overrides = [word for word in args.overrides if word not in changes]
+        version.setbase("1.3")
+        task = make_task(main, app, changes, result)
+        _run_hydra(args, get_args_parser(), task, config_path=str(app.folder), config_name=app.name)
 
 
-def make_task(main: Main, app: App, result: dict[str, Any]) -> Callable[[DictConfig], Any]:
-    """What Hydra calls: checks the configuration, calls `main` with it, and keeps the result."""
+def make_task(main: Main, app: App, changes: list[str], result: dict[str, Any]) -> Callable[[DictConfig], Any]:
+    """Returns what Hydra calls: it completes and checks the configuration, calls `main` with it, and keeps the result.
+
+    changes: words that Hydra has not seen, since they change the configuration of the run that is resumed.
+    """
 
     @functools.wraps(main)
     def task(cfg: DictConfig) -> Any:
-        from alphabar.config.build import check
-
         folder = Path(HydraConfig.get().runtime.output_dir)
-        if "run_dir" in cfg:
-            cfg.run_dir = str(folder)
         if "choices" in cfg:
             cfg.choices = chosen(app)
         try:
-            check(cfg, app.groups())
-            complain(unused(app, cfg, task_overrides(), HydraConfig.get().runtime.choices))
+            complete(cfg, app, task_overrides(), folder)
+            raise_if_any(unused(app, cfg, task_overrides(), HydraConfig.get().runtime.choices))
+            with read_write(HydraConfig.get().overrides):  # type: ignore[arg-type]
+                HydraConfig.get().overrides.task += changes
             result.update(main(cfg) or {})
         except Exception as error:
             drop_if_empty(folder)
@@ -160,11 +173,6 @@ def drop_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def is_sweep(args: Namespace) -> bool:
-    """Returns whether the command line asks for a sweep."""
-    return args.multirun or "hydra.mode=MULTIRUN" in args.overrides
-
-
 def explained(error: BaseException, app: App, args: Namespace | None) -> BaseException:
     """Returns an error from outside `main`, in our own words if the user can mend it; args: None if they could not be parsed."""
     if not isinstance(error, HydraException | OmegaConfBaseException | ValueError | OSError):
@@ -181,7 +189,7 @@ def explained(error: BaseException, app: App, args: Namespace | None) -> BaseExc
     return error if isinstance(error, ValueError) else UserError(" ".join(str(error).split()) or type(error).__name__)
 
 
-def complain(lines: list[str]) -> None:
+def raise_if_any(lines: list[str]) -> None:
     """Raises UserError if there is anything to say."""
     if lines:
         raise UserError("\n".join(lines))

@@ -1,8 +1,10 @@
 """What is wrong with the words of a command line, and what was probably meant."""
 
+import re
 import shlex
 from collections.abc import Iterator
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,9 +13,10 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli.hydra_app import App
-from alphabar.cli.overrides import bare, quoted, split
 from alphabar.config.former_names import FORMER_KEYS
+from alphabar.cli.overrides import MAY_BE_DROPPED, bare, quoted, split
 from alphabar.config.interpolation import written
+from alphabar.runs.run_dir import CONFIG, stored_config
 
 PLUGINS = {
     "ax": "hydra-ax-sweeper",
@@ -28,16 +31,40 @@ PLUGINS = {
 }
 
 
-def diagnose(app: App, words: list[str], is_sweep: bool) -> list[str]:
-    """One line for every word that is wrong; empty if nothing is, as far as can be seen without building anything."""
+def diagnose(app: App, words: list[str], is_sweep: bool, resumed: str | None = None) -> list[str]:
+    """Returns one line for every word that is wrong, as far as can be seen without building anything.
+
+    resumed: the folder of the run that is resumed; values are judged against its configuration.
+    """
     groups = app.choices() | app.hydra_groups()
+    lines, words = _spaces_at_equals(words)
     read = [_read(word, groups) for word in words]
-    lines = [text for text in read if isinstance(text, str)]
+    lines += [text for text in read if isinstance(text, str)]
     overrides = [override for override in read if isinstance(override, Override)]
-    known = _Known(app, overrides, groups)
+    known = _Known(app, overrides, groups, resumed)
     for override in overrides:
         lines += known.problems(override, is_sweep)
     return list(dict.fromkeys(lines))
+
+
+def _spaces_at_equals(words: list[str]) -> tuple[list[str], list[str]]:
+    """Returns a line for each `key= value`, `key =value` and `key = value`, and the words that belong to none of them."""
+    lines, others = [], []
+    rest = list(words)
+    while rest:
+        word, *rest = rest
+        follower = rest[0] if rest else None
+        is_key = re.fullmatch(r"[+~]*[\w./@-]+", word) is not None
+        if follower is not None and is_key and follower.startswith("="):  # key =value, key = value
+            rest = rest[1:]
+            value = follower[1:] or (rest.pop(0) if rest else "")
+            lines.append(f"{word} ={value}: there is a space before the =; write {word}={value}")
+        elif follower is not None and word.endswith("=") and "=" not in follower and not follower.startswith(("-", "~")):
+            rest = rest[1:]
+            lines.append(f"{word} {follower}: there is a space after the =; write {word}{shlex.quote(follower)}")
+        else:
+            others.append(word)
+    return lines, others
 
 
 def _read(word: str, groups: dict[str, list[str]]) -> Override | str:
@@ -64,11 +91,17 @@ def _read(word: str, groups: dict[str, list[str]]) -> Override | str:
 class _Known:
     """The keys and groups there are, given the groups that a command line chooses."""
 
-    def __init__(self, app: App, overrides: list[Override], groups: dict[str, list[str]]) -> None:
+    def __init__(self, app: App, overrides: list[Override], groups: dict[str, list[str]], resumed: str | None) -> None:
         self.app = app
         self.groups = groups
         chosen = [override for override in overrides if override.key_or_group in groups]
         self.default, self.tree = _compose(app, chosen, groups)
+        self.choices = _choices(self.tree)
+        if resumed is not None and (Path(resumed) / CONFIG).is_file():
+            replaced = {override.key_or_group for override in chosen}
+            saved = {key: value for key, value in written(stored_config(Path(resumed))).items() if key not in replaced}
+            roots = {key: value if key in (*replaced, "hydra") else None for key, value in self.tree.items()}
+            self.tree = roots | saved
         self.keys = list(_keys(self.tree))
 
     def problems(self, override: Override, is_sweep: bool) -> Iterator[str]:
@@ -81,7 +114,7 @@ class _Known:
                 f"a list is written {key}=[...], a text with commas in it '{key}=\"...\"'"
             )
         elif key in self.groups:
-            reason = self._second_choice(override) if is_addition else None
+            reason = self._second_choice(override) if is_addition else self._needed(override)
             reason = reason or self._no_place(override)
             if reason := reason or _choice_problem(override, self.groups[key]):
                 yield f"{word}: {reason}"
@@ -94,7 +127,7 @@ class _Known:
     def _no_place(self, override: Override) -> str | None:
         """Returns why this command, or what else was chosen, has no use for a group; None if it has, or if it is a user's."""
         group = override.key_or_group
-        chosen = _choices(self.tree)
+        chosen = self.choices
         if group.startswith("hydra/") or not chosen or group in chosen:
             return None
         if not (self.app.folder / group).is_dir():
@@ -102,6 +135,13 @@ class _Known:
             return None if override.is_add() or override.is_force_add() else needs_plus
         others = ", ".join(sorted(name for name in chosen if not name.startswith("hydra/")))
         return f"nothing takes {group} here; the groups that go with this command and its other choices: {others}"
+
+    def _needed(self, override: Override) -> str | None:
+        """Returns why a group cannot be left out; None if it is not left out, or if nothing would be missing."""
+        group = override.key_or_group
+        if not override.is_delete() or group in MAY_BE_DROPPED or group not in self.default:
+            return None
+        return f"{group} is needed; {group} takes: {', '.join(self.groups[group])}"
 
     def _second_choice(self, override: Override) -> str | None:
         group = override.key_or_group

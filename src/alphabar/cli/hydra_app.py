@@ -113,6 +113,11 @@ class App:
         assert found is not None, path
         return written(found.config)  # type: ignore[arg-type]
 
+    def own_groups(self) -> set[str]:
+        """Returns the groups in the defaults list of the script's own main file."""
+        entries = written(OmegaConf.load(self.folder / f"{self.name}.yaml")).get("defaults", [])  # type: ignore[arg-type]
+        return {str(group) for entry in entries if isinstance(entry, dict) for group in entry}
+
     def own_keys(self) -> set[str]:
         """Returns the keys at the root of the script's own main file and of the one that `--config-name` chose."""
         own = written(OmegaConf.load(self.folder / f"{self.name}.yaml"))

@@ -1,12 +1,18 @@
 """The words of a command line: `key=value`."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 # Keys and groups of Hydra that say how a sweep runs, and nothing to one of its jobs.
 OF_SWEEPS = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra.sweeper", "hydra.launcher", "hydra/sweeper", "hydra/launcher")
+# Groups of which a command can do without; Hydra writes `~callbacks` for what users write `callbacks=null`.
+MAY_BE_DROPPED = ("callbacks", "logger", "experiment", "debug")
+# Keys at the root that are texts and that code reads, so that no constructor's type hint says so.
+TEXTS = ("name", "resume", "codec_name", "clip_name")
 
 
 def quoted(value: str) -> str:
@@ -47,3 +53,40 @@ def words_for_jobs(words: Iterable[str]) -> list[str]:
     """Returns the words with Hydra's own keys that act in the jobs of a sweep, too."""
     names = [(word, split(bare(word))[0]) for word in words]
     return [word for word, key in names if not any(key == sweep or key.startswith(f"{sweep}.") for sweep in OF_SWEEPS)]
+
+
+def dropped(word: str) -> str:
+    """Returns `~callbacks` for `callbacks=null`, and every other word as it is."""
+    key, value = split(word)
+    return f"~{key}" if key in MAY_BE_DROPPED and value == "null" else word
+
+
+def text_quoted(word: str) -> str:
+    """Returns the word with its value in quotes if it is a number or a truth value, and its key wants a text: `name=1e3`."""
+    key, value = split(word)
+    if bare(key) not in TEXTS or value is None:
+        return word
+    return f"{key}={quoted(value)}" if isinstance(value_of(word), int | float) else word
+
+
+def value_of(word: str) -> object:
+    """Returns the value of a word as Hydra reads it; None if it cannot be read, or is a sweep over several."""
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+    return None if override.is_sweep_override() else override.value()
+
+
+def resumed_folder(words: Iterable[str]) -> str | None:
+    """Returns the folder of the run that the words resume; None if they resume none."""
+    values = [value_of(word) for word in words if bare(split(word)[0]) == "resume"]
+    return str(values[-1]) if values and values[-1] is not None else None
+
+
+def for_resumed_run(words: Iterable[str], groups: Collection[str]) -> list[str]:
+    """Returns the words that change values of the run that is resumed; the others choose groups, or are Hydra's own."""
+    keys = {word: bare(split(word)[0]) for word in words}
+    return [
+        word for word, key in keys.items() if key not in groups and key != "resume" and not key.startswith(("hydra.", "hydra/"))
+    ]

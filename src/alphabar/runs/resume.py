@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.build import ConfigError, check
-from alphabar.config.former_names import upgraded
+from alphabar.config.coercion import coerce
 from alphabar.errors import UserError
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, move, read
-from alphabar.runs.run_dir import lock, must_be_resumable
+from alphabar.runs.run_dir import lock, must_be_resumable, stored_config
 
 MAY_CHANGE = ("trainer", "callbacks", "logger", "name", "data.num_workers", *FrozenPartPaths._fields)
 
@@ -32,24 +33,42 @@ def take_up(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Stop
     path = folder / "checkpoints" / "last.ckpt"
     must_be_resumable(folder, str(cfg.resume))
     lock(folder)
-    saved = OmegaConf.create(upgraded(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))))
-    assert isinstance(saved, DictConfig)
-    for override in overrides:
-        key = override.lstrip("+~").split("=", 1)[0]
-        if key != "resume":
-            change(saved, cfg, key)
-    relocate(saved)
+    saved = stored_config(folder)
+    for key in ("name", *FrozenPartPaths._fields):  # a run of an earlier version may not have them all
+        saved.setdefault(key, None)
     saved.run_dir = str(folder)
     saved.resume = str(cfg.resume)
     must_be_of_this_version(saved)
+    words = [word for word in overrides if word.lstrip("+").split("=")[0] != "resume"]
+    for word in words:
+        change(saved, cfg, word)
+    relocate(saved)
+    coerce(saved, dict(word.split("=", 1) for word in words if "=" in word))
+    check(saved)
     return saved, Stopped(path, read(path)["global_step"])
 
 
-def change(saved: DictConfig, cfg: DictConfig, key: str) -> None:
-    """Takes the value of `key` over from this command's configuration."""
+def change(saved: DictConfig, cfg: DictConfig, word: str) -> None:
+    """Makes the change of one word of the command line in the configuration of the run.
+
+    A word that chooses a group takes what was chosen from `cfg`, this command's configuration. Raises UserError for a key that
+    cannot change, or that the run has not.
+    """
+    override = OverridesParser.create().parse_override(word)
+    key = override.key_or_group
     if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
         raise UserError(f"{key}: cannot change when a run is resumed, it would be another run; what can: {', '.join(MAY_CHANGE)}")
-    OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+    parent, _, last = key.rpartition(".")
+    if not parent and isinstance(cfg.get(key), DictConfig):
+        OmegaConf.update(saved, key, cfg[key], merge=False, force_add=True)
+        return
+    node = OmegaConf.select(saved, parent) if parent else saved
+    if not isinstance(node, DictConfig) or (last not in node and not (override.is_add() or override.is_force_add())):
+        raise UserError(f"{word}: this run has no {key}")
+    if override.is_delete():
+        del node[last]
+    else:
+        OmegaConf.update(saved, key, override.value(), merge=True, force_add=True)
 
 
 def must_stay(cfg: DictConfig) -> None:
@@ -69,7 +88,7 @@ def relocate(saved: DictConfig) -> None:
 
 
 def must_be_of_this_version(saved: DictConfig) -> None:
-    """Raises UserError, in one line, for a run's configuration that does not pass; what this command changes has passed before."""
+    """Raises UserError, in one line, for a run's configuration that does not pass, before anything in it is changed."""
     try:
         check(saved)
     except ConfigError as error:

@@ -9,9 +9,13 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from omegaconf import DictConfig, OmegaConf
+
+from alphabar.config.former_names import upgraded
 from alphabar.errors import UserError
 
 OWNER = ".owner"
+CONFIG = "config.yaml"
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning looks for it
 _locks: dict[Path, BaseFileLock] = {}  # held for as long as the process lives
 
@@ -36,12 +40,19 @@ def run_dir(outputs: str, command: str, resume: str | None) -> str:
     return f"{outputs}/{command}/{new_name()}"
 
 
+def stored_config(folder: Path) -> DictConfig:
+    """Returns the configuration in the folder of a run, with today's names of what has been renamed since."""
+    config = OmegaConf.create(upgraded(OmegaConf.to_container(OmegaConf.load(folder / CONFIG))))
+    assert isinstance(config, DictConfig)
+    return config
+
+
 def must_be_resumable(folder: Path, given: str) -> None:
     """Raises UserError unless `folder` is that of a run, with its configuration and a checkpoint."""
     if not folder.is_dir():
         what = "is a file: give the folder of the run" if folder.exists() else "there is no such folder"
         raise UserError(f"resume={given}: {what}")
-    if not (folder / "config.yaml").is_file():
+    if not (folder / CONFIG).is_file():
         raise UserError(f"resume={given}: not the folder of a run, it has no config.yaml")
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise UserError(f"resume={given}: this run left no checkpoint, checkpoints/last.ckpt is missing; start it anew")

@@ -1,0 +1,71 @@
+"""A composed configuration, completed and checked before a command's `main` gets it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from alphabar.cli.hydra_app import App
+from alphabar.cli.overrides import split
+from alphabar.config.build import ConfigError, check
+from alphabar.config.coercion import coerce
+from alphabar.config.interpolation import walk, written
+from alphabar.config.missing import missing
+from alphabar.errors import UserError
+
+# Groups of which a command can do without: what they hold is a mapping of objects, which may be empty.
+MAPPINGS = ("callbacks", "logger")
+# Arguments that name one checkpoint, or several.
+CHECKPOINTS = ("checkpoint", "stages", "init")
+
+
+def complete(cfg: DictConfig, app: App, words: Sequence[str], folder: Path) -> None:
+    """Fills in what the command line leaves open, and checks the configuration. Raises ConfigError, or UserError, if it is no good.
+
+    A value that is missing is named before any class is imported, and so before torch is loaded.
+    words: of the command line. folder: of this run.
+    """
+    if "run_dir" in cfg:
+        cfg.run_dir = str(folder)
+    empty_dropped_groups(cfg, app, HydraConfig.get().runtime.choices)
+    if lines := missing(cfg):
+        raise ConfigError("\n".join(lines))
+    take_last_checkpoints(cfg)
+    coerce(cfg, dict(split(word) for word in words))
+    check(cfg, app.groups())
+
+
+def empty_dropped_groups(cfg: DictConfig, app: App, choices: Mapping[str, str]) -> None:
+    """Empties the mappings whose groups were dropped, as in `callbacks=null`, of values that other files give to their members."""
+    with open_dict(cfg):
+        for group in MAPPINGS:
+            if group in app.own_groups() and choices.get(group) is None:
+                members = written(cfg).get(group) or {}
+                cfg[group] = {name: member for name, member in members.items() if "_target_" in (member or {})}
+
+
+def take_last_checkpoints(cfg: DictConfig) -> None:
+    """Replaces every run folder that stands where a checkpoint is due by its last checkpoint.
+
+    Raises UserError if the folder has none.
+    """
+    content = written(cfg)
+    for path, node in walk(content, content):
+        for key in CHECKPOINTS if isinstance(node, dict) else ():
+            place = ".".join(map(str, (*path, key)))
+            value = node.get(key)
+            if isinstance(value, str) and "${" not in value:
+                OmegaConf.update(cfg, place, last_checkpoint(place, value))
+            elif isinstance(value, list):
+                OmegaConf.update(cfg, place, [last_checkpoint(place, each) if isinstance(each, str) else each for each in value])
+
+
+def last_checkpoint(key: str, path: str) -> str:
+    """Returns the last checkpoint of a run's folder; the path of anything else as it is. Raises UserError if there is none."""
+    if not Path(path).is_dir():
+        return path
+    last = Path(path) / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        raise UserError(f"{key}={path}: a folder without checkpoints/last.ckpt; give the folder of a run, or a checkpoint")
+    return str(last)
