@@ -235,7 +235,7 @@ def test_a_run_folder_stands_for_its_last_checkpoint(monkeypatch, capfd, tmp_pat
     seen = []
     words = ("checkpoint='c=d'", "stages=[a,other.ckpt]", "guidance=autoguidance", "guidance.checkpoint=b")
     app = App(ROOT / "conf", "sample")
-    main = lambda cfg: seen.append((cfg.task.checkpoint, cfg.task.stages, cfg.task.guidance.checkpoint)) or {}  # noqa: E731
+    main = lambda cfg: seen.append((cfg.checkpoint, cfg.stages, cfg.guidance.checkpoint)) or {}  # noqa: E731
     assert say(monkeypatch, *words, main=main, app=app) == 0
     assert seen == [("c=d/checkpoints/last.ckpt", ["a/checkpoints/last.ckpt", "other.ckpt"], "b/checkpoints/last.ckpt")]
     assert say(monkeypatch, "checkpoint=empty", app=app) == exit_status.BAD_INPUT

@@ -13,8 +13,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli.hydra_app import App
-from alphabar.config.former_names import FORMER_KEYS
 from alphabar.cli.overrides import MAY_BE_DROPPED, bare, quoted, split
+from alphabar.config.former_names import FORMER_KEYS
 from alphabar.config.interpolation import written
 from alphabar.runs.run_dir import CONFIG, stored_config
 

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
-
 from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.former_names import upgraded
