@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from alphabar.cli.console import configure_logging
 from alphabar.config.build import build
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.samplers import Sampler
@@ -32,7 +33,6 @@ from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import Splits
 from alphabar.metrics.measure import extractors_of
 from alphabar.metrics.statistics.frechet import Frechet
-from alphabar.runs.console import quiet
 from alphabar.sampling.model import load_model
 from alphabar.sampling.sampling_job import SamplingJob
 
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=1000, help="images that each sampler draws")
     parser.add_argument("--most", type=int, default=1000, help="leave out samplers with more evaluations")
     arguments = parser.parse_args()
-    quiet()
+    configure_logging()
     found = jobs(arguments.sweeps)
     folder = arguments.sweeps[0]
     cache = folder / "methods.json"

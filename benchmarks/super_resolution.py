@@ -19,6 +19,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from alphabar.cli.console import configure_logging
 from alphabar.config.build import build
 from alphabar.evaluation.measurement import measure
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
@@ -28,7 +29,6 @@ from alphabar.metrics.measure import extractors_of
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.models.conditioners.low_resolution import LowResolution
-from alphabar.runs.console import quiet
 from alphabar.runs.text_table import aligned
 from alphabar.sampling.cascade import source_conditions
 from alphabar.sampling.command import size_of
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--data-root", help="where the images lie now")
     parser.add_argument("--cache-dir", default="outputs/cache/features", help="where the classifier is kept")
     arguments = parser.parse_args()
-    quiet()
+    configure_logging()
     loaded = load_model(arguments.checkpoint, "ema")
     conditioner = loaded.model.conditioner
     if not isinstance(conditioner, LowResolution):

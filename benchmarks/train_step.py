@@ -25,6 +25,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from alphabar.cli.console import configure_logging
 from alphabar.cli.resolvers import register
 from alphabar.config.build import build
 from alphabar.data import ImageSet, ImageSource, Shape
@@ -32,7 +33,6 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.resident import ResidentImages
 from alphabar.models.networks.diffusers import to_diffusers
 from alphabar.models.networks.unet import UNet
-from alphabar.runs.console import quiet
 from alphabar.training.ema import trainable
 from alphabar.training.loggers.metrics_file import MetricsFile
 from alphabar.training.modules.diffusion import DiffusionModule
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", default="32-true")
     options = parser.parse_args()
-    quiet()
+    configure_logging()
     cfg = composed(options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{options.network}, {options.channels}x{options.resolution}x{options.resolution}, batch {options.batch_size}, ", end="")

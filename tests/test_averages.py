@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alphabar.errors import UserError
-from alphabar.runs.ema.posthoc import MAX_ERROR, Kept, reconstructed, within_reach
+from alphabar.runs.ema.posthoc import MAX_ERROR, StoredAverage, reachable_lengths, reconstruct
 from alphabar.runs.ema.profiles import MAX_LENGTH, Exponential, PowerFunction, fit, gamma_of, inner_products, sigma_rel_of
 
 LENGTHS = [0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.25, 0.288]
@@ -46,7 +46,7 @@ def walks():
 
 def snapshots(walks, every, lengths=(0.05, 0.1)):
     steps = range(every, STEPS + 1, every)
-    return [Kept(step, length, {"w": walks[1][length][step - 1].float()}) for step in steps for length in lengths]
+    return [StoredAverage(step, length, {"w": walks[1][length][step - 1].float()}) for step in steps for length in lengths]
 
 
 def miss(walks, weights, length, step=STEPS):
@@ -147,7 +147,7 @@ def test_a_fit_is_the_best_among_those_whose_coefficients_sum_to_one():
 @pytest.mark.parametrize("length", [0.05, 0.1])
 def test_an_average_that_was_kept_comes_back(walks, length):
     kept = snapshots(walks, 50)
-    assert torch.equal(reconstructed(kept, length, STEPS)["w"], walks[1][length][-1].float())
+    assert torch.equal(reconstruct(kept, length, STEPS)["w"], walks[1][length][-1].float())
     steps, gammas = vector(*[one.step for one in kept]), vector(*[gamma_of(one.length) for one in kept])
     coefficients, errors = fit(steps, gammas, 500, vector(gamma_of(length)))
     wanted = vector(*[float((one.step, one.length) == (500, length)) for one in kept])
@@ -162,13 +162,13 @@ def test_an_average_that_was_kept_comes_back(walks, length):
 )  # fmt: skip
 def test_another_length_is_reconstructed_from_two(walks, length, step, largest):
     """0.05 and 0.1, every 25 steps."""
-    assert miss(walks, reconstructed(snapshots(walks, 25), length, step)["w"], length, step) < largest
+    assert miss(walks, reconstruct(snapshots(walks, 25), length, step)["w"], length, step) < largest
 
 
 def test_snapshots_after_the_step_are_not_looked_at(walks):
     kept = snapshots(walks, 25)
     until = [one for one in kept if one.step <= 500]
-    assert torch.equal(reconstructed(kept, 0.2, 500)["w"], reconstructed(until, 0.2, 500)["w"])
+    assert torch.equal(reconstruct(kept, 0.2, 500)["w"], reconstruct(until, 0.2, 500)["w"])
 
 
 def test_a_sum_of_one_is_much_nearer_than_a_free_one(walks):
@@ -190,18 +190,18 @@ def test_within_reach_a_length_is_near_the_average(walks, every):
     for length in LENGTHS:
         error = float(fit(steps, gammas, STEPS, vector(gamma_of(length))).errors[0])
         if error <= MAX_ERROR:
-            assert miss(walks, reconstructed(kept, length, STEPS)["w"], length) < 0.05
+            assert miss(walks, reconstruct(kept, length, STEPS)["w"], length) < 0.05
         else:
             with pytest.raises(UserError, match=rf"^ema_length={length}: need a length within reach of the {len(kept)} averages"):
-                reconstructed(kept, length, STEPS)
+                reconstruct(kept, length, STEPS)
 
 
 def test_what_is_within_reach_is_said_in_ranges():
     few = vector(1000, 1000), vector(gamma_of(0.05), gamma_of(0.1))
-    assert within_reach(*few, 1000, {0.05, 0.1}) == ["0.043 to 0.068", "0.077 to 0.112"]
-    assert within_reach(*few, 2000, {0.05, 0.1}) == []
+    assert reachable_lengths(*few, 1000, {0.05, 0.1}) == ["0.043 to 0.068", "0.077 to 0.112"]
+    assert reachable_lengths(*few, 2000, {0.05, 0.1}) == []
     many = torch.arange(50, 1001, 50).repeat(2), vector(*[gamma_of(0.05)] * 20, *[gamma_of(0.1)] * 20)
-    (reach,) = within_reach(*many, 1000, {0.05, 0.1})
+    (reach,) = reachable_lengths(*many, 1000, {0.05, 0.1})
     low, high = map(float, reach.split(" to "))
     assert low < 0.03
     assert high > 0.23
@@ -209,4 +209,4 @@ def test_what_is_within_reach_is_said_in_ranges():
 
 def test_without_any_average_nothing_is_within_reach():
     with pytest.raises(UserError, match=r"^ema_length=0.1: no averages were kept up to step 9$"):
-        reconstructed([Kept(10, 0.05, {})], 0.1, 9)
+        reconstruct([StoredAverage(10, 0.05, {})], 0.1, 9)

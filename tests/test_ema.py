@@ -182,14 +182,14 @@ def test_a_run_that_is_taken_up_has_the_averages_and_snapshots_of_one_that_was_n
     ]
     assert all(equal(second.shadows[profile], average) for profile, average in straight.shadows.items())
     for step in (3, 6, 9, 12):
-        one, other = (torch.load(posthoc.path_of(tmp_path / run, step), weights_only=True)["ema"] for run in "ab")
+        one, other = (torch.load(posthoc.snapshot_path(tmp_path / run, step), weights_only=True)["ema"] for run in "ab")
         for mine, its in zip(one["averages"], other["averages"], strict=True):
             assert mine["sigma_rel"] == its["sigma_rel"]
             assert equal(mine["weights"], its["weights"])
 
 
 def test_a_snapshot_is_not_overwritten(tmp_path):
-    path = posthoc.path_of(tmp_path, 2)
+    path = posthoc.snapshot_path(tmp_path, 2)
     path.parent.mkdir()
     path.write_text("mine")
     snapshots = Snapshots(2)
@@ -251,9 +251,9 @@ def test_a_real_run_has_the_averages_that_are_reconstructed(tmp_path):
     ema = PowerEMA([0.05, 0.1, *bounds])
     _, module = fit(tmp_path, ema, Snapshots(4), max_steps=100)
     contents = [torch.load(path, weights_only=True) for path in posthoc.snapshots(tmp_path).values()]
-    kept = [average for content in contents for average in posthoc.kept_in(content) if average.length not in bounds]
+    kept = [average for content in contents for average in posthoc.stored_averages(content) if average.length not in bounds]
     live = {name: weight.detach() for name, weight in trainable(module).items()}
     for (length, largest), true in zip(bounds.items(), list(ema.shadows.values())[2:], strict=True):
-        made = posthoc.reconstructed(kept, length, 100)
+        made = posthoc.reconstruct(kept, length, 100)
         miss, distance = (sum(float((one[name] - true[name]).square().sum()) for name in true) for one in (made, live))
         assert (miss / distance) ** 0.5 < largest

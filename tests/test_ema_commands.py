@@ -58,7 +58,7 @@ def test_a_run_of_the_command_line_has_its_snapshots(trained):
         (
             "power",
             ["ema_length=0.15"],
-            lambda folder: posthoc.of_length(runs.checkpoint(folder), folder / "checkpoints" / "last.ckpt", 0.15),
+            lambda folder: posthoc.average_of_length(runs.checkpoint(folder), folder / "checkpoints" / "last.ckpt", 0.15),
         ),
         ("power", ["ema_length=0.1"], lambda folder: runs.checkpoint(folder)["ema"]["averages"][1]["weights"]),
         ("several", ["ema_decay=0.5"], lambda folder: runs.checkpoint(folder)["ema"]["averages"][1]["weights"]),
@@ -185,7 +185,7 @@ def test_snapshots_that_cannot_be_used_are_one_line(trained, tmp_path):
     (line,) = command("sample", *words)[1]
     assert line == f"ema_length=0.15: there are no snapshots before step 40 in {tmp_path / 'ema'} to make it from"
     (tmp_path / "ema").mkdir()
-    path = posthoc.path_of(tmp_path, 20)
+    path = posthoc.snapshot_path(tmp_path, 20)
     path.write_bytes(b"half a file")
     (line,) = command("sample", *words)[1]
     assert line.startswith(f"ema_length=0.15: {path}: cannot be read")

@@ -21,7 +21,7 @@ from alphabar.data.pixels import to_pixels
 from alphabar.errors import UserError
 from alphabar.evaluation import files as files_module
 from alphabar.evaluation.files import SampleFolder, open_samples
-from alphabar.runs.distributed import together
+from alphabar.runs.distributed import raise_together
 
 FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")
 
@@ -228,9 +228,9 @@ def test_an_array_that_is_cut_off_or_holds_less_than_it_says(tmp_path):
 
 
 def test_one_process_raises_its_own_error():
-    together(None)
+    raise_together(None)
     with pytest.raises(UserError, match="mine"):
-        together(UserError("mine"))
+        raise_together(UserError("mine"))
 
 
 def free_port():

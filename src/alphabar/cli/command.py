@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli import exit_status, resolvers
 from alphabar.cli.complete_config import complete
+from alphabar.cli.console import configure_logging
 from alphabar.cli.diagnose import diagnose
 from alphabar.cli.hydra_app import App, resolved
 from alphabar.cli.overrides import dropped, for_resumed_run, requoted, resumed_folder, text_quoted
@@ -141,6 +142,7 @@ def make_task(main: Main, app: App, changes: list[str], result: dict[str, Any]) 
 
     @functools.wraps(main)
     def task(cfg: DictConfig) -> Any:
+        configure_logging()
         folder = Path(HydraConfig.get().runtime.output_dir)
         if "choices" in cfg:
             cfg.choices = chosen(app)

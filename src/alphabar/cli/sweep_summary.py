@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from alphabar.cli.exit_status import Ending
-from alphabar.runs.console import shown
 from alphabar.runs.pareto import CostTradeOff, cost_trade_off
+from alphabar.runs.paths import display_path
 from alphabar.runs.sweep import METRICS, NETWORK_EVALUATIONS, PARETO_PICTURE, PICTURE, TABLE, Sweep, open_sweeps
 from alphabar.runs.text_table import aligned
 
@@ -12,16 +12,16 @@ from alphabar.runs.text_table import aligned
 def finish_sweeps(ending: Ending) -> Ending:
     """Prints the summary of this process's sweep, if it has one, and draws its pictures; its failed jobs make it fail."""
     for sweep in [sweep for sweep in open_sweeps if sweep.jobs]:
-        print(f"\n{results_table(sweep)}\n  table    {shown(sweep.folder / TABLE)}")
+        print(f"\n{results_table(sweep)}\n  table    {display_path(sweep.folder / TABLE)}")
         if any(job.state == "finished" for job in sweep.jobs):
             from alphabar.plotting.sweep import draw_sweep  # Matplotlib, which a sweep without results does not need
 
             draw_sweep(sweep, sweep.folder / PICTURE)
-            print(f"  picture  {shown(sweep.folder / PICTURE)}", flush=True)
+            print(f"  picture  {display_path(sweep.folder / PICTURE)}", flush=True)
             print_cost_trade_off(sweep)
         bad = [str(job.num) for job in sweep.jobs if job.state != "finished"]
         if bad and ending.state != "stopped" and not ending.is_bug:
-            where = f"the column 'error' of {shown(sweep.folder / TABLE)}, and error.txt in their folders"
+            where = f"the column 'error' of {display_path(sweep.folder / TABLE)}, and error.txt in their folders"
             line = f"{len(bad)} of {len(sweep.jobs)} jobs did not finish: {', '.join(bad)}; see {where}"
             ending = Ending("failed", ending.code or 1, (line,))
     open_sweeps.clear()
@@ -52,7 +52,7 @@ def print_cost_trade_off(sweep: Sweep) -> None:
     from alphabar.plotting.pareto import draw_pareto
 
     draw_pareto(trade_off, sweep.folder / PARETO_PICTURE)
-    print(f"  cost     {shown(sweep.folder / PARETO_PICTURE)}")
+    print(f"  cost     {display_path(sweep.folder / PARETO_PICTURE)}")
     print(f"  use      {recommendation(trade_off)}", flush=True)
 
 

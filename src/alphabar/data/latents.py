@@ -20,7 +20,7 @@ from alphabar.errors import UserError
 from alphabar.files.atomic import atomic_writer
 from alphabar.files.cache import DiskCache
 from alphabar.models.codecs import LatentCodec
-from alphabar.runs.distributed import from_first, rank_and_size, together, total
+from alphabar.runs.distributed import from_first, raise_together, rank_and_size, sum_over_ranks
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -75,7 +75,7 @@ def take_latents(codec: LatentCodec, data: ImageDataModule, device: torch.device
         rank, world_size = rank_and_size()
         own = torch.arange(rank, max(num, world_size), world_size) % num  # with fewer images than processes, some twice
         found = sums(part for _, part in _encoded(codec, images, own))
-        codec.measure(*spread(found if world_size == 1 else total(found.to(device)).cpu()), num)
+        codec.measure(*spread(found if world_size == 1 else sum_over_ranks(found.to(device)).cpu()), num)
 
 
 def kept(codec: LatentCodec, images: ImageSet, flip: bool, fingerprint: str, cache_dir: Path, device: torch.device) -> Tensor:
@@ -92,7 +92,7 @@ def kept(codec: LatentCodec, images: ImageSet, flip: bool, fingerprint: str, cac
     error = None
     if not path.is_file():
         error = UserError(f"codec.cache_dir: {path}, which the first process wrote, is not there for all: they need one folder")
-    together(error)
+    raise_together(error)
     numbers = np.memmap(path, np.float16, mode="c", offset=len(wanted.header()), shape=wanted.shape)
     return torch.from_numpy(numbers)
 
@@ -152,7 +152,7 @@ def _make(codec: LatentCodec, images: ImageSet, wanted: Stored, path: Path, devi
                 file.write(wanted.header())
             except OSError as problem:
                 error = _refusal(path, problem)
-        together(error)
+        raise_together(error)
         with tqdm(total=wanted.shape[0], desc="encoding images", unit="img", delay=2, leave=False, disable=rank > 0 or None) as bar:
             for part in _shared(codec, images, wanted, device, rank, world_size):
                 if file is not None and error is None:
@@ -166,7 +166,7 @@ def _make(codec: LatentCodec, images: ImageSet, wanted: Stored, path: Path, devi
                 output.close()
             except OSError as problem:
                 error = _refusal(path, problem)
-        together(error)
+        raise_together(error)
 
 
 def _shared(
@@ -182,8 +182,8 @@ def _shared(
                     part[own[places]] = latents.to(device)
             except UserError as problem:
                 error = problem
-            together(error)
-            yield total(part).half().cpu()  # zero on all processes but one
+            raise_together(error)
+            yield sum_over_ranks(part).half().cpu()  # zero on all processes but one
 
 
 def _encoded(

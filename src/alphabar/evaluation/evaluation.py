@@ -24,7 +24,7 @@ from alphabar.metrics import Features, Splits
 from alphabar.metrics.measure import extractors_of
 from alphabar.metrics.names import floor_protocol, protocol
 from alphabar.metrics.statistics import Statistic
-from alphabar.runs.console import shown
+from alphabar.runs.paths import display_path
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.prepare import withdrawn_on_error
 
@@ -150,9 +150,9 @@ class Evaluation:
     ) -> None:
         folder = Path(self.inference.run_dir)
         print(shown_figures(receipt))
-        print(f"receipt  {shown(write(receipt, folder))}")
+        print(f"receipt  {display_path(write(receipt, folder))}")
         if found and (panel := draw_panel(found[0], measured[0], judge.training, folder)) is not None:
-            print(f"picture  {shown(panel)}")
+            print(f"picture  {display_path(panel)}")
 
 
 def collect(judges: Sequence[ReferenceStatistics], measured: Sequence[Measurement], label: str) -> list[Figure]:

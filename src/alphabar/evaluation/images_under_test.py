@@ -19,7 +19,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.evaluation.cost import Cost, counted
 from alphabar.evaluation.files import SampleFiles, shown
-from alphabar.runs.distributed import together
+from alphabar.runs.distributed import raise_together
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images, null_conditions
 from alphabar.sampling.inference import Inference, launch, short_hash
 from alphabar.sampling.prepare import load_data, prepare
@@ -227,7 +227,7 @@ class SamplesInFiles(ImagesUnderTest):
                     bar.update(len(images) * world_size)
             except UserError as complaint:
                 error = complaint
-        together(error)
+        raise_together(error)
 
     def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
         return {}

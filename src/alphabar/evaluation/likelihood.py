@@ -31,8 +31,8 @@ from alphabar.errors import UserError
 from alphabar.evaluation.receipt import Figure, Receipt, circumstances, write
 from alphabar.metrics.content import content_hash, legible
 from alphabar.metrics.names import bound_protocol, flow_protocol
-from alphabar.runs.console import shown
-from alphabar.runs.distributed import total
+from alphabar.runs.distributed import sum_over_ranks
+from alphabar.runs.paths import display_path
 from alphabar.runs.text_table import aligned
 from alphabar.sampling.conditions import Conditions, dataset_conditions
 from alphabar.sampling.inference import Inference
@@ -127,7 +127,7 @@ class Likelihood:
             )
             path = write(receipt, Path(self.inference.run_dir))
             print(aligned([["bits per dimension", "", "+-", "name"], *(self._row(each, errors) for each in figures)]))
-            print(f"receipt  {shown(path)}")
+            print(f"receipt  {display_path(path)}")
         bpd = {"name": figures[0].name, "value": figures[0].mean, "floor": None}
         return {**{each.name: each.mean for each in figures}, **errors, "bpd": bpd, "objective": figures[0].mean}
 
@@ -196,7 +196,7 @@ class Likelihood:
                 x = loaded.model.codec.encode(pixels.to(fabric.device))
                 for row, figure in zip(values, measured, strict=True):
                     row[indices.to(home)] = figure.bits(x, indices.tolist(), bar.update).to(home, torch.float64)
-        return total(values), legible(int(total(content)))  # each image is zero on all processes but one
+        return sum_over_ranks(values), legible(int(sum_over_ranks(content)))  # each image is zero on all processes but one
 
 
 def learns_variance(loaded: Loaded) -> bool:

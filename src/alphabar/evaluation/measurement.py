@@ -10,7 +10,7 @@ from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics.content import content_hash, legible
 from alphabar.metrics.feature_set import FeatureSet
 from alphabar.metrics.health import ImageStatistics
-from alphabar.runs.distributed import total
+from alphabar.runs.distributed import sum_over_ranks
 from alphabar.sampling.sampling_job import Generated, gather
 
 GALLERY_BYTES = 64 * 2**20
@@ -61,7 +61,7 @@ def measure(
         if shown:
             kept.append(Generated([part.indices[place] for place in shown], part.images[shown].cpu(), finite[shown]))
     features = [collector.collected() for collector in collectors]
-    num_nonfinite, content = total(counts).tolist()
+    num_nonfinite, content = sum_over_ranks(counts).tolist()
     return Measurement(
         {judge.extractor.name: judge.figures(each) for judge, each in zip(judges, features, strict=True)},
         features[0],

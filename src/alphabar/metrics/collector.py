@@ -9,7 +9,7 @@ from alphabar.metrics.extractor import Extracted, Extractor, in_float32
 from alphabar.metrics.feature_set import NUM_PARTS, ClassSums, FeatureSet, Sums
 from alphabar.metrics.retrieval import candidates, found
 from alphabar.metrics.statistics.inception_score import class_sums
-from alphabar.runs.distributed import add_up
+from alphabar.runs.distributed import sum_over_ranks_
 
 
 class Collector:
@@ -80,11 +80,11 @@ class Collector:
 
     def collected(self) -> FeatureSet:
         """What all processes brought; all of them call it, once and at the end, and get the same."""
-        parts = Sums(add_up(self.count), add_up(self.first), add_up(self.second))
-        classes = None if self.extractor.num_classes is None else ClassSums(*map(add_up, self.classes))
-        rows = add_up(self.rows.to(self.device)).cpu()
-        is_there = add_up(self.is_there.to(self.device)).cpu() > 0
-        hits = add_up(self.hits)
+        parts = Sums(sum_over_ranks_(self.count), sum_over_ranks_(self.first), sum_over_ranks_(self.second))
+        classes = None if self.extractor.num_classes is None else ClassSums(*map(sum_over_ranks_, self.classes))
+        rows = sum_over_ranks_(self.rows.to(self.device)).cpu()
+        is_there = sum_over_ranks_(self.is_there.to(self.device)).cpu() > 0
+        hits = sum_over_ranks_(self.hits)
         if not is_there.all():
             rows = rows[is_there]
         return FeatureSet(parts, rows, classes, hits if hits[1] > 0 else None, is_there.nonzero().flatten())

@@ -16,7 +16,7 @@ from alphabar.metrics.content import content_hash, legible
 from alphabar.metrics.extractor import Extractor
 from alphabar.metrics.feature_set import ClassSums, FeatureSet, Sums
 from alphabar.metrics.health import ImageStatistics
-from alphabar.runs.distributed import from_first, rank_and_size, total
+from alphabar.runs.distributed import from_first, rank_and_size, sum_over_ranks
 
 VERSION = 3  # of what is cached here
 MAX_ROWS = 50_000  # images whose features are kept one by one: those among which nearest neighbours are looked for
@@ -84,7 +84,7 @@ def _look_at(extractor: Extractor, device: torch.device, images: ImageSet, num: 
             pixels += ImageStatistics.of(batch)
             content += content_hash(batch)
             bar.update(len(indices) * world_size)
-    return RealImages(collector.collected(), pixels.of_all_processes(), legible(int(total(content))))
+    return RealImages(collector.collected(), pixels.of_all_processes(), legible(int(sum_over_ranks(content))))
 
 
 def _is_complete(rows_file: Path, shape: tuple[int, int]) -> bool:

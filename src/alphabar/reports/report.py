@@ -11,7 +11,7 @@ from alphabar.reports.html import GENERATOR
 from alphabar.reports.receipts import FoundReceipt, find_receipt, receipt_files
 from alphabar.reports.run_page import render_run
 from alphabar.reports.sweep_page import render_sweep
-from alphabar.runs.console import shown
+from alphabar.runs.paths import display_path
 from alphabar.runs.sweep import TABLE
 
 REPORT = "report.html"
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
         *(find_receipt(path) for each in options.more for path in require_receipts(each)),
     ]
     write_page((render_sweep if is_sweep else render_run)(folder, receipts), out)
-    print(f"report   {shown(out)}")
+    print(f"report   {display_path(out)}")
 
 
 def fail(message: str) -> NoReturn:

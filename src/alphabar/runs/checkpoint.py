@@ -1,4 +1,4 @@
-"""Checkpoints as files: their content, and where the frozen parts lie that they name and do not hold."""
+"""Checkpoint files: their content, and the paths of the frozen parts that they name and do not contain."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,11 +7,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.former_names import upgraded
 from alphabar.errors import UserError
-from alphabar.runs.torch_files import content_of
+from alphabar.runs.torch_files import load_torch_file
 
 
 class FrozenPartPaths(NamedTuple):
-    """Where frozen parts lie that checkpoints name and do not hold; None: where they lay in training.
+    """The paths of the frozen parts that a checkpoint names and does not contain; None: the path that was used in training.
 
     codec_name: the autoencoder of a model in latents. clip_name: the CLIP of a prior or a decoder.
     """
@@ -20,18 +20,18 @@ class FrozenPartPaths(NamedTuple):
     clip_name: str | None = None
 
 
-WHERE_THEY_LAY = FrozenPartPaths()
-# Which nodes of a configuration name them.
+PATHS_OF_TRAINING = FrozenPartPaths()
+# The nodes of a configuration that name each frozen part.
 PLACES = {"codec_name": ("module.codec",), "clip_name": ("module.codec.clip", "module.conditioner.clip")}
 LACKS = {"codec_name": "not one in the latents of an autoencoder", "clip_name": "not built on a CLIP"}
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Returns the content of a training checkpoint; nothing in it is executed. Raises UserError if it is not one."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint={path}: no such file; a run keeps its own in checkpoints/last.ckpt and best.ckpt")
-    content = content_of(path, f"checkpoint={path}")
+    content = load_torch_file(path, f"checkpoint={path}")
     missing = {"state_dict", "config", "global_step"} - set(content if isinstance(content, dict) else ())
     if missing:
         raise UserError(f"checkpoint={path}: not a checkpoint of alphabar, it has no {', '.join(sorted(missing))}")
@@ -39,13 +39,13 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def frozen_parts(config: DictConfig) -> dict[str, dict[str, DictConfig]]:
-    """Returns the nodes that name frozen parts, by their place, by the key of `FrozenPartPaths` that says where they lie."""
+    """Returns the nodes that name frozen parts: by key of `FrozenPartPaths`, then by their dotted place in the configuration."""
     nodes: dict[str, Any] = {place: OmegaConf.select(config, place) or {} for places in PLACES.values() for place in places}
     return {key: {place: nodes[place] for place in places if "name" in nodes[place]} for key, places in PLACES.items()}
 
 
-def move(config: DictConfig, paths: FrozenPartPaths) -> None:
-    """Writes down where frozen parts lie now, in the configuration of a model or, resolved, of a run; what names none stays."""
+def set_frozen_part_paths(config: DictConfig, paths: FrozenPartPaths) -> None:
+    """Changes the paths of frozen parts in the configuration of a model or, resolved, of a run; parts that it has not stay out."""
     for key, nodes in frozen_parts(config).items():
         for place in nodes if (name := paths._asdict()[key]) is not None else ():
             for copy in (place, place.removeprefix("module.")):

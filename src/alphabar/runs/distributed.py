@@ -1,4 +1,4 @@
-"""What the processes of a run do together; with one process, nothing."""
+"""Collective operations of the processes of a run; with one process they do nothing."""
 
 import atexit
 from collections.abc import Callable
@@ -13,17 +13,17 @@ T = TypeVar("T")
 
 
 def rank_and_size() -> tuple[int, int]:
-    """(This process's rank, the number of processes)."""
+    """Returns (rank of this process, number of processes)."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def from_first(work: Callable[[], T]) -> T:
-    """What `work` returns on the first process, on all of them.
+    """Calls `work` on the first process and returns its result on all of them.
 
-    What it raises, all of them raise: nobody waits for a process that failed. The result travels between the processes, so that
-    it need not lie in a folder that all machines share.
+    An error is raised on all of them too, so that none waits for a process that failed. The result is sent to the other processes,
+    so that they need not share a file system.
     """
     rank, world_size = rank_and_size()
     if world_size == 1:
@@ -41,33 +41,33 @@ def from_first(work: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def add_up(values: torch.Tensor) -> torch.Tensor:
+def sum_over_ranks_(values: torch.Tensor) -> torch.Tensor:
     """`values`, which are changed into the sum of everyone's; without the copy that `total` takes."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
-def together(error: UserError | None) -> None:
-    """Raises, on every process, the error of the first one that has any; all of them call it, and so nobody waits for others."""
+def raise_together(error: UserError | None) -> None:
+    """Raises the first error that any process passes on all processes, so that none waits for another; all of them call it."""
     _, world_size = rank_and_size()
     errors: list[UserError | None] = [error] * world_size
     if world_size > 1:
         dist.all_gather_object(errors, error)  # type: ignore[arg-type]
     for each in errors:
         if each is not None:
-            atexit.register(_part)
+            atexit.register(_destroy_process_group)
             raise each
 
 
-def _part() -> None:
-    """Waits for the threads that exchange things: one that lets go of a tensor while Python ends would take the process down."""
+def _destroy_process_group() -> None:
+    """Waits for the communication threads: one that frees a tensor while Python shuts down would crash the process."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
-def total(values: torch.Tensor) -> torch.Tensor:
-    """The sum of everyone's `values`, on every process."""
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Returns the sum of `values` over all processes, on all of them."""
     values = values.clone()
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(values)

@@ -1,4 +1,4 @@
-"""Going on with a run that stopped."""
+"""Resuming a run that stopped."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,24 +10,24 @@ from omegaconf import DictConfig, OmegaConf
 from alphabar.config.build import ConfigError, check
 from alphabar.config.coercion import coerce
 from alphabar.errors import UserError
-from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, move, read
+from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, read_checkpoint, set_frozen_part_paths
 from alphabar.runs.run_dir import lock, must_be_resumable, stored_config
 
 MAY_CHANGE = ("trainer", "callbacks", "logger", "name", "data.num_workers", *FrozenPartPaths._fields)
 
 
 class Stopped(NamedTuple):
-    """Where a run stopped: its last checkpoint and the optimizer step that this was taken at."""
+    """The last checkpoint of a run and its optimizer step."""
 
     path: Path
     step: int
 
 
-def take_up(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Stopped]:
-    """The configuration that the run in `cfg.resume` was started with, with this command's changes, and where it stopped.
+def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Stopped]:
+    """Returns the configuration of the run in `cfg.resume`, with this command's changes, and where the run stopped.
 
     Raises UserError if the folder holds no run or no checkpoint, or one of another version of alphabar, if another process is
-    training it, for a change that would make it another run, or for a frozen part that it has not.
+    training it, for a change that would make it another run, or for the path of a frozen part that it does not have.
     """
     folder = Path(cfg.run_dir)
     path = folder / "checkpoints" / "last.ckpt"
@@ -45,7 +45,7 @@ def take_up(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Stop
     relocate(saved)
     coerce(saved, dict(word.split("=", 1) for word in words if "=" in word))
     check(saved)
-    return saved, Stopped(path, read(path)["global_step"])
+    return saved, Stopped(path, read_checkpoint(path)["global_step"])
 
 
 def change(saved: DictConfig, cfg: DictConfig, word: str) -> None:
@@ -71,20 +71,20 @@ def change(saved: DictConfig, cfg: DictConfig, word: str) -> None:
         OmegaConf.update(saved, key, override.value(), merge=True, force_add=True)
 
 
-def must_stay(cfg: DictConfig) -> None:
-    """Raises UserError where a run that begins is told where its frozen parts lie now."""
+def refuse_frozen_part_paths(cfg: DictConfig) -> None:
+    """Raises UserError if a new run is given the paths of frozen parts that have moved, which only a resumed run can have."""
     for key, instead in (("codec_name", "codec.name"), ("clip_name", "clip")):
         if cfg[key] is not None:
             raise UserError(f"{key}={cfg[key]}: is for a run that is resumed; one that begins takes {instead}=...")
 
 
 def relocate(saved: DictConfig) -> None:
-    """Follows frozen parts to where they lie now, wherever the configuration names them; digests tell whether they are the same."""
+    """Changes the paths of frozen parts everywhere in the configuration; their digests are checked when they are loaded."""
     paths = FrozenPartPaths(*(saved.get(key) for key in FrozenPartPaths._fields))
     for key, name in paths._asdict().items():
         if name is not None and not frozen_parts(saved)[key]:
             raise UserError(f"{key}={name}: this model is {LACKS[key]}")
-    move(saved, paths)
+    set_frozen_part_paths(saved, paths)
 
 
 def must_be_of_this_version(saved: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""Folders of runs: where a new one goes, whose it is, and whether one can be taken up again."""
+"""Run folders: the path of a new one, which process owns it, and whether its run can be resumed."""
 
 import os
 import shutil
@@ -15,21 +15,21 @@ from alphabar.errors import UserError
 
 OWNER = ".owner"
 CONFIG = "config.yaml"
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning looks for it
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # the variables that Lightning reads
 _locks: dict[Path, BaseFileLock] = {}  # held for as long as the process lives
 
 
 @cache
 def new_name() -> str:
-    """<date>_<time>_<process>: the same all through this process, and another's never, even in the same second."""
+    """Returns <date>_<time>_<process>, which stays the same in this process and differs from that of any other."""
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"
 
 
 def run_dir(outputs: str, command: str, resume: str | None) -> str:
-    """The folder of the run to go on with if there is one, else a new one under <outputs>/<command>.
+    """Returns the folder of the run to resume if there is one, or else a new one under <outputs>/<command>.
 
-    Raises UserError if `resume` is not a run that can be taken up, or if others than us started several processes, each of which
-    would choose a folder of its own.
+    Raises UserError if `resume` cannot be resumed, or if several processes were started from outside (torchrun, Slurm), each of
+    which would choose a folder of its own.
     """
     if resume is not None:
         must_be_resumable(Path(resume), resume)
@@ -47,7 +47,7 @@ def stored_config(folder: Path) -> DictConfig:
 
 
 def must_be_resumable(folder: Path, given: str) -> None:
-    """Raises UserError unless `folder` is that of a run, with its configuration and a checkpoint."""
+    """Raises UserError unless `folder` has the configuration and the last checkpoint of a run."""
     if not folder.is_dir():
         what = "is a file: give the folder of the run" if folder.exists() else "there is no such folder"
         raise UserError(f"resume={given}: {what}")
@@ -58,39 +58,39 @@ def must_be_resumable(folder: Path, given: str) -> None:
 
 
 def claim(folder: Path) -> None:
-    """Makes `folder` this run's own, and nobody else's ever; only the first process of a run does.
+    """Creates the folder of a new run and locks it; only the first process of a run does.
 
-    Raises UserError if there is anything in it already, other than Hydra's own logs.
+    Raises UserError if it contains anything but Hydra's own logs, or if another run has claimed it.
     """
     if not is_first():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if any(not is_log(entry.name) for entry in folder.iterdir()):
-        raise taken(folder)
+    if any(not is_hydra_log(entry.name) for entry in folder.iterdir()):
+        raise folder_taken(folder)
     try:
         with (folder / OWNER).open("x", encoding="utf-8") as file:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     except FileExistsError as error:
-        raise taken(folder) from error
+        raise folder_taken(folder) from error
     lock(folder)
 
 
 def withdraw(folder: Path) -> None:
-    """Takes a folder away again that this run has claimed, when nothing was trained; only the first process does."""
+    """Deletes a folder that this run has claimed, after a run that trained nothing; only the first process does."""
     if not is_first():
         return
     unlock(folder)
     for entry in folder.iterdir():
-        if entry.is_dir() and not is_log(entry.name):
+        if entry.is_dir() and not is_hydra_log(entry.name):
             shutil.rmtree(entry, ignore_errors=True)
-        elif not is_log(entry.name):
+        elif not is_hydra_log(entry.name):
             entry.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
 def is_first() -> bool:
-    """Whether this is the first process of a run, whoever started the others: Lightning, torchrun or Slurm."""
+    """Returns whether this is the first process of a run, be the others started by Lightning, torchrun or Slurm."""
     rank = next((os.environ[name] for name in RANKS if name in os.environ), "0")
     return rank == "0" and os.environ.get("NODE_RANK", "0") == "0"
 
@@ -117,11 +117,11 @@ def unlock(folder: Path) -> None:
         file_lock.release(force=True)
 
 
-def is_log(name: str) -> bool:
-    """Whether Hydra writes this, where it is asked to."""
+def is_hydra_log(name: str) -> bool:
+    """Returns whether a file or folder with this name is one of Hydra's logs."""
     return name == ".hydra" or name.endswith(".log")
 
 
-def taken(folder: Path) -> UserError:
-    """What to say of a folder that another run owns."""
+def folder_taken(folder: Path) -> UserError:
+    """Returns the error for a folder that another run owns."""
     return UserError(f"{folder} is not empty, and a new run needs a folder of its own; to go on with a run: resume={folder}")

@@ -1,10 +1,10 @@
-"""Tables for the terminal."""
+"""Tables of text."""
 
 from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[object]]) -> str:
-    """Rows of equal length as lines with columns as wide as they need to be; numbers are flush right."""
+    """Returns rows of equal length as lines of aligned columns; columns of numbers are aligned on the right."""
     columns = [_padded([str(cell) for cell in column]) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 

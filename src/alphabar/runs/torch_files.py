@@ -1,4 +1,4 @@
-"""Files that torch.save wrote."""
+"""Reading files that torch.save wrote."""
 
 import pickle
 from pathlib import Path
@@ -10,10 +10,10 @@ import torch
 from alphabar.errors import UserError
 
 
-def content_of(path: Path, name: str, in_memory: bool = True) -> Any:
-    """What is in the file, on the CPU; nothing in it is executed.
+def load_torch_file(path: Path, name: str, in_memory: bool = True) -> Any:
+    """Returns the content of the file, on the CPU; no code in it is executed.
 
-    name: what messages call it. in_memory: or else tensors are read from the file when they are used.
+    name: the file in messages. in_memory: False maps the tensors from the file, which are then read when they are used.
     Raises UserError if it cannot be read.
     """
     try:

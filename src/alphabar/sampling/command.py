@@ -14,8 +14,8 @@ from torch import Tensor
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.files.atomic import atomic_writer, write_text
-from alphabar.runs.console import shown
-from alphabar.runs.distributed import total
+from alphabar.runs.distributed import sum_over_ranks
+from alphabar.runs.paths import display_path
 from alphabar.sampling.cascade import RecordingSamples, source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.film import record_film, write_film
@@ -59,7 +59,7 @@ class Sampling:
             fabric, loaded, conditions, wrap_upstream=lambda images: RecordingSamples(images, MAX_IN_GRID, upstream)
         )
         images = gather(size_of(loaded), kept, self._written(drawn, folder, num_nonfinite), fabric.device)
-        broken = int(total(num_nonfinite))
+        broken = int(sum_over_ranks(num_nonfinite))
         columns = self._upstream_column(fabric, loaded, upstream)
         if fabric.is_global_zero:
             first = images[:MAX_IN_GRID]
@@ -129,7 +129,7 @@ class Sampling:
 
     def _report(self, loaded: Loaded, folder: Path, broken: int) -> None:
         suffix, film = ".npz" if self.format == "npz" else "/", ", film.gif" if self.film > 0 else ""
-        print(f"{self.inference.num} images of step {loaded.step:,} in {shown(folder)}: grid.png, images{suffix}{film}")
+        print(f"{self.inference.num} images of step {loaded.step:,} in {display_path(folder)}: grid.png, images{suffix}{film}")
         if broken > 0:
             print(f"{broken} of them had NaN or infinity in them, and are black there")
 

@@ -18,7 +18,6 @@ from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts
-from alphabar.runs.console import quiet
 from alphabar.runs.ema.profiles import MAX_LENGTH
 from alphabar.runs.run_dir import claim
 from alphabar.sampling.cascade import cascade_job, must_be_a_cascade, samplers_for
@@ -36,7 +35,6 @@ def launch(run_dir: str, accelerator: str, devices: int | str, precision: Precis
 
     Raises UserError for devices that do not exist, or a folder that is not empty.
     """
-    quiet()
     try:
         fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)
     except (RuntimeError, ValueError, MisconfigurationException) as error:

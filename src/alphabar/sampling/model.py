@@ -14,8 +14,8 @@ from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
-from alphabar.runs.checkpoint import WHERE_THEY_LAY, FrozenPartPaths, frozen_parts, move, read
-from alphabar.runs.ema.posthoc import of_decay, of_length
+from alphabar.runs.checkpoint import PATHS_OF_TRAINING, FrozenPartPaths, frozen_parts, read_checkpoint, set_frozen_part_paths
+from alphabar.runs.ema.posthoc import average_of_decay, average_of_length
 
 PARTS = ("denoiser", "codec", "conditioner")
 
@@ -74,16 +74,16 @@ def load_model(
     weights: Literal["ema", "raw"],
     ema_length: float | None = None,
     ema_decay: float | None = None,
-    paths: FrozenPartPaths = WHERE_THEY_LAY,
+    paths: FrozenPartPaths = PATHS_OF_TRAINING,
 ) -> Loaded:
     """Returns the model of a checkpoint with its averaged or its live weights.
 
-    ema_length, ema_decay: see `of_length` and `of_decay`; None: the average that the run itself used.
+    ema_length, ema_decay: see `average_of_length` and `average_of_decay`; None: the average that the run itself used.
     paths: where frozen parts that are not in the file lie now.
     Raises UserError if the file is not a checkpoint of a diffusion model, has no such averaged weights, or holds weights of
     another network.
     """
-    content = read(path)
+    content = read_checkpoint(path)
     config = OmegaConf.create(content["config"])
     assert isinstance(config, DictConfig)
     if "denoiser" not in config.module:
@@ -97,9 +97,9 @@ def load_model(
         if "ema" not in content:
             raise UserError(f"checkpoint={path}: has no averaged weights; use weights=raw")
         if ema_length is not None:
-            averages = of_length(content, Path(path), ema_length)
+            averages = average_of_length(content, Path(path), ema_length)
         else:
-            averages = content["ema"]["weights"] if ema_decay is None else of_decay(content, ema_decay)
+            averages = content["ema"]["weights"] if ema_decay is None else average_of_decay(content, ema_decay)
         state = state | averages
     try:
         model.load_state_dict(model_state(state))
@@ -119,7 +119,7 @@ def build_model(config: DictConfig, paths: FrozenPartPaths) -> TrainedModel:
 
     Raises UserError, with the key that helps, if a frozen part is not at hand.
     """
-    move(config, paths)
+    set_frozen_part_paths(config, paths)
     try:
         parts: dict[str, Any] = {
             part: build(config.module[part], f"module.{part}") for part in PARTS if config.module.get(part) is not None

@@ -15,7 +15,7 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import Advice, UserError, advised
 from alphabar.models.codecs import Codec
-from alphabar.runs.distributed import total
+from alphabar.runs.distributed import sum_over_ranks
 from alphabar.sampling.conditions import Conditions
 
 SAMPLER_ADVICE: Advice = {
@@ -120,7 +120,7 @@ def gather(size: tuple[int, int, int], num: int, share: Iterable[Generated], dev
         kept = [index for index in part.indices if index < num]
         images[kept] = part.images[: len(kept)].cpu()
     # Each image is zero on all processes but one.
-    return total(images.to(device)).cpu()
+    return sum_over_ranks(images.to(device)).cpu()
 
 
 def must_fit(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape, cond: Cond = None) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import WandbLogger
 
-from alphabar.runs.console import shown
+from alphabar.runs.paths import display_path
 from alphabar.training.modules.base import BaseModule
 
 LAST = "checkpoints/last.ckpt"
@@ -52,7 +52,7 @@ def report_end(result: dict[str, Any], trainer: Trainer, module: BaseModule, fir
     folder = Path(result["folder"])
     for label, names in FILES.items():
         if found := [name for name in names if (folder / name).exists()]:
-            print(f"  {label:<12} {shown(folder)}/{'  '.join(found)}")
+            print(f"  {label:<12} {display_path(folder)}/{'  '.join(found)}")
     for step in module.next_steps:
         if (folder / step.needs).exists():
             print(f"  {step.label:<12} {in_folder(step.command, folder)}")
@@ -68,7 +68,7 @@ def report_stop(trainer: Trainer) -> None:
         print(f"stopped at step {trainer.global_step:,}, without a checkpoint", flush=True)
         return
     print(f"stopped at step {trainer.global_step:,}")
-    print(f"  {'checkpoint':<12} {shown(folder / LAST)}")
+    print(f"  {'checkpoint':<12} {display_path(folder / LAST)}")
     print(f"  {'go on':<12} {in_folder('python train.py resume={folder}', folder)}", flush=True)
 
 
@@ -108,7 +108,7 @@ def clock(duration: timedelta) -> str:
 
 def in_folder(command: str, folder: Path) -> str:
     """Returns the command with the run's folder in place of {folder}, quoted where a shell would break it into words."""
-    path = shown(folder)
+    path = display_path(folder)
     if shlex.quote(path) == path:
         return command.format(folder=path)
     value = '"' + path.replace('"', r"\"") + '"'  # for Hydra, to which = and , mean something

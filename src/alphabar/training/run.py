@@ -14,8 +14,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
-from alphabar.runs.console import quiet
-from alphabar.runs.resume import Stopped, must_stay, take_up
+from alphabar.runs.resume import Stopped, refuse_frozen_part_paths, resumed_config
 from alphabar.runs.run_dir import claim, withdraw
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.ending import outcome, report_end, report_stop
@@ -26,7 +25,6 @@ from alphabar.training.trainer import check_trainer, make_trainer
 
 def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
     """Builds what the configuration names, trains it, reports where everything is, and returns the result of the run."""
-    quiet()
     cfg, stopped = resumed_or_new(cfg, overrides)
     check_trainer(cfg)
     datamodule: ImageDataModule = build(cfg.data, "data")
@@ -47,8 +45,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
 def resumed_or_new(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Stopped | None]:
     """Returns the configuration of the run and, if it is resumed, where it stopped. Raises UserError if it cannot be resumed."""
     if cfg.resume is not None:
-        return take_up(cfg, overrides)
-    must_stay(cfg)
+        return resumed_config(cfg, overrides)
+    refuse_frozen_part_paths(cfg)
     return cfg, None
 
 

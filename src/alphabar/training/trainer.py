@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from alphabar.config.build import build
 from alphabar.errors import UserError
 from alphabar.files.atomic import write_text
-from alphabar.runs.console import shown
+from alphabar.runs.paths import display_path
 from alphabar.runs.resume import Stopped
 from alphabar.training.callbacks.composition import Composition
 from alphabar.training.loggers.metrics_file import MetricsFile
@@ -64,7 +64,7 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
         write_config(config, folder / "config.yaml", stopped)
         for logger in others:
             logger.log_hyperparams(config)
-        print(f"run folder: {shown(folder)}", flush=True)
+        print(f"run folder: {display_path(folder)}", flush=True)
     return trainer
 
 

@@ -1,4 +1,4 @@
-"""Averages of weights: how much of each step is in them, and the average of one length out of averages of others.
+"""Profiles of averages of weights: the share of each step in an average, and one profile as a combination of others.
 
 Power-function averages and their reconstruction after training are from Karras et al. 2024, "Analyzing and Improving the Training
 Dynamics of Diffusion Models", sec. 3 and app. C. Their length is sigma_rel, the standard deviation of the average's profile over t.
@@ -12,15 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-MAX_LENGTH = 12**-0.5  # of the plain mean, gamma = 0
+MAX_LENGTH = 12**-0.5  # the length of the plain mean, gamma = 0
 
 
 class Profile(ABC):
-    """How an average follows the weights: after update n = 1, 2, ..., average <- average + weight(n) * (weights - average)."""
+    """A rule of averaging: after update n = 1, 2, ..., average <- average + weight(n) * (weights - average)."""
 
     @abstractmethod
     def weight(self, num_updates: int) -> float:
-        """The share of the newest weights after so many updates, in (0, 1]."""
+        """Returns the share of the newest weights in the average after `num_updates` updates, in (0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PowerFunction(Profile):
 
     With weights that change at whole steps this is the recursion weight(n) = 1 - (1 - 1/n)^(gamma + 1); nothing is left of what
     was before the first update (Karras et al. 2024, sec. 3.1).
-    sigma_rel: see `gamma_of`, which says what it may be.
+    sigma_rel: the length, in the range of `gamma_of`.
     """
 
     sigma_rel: float
@@ -65,12 +65,12 @@ class PowerFunction(Profile):
 
 
 def sigma_rel_of(gamma: float) -> float:
-    """The standard deviation of the profile tau^gamma over t: (gamma + 1)^(1/2) / ((gamma + 2) (gamma + 3)^(1/2))."""
+    """Returns the standard deviation of the profile tau^gamma over t: (gamma + 1)^(1/2) / ((gamma + 2) (gamma + 3)^(1/2))."""
     return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
 
 
 def gamma_of(sigma_rel: float) -> float:
-    """The exponent of a profile of this length, the largest root of (gamma + 2)^2 (gamma + 3) = (gamma + 1) / sigma_rel^2.
+    """Returns the exponent of the profile of this length: the largest root of (gamma+2)^2 (gamma+3) = (gamma + 1) / sigma_rel^2.
 
     With v = gamma + 7/3 this is v^3 + p v + q = 0, which has three real roots (Viete).
     Raises ValueError unless 0 < sigma_rel <= 12^(-1/2).
@@ -84,7 +84,7 @@ def gamma_of(sigma_rel: float) -> float:
 
 
 def inner_products(steps_a: Tensor, gammas_a: Tensor, steps_b: Tensor, gammas_b: Tensor) -> Tensor:
-    """Integrals over tau of the products of profiles that end at steps a and b, broadcast.
+    """Returns the integrals over tau of the products of profiles that end at steps a and b, broadcast.
 
     With a <= b it is (gamma_a + 1) (gamma_b + 1) / (gamma_a + gamma_b + 1) * (a / b)^gamma_b / b (Karras et al. 2024, app. C).
     """
@@ -94,18 +94,21 @@ def inner_products(steps_a: Tensor, gammas_a: Tensor, steps_b: Tensor, gammas_b:
 
 
 class Fit(NamedTuple):
-    """coefficients [n, m] of n averages for m others; errors [m]: of their profiles, in the L2 norm and relative to it."""
+    """The combinations of n profiles that approximate m others.
+
+    coefficients: [n, m]. errors: [m], the L2 norms of the differences, relative to those of the approximated profiles.
+    """
 
     coefficients: Tensor
     errors: Tensor
 
 
 def fit(steps: Tensor, gammas: Tensor, step: float, targets: Tensor) -> Fit:
-    """The combinations of n averages with the profiles nearest to those of m others: least ||sum_i c_i p_i - p||, sum_i c_i = 1.
+    """Returns the combinations of n profiles nearest to m others: least ||sum_i c_i p_i - p|| with sum_i c_i = 1.
 
-    The paper (app. C) leaves the sum free. Fixed, what has not changed in training is reproduced however bad the fit, and weights
-    that walk at random several times better.
-    steps, gammas: [n], of the averages. step, and targets [m], their gammas: of the others. All is computed in float64.
+    The paper (app. C) leaves the sum free. With the constraint, weights that did not change in training are reproduced however bad
+    the fit, and weights that walk at random are reproduced several times better.
+    steps, gammas: [n], of the given profiles. step, targets: the last step and the gammas [m] of the others. Computed in float64.
     """
     steps, gammas, targets = steps.double(), gammas.double(), targets.double()
     end = torch.full_like(targets, step)
@@ -116,7 +119,7 @@ def fit(steps: Tensor, gammas: Tensor, step: float, targets: Tensor) -> Fit:
     system = torch.zeros(len(steps) + 1, len(steps) + 1, dtype=torch.float64)
     system[:-1, :-1], system[:-1, -1], system[-1, :-1] = products, border, border
     right = torch.cat([wanted, (1 / scale.norm()).expand(1, len(targets))])
-    # The least of all solutions where there are several: an average may be there twice.
+    # The solution of least norm where there are several: an average may be given twice.
     solution = torch.linalg.lstsq(system, right, rcond=1e-12, driver="gelsd").solution[:-1]
     norms = inner_products(end, targets, end, targets)
     squares = norms - 2 * (wanted * solution).sum(0) + (solution * (products @ solution)).sum(0)

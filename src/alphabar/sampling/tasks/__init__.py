@@ -19,8 +19,8 @@ from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
-from alphabar.runs.console import shown
-from alphabar.runs.distributed import total
+from alphabar.runs.distributed import sum_over_ranks
+from alphabar.runs.paths import display_path
 from alphabar.sampling.cascade import source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.image_grid import grid, save_png
@@ -90,7 +90,7 @@ class ImageTask(ABC):
                     rows[indices, column] = x[: len(indices)].float().cpu()
                     bar.update()
         # Each row is zero on all processes but one.
-        rows = total(rows.to(fabric.device))
+        rows = sum_over_ranks(rows.to(fabric.device))
         broken = int((~rows.isfinite()).flatten(2).any(2).sum())
         if broken > 0 and fabric.is_global_zero:
             print(f"{broken} of {num * num_columns} results have NaN or infinity in them, and are black in the pictures")
@@ -107,7 +107,9 @@ class ImageTask(ABC):
         for index, row in enumerate(rows):
             for name, image in zip(columns, row, strict=True):
                 save_png(image, folder / "images" / f"{index:06d}_{name}.png")
-        print(f"{len(rows)} rows by step {loaded.step:,} in {shown(folder)}: grid.png ({' | '.join(columns)}), images/{others}")
+        print(
+            f"{len(rows)} rows by step {loaded.step:,} in {display_path(folder)}: grid.png ({' | '.join(columns)}), images/{others}"
+        )
 
 
 def unclipped(sampler: Sampler) -> Sampler:

@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.errors import UserError
 from alphabar.models.clip.small import save_clip
-from alphabar.runs.console import shown
+from alphabar.runs.paths import display_path
 from alphabar.training.hooks import evaluation
 from alphabar.training.modules.contrastive import ContrastiveModule
 
@@ -23,4 +23,4 @@ class ExportCLIP(Callback):
             folder = Path(trainer.default_root_dir) / FOLDER
             with evaluation(trainer, pl_module):
                 save_clip(pl_module.towers, folder)
-            print(f"CLIP: {shown(folder)}", flush=True)
+            print(f"CLIP: {display_path(folder)}", flush=True)

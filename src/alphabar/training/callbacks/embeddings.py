@@ -10,7 +10,7 @@ from alphabar.diffusion.denoiser import Cond
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.metrics.retrieval import candidates, found
-from alphabar.runs.distributed import total
+from alphabar.runs.distributed import sum_over_ranks
 from alphabar.sampling.conditions import dataset_conditions
 from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.sampling.sampling_job import SamplingJob, sampler_for
@@ -84,7 +84,7 @@ class Embeddings(Recurring):
             kept = [index for index in part.indices if index < num]
             drawn[kept] = part.images[: len(kept)].float().cpu()
         # Each vector is zero on all processes but one.
-        return total(drawn.to(module.device)).cpu()
+        return sum_over_ranks(drawn.to(module.device)).cpu()
 
 
 def figures_of(drawn: Tensor, images: Tensor, texts: Tensor) -> dict[str, float]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.objectives import regress
-from alphabar.runs.distributed import rank_and_size, total
+from alphabar.runs.distributed import rank_and_size, sum_over_ranks
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.ema import averages_of
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
@@ -90,7 +90,7 @@ class HeldOutLoss(Recurring):
             bins = torch.bucketize(snr, torch.tensor([float(edge) for edge in EDGES], dtype=torch.float64))
             sums.index_add_(1, bins, torch.stack([losses, torch.ones_like(losses)]))
         # Apple's GPUs have no float64, and no other processes.
-        return sums if module.device.type == "mps" else total(sums.to(module.device)).cpu()
+        return sums if module.device.type == "mps" else sum_over_ranks(sums.to(module.device)).cpu()
 
     def _losses(self, module: DiffusionModule, indices: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Returns the signal-to-noise ratio and the loss of every pair: [2, num_times * B] on the device."""

@@ -15,7 +15,7 @@ from alphabar.metrics.measure import extractors_of
 from alphabar.metrics.names import protocol
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
-from alphabar.runs.distributed import rank_and_size, total
+from alphabar.runs.distributed import rank_and_size, sum_over_ranks
 from alphabar.sampling.image_grid import grid, save_png
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.hooks import evaluation, image_data
@@ -90,7 +90,7 @@ class Reconstructions(Recurring):
                 )
                 if collector is not None:
                     collector.add(indices, decoded)
-            sums = total(sums.float().to(module.device)).cpu().double()
+            sums = sum_over_ranks(sums.float().to(module.device)).cpu().double()
             figures = figures_of(sums)
             if collector is not None and judge is not None:
                 name = protocol("reconstruction/fid", num, judge.extractor.name, self._label(trainer))

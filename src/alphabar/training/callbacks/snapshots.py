@@ -37,6 +37,6 @@ class Snapshots(Recurring):
         averages = averages_of(trainer)
         if averages is None or averages.num_updates == 0 or not trainer.is_global_zero:
             return
-        path = posthoc.path_of(Path(trainer.default_root_dir), averages.num_updates)
+        path = posthoc.snapshot_path(Path(trainer.default_root_dir), averages.num_updates)
         if any(isinstance(profile, PowerFunction) for profile in averages.profiles) and not path.exists():
             AtomicCheckpointIO().save_checkpoint({"ema": averages.content()}, path)

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.errors import UserError
-from alphabar.runs.distributed import rank_and_size, total
+from alphabar.runs.distributed import rank_and_size, sum_over_ranks
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.hooks import base_module, log_every_n_steps
 from alphabar.training.loggers.log_helpers import log_figures
@@ -35,7 +35,7 @@ class TrainingLog(Recurring):
         self.mark = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        sums = total(self.sums).cpu()  # of all ranks, each of which comes here: the file is written by the first alone
+        sums = sum_over_ranks(self.sums).cpu()  # of all ranks, each of which comes here: the file is written by the first alone
         parts = {name: self._shared(value) for name, value in self.parts.items()}
         return {**super().state_dict(), "sums": sums, "parts": parts, "seconds": self.seconds, "images": self.images}
 
@@ -76,7 +76,7 @@ class TrainingLog(Recurring):
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         if self.sums[-1] == 0:  # the run ended before a step
             return
-        sums = total(self.sums).cpu()
+        sums = sum_over_ranks(self.sums).cpu()
         loss, count = sums[: self.num_levels], sums[self.num_levels : -2]
         now = self._clock(pl_module)
         elapsed, self.mark = now - self.mark, now
@@ -104,7 +104,7 @@ class TrainingLog(Recurring):
 
     def _shared(self, value: torch.Tensor) -> float:
         """Returns the mean of `value` over the ranks."""
-        return float(total(value / rank_and_size()[1]))
+        return float(sum_over_ranks(value / rank_and_size()[1]))
 
     def _clock(self, pl_module: LightningModule) -> float:
         return time.perf_counter() - base_module(pl_module).seconds_evaluating

@@ -17,7 +17,7 @@ from wandb.errors import Error as WandbError
 
 from alphabar.errors import UserError
 from alphabar.files.atomic import write_text
-from alphabar.runs.console import shown
+from alphabar.runs.paths import display_path
 
 log = logging.getLogger(__name__)
 ID_FILE = "wandb_id.txt"
@@ -85,8 +85,8 @@ class WandbRun(WandbLogger):
         self._experiment.finish(exit_code=0 if status == "success" else 1)
         if self.mode == "offline":
             fragments = sorted((Path(self.save_dir or ".") / "wandb").glob("offline-run-*"))
-            print(f"wandb ran offline. Look:    wandb leet {shown(fragments[-1])}")
-            print(f"                   Upload:  wandb sync {' '.join(map(shown, fragments))}")
+            print(f"wandb ran offline. Look:    wandb leet {display_path(fragments[-1])}")
+            print(f"                   Upload:  wandb sync {' '.join(map(display_path, fragments))}")
         elif self.mode == "online":
             print(f"wandb: {url}")
 

@@ -1,24 +1,21 @@
-"""What the user sees while something runs."""
+"""The messages that a user sees on the terminal while a command runs."""
 
 import logging
 import sys
 import warnings
-from pathlib import Path
-
-from hydra.core.hydra_config import HydraConfig
 
 from alphabar.runs.run_dir import is_first
 
 
 class Stderr(logging.Handler):
-    """Writes to whatever sys.stderr is at that moment."""
+    """Writes to the sys.stderr of the moment, which progress bars and tests exchange."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr, flush=True)
 
 
-def quiet() -> None:
-    """Shows our own lines, on the first process; keeps off Lightning's advertisements and warnings of what is done on purpose."""
+def configure_logging() -> None:
+    """Shows the messages of alphabar on the first process of a run; hides Lightning's advertisements and harmless warnings."""
     own = logging.getLogger("alphabar")
     own.setLevel(logging.INFO if is_first() else logging.ERROR)
     if not own.handlers:
@@ -32,9 +29,3 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="You requested to overfit but enabled")  # ours is not shuffled then
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
-
-
-def shown(path: Path) -> str:
-    """Returns the path as the user would type it, in the shell in which the command was started."""
-    here = Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()  # not where hydra.job.chdir went
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
