@@ -83,8 +83,8 @@ def test_a_lock_ends_with_its_holder_and_not_with_the_processes_that_it_forked(t
         "import os, sys, time; from pathlib import Path; from alphabar.runs.run_dir import lock\n"
         f"lock(Path({str(tmp_path)!r}))\n"
         "child = os.fork()\n"
-        "if child == 0:\n    time.sleep(60)\n"
-        "print(child, flush=True); time.sleep(60)"
+        "if child == 0:\n    print(os.getpid(), flush=True)\n"  # it has run, and so has let go of what it inherited
+        "time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
     child = int(process.stdout.readline())
