@@ -26,7 +26,7 @@ act: work
 run_dir: null
 hydra:
   output_subdir: null
-  run: {dir: "${run_dir:train,null}"}
+  run: {dir: "${run_dir:outputs,train,null}"}
   sweep: {dir: sweep, subdir: "${hydra.job.num}"}
 """
 SCRIPT = """
