@@ -1,5 +1,7 @@
 """The lines at the beginning of a run that list what it is composed of."""
 
+from collections.abc import Mapping
+
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.data.datamodule import ImageDataModule
@@ -16,7 +18,13 @@ class Composition(RunCallback):
         if not trainer.is_global_zero:
             return
         data = image_data(trainer)
-        lines = {"data": describe_data(data), **base_module(pl_module).composition, **describe_training(trainer, data.batch_size)}
+        module = base_module(pl_module)
+        lines = {
+            "data": describe_data(data),
+            **describe_choices(module.config.get("choices", {})),
+            **module.composition,
+            **describe_training(trainer, data.batch_size),
+        }
         for name, text in lines.items():
             print(f"  {name:<10} {text}", flush=True)
 
@@ -30,6 +38,14 @@ def describe_data(data: ImageDataModule) -> str:
     if data.captions is not None:
         parts.append(f"{len(data.captions):,} captions")
     return f"{', '.join(parts)} ({type(data).__name__})"
+
+
+def describe_choices(choices: Mapping[str, str]) -> dict[str, str]:
+    """Returns the line of the preset and what it chose: "digits (network=unet_tiny, features=classifier, recipe=digits)"."""
+    if "preset" not in choices:
+        return {}
+    chosen = [f"{group}={choices[group]}" for group in ("network", "features", "recipe") if group in choices]
+    return {"preset": f"{choices['preset']} ({', '.join(chosen)})"}
 
 
 def describe_training(trainer: Trainer, batch_size: int) -> dict[str, str]:
