@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user's, not of ours."""
+"""The exception for mistakes of the user, as opposed to bugs."""
 
 from collections.abc import Mapping
 
@@ -11,5 +11,5 @@ Advice = Mapping[type[ValueError], str]
 
 
 def advised(error: ValueError, advice: Advice) -> str:
-    """Returns the message of an error with what to choose instead, which `advice` gives for its class; else the message alone."""
+    """Returns the message of an error, followed by the advice for its class if `advice` has one."""
     return f"{error}: {advice[type(error)]}" if type(error) in advice else str(error)

@@ -1,7 +1,7 @@
-"""Hydra's `hydra/launcher=process`: every job of a sweep in a process of its own.
+"""The launcher of `hydra/launcher=process`, which runs every job of a sweep in its own process.
 
-In one process, the jobs of a sweep share what the first one left behind: process groups, devices, a wandb run, and, with several
-devices, ranks that are in different jobs.
+In a single process, the jobs of a sweep would share the state of the first one: process groups, devices, a wandb run, and, with
+several devices, ranks that are in different jobs.
 """
 
 import json
@@ -27,7 +27,7 @@ from alphabar.config.interpolation import written
 from alphabar.errors import UserError
 from alphabar.runs.sweep import Job, open_sweep, write_error
 
-# What one job must not inherit: whose rank it is, whose result and whose wandb run.
+# Variables that a job must not inherit: ranks, results and wandb runs of other processes.
 OWN = ("LOCAL_RANK", "NODE_RANK", "RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PL_GLOBAL_SEED", "WANDB_RUN_ID")
 OWN_PREFIXES = ("MASTER_", "TORCHELASTIC_")
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -35,7 +35,7 @@ BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 @dataclass
 class ProcessLauncherConfig:
-    """What `hydra/launcher=process` stands for."""
+    """The configuration that `hydra/launcher=process` selects."""
 
     _target_: str = f"{__name__}.ProcessLauncher"
 
@@ -44,10 +44,10 @@ ConfigStore.instance().store(group="hydra/launcher", name="process", node=Proces
 
 
 class ProcessLauncher(Launcher):
-    """Runs `<script> <options> <overrides> hydra.run.dir=<sweep>/<subdir>` for one job after the other, even if some fail."""
+    """Runs `<script> <options> <overrides> hydra.run.dir=<sweep>/<subdir>` for each job in turn, even if some fail."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Raises UserError if all jobs were to share a folder, or the sweep that of an earlier one."""
+        """Prepares the sweep. Raises UserError if all jobs would share a folder, or the folder belongs to an earlier sweep."""
         subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
         if "job.num" not in subdir and "job.override_dirname" not in subdir:
             raise UserError(
@@ -59,7 +59,7 @@ class ProcessLauncher(Launcher):
         self.sweep = open_sweep(Path(str(config.hydra.sweep.dir)).absolute())
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs the jobs; a signal to stop ends the one that is running and leaves out the others."""
+        """Runs the jobs and returns their results; a signal to stop ends the running job and skips the others."""
         sweep = self.sweep
         sweep.folder.mkdir(parents=True, exist_ok=True)
         configs = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
@@ -113,7 +113,7 @@ class ProcessLauncher(Launcher):
 
     def _returned(self, config: DictConfig, job: Job) -> JobReturn:
         is_good = job.state == "finished"
-        # Hydra's own sweeper stops at the first failure it is told of; the sweep's table and exit code tell of all of them.
+        # Hydra's own sweeper stops at the first reported failure; the sweep's table and exit code report all of them.
         is_told = self.config.hydra.sweeper.get("_target_") != BASIC_SWEEPER
         objective = job.result.get("objective")
         value = job.result if objective is None else float(objective)
@@ -130,7 +130,7 @@ class ProcessLauncher(Launcher):
 
 
 def _script() -> list[str]:
-    """How this very program was started."""
+    """Returns the command with which this program was started, without its arguments."""
     import __main__
 
     spec = getattr(__main__, "__spec__", None)
@@ -142,7 +142,7 @@ def _clean_environment() -> dict[str, str]:
 
 
 def _read(result: Path, errors: Path, code: int) -> dict[str, Any]:
-    """What the job handed over, or, if it could not, what can be said of its end."""
+    """Returns the result that the job wrote, or, if there is none, its state and error as far as they are known."""
     if result.exists():
         content = json.loads(result.read_text(encoding="utf-8"))
         if content["state"] != "finished" or code == 0:

@@ -1,6 +1,6 @@
-"""The command line: from `sys.argv` to a checked configuration, and from whatever happens then to an exit code.
+"""The command line: this module turns `sys.argv` into a checked configuration, and the end of the command into an exit code.
 
-Only the standard library and Hydra are imported here: help, completion and a misspelt word must not wait for torch.
+It imports only the standard library and Hydra, so that help, completion and misspelt overrides do not wait for torch.
 """
 
 import functools
@@ -38,9 +38,9 @@ Main = Callable[[DictConfig], dict[str, object]]
 
 
 def command(config_name: str, verbs: Mapping[str, str] | None = None) -> Callable[[Main], Callable[[], NoReturn]]:
-    """Makes a command of a function that takes the configuration in `conf/<config_name>.yaml`, beside the script.
+    """Returns a decorator that makes a command of a function of the configuration in `conf/<config_name>.yaml`, beside the script.
 
-    verbs: see `App`.
+    verbs: first words of a command line after which no configuration follows; see `App`.
 
     The command exits with 0, 1 (a bug of ours, or a sweep with failed jobs), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM).
     """
@@ -62,7 +62,7 @@ def task_overrides() -> list[str]:
 
 
 def execute(main: Main, app: App) -> int:
-    """Does what the command line says; returns the exit code. An unforeseen error gets through, with its traceback."""
+    """Executes the command line and returns the exit code. An unforeseen error is raised, with its traceback."""
     resolvers.register()
     exit_status.prepare()
     result: dict[str, Any] = {}
@@ -87,13 +87,13 @@ def execute(main: Main, app: App) -> int:
 
 
 class Inside(SystemExit):
-    """Takes an error of `main`, its cause, past Hydra, which would print it in its own way."""
+    """Carries an error of `main` as its cause through Hydra, which would otherwise print the error in its own format."""
 
 
 def parse_args() -> Namespace:
-    """Returns the command line as Hydra's own parser reads it, but with options wherever they stand.
+    """Parses the command line with Hydra's own parser and returns the result; options may stand anywhere.
 
-    Leaves it in `sys.argv` in the order that Hydra can read, and that processes started later can read, too.
+    Reorders `sys.argv` so that Hydra and processes that are started later can read it. Raises UserError for invalid options.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -115,10 +115,10 @@ def is_sweep(args: Namespace) -> bool:
 
 
 def run(main: Main, app: App, args: Namespace, result: dict[str, Any]) -> None:
-    """Shows help or the configuration, or lets Hydra run `main`, a sweep, or what else it is asked for."""
+    """Prints help or the configuration, or lets Hydra run `main`, a sweep, or any other request of the command line."""
     is_shown = args.help or args.cfg
     resumed = None if is_shown or is_sweep(args) else resumed_folder(args.overrides)
-    # Hydra takes an added key that nothing else takes, and makes a sweep's folder before it looks at the words.
+    # Hydra accepts added keys that nothing uses, and it creates a sweep's folder before it reads the overrides.
     if is_sweep(args) or resumed or any(word.startswith(("+", "-", "~")) for word in args.overrides):
         raise_if_any(diagnose(app, args.overrides, is_sweep(args), resumed))
     if args.help:
@@ -135,9 +135,9 @@ def run(main: Main, app: App, args: Namespace, result: dict[str, Any]) -> None:
 
 
 def make_task(main: Main, app: App, changes: list[str], result: dict[str, Any]) -> Callable[[DictConfig], Any]:
-    """Returns what Hydra calls: it completes and checks the configuration, calls `main` with it, and keeps the result.
+    """Returns the task function that Hydra calls: it completes and checks the configuration, calls `main`, and keeps the result.
 
-    changes: words that Hydra has not seen, since they change the configuration of the run that is resumed.
+    changes: overrides that are withheld from Hydra, since they change the configuration of the run that is resumed.
     """
 
     @functools.wraps(main)
@@ -164,19 +164,22 @@ def make_task(main: Main, app: App, changes: list[str], result: dict[str, Any]) 
 
 
 def chosen(app: App) -> dict[str, str]:
-    """Returns the choice of each group that has one, but Hydra's own."""
+    """Returns the choice of each group that has one, without Hydra's own groups."""
     choices = HydraConfig.get().runtime.choices
     return {group: str(choices[group]) for group in app.groups() if choices.get(group) is not None}
 
 
 def drop_if_empty(folder: Path) -> None:
-    """Removes a folder that was made for a run that did not come about."""
+    """Removes the folder of a run that did not start, if the folder is empty."""
     with suppress(OSError):
         folder.rmdir()
 
 
 def explained(error: BaseException, app: App, args: Namespace | None) -> BaseException:
-    """Returns an error from outside `main`, in our own words if the user can mend it; args: None if they could not be parsed."""
+    """Returns the error, or a UserError that explains it if it was raised outside `main` and the user can correct it.
+
+    args: the parsed command line; None if it could not be parsed.
+    """
     if not isinstance(error, HydraException | OmegaConfBaseException | ValueError | OSError):
         return error
     link: BaseException | None = error
@@ -192,6 +195,6 @@ def explained(error: BaseException, app: App, args: Namespace | None) -> BaseExc
 
 
 def raise_if_any(lines: list[str]) -> None:
-    """Raises UserError if there is anything to say."""
+    """Raises UserError with the lines if there are any."""
     if lines:
         raise UserError("\n".join(lines))

@@ -1,4 +1,4 @@
-"""A composed configuration, completed and checked before a command's `main` gets it."""
+"""Completes and checks a composed configuration before it is passed to a command's `main`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +14,17 @@ from alphabar.config.interpolation import walk, written
 from alphabar.config.missing import missing
 from alphabar.errors import UserError
 
-# Groups of which a command can do without: what they hold is a mapping of objects, which may be empty.
+# Groups that a command can do without: each holds a mapping of objects, which may be empty.
 MAPPINGS = ("callbacks", "logger")
 # Arguments that name one checkpoint, or several.
 CHECKPOINTS = ("checkpoint", "stages", "init")
 
 
 def complete(cfg: DictConfig, app: App, words: Sequence[str], folder: Path) -> None:
-    """Fills in what the command line leaves open, and checks the configuration. Raises ConfigError, or UserError, if it is no good.
+    """Fills in what the command line leaves open, and checks the configuration. Raises ConfigError or UserError if it is invalid.
 
-    A value that is missing is named before any class is imported, and so before torch is loaded.
-    words: of the command line. folder: of this run.
+    Missing values are reported before any class is imported, and so before torch is loaded.
+    words: the overrides of the command line. folder: the folder of this run.
     """
     if "run_dir" in cfg:
         cfg.run_dir = str(folder)
@@ -37,7 +37,7 @@ def complete(cfg: DictConfig, app: App, words: Sequence[str], folder: Path) -> N
 
 
 def empty_dropped_groups(cfg: DictConfig, app: App, choices: Mapping[str, str]) -> None:
-    """Empties the mappings whose groups were dropped, as in `callbacks=null`, of values that other files give to their members."""
+    """Removes, from the mappings whose groups were dropped as in `callbacks=null`, the values that other files give to members."""
     with open_dict(cfg):
         for group in MAPPINGS:
             if group in app.own_groups() and choices.get(group) is None:
@@ -46,7 +46,7 @@ def empty_dropped_groups(cfg: DictConfig, app: App, choices: Mapping[str, str]) 
 
 
 def take_last_checkpoints(cfg: DictConfig) -> None:
-    """Replaces every run folder that stands where a checkpoint is due by its last checkpoint.
+    """Replaces every run folder that is given in place of a checkpoint by the last checkpoint in it.
 
     Raises UserError if the folder has none.
     """
@@ -62,7 +62,7 @@ def take_last_checkpoints(cfg: DictConfig) -> None:
 
 
 def last_checkpoint(key: str, path: str) -> str:
-    """Returns the last checkpoint of a run's folder; the path of anything else as it is. Raises UserError if there is none."""
+    """Returns the last checkpoint of a run's folder, and any other path unchanged. Raises UserError if the folder has none."""
     if not Path(path).is_dir():
         return path
     last = Path(path) / "checkpoints" / "last.ckpt"

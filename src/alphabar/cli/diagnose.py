@@ -1,4 +1,4 @@
-"""What is wrong with the words of a command line, and what was probably meant."""
+"""Explains which overrides of a command line are wrong, and suggests what was probably meant."""
 
 import re
 import shlex
@@ -68,7 +68,7 @@ def _spaces_at_equals(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _read(word: str, groups: dict[str, list[str]]) -> Override | str:
-    """The parsed word, or what is wrong with it."""
+    """Returns the parsed override, or a line that says what is wrong with it."""
     key, value = split(word)
     if word.startswith("-"):
         return f"{word}: there is no such option; values are given without dashes, as key=value: {word.lstrip('-')}"
@@ -89,7 +89,7 @@ def _read(word: str, groups: dict[str, list[str]]) -> Override | str:
 
 
 class _Known:
-    """The keys and groups there are, given the groups that a command line chooses."""
+    """The keys and groups that exist, given the groups that a command line chooses."""
 
     def __init__(self, app: App, overrides: list[Override], groups: dict[str, list[str]], resumed: str | None) -> None:
         self.app = app
@@ -105,7 +105,7 @@ class _Known:
         self.keys = list(_keys(self.tree))
 
     def problems(self, override: Override, is_sweep: bool) -> Iterator[str]:
-        """What is wrong with one readable word."""
+        """Yields a line for everything that is wrong with one override that could be parsed."""
         word, key = str(override.input_line), override.key_or_group
         is_addition = override.is_add() or override.is_force_add()
         if override.is_sweep_override() and not is_sweep:
@@ -125,7 +125,7 @@ class _Known:
             yield f"{word}: there is no key {key}{self._meant(override) or self._others(key)}{self._plus(override)}"
 
     def _no_place(self, override: Override) -> str | None:
-        """Returns why this command, or what else was chosen, has no use for a group; None if it has, or if it is a user's."""
+        """Returns why this command, or its other choices, do not use a group; None if they do, or if the group is the user's."""
         group = override.key_or_group
         chosen = self.choices
         if group.startswith("hydra/") or not chosen or group in chosen:
@@ -150,7 +150,7 @@ class _Known:
         return f"{group} is chosen already; to choose another, leave the + out: {group}={override.get_value_element_as_str()}"
 
     def _has_taker(self, override: Override) -> bool:
-        """Whether something could take the added key: an object, whose arguments are checked later, or what holds objects."""
+        """Returns whether something could take the added key: an object, whose arguments are checked later, or its container."""
         *parents, _ = override.key_or_group.split(".")
         value = {} if override.is_sweep_override() else override.value()
         if override.key_or_group in self.keys or parents[:1] == ["hydra"]:
@@ -164,7 +164,7 @@ class _Known:
         return bool(parents) and is_object
 
     def _meant(self, override: Override) -> str:
-        """The question after an unknown key."""
+        """Returns the suggestion that follows an unknown key; an empty text if no known key is similar."""
         key = override.key_or_group
         renamed = ".".join(FORMER_KEYS.get(part, part) for part in key.split("."))
         if renamed != key and (renamed in self.keys or renamed in self.groups):
@@ -180,14 +180,14 @@ class _Known:
         return f". Did you mean {nearest[0]}?" if nearest else ""
 
     def _others(self, key: str) -> str:
-        """The keys beside an unknown one."""
+        """Returns a list of the keys that stand beside an unknown one; an empty text if there are none."""
         parent = key.rpartition(".")[0]
         others = [known.rpartition(".")[2] for known in self.keys if known.rpartition(".")[0] == parent]
         named = [name for name in others if not name.startswith("_")]
         return f". {parent} has: {', '.join(named)}." if parent and named else ""
 
     def _plus(self, override: Override) -> str:
-        """How to give an argument that the YAML does not list, unless the key is a slip of the finger."""
+        """Returns how to give an argument that the YAML does not list; an empty text if the key is probably a typing error."""
         key = override.key_or_group
         parent, _, last = key.rpartition(".")
         is_slip = last in self.groups or get_close_matches(key, self.keys, n=1, cutoff=0.9)
@@ -202,7 +202,7 @@ def _choices(tree: Any) -> dict[str, str]:
 
 
 def _compose(app: App, chosen: list[Override], groups: dict[str, list[str]]) -> tuple[Any, Any]:
-    """Returns the default configuration, and the one with the choices that are sound, without any other change."""
+    """Returns the default configuration, and the configuration with the valid choices and no other override."""
     sound = [override for override in chosen if not _choice_problem(override, groups[override.key_or_group])]
     words = [
         f"{'+' if override.is_add() and not (app.folder / override.key_or_group).is_dir() else ''}"
@@ -241,7 +241,7 @@ def _choice_problem(override: Override, choices: list[str]) -> str | None:
 
 
 def _values(override: Override) -> list[Any]:
-    """The values of a word: several if it is a sweep or a list, none if it leaves something out."""
+    """Returns the values of an override: several for a sweep or a list, none for a deletion."""
     if override.is_delete():
         return []
     if override.is_sweep_override():
@@ -251,7 +251,7 @@ def _values(override: Override) -> list[Any]:
 
 
 def _keys(content: Any, prefix: str = "") -> Iterator[str]:
-    """All dotted keys, of mappings and of what is in them."""
+    """Yields the dotted keys of a mapping and of all mappings nested in it."""
     for key, value in content.items() if isinstance(content, dict) else ():
         yield f"{prefix}{key}"
         yield from _keys(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, what it prints, and what it leaves for whoever started it."""
+"""The end of a command: its exit code, the lines that it prints, and the result that it hands to its parent process."""
 
 import errno
 import hashlib
@@ -23,7 +23,10 @@ NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQU
 
 @dataclass(frozen=True)
 class Ending:
-    """state: "finished", "failed" or "stopped". lines: to be printed as errors. is_bug: an error that nobody foresaw."""
+    """The outcome of a command.
+
+    state: "finished", "failed" or "stopped". lines: the lines to print on stderr. is_bug: whether the error was unforeseen.
+    """
 
     state: str
     code: int
@@ -35,8 +38,8 @@ FINISHED = Ending("finished", 0)
 
 
 def ending_of(error: BaseException) -> Ending:
-    """What an exception that ended the command means."""
-    # Lightning makes an exit(1) of Ctrl-C.
+    """Returns the outcome that an exception which ended the command stands for."""
+    # Lightning turns Ctrl-C into exit(1).
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return Ending("stopped", CTRL_C, ("stopped by Ctrl-C",))
     if type(error).__name__ == "SIGTERMException":  # Lightning's, whose own exit code is 0
@@ -51,7 +54,7 @@ def ending_of(error: BaseException) -> Ending:
 
 
 def user_lines(error: BaseException) -> tuple[str, ...]:
-    """What to tell the user of an error that is theirs to mend; nothing for a bug of ours."""
+    """Returns the lines that explain an error which the user can correct; none for a bug."""
     if isinstance(error, UserError):
         return tuple(line for line in str(error).splitlines() if line.strip())
     if type(error).__name__ == "MisconfigurationException":
@@ -62,7 +65,7 @@ def user_lines(error: BaseException) -> tuple[str, ...]:
 
 
 def describe(error: OSError) -> str:
-    """The file and what is wrong with it."""
+    """Returns the name of the file and the reason of the error."""
     return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else _first_line(error)
 
 
@@ -71,13 +74,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def prepare() -> None:
-    """To be called before other processes are started, which are to share what has been said already."""
+    """Chooses the folder in which the processes of a run note printed errors; must be called before other processes start."""
     name = f"alphabar-{os.getpid()}-{secrets.token_hex(4)}"
     os.environ.setdefault("ALPHABAR_ERRORS", str(Path(tempfile.gettempdir()) / name))
 
 
 def say(ending: Ending) -> None:
-    """Prints each line on stderr, unless another process of the same run has said the same."""
+    """Prints each line on stderr, unless another process of this run has printed it already."""
     sys.stdout.flush()
     for line in ending.lines:
         if _is_new(line):
@@ -85,7 +88,7 @@ def say(ending: Ending) -> None:
 
 
 def _is_new(line: str) -> bool:
-    """Whether no other process of this run has got here first with the same line."""
+    """Returns whether no other process of this run has printed the line, and notes that this process prints it."""
     is_alone = "LOCAL_RANK" not in os.environ and "ALPHABAR_RESULT" not in os.environ
     if is_alone:
         return True
@@ -102,7 +105,7 @@ def _is_new(line: str) -> bool:
 
 
 def hand_over(ending: Ending, result: Mapping[str, Any], error: BaseException | None) -> None:
-    """Leaves the ending and the result for the process that asked for them; the first process of a run does."""
+    """Writes the outcome and the result for the parent process that asked for them; only the first process of a run does."""
     path = os.environ.get("ALPHABAR_RESULT")
     if path is None or not is_first():
         return

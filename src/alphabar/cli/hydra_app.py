@@ -1,4 +1,4 @@
-"""A command's configuration as Hydra composes it, without running anything."""
+"""Composes a command's configuration with Hydra, without running anything."""
 
 import os
 import warnings
@@ -28,7 +28,7 @@ from alphabar.errors import UserError
 
 @dataclass(frozen=True)
 class App:
-    """A script with the folder of its YAML files and the name of its main one, and the options of Hydra that change where it looks.
+    """A script, the folder and the main name of its YAML files, and the options of Hydra that change where these are looked for.
 
     verbs: first words after which no configuration follows, with the module whose `main` takes the rest.
     config_name, config_path, config_dir: Hydra's options of these names; None if they are not given.
@@ -44,7 +44,7 @@ class App:
     searchpath: tuple[str, ...] = ()
 
     def with_options(self, args: Namespace) -> "App":
-        """Returns the app as these parsed arguments of the command line make it.
+        """Returns the app with the options of the parsed command line.
 
         Raises UserError if they name a folder or a main file that does not exist.
         """
@@ -66,7 +66,7 @@ class App:
 
     @property
     def main_name(self) -> str:
-        """The name of the main YAML file, which `--config-name` may have changed."""
+        """The name of the main YAML file, which `--config-name` may change."""
         return (self.config_name or self.name).removesuffix(".yaml")
 
     @property
@@ -92,7 +92,7 @@ class App:
 
     @cached_property
     def repository(self) -> IConfigRepository:
-        """All YAML files on the search path, that of `hydra.searchpath` included."""
+        """The repository of all YAML files on the search path, including `hydra.searchpath`."""
         with self.loaded() as loader, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Hydra's, of folders that do not exist: see `with_options`
             assert isinstance(loader, ConfigLoaderImpl)
@@ -103,7 +103,7 @@ class App:
         return [source.path for source in self.repository.get_sources() if source.provider not in ("hydra", "schema")]
 
     def compose(self, overrides: list[str]) -> DictConfig:
-        """Returns the configuration, with Hydra's own under `hydra`. Raises what Hydra raises."""
+        """Returns the configuration, with Hydra's own under `hydra`. Raises Hydra's errors unchanged."""
         with self.loaded():
             return compose(self.main_name, [*self.searchpath, *overrides], return_hydra_config=True)
 
@@ -137,11 +137,11 @@ class App:
             yield from self._below(group)
 
     def groups(self) -> dict[str, list[str]]:
-        """Returns the choices of every group on the search path but Hydra's own."""
+        """Returns the choices of every group on the search path, without Hydra's own groups."""
         return dict(self._groups)
 
     def choices(self) -> dict[str, list[str]]:
-        """Returns the choices of every group, with those in folders of it: `experiment` has `smoke/NAME`, too."""
+        """Returns the choices of every group, including those in its subfolders: `experiment` also has `smoke/NAME`."""
         groups = self.groups()
         inner = {group: [name for name in groups if name.startswith(f"{group}/")] for group in groups}
         return {
@@ -150,16 +150,16 @@ class App:
         }
 
     def hydra_groups(self) -> dict[str, list[str]]:
-        """Returns the choices of Hydra's groups, by names such as hydra/launcher."""
+        """Returns the choices of Hydra's own groups, whose names are such as hydra/launcher."""
         with self.loaded() as loader:
             names = [f"hydra/{name}" for name in loader.get_group_options("hydra", ObjectType.GROUP)]
             return {name: sorted(loader.get_group_options(name, ObjectType.CONFIG)) for name in names}
 
 
 def resolved(app: App, overrides: list[str], part: str, package: str | None) -> str:
-    """Returns the configuration as YAML with references resolved, and ??? where the value is filled in later.
+    """Returns the configuration as YAML with references resolved, and ??? where a value is filled in later.
 
-    part: "job", "hydra" or "all". package: the dotted key of the part of it that is wanted; None for all.
+    part: "job", "hydra" or "all". package: the dotted key of the node to return; None for all of it.
     """
     cfg = app.compose(overrides)
     HydraConfig.instance().set_config(cfg)

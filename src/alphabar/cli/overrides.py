@@ -1,4 +1,4 @@
-"""The words of a command line: `key=value`."""
+"""Functions on the overrides of a command line, the words `key=value`."""
 
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -7,22 +7,22 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-# Keys and groups of Hydra that say how a sweep runs, and nothing to one of its jobs.
+# Keys and groups of Hydra that control how a sweep runs and have no effect on one of its jobs.
 OF_SWEEPS = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra.sweeper", "hydra.launcher", "hydra/sweeper", "hydra/launcher")
-# Groups of which a command can do without; Hydra writes `~callbacks` for what users write `callbacks=null`.
+# Groups that a command can do without; Hydra writes `~callbacks` for what users write `callbacks=null`.
 MAY_BE_DROPPED = ("callbacks", "logger", "experiment", "debug")
-# Keys at the root that are texts and that code reads, so that no constructor's type hint says so.
+# Keys at the root whose values are texts; code reads them, so that no constructor's type hint states their type.
 TEXTS = ("name", "resume", "codec_name", "clip_name")
 
 
 def quoted(value: str) -> str:
-    """The text as a value that Hydra reads back unchanged, whatever is in it: in quotes, with escapes."""
+    """Returns the text in quotes and with escapes, so that Hydra reads it back unchanged whatever it contains."""
     value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     return '"' + re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + (r"\"" if match[2] else ""), value) + '"'
 
 
 def requoted(words: list[str]) -> list[str]:
-    """The words that Lightning starts another process with, made readable: it puts bare quotes around the run's folder."""
+    """Returns the words with valid quoting; Lightning puts unescaped quotes around the run's folder when it starts a process."""
     words = list(words)
     for index, word in enumerate(words[1:]):
         if word.startswith("hydra.job.name=train_ddp_process_"):
@@ -32,25 +32,25 @@ def requoted(words: list[str]) -> list[str]:
 
 
 def split(word: str) -> tuple[str, str | None]:
-    """Key (with its `+` or `~`) and value of a word; None for the value if there is no `=`."""
+    """Returns the key (with its `+` or `~`) and the value of a word; the value is None if there is no `=`."""
     key, equals, value = word.partition("=")
     return key, value if equals else None
 
 
 def bare(key: str) -> str:
-    """The key without `+`, `++` or `~`."""
+    """Returns the key without `+`, `++` or `~`."""
     return key.lstrip("+~")
 
 
 def search_options(arguments: Sequence[str]) -> list[str]:
-    """Returns those options of a command line that say which YAML files it composes."""
+    """Returns the options of a command line that choose which YAML files are composed."""
     args, _ = get_args_parser().parse_known_intermixed_args(arguments)
     names = ("config_name", "config_path", "config_dir")
     return [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in names if getattr(args, name) is not None]
 
 
 def words_for_jobs(words: Iterable[str]) -> list[str]:
-    """Returns the words with Hydra's own keys that act in the jobs of a sweep, too."""
+    """Returns the overrides of Hydra's own keys that also apply to the jobs of a sweep."""
     names = [(word, split(bare(word))[0]) for word in words]
     return [word for word, key in names if not any(key == sweep or key.startswith(f"{sweep}.") for sweep in OF_SWEEPS)]
 
@@ -62,7 +62,7 @@ def dropped(word: str) -> str:
 
 
 def text_quoted(word: str) -> str:
-    """Returns the word with its value in quotes if it is a number or a truth value, and its key wants a text: `name=1e3`."""
+    """Returns the word, with its value in quotes if it is a number or a truth value where the key takes a text: `name=1e3`."""
     key, value = split(word)
     if bare(key) not in TEXTS or value is None:
         return word
@@ -70,7 +70,7 @@ def text_quoted(word: str) -> str:
 
 
 def value_of(word: str) -> object:
-    """Returns the value of a word as Hydra reads it; None if it cannot be read, or is a sweep over several."""
+    """Returns the value of a word as Hydra parses it; None if it cannot be parsed, or is a sweep over several values."""
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException:
@@ -79,13 +79,13 @@ def value_of(word: str) -> object:
 
 
 def resumed_folder(words: Iterable[str]) -> str | None:
-    """Returns the folder of the run that the words resume; None if they resume none."""
+    """Returns the folder of the run that the words resume; None if they do not resume a run."""
     values = [value_of(word) for word in words if bare(split(word)[0]) == "resume"]
     return str(values[-1]) if values and values[-1] is not None else None
 
 
 def for_resumed_run(words: Iterable[str], groups: Collection[str]) -> list[str]:
-    """Returns the words that change values of the run that is resumed; the others choose groups, or are Hydra's own."""
+    """Returns the words that change values of the run that is resumed; the other words choose groups or set Hydra's own keys."""
     keys = {word: bare(split(word)[0]) for word in words}
     return [
         word for word, key in keys.items() if key not in groups and key != "resume" and not key.startswith(("hydra.", "hydra/"))

@@ -1,4 +1,4 @@
-"""Running a command as a job that can be stopped as a whole."""
+"""Runs a command as a job that can be stopped with all its processes."""
 
 import os
 import signal
@@ -11,13 +11,13 @@ from pathlib import Path
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE = 30.0  # seconds that a job has to end by itself: a large checkpoint may be under way
-LINGER = 5.0  # seconds that the processes a job started have after it
+GRACE = 30.0  # seconds until a stopped job is killed: it may be writing a large checkpoint
+LINGER = 5.0  # seconds until the child processes of a job that has ended are killed
 
 
 @dataclass
 class Stop:
-    """The signal that asked this process to stop, if any did, and how often."""
+    """The first signal that asked this process to stop, or None, and the number of such signals."""
 
     signum: signal.Signals | None = None
     count: int = 0
@@ -25,7 +25,7 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Inside, a signal to stop does not end this process at once, but is noted, for `run_job` to pass on."""
+    """Yields a record of the signals to stop; inside, they do not end this process, but are noted for `run_job` to pass on."""
     stop = Stop()
 
     def note(signum: int, frame: FrameType | None) -> None:
@@ -41,10 +41,10 @@ def stoppable() -> Iterator[Stop]:
 
 
 def run_job(command: Sequence[str], env: Mapping[str, str], cwd: Path, stop: Stop) -> int:
-    """Runs the command in a process group of its own, without input; returns its exit code, -N if signal N killed it.
+    """Runs the command in its own process group, without input; returns its exit code, or -N if signal N killed it.
 
-    If `stop` comes, the whole group gets the signal, and is killed after GRACE seconds or at a second signal. Nothing of the group
-    is left afterwards.
+    When `stop` notes a signal, the whole group gets it, and is killed after GRACE seconds or at a second signal. No process of the
+    group is left afterwards.
     """
     process = subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, process_group=0)
     deadline = None
@@ -62,7 +62,7 @@ def run_job(command: Sequence[str], env: Mapping[str, str], cwd: Path, stop: Sto
 
 
 def _send(group: int, signum: signal.Signals) -> bool:
-    """Whether there is anybody left in the group."""
+    """Sends the signal to the group; returns whether there is any process left in it."""
     try:
         os.killpg(group, signum)
     except (ProcessLookupError, PermissionError):

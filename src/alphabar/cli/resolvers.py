@@ -1,4 +1,4 @@
-"""What `${...:}` in the YAML files can call."""
+"""The resolvers that `${...:}` in the YAML files can call."""
 
 import os
 

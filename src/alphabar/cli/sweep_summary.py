@@ -1,4 +1,4 @@
-"""What the command line prints of a sweep that has ended: its table, its pictures and the setting to use."""
+"""Prints the summary of a sweep that has ended: its table, its pictures and the recommended setting."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from alphabar.runs.text_table import aligned
 
 
 def finish_sweeps(ending: Ending) -> Ending:
-    """Prints the summary of this process's sweep, if it has one, and draws its pictures; its failed jobs make it fail."""
+    """Prints the summary of this process's sweep, if any, draws its pictures, and returns the outcome: failed if a job did."""
     for sweep in [sweep for sweep in open_sweeps if sweep.jobs]:
         print(f"\n{results_table(sweep)}\n  table    {display_path(sweep.folder / TABLE)}")
         if any(job.state == "finished" for job in sweep.jobs):
@@ -29,7 +29,7 @@ def finish_sweeps(ending: Ending) -> Ending:
 
 
 def results_table(sweep: Sweep) -> str:
-    """Returns the jobs as a table for the terminal, the best first, with what its figures are."""
+    """Returns the jobs as a table for the terminal, the best first, followed by the full names of its figures."""
     keys, columns = sweep.swept_keys(), sweep.result_columns()
     rows: list[Sequence[object]] = [["job", *keys, "state", *(column.title for column in columns)]]
     for job, *cells in zip(sweep.ranked(), *(column.cells() for column in columns), strict=True):
@@ -39,9 +39,9 @@ def results_table(sweep: Sweep) -> str:
 
 
 def print_cost_trade_off(sweep: Sweep) -> None:
-    """Draws `pareto.png` and prints the setting to use, if the jobs differ in what an image costs.
+    """Draws `pareto.png` and prints the recommended setting, if the jobs differ in the cost of an image.
 
-    Prints a line that says so if they were not measured alike, apart from weights and sampler.
+    Prints that no setting is recommended if the protocols of the jobs differ in more than weights and sampler.
     """
     trade_off = cost_trade_off(sweep)
     if trade_off is None:
@@ -57,7 +57,7 @@ def print_cost_trade_off(sweep: Sweep) -> None:
 
 
 def recommendation(trade_off: CostTradeOff) -> str:
-    """Returns the overrides of the setting to use, to be pasted, and why it is that one."""
+    """Returns the overrides of the recommended setting, ready to be pasted, and the reason in a comment."""
     best, chosen = trade_off.best(), trade_off.recommended()
     reason = f"{METRICS[trade_off.metric]} {chosen.figure:.4g} with {chosen.costs[NETWORK_EVALUATIONS]:g} evaluations"
     if chosen is not best:

@@ -1,4 +1,4 @@
-"""Words of a command line that would change nothing: keys that nothing takes, given what else was chosen."""
+"""Finds overrides that would have no effect: keys that nothing takes, given the choices of the command line."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ REFERENCE = re.compile(r"\$\{(\w+)[.\[}]")
 
 
 def unused(app: App, cfg: DictConfig, words: Sequence[str], choices: Mapping[str, str]) -> list[str]:
-    """One line for every `key=value` whose key no value of the configuration refers to.
+    """Returns one line for every `key=value` whose key no value of the configuration refers to.
 
-    The keys of the command's main file are its own: its code reads them.
+    The keys of the command's main file always count as used, since its code reads them.
 
-    choices: what is chosen of each group.
+    choices: the choice of each group.
     """
     taken = app.own_keys() | references(written(cfg)) | app.groups().keys()
     lines = []
@@ -37,7 +37,7 @@ def unused(app: App, cfg: DictConfig, words: Sequence[str], choices: Mapping[str
 
 
 def references(content: Any) -> set[str]:
-    """The keys at the root that the `written` content refers to: {"schedule"} for "${schedule.num_steps}"."""
+    """Returns the keys at the root that the `written` content refers to: {"schedule"} for "${schedule.num_steps}"."""
     return {key for text in _texts(content) for key in REFERENCE.findall(text)}
 
 
@@ -50,7 +50,7 @@ def _texts(content: Any) -> Iterator[str]:
 
 
 def _instead(app: App, key: str, choices: Mapping[str, str]) -> str:
-    """Which choice is to blame, and which others would take the key."""
+    """Returns which choice does not take the key, and which others of its group do."""
     for group, names in app.groups().items():
         takers = [name for name in names if key in references(app.content(f"{group}/{name}"))]
         if takers and group in choices:

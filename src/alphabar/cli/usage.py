@@ -1,4 +1,4 @@
-"""What `--help` prints."""
+"""The text that `--help` prints."""
 
 import shutil
 import textwrap
@@ -8,7 +8,7 @@ from alphabar.cli.hydra_app import App
 
 
 def usage(app: App, overrides: list[str]) -> str:
-    """The app's template in conf/hydra/help/, with its groups and their choices, the default one marked, in place of $GROUPS."""
+    """Returns the app's template of conf/hydra/help/ with its groups and their choices, the default marked, for $GROUPS."""
     cfg = app.compose(overrides)
     groups = app.choices()
     choices: dict[str, str] = dict(cfg.hydra.runtime.choices)
