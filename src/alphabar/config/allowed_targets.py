@@ -1,7 +1,7 @@
-"""Which classes a configuration may name.
+"""The classes that a configuration may name.
 
-A configuration also arrives inside checkpoints, so that what it names must not be able to run foreign code: only classes, only
-by the module they are in, and only from the modules below.
+Configurations also arrive inside checkpoints and must not be able to run foreign code. They may therefore name only classes, only
+by the module that defines them, and only in the modules below.
 """
 
 import importlib
@@ -28,12 +28,12 @@ ALLOWED = (
 
 
 def is_allowed(name: str) -> bool:
-    """Whether the dotted name is, or is inside, what is allowed."""
+    """Returns whether the dotted name is one of the allowed names or lies in an allowed module."""
     return any(name.startswith(prefix) if prefix.endswith(".") else name == prefix for prefix in ALLOWED)
 
 
 def refusal(target: object) -> str | None:
-    """Why this `_target_` is refused by its name alone, before anything is imported; None if it is not."""
+    """Returns why this `_target_` is refused by its name alone, without importing anything; None if it is not refused."""
     if not isinstance(target, str):
         return f"_target_ must be the dotted name of a class, got {target!r}"
     if not is_allowed(target):
@@ -42,7 +42,7 @@ def refusal(target: object) -> str | None:
 
 
 def locate(target: str) -> type:
-    """The class behind a dotted name. Raises ValueError, with one line, if it is refused or does not exist."""
+    """Returns the class with a dotted name. Raises ValueError, with one line, if it is refused or does not exist."""
     if reason := refusal(target):
         raise ValueError(reason)
     module_name, _, name = current_target(target).rpartition(".")

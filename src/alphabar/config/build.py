@@ -1,4 +1,4 @@
-"""Configurations become objects: `check` compares every node with the constructor it names, `build` calls the constructors."""
+"""Makes objects of configurations: `check` compares every node with its constructor, `build` calls the constructors."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -18,15 +18,15 @@ Choices = Mapping[str, Sequence[str]]
 
 
 class ConfigError(UserError):
-    """What is wrong with a configuration, one line for each problem, each with its dotted path."""
+    """An invalid configuration; the message has one line for each problem, with its dotted path."""
 
 
 def check(cfg: DictConfig, choices: Choices | None = None) -> None:
     """Compares every `_target_` node with the signature and type hints of its class, before anything is built.
 
-    What is written once and used in several places is reported once, where it is written.
+    A value that is written once and used in several places is reported once, where it is written.
 
-    choices: of the groups, to be named where a value should have come from one.
+    choices: the choices of each group, which are listed where a value should have come from a group.
     Raises ConfigError with all problems; if a `_target_` is not allowed, before anything is imported.
     """
     raw, content = written(cfg), plain(cfg)
@@ -42,7 +42,7 @@ def check(cfg: DictConfig, choices: Choices | None = None) -> None:
 
 
 def _compare(path: Path, node: dict[str, Any], raw: Any, choices: Choices) -> Iterator[str]:
-    """What is wrong with one node."""
+    """Yields a line for each problem of one node."""
     try:
         cls = locate(node["_target_"])
     except ValueError as error:
@@ -58,7 +58,7 @@ def _compare(path: Path, node: dict[str, Any], raw: Any, choices: Choices) -> It
 
 
 def at(path: Path, text: str) -> str:
-    """The line that says what is wrong where."""
+    """Returns the text with the dotted path before it."""
     return f"{dotted(path)}: {text}" if path else text
 
 
@@ -70,7 +70,7 @@ def _advice(place: Path, name: str | None, text: str, choices: Choices) -> str:
 
 
 def _foresee(value: Any) -> Any:
-    """The value with every node that has a `_target_` replaced by what it will be."""
+    """Returns the value with every node that has a `_target_` replaced by the `Made` that it will become."""
     if isinstance(value, list):
         return [_foresee(item) for item in value]
     if not isinstance(value, dict):
@@ -84,13 +84,13 @@ def _foresee(value: Any) -> Any:
 
 
 def build(node: DictConfig, path: str = "") -> Any:
-    """Makes what the node, and every node in it, names. Constructors get plain lists and mappings.
+    """Returns the object that the node names, built with the objects of the nodes in it. Constructors get plain lists and mappings.
 
-    It calls constructors itself, without `hydra.utils.instantiate`, so that what is built is the very class that was checked,
-    and so that a complaint carries its place. Of a mapping of objects, members that are null are left out: `callbacks.fid=null`.
+    It calls constructors itself, without `hydra.utils.instantiate`, so that the class that is built is the one that was checked,
+    and so that an error names its place. Null members of a mapping of objects are left out: `callbacks.fid=null`.
 
-    path: where the node stands, for messages; by default its place in the configuration it is part of.
-    Raises ConfigError for a `_target_` that is not allowed, before anything is imported, or with a constructor's own complaint.
+    path: the place of the node in messages; by default its place in the configuration that it is part of.
+    Raises ConfigError for a `_target_` that is not allowed, before anything is imported, or with the message of a constructor.
     """
     place: Path = tuple(key for key in (path or node._get_full_key(None)).split(".") if key)
     root = written(node._get_root())  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def _make(content: Any, path: Path, root: Any) -> Any:
 
 
 def construct(cls: type, place: Path, /, *args: Any, **kwargs: Any) -> Any:
-    """cls(*args, **kwargs), with its place in the configuration before its complaint. Raises ConfigError."""
+    """Returns cls(*args, **kwargs). Raises ConfigError, with the place in the configuration, if the arguments are invalid."""
     try:
         return cls(*args, **kwargs)
     except ConfigError:
@@ -135,10 +135,10 @@ def construct(cls: type, place: Path, /, *args: Any, **kwargs: Any) -> Any:
 
 
 def is_complaint(error: BaseException) -> bool:
-    """Whether this is how constructors, Lightning's too, say that their arguments are no good."""
+    """Returns whether the error is of a kind by which constructors, including Lightning's, reject their arguments."""
     return isinstance(error, ValueError | TypeError) or type(error).__name__ == "MisconfigurationException"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of the message that has something in it, or the error's name."""
+    """Returns the first line of the message that is not empty, or the name of the error's class."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

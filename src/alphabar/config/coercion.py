@@ -1,4 +1,4 @@
-"""Values of the wrong type that can be meant in one way only: a whole float where an int is due, a number where a text is due."""
+"""Converts values of the wrong type whose meaning is unambiguous: a whole float for an int, a number for a text."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,12 +12,12 @@ from alphabar.config.type_hints import fits
 
 
 def coerce(cfg: DictConfig, texts: Mapping[str, str | None]) -> None:
-    """Replaces arguments of `_target_` nodes whose type does not fit by what was meant, where they are written.
+    """Converts arguments of `_target_` nodes whose type does not fit, in the place where they are written.
 
     A whole float becomes an int where the constructor takes an int (`trainer.max_steps=1e5`); a number or a truth value becomes
     the text that the user wrote where the constructor takes a text (`data.root=2024`).
 
-    texts: the values of the command line's words as they were written, by their keys.
+    texts: the values of the command line's overrides as they were written, by key.
     """
     raw, content = written(cfg), plain(cfg)
     nodes = [(path, node) for path, node in walk(raw, content) if isinstance(node, dict) and "_target_" in node]
@@ -34,7 +34,7 @@ def coerce(cfg: DictConfig, texts: Mapping[str, str | None]) -> None:
 
 
 def _misfits(node: dict[str, Any]) -> Iterator[tuple[str, int | float, Any]]:
-    """Yields the numbers and truth values among the arguments that do not fit: name, value, type hint."""
+    """Yields (name, value, type hint) of the arguments that are numbers or truth values and do not fit their hints."""
     try:
         hints = type_hints(locate(node["_target_"]))
     except ValueError:

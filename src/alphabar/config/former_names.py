@@ -1,9 +1,9 @@
-"""Names of earlier versions of alphabar, so that what was written with them still loads: checkpoints, run folders, sweeps."""
+"""Names of earlier versions of alphabar, by which the checkpoints, run folders and sweeps of those versions still load."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# Modules and packages of classes that configurations name, and where these are now; the longest that fits counts.
+# Former modules and packages of classes that configurations name -> the current ones; the longest match applies.
 FORMER_MODULES = {
     "alphabar.diffusion.grids": "alphabar.diffusion.timesteps",
     "alphabar.training.autoencoding": "alphabar.training.modules.autoencoder",
@@ -18,7 +18,7 @@ FORMER_MODULES = {
     "alphabar.training.sampling": "alphabar.sampling.command",
     "alphabar.training.tasks": "alphabar.sampling.tasks",
 }
-# Classes, by the module they are in now, that have been renamed or moved since.
+# Former names of classes that have been renamed or moved, with the current name of the module they were in -> the current names.
 FORMER_CLASSES: dict[str, str] = {
     "alphabar.diffusion.objectives.weightings.Uniform": "alphabar.diffusion.objectives.weightings.UniformWeighting",
     "alphabar.metrics.pair.PairFeatures": "alphabar.metrics.contrastive.ContrastiveFeatures",
@@ -35,19 +35,19 @@ FORMER_ARGUMENTS: dict[tuple[str, str], str] = {
     ("alphabar.models.codecs.clip_embeddings", "pair"): "clip",
     ("alphabar.models.conditioners.image_embedding", "pair"): "clip",
 }
-# Keys at the top of a run's configuration that have been renamed.
+# Keys at the root of a run's configuration that have been renamed.
 FORMER_KEYS = {"grid": "timesteps", "pair": "clip", "pair_name": "clip_name"}
 
 
 def current_target(target: str) -> str:
-    """Returns the dotted name that a class has today, which is the same name unless it has been moved or renamed."""
+    """Returns the current dotted name of a class, which differs if the class has been moved or renamed."""
     former = next((place for place in sorted(FORMER_MODULES, reverse=True) if target.startswith(f"{place}.")), None)
     moved = target if former is None else FORMER_MODULES[former] + target.removeprefix(former)
     return FORMER_CLASSES.get(moved, moved)
 
 
 def upgraded(content: Any) -> Any:
-    """Returns the plain content of a stored configuration with today's keys and names of classes and arguments."""
+    """Returns the plain content of a stored configuration with the current names of keys, classes and arguments."""
     renamed = _with_current_names(content)
     return {FORMER_KEYS.get(key, key): value for key, value in renamed.items()} if isinstance(renamed, dict) else renamed
 
@@ -66,7 +66,7 @@ def _with_current_names(content: Any) -> Any:
 
 
 def current_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the protocol of a receipt with today's name of where the steps of its sampler lie."""
+    """Returns the protocol of a receipt with the current name of its sampler's timesteps."""
     sampler = protocol.get("sampler")
     if not isinstance(sampler, Mapping) or "grid" not in sampler:
         return dict(protocol)

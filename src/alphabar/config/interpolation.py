@@ -1,4 +1,4 @@
-"""A configuration as plain values, and where in it each value is written down."""
+"""Converts configurations to plain values, and finds the place where each value is written."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 class Blank(Enum):
-    """A value that is not there: `???` itself, or a reference to a `???` that is filled in later."""
+    """A missing value: `???` itself, or a reference to a `???` that is filled in later."""
 
     MISSING = "missing"
     LATER = "later"
@@ -28,7 +28,7 @@ class Broken:
 
 
 def plain(node: DictConfig | ListConfig) -> Any:
-    """The content as dicts, lists and scalars, references resolved; what has no value becomes a `Blank` or a `Broken`."""
+    """Returns the content as dicts, lists and scalars, with references resolved; a `Blank` or `Broken` where there is no value."""
     if isinstance(node, DictConfig):
         return {str(key): _value(node, key) for key in node}
     return [_value(node, index) for index in range(len(node))]
@@ -47,12 +47,12 @@ def _value(parent: DictConfig | ListConfig, key: Any) -> Any:
 
 
 def written(node: DictConfig | ListConfig) -> Any:
-    """The content as dicts, lists and scalars, references as they are written: `${schedule}`."""
+    """Returns the content as dicts, lists and scalars, with references as they are written: `${schedule}`."""
     return OmegaConf.to_container(node, resolve=False)
 
 
 def walk(content: Any, value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every value of the `plain` content, with its path; mappings and lists only where the `written` content has them, too."""
+    """Yields the path and value of all `plain` content; it enters mappings and lists only where the `written` content has them."""
     if isinstance(value, dict | list) and not isinstance(content, dict | list):
         return
     yield path, value
@@ -65,7 +65,7 @@ def walk(content: Any, value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]
 
 
 def dig(content: Any, path: Path) -> Any:
-    """The value at `path`. Raises LookupError if there is none."""
+    """Returns the value at `path`. Raises LookupError if there is none."""
     for key in path:
         if not isinstance(content, dict | list):
             raise LookupError(key)
@@ -74,7 +74,7 @@ def dig(content: Any, path: Path) -> Any:
 
 
 def home(content: Any, path: Path) -> Path:
-    """The place where the value at `path` of the `written` content really stands, through all references on the way."""
+    """Returns the path at which the value of `path` in the `written` content is defined, following all references."""
     place: Path = ()
     for key in path:
         place = (*place, key)
@@ -91,6 +91,6 @@ def home(content: Any, path: Path) -> Path:
 
 
 def dotted(path: Path) -> str:
-    """`trainer.plugins[0].x`."""
+    """Returns the path as text, such as `trainer.plugins[0].x`."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
     return text.removeprefix(".")

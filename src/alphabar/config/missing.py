@@ -1,4 +1,4 @@
-"""Values that a user has to give and has not."""
+"""Finds required values that the user has not given."""
 
 from omegaconf import DictConfig
 

@@ -1,4 +1,4 @@
-"""Comparing configured arguments with what a constructor takes."""
+"""Compares configured arguments with the signature of a constructor."""
 
 import inspect
 import typing
@@ -15,7 +15,7 @@ GIVEN_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
 def problems(cls: type, arguments: Mapping[str, Any], partial: bool) -> Iterator[tuple[str | None, str]]:
-    """What is wrong with calling `cls(**arguments)`: (the argument, or None for the call itself; one line)."""
+    """Yields the problems of calling `cls(**arguments)` as (name of the argument, or None for the call itself; one line)."""
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cls.__abstractmethods__))  # type: ignore[attr-defined]
         yield None, f"{cls.__name__} is an interface without {missing}: name one of its implementations"
@@ -36,7 +36,7 @@ def problems(cls: type, arguments: Mapping[str, Any], partial: bool) -> Iterator
 
 
 def accepted(cls: type) -> tuple[dict[str, Parameter], bool]:
-    """The parameters of the constructor that can be given by name, and whether it takes others besides."""
+    """Returns the parameters of the constructor that can be given by name, and whether it takes any others."""
     constructor: Callable[..., Any] = cls.__init__
     if inspect.isfunction(constructor) and constructor.__module__ == "torch.nn.modules.module":
         return {}, False  # its *args and **kwargs are there only to be refused
@@ -50,7 +50,7 @@ def accepted(cls: type) -> tuple[dict[str, Parameter], bool]:
 
 
 def type_hints(cls: type) -> dict[str, Any]:
-    """The hints of the constructor's parameters; none if they cannot be read."""
+    """Returns the hints of the constructor's parameters; an empty dict if they cannot be resolved."""
     try:
         return typing.get_type_hints(cls.__init__)
     except (NameError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""Whether a configured value fits a type hint, and how to say what would."""
+"""Compares configured values with type hints, and describes hints and values in words."""
 
 import collections.abc
 import inspect
@@ -14,9 +14,9 @@ SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int,
 
 @dataclass(frozen=True)
 class Made:
-    """What a node with a `_target_` becomes: an instance of `cls`, or, if `partial`, something that makes one.
+    """The object that a node with a `_target_` becomes: an instance of `cls`, or, if `partial`, a function that returns one.
 
-    cls: None if the class could not be found.
+    cls: the class; None if it could not be found.
     """
 
     cls: type | None
@@ -24,7 +24,7 @@ class Made:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether the value fits; True where the hint, or the value, cannot be judged."""
+    """Returns whether the value fits the hint; True if one of them cannot be judged."""
     if isinstance(value, Blank | Broken) or (isinstance(value, Made) and value.cls is None):
         return True
     hint = _plain(hint)
@@ -44,7 +44,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _plain(hint: Any) -> Any:
-    """The hint without annotations and new names for old types."""
+    """Returns the hint with `Annotated` and `NewType` unwrapped."""
     while True:
         if typing.get_origin(hint) is Annotated:
             hint = typing.get_args(hint)[0]
@@ -90,7 +90,7 @@ def _fits_items(value: list[Any], kind: type, args: tuple[Any, ...]) -> bool:
 
 
 def expected(hint: Any) -> str:
-    """What the hint asks for, in words; of a union, what can be written in a configuration as it is, if anything can."""
+    """Returns the hint in words; for a union, only its members that can be written in a configuration directly."""
     hint = _plain(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
@@ -115,7 +115,7 @@ def expected(hint: Any) -> str:
 
 
 def listed(hint: Any) -> list[Any]:
-    """The values that the hint lists one by one."""
+    """Returns the values that the hint lists, those of its `Literal`s."""
     hint = _plain(hint)
     if typing.get_origin(hint) is Literal:
         return list(typing.get_args(hint))
@@ -135,7 +135,7 @@ def _writable(options: tuple[Any, ...]) -> list[Any]:
 
 
 def shown(value: Any) -> str:
-    """The value as it would be written, or what it will be made of."""
+    """Returns the value as it would be written in YAML, or the name of the class that it will be an instance of."""
     if isinstance(value, Made):
         name = value.cls.__name__ if value.cls else "an unknown class"
         return f"{name} with _partial_: true" if value.partial else name

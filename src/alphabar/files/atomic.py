@@ -1,4 +1,4 @@
-"""Files and folders that are replaced as a whole: whoever reads meanwhile finds the old content or the new one."""
+"""Files and folders that are replaced as a whole: a concurrent reader finds the old content or the new one."""
 
 import os
 import secrets
@@ -47,9 +47,9 @@ def remove_leftovers(path: Path) -> None:
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder to write into, which takes the place of `folder` at the end, unless an error is raised inside.
+    """Yields an empty folder to write into, which replaces `folder` at the end, unless an error is raised inside.
 
-    Whoever reads meanwhile finds a whole folder, the new one or the one before, or none.
+    A concurrent reader finds a complete folder, the new one or the old one, or none.
     """
     partial, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{state}") for state in ("partial", "old"))
     try:

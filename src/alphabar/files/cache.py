@@ -1,6 +1,6 @@
 """Results on the disk under a hash of everything that they depend on.
 
-A cache saves time and nothing else: an entry that cannot be read is computed again; that one cannot be written is said in one line.
+A cache only saves time: an entry that cannot be read is computed again, and one that cannot be written is logged in one line.
 """
 
 import hashlib

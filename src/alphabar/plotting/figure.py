@@ -1,4 +1,4 @@
-"""What all pictures share: their style, how they are written, and their scales."""
+"""Functions that all pictures share: their style, their files, and their scales."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ DPI = 110
 
 @contextmanager
 def figure_file(path: Path, width: float, height: float) -> Iterator["Figure"]:
-    """Gives an empty figure of width x height inches to draw on, and writes it to the file at the end."""
+    """Yields an empty figure of width x height inches to draw on, and writes it to the file at the end."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -70,7 +70,7 @@ def tick_labels(places: Sequence[float]) -> list[str]:
 
 
 def spans_decades(values: Sequence[float]) -> bool:
-    """Whether the values are positive and their largest is at least ten times their smallest."""
+    """Returns whether the values are positive and their largest is at least ten times their smallest."""
     return bool(values) and min(values) > 0 and max(values) / min(values) >= 10
 
 

@@ -1,4 +1,4 @@
-"""Line charts over optimizer steps, drawn in one way as PNG files and as SVG for a page."""
+"""Line charts over optimizer steps, drawn alike in PNG files and as SVG on a page."""
 
 import io
 import math

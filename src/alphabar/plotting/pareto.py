@@ -1,4 +1,4 @@
-"""The picture of a sweep over settings that differ in cost: the figure of merit over what an image costs."""
+"""The picture of a sweep over settings that differ in cost: the figure of merit over the cost of an image."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ MIN_TICK_RATIO = 1.3  # of two neighbouring ticks, so that their labels do not t
 
 
 def draw_pareto(trade_off: CostTradeOff, path: Path) -> None:
-    """Writes a PNG with a panel for each known cost and a line for each setting of all that is not the number of steps."""
+    """Writes a PNG with a panel for each known cost and a line for each combination of overrides other than the number of steps."""
     names = trade_off.costs()
     with figure_file(path, 5.6 * len(names) + 1.5, 4.4) as figure:
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
@@ -50,7 +50,7 @@ def plot_cost(axes: "Axes", trade_off: CostTradeOff, name: str) -> None:
 
 
 def set_cost_ticks(axes: "Axes", name: str, places: list[float]) -> None:
-    """Marks the very numbers where evaluations are few, as far as their labels do not touch; round values otherwise."""
+    """Puts ticks at the numbers of evaluations if these are few and their labels do not touch, or else at round values."""
     if name != NETWORK_EVALUATIONS or len(places) > 12:
         set_ticks(axes.xaxis, round_ticks(*axes.get_xlim(), is_logarithmic=True))
         return

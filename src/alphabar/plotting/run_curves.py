@@ -1,4 +1,4 @@
-"""The curves of a run: which there are, from what columns of metrics.csv, and the picture curves.png."""
+"""The charts of a run, made from the columns of metrics.csv, and the picture curves.png."""
 
 import math
 from collections.abc import Sequence

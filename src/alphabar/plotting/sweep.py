@@ -1,4 +1,4 @@
-"""The picture of a sweep: the figure of merit over what was swept, and samples of every job."""
+"""The picture of a sweep: the figure of merit over the swept values, and samples of every job."""
 
 import math
 import textwrap
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TILE = 2.0  # inches
 PLOT_HEIGHT = 4.0  # inches
 MAX_COLUMNS = 6
-MAX_LINES = 10  # that have a name and a colour of their own
+MAX_LINES = 10  # with more lines than these, all have the same colour and no name
 
 
 def draw_sweep(sweep: Sweep, path: Path) -> None:
@@ -38,7 +38,7 @@ def draw_sweep(sweep: Sweep, path: Path) -> None:
 
 
 class SweepLayout:
-    """Which jobs belong to which line (`series`, by their values of all keys but the last), and at which place along it."""
+    """Assigns each job to a line (`series`, by its values of all keys but the last) and to a place along it."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.keys = sweep.swept_keys()
@@ -157,7 +157,7 @@ def show_samples(figure: "SubFigure", layout: SweepLayout, columns: int, rows: i
 
 
 def tile_title(layout: SweepLayout, job: Job) -> str:
-    """Returns the job's values of what was swept, a line each, and its figure."""
+    """Returns the job's values of the swept keys, one per line, and its figure."""
     overrides = [f"{layout.short[key]}={job.overrides[key]}" for key in layout.keys if key in job.overrides]
     y = layout.y(job)
     figure = job.state if y is None else f"{layout.metric_title if layout.has_figure else 'loss'} {y:.4g}"

@@ -16,7 +16,7 @@ from alphabar.evaluation.table import TITLES
 from alphabar.reports.html import format_duration, format_number, render
 from alphabar.reports.images import EmbeddedImage, embed_image
 
-COMPARABLE_KEYS = ("weights", "sampler", "guidance")  # of protocols: what one compares on purpose
+COMPARABLE_KEYS = ("weights", "sampler", "guidance")  # keys of protocols whose values are compared on purpose
 
 
 class FigureRow(NamedTuple):
@@ -95,7 +95,7 @@ def unique_receipts(receipts: Sequence[FoundReceipt]) -> list[FoundReceipt]:
 
 
 def is_about(path: Path, run: Path) -> bool:
-    """Whether the receipt's subject is a checkpoint of the run; its path may begin here, or in a folder above the receipt."""
+    """Returns whether the receipt's subject is a checkpoint of the run; its path is relative to here or to a parent folder."""
     try:
         subject = json.loads(path.read_text(encoding="utf-8"))["subject"]["checkpoint"]
         return any((base / subject).resolve().is_relative_to(run) for base in (Path.cwd(), *path.resolve().parents))
@@ -131,7 +131,7 @@ def _with_note(found: FoundReceipt, run: Path) -> FoundReceipt:
 
 
 def summarise_receipt(receipt: Receipt) -> ReceiptSummary:
-    """Returns complaints, figures, costs, memorisation and everything that they depend on.
+    """Returns the summary of a receipt: complaints, figures, costs, memorisation and everything that they depend on.
 
     Raises KeyError, TypeError or ValueError for a receipt in which something is missing.
     """

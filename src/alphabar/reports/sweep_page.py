@@ -37,7 +37,7 @@ class JobEntry(NamedTuple):
 
 
 class Comparability(NamedTuple):
-    """What a reader must know of the FIDs in the table: a warning with what differs, a note, or the one name of all."""
+    """Whether the FIDs in the table can be compared: a warning with the differences, a note, or the one name that all share."""
 
     warning: str = ""
     differences: Sequence[str] = ()
@@ -66,7 +66,7 @@ def render_sweep(folder: Path, receipts: Sequence[FoundReceipt]) -> Markup:
 
 
 def load_sweep(folder: Path) -> tuple[Sweep, str]:
-    """Returns the sweep in a folder, and what is wrong with its table; a sweep without jobs if it cannot be read."""
+    """Returns the sweep in a folder and the problem of its table, or ""; the sweep has no jobs if the table cannot be read."""
     try:
         sweep = read_sweep(folder)
     except (OSError, ValueError, KeyError, csv.Error) as error:
@@ -85,13 +85,13 @@ def job_folder(sweep: Path, job: Job) -> Path | None:
 
 
 def job_title(sweep: Sweep, job: Job) -> str:
-    """Returns the job's number with its own values of what was swept."""
+    """Returns the job's number with its values of the swept keys."""
     values = sweep.label(job.overrides)
     return f"job {job.num}" + (f": {values}" if values else "")
 
 
 def render_header(name: str, sweep: Sweep, entries: Sequence[JobEntry], receipts: Sequence[FoundReceipt]) -> Markup:
-    """Returns the name, what was swept, how it went, and the best job."""
+    """Returns the header: the name of the sweep, the swept keys, the states of the jobs, and the best job."""
     states = [each.job.state for each in entries]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states) if state)
     return render(
@@ -132,7 +132,7 @@ def swept_real_images(sweep: Sweep) -> list[str]:
 
 
 def render_results(sweep: Sweep, entries: Sequence[JobEntry], problem: str) -> Markup:
-    """Returns the table of all jobs, after what must be known of its figures."""
+    """Returns the table of all jobs, preceded by a statement on whether its figures can be compared."""
     columns = sweep.result_columns()
     return render(
         "sweep_results",

@@ -42,7 +42,7 @@ def from_first(work: Callable[[], T]) -> T:
 
 
 def sum_over_ranks_(values: torch.Tensor) -> torch.Tensor:
-    """`values`, which are changed into the sum of everyone's; without the copy that `total` takes."""
+    """Replaces `values` in place by their sum over all processes, and returns them; `total` leaves its argument unchanged."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(values)
     return values

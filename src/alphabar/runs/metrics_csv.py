@@ -1,4 +1,4 @@
-"""metrics.csv of a run, as it is read: a row for each optimizer step at which something was logged, a column for each figure."""
+"""Reads the metrics.csv of a run: a row for each optimizer step at which something was logged, a column for each figure."""
 
 import csv
 import io
@@ -46,7 +46,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def read_metrics(path: Path) -> RunMetrics:
-    """Reads metrics.csv; cells that are no numbers are left out, and counted. Never raises for a bad file, or for none."""
+    """Reads metrics.csv; cells that are not numbers are left out and counted. Never raises for a damaged or missing file."""
     if not path.exists():
         return RunMetrics({})
     try:

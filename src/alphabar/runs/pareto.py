@@ -1,4 +1,4 @@
-"""Which setting of a sweep to use: figures of merit against what an image costs, each the mean over seeds."""
+"""Recommends a setting of a sweep: it weighs figures of merit against the cost of an image, both averaged over seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class CostTradeOff:
         return self.sweep.metric
 
     def is_comparable(self) -> bool:
-        """Whether all figures were measured alike, apart from weights and sampler."""
+        """Returns whether all figures were measured by protocols that differ only in weights and sampler."""
         return len({(comparable_part(each.job.figure_name), each.job.protocol) for each in self.settings}) == 1
 
     def costs(self) -> list[str]:
@@ -55,11 +55,11 @@ class CostTradeOff:
         return min(good, key=lambda each: (each.costs[NETWORK_EVALUATIONS], each.figure))
 
     def label(self, setting: Setting) -> str:
-        """Returns the setting's own values of what was swept, as overrides."""
+        """Returns the setting's values of the swept keys, as overrides."""
         return self.sweep.label(setting.overrides)
 
     def label_without_steps(self, setting: Setting) -> str:
-        """Returns the setting's own values of what was swept, without the number of steps, and with short keys."""
+        """Returns the setting's values of the swept keys, without the number of steps, and with short keys."""
         keys = [key for key in self.sweep.swept_keys() if not key.endswith("num_steps") and key in setting.overrides]
         return " ".join(f"{key.rpartition('.')[2]}={setting.overrides[key]}" for key in keys)
 

@@ -49,10 +49,10 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
 
 
 def change(saved: DictConfig, cfg: DictConfig, word: str) -> None:
-    """Makes the change of one word of the command line in the configuration of the run.
+    """Applies one override of the command line to the configuration of the run.
 
-    A word that chooses a group takes what was chosen from `cfg`, this command's configuration. Raises UserError for a key that
-    cannot change, or that the run has not.
+    An override that chooses a group takes the group's content from `cfg`, this command's configuration. Raises UserError for a key
+    that cannot change, or that the run does not have.
     """
     override = OverridesParser.create().parse_override(word)
     key = override.key_or_group
@@ -88,7 +88,7 @@ def relocate(saved: DictConfig) -> None:
 
 
 def must_be_of_this_version(saved: DictConfig) -> None:
-    """Raises UserError, in one line, for a run's configuration that does not pass, before anything in it is changed."""
+    """Raises UserError, with one line, if the stored configuration of a run is not valid in this version."""
     try:
         check(saved)
     except ConfigError as error:

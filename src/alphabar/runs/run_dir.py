@@ -40,7 +40,7 @@ def run_dir(outputs: str, command: str, resume: str | None) -> str:
 
 
 def stored_config(folder: Path) -> DictConfig:
-    """Returns the configuration in the folder of a run, with today's names of what has been renamed since."""
+    """Returns the configuration in the folder of a run, with the current names of keys, classes and arguments."""
     config = OmegaConf.create(upgraded(OmegaConf.to_container(OmegaConf.load(folder / CONFIG))))
     assert isinstance(config, DictConfig)
     return config

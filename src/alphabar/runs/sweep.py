@@ -32,7 +32,7 @@ class Job:
 
     @property
     def metric(self) -> str:
-        """Which figure of merit the job has: "fid" or "bpd"; "" if it has none."""
+        """The figure of merit that the job has: "fid" or "bpd"; "" if it has none."""
         return next((metric for metric in METRICS if self.result.get(metric)), "")
 
     @property
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def protocol(self) -> str:
-        """A hash of what must be equal for the figure to be compared with others; "" if that is not known."""
+        """A hash of everything that must be equal for two figures to be comparable; "" if it is not known."""
         return (self.result[self.metric].get("protocol") or "") if self.metric else ""
 
     @property
@@ -103,13 +103,13 @@ class Sweep:
     jobs: list[Job] = field(default_factory=list)
 
     def swept_keys(self) -> list[str]:
-        """Returns what was swept: the overrides that differ between jobs, or all of them if none do."""
+        """Returns the keys that were swept: those of the overrides that differ between jobs, or all of them if none do."""
         names = list(dict.fromkeys(key for job in self.jobs for key in job.overrides))
         swept = [name for name in names if len({job.overrides.get(name) for job in self.jobs}) > 1]
         return swept or names
 
     def label(self, overrides: Mapping[str, str]) -> str:
-        """Returns those of a job's overrides that were swept, as on a command line."""
+        """Returns the overrides of a job's swept keys, as on a command line."""
         return " ".join(f"{key}={overrides[key]}" for key in self.swept_keys() if key in overrides)
 
     def ranked(self) -> list[Job]:
@@ -126,7 +126,7 @@ class Sweep:
         return next((job.metric for job in self.jobs if job.metric), "fid")
 
     def result_columns(self) -> list["ResultColumn"]:
-        """Returns the figures of all jobs, in the order of `ranked`: those that any job has, and always that of merit."""
+        """Returns the columns that have a value in any job, and always the figure of merit, in the order of `ranked`."""
         jobs = self.ranked()
         columns = [
             ResultColumn("loss", ".4f", [job.loss for job in jobs]),
@@ -138,7 +138,7 @@ class Sweep:
         return [column for column in columns if column.title == METRICS[self.metric] or set(column.values) != {None}]
 
     def figure_names(self) -> list[str]:
-        """Returns up to three names of the figure of merit, or what more names have in common, with * for the rest."""
+        """Returns up to three names of the figure of merit; of more names their common parts, with * for the rest."""
         names = sorted({job.figure_name for job in self.jobs if job.figure_name})
         words = [name.split("-") for name in names]
         if len(names) <= 3 or len(set(map(len, words))) > 1:
@@ -146,7 +146,7 @@ class Sweep:
         return ["-".join(place[0] if len(set(place)) == 1 else "*" for place in zip(*words, strict=True))]
 
     def save(self) -> None:
-        """Writes the table results.csv, with all overrides, also those that are the same in every job."""
+        """Writes the table results.csv with all overrides, including those that are equal in all jobs."""
         keys = list(dict.fromkeys(key for job in self.jobs for key in job.overrides))
         costs = [name for name in COSTS if any(job.cost(name) is not None for job in self.jobs)]
         ending = ["state", "error", "loss", self.metric, f"{self.metric}_name", *costs, "images_per_second", "seconds", "folder"]
@@ -187,7 +187,7 @@ def _read_job(cells: Mapping[str, str]) -> Job:
 
 
 def comparable_part(name: str) -> tuple[str, ...]:
-    """Returns what must be equal for figures to be compared: (fid, n1000, classifier) of fid/n1000-classifier-ema-ddim50."""
+    """Returns the parts that comparable figures share: (fid, n1000, classifier) of fid/n1000-classifier-ema-ddim50."""
     what, _, rest = name.partition("/")
     return (what, *rest.split("-")[:2])
 
@@ -196,9 +196,9 @@ open_sweeps: list[Sweep] = []
 
 
 def open_sweep(folder: Path) -> Sweep:
-    """Returns this process's sweep in the folder, the same however often a sweeper comes back with more jobs.
+    """Returns this process's sweep in the folder; a sweeper that launches more jobs gets the existing object.
 
-    Raises UserError if the folder is that of an earlier sweep.
+    Raises UserError if the folder belongs to an earlier sweep.
     """
     for sweep in open_sweeps:
         if sweep.folder == folder:
@@ -210,7 +210,7 @@ def open_sweep(folder: Path) -> Sweep:
 
 
 def write_error(job: Job, command: Sequence[str], traceback: str) -> None:
-    """Writes error.txt into the job's folder: what went wrong, and the command that repeats the job in a folder of its own."""
+    """Writes error.txt into the job's folder: the error, and the command that repeats the job in a new folder."""
     job.folder.mkdir(parents=True, exist_ok=True)
     text = f"{job.state}: {job.error}\n\n{shlex.join(command)}\n\n{traceback}"
     write_text(job.folder / "error.txt", text.rstrip() + "\n")

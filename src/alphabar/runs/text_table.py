@@ -1,4 +1,4 @@
-"""Tables of text."""
+"""Tables as aligned text."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Reading files that torch.save wrote."""
+"""Reads files that torch.save wrote."""
 
 import pickle
 from pathlib import Path

@@ -19,8 +19,8 @@ from alphabar.runs.metrics_csv import read_rows
 class MetricsFile(Logger):
     """Writes each row at once; figures of the same step share a row, and a new column widens the file.
 
-    A run that is resumed goes on below the rows up to its checkpoint's step. Rows that had come after it will be made again; they
-    are set aside in `metrics_after_step_N.csv`, so that nothing is lost.
+    A resumed run keeps the rows up to its checkpoint's step. Later rows will be logged again; they are saved to
+    `metrics_after_step_N.csv`, so that nothing is lost.
     """
 
     def __init__(self, run_dir: Path, resumed_at: int | None = None) -> None:

@@ -28,8 +28,8 @@ class WandbRun(WandbLogger):
     """Logs to wandb: online if there is an account and a network, else offline; it never asks and never waits.
 
     mode: "auto" decides as above, and goes offline with one line if the server refuses or does not answer; the environment's
-    WANDB_MODE comes first. Raises UserError if mode="online" cannot be had. A run that is resumed keeps its id, which is in
-    `wandb_id.txt`; offline, each sitting is a fragment of its own under that id.
+    WANDB_MODE takes precedence. Raises UserError if mode="online" is not possible. A resumed run keeps its id, which is in
+    `wandb_id.txt`; offline, each start of the run writes a separate fragment under that id.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Writes the configuration down on wandb, and the run's id in its folder."""
+        """Logs the configuration to wandb, and writes the run's id into its folder."""
         write_text(Path(self.save_dir or ".") / ID_FILE, f"{self._wandb_init['id']}\n")
         try:
             super().log_hyperparams(params)
@@ -78,7 +78,7 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Closes the run, one that failed as failed, and says how to look at it."""
+        """Closes the run with its exit status, and prints how to view it."""
         if self._experiment is None:
             return
         url = self._experiment.url if self.mode == "online" else None
@@ -92,7 +92,7 @@ class WandbRun(WandbLogger):
 
 
 def settings(mode: str) -> wandb.Settings:
-    """Returns settings by which wandb prints nothing and gives up soon if a server does not answer."""
+    """Returns settings with which wandb prints nothing and waits at most 15 seconds for a server."""
     return wandb.Settings(silent=True, console="off", x_disable_stats=mode == "offline", init_timeout=15, mode=mode)  # type: ignore[arg-type]
 
 
