@@ -189,9 +189,9 @@ def test_one_model_and_the_whole_cascade_are_judged(base, classes, larger, shell
             "negative: need labels 0..1, got dog",
         ),
         (["checkpoint={larger}", "stages=[nowhere]"], "checkpoint=nowhere: no such file"),
-        (["checkpoint={base}", "images=nowhere"], "images=nowhere: this model is conditioned on no images (it has Text)"),
+        (["checkpoint={base}", "images=nowhere"], "images=nowhere: this model is not conditioned on images (it has Text)"),
         (["checkpoint={larger}", "images=nowhere"], "images=nowhere: there is no such file or folder"),
-        (["checkpoint={larger}", "stages=[{base}]", "images=nowhere"], "images=nowhere: this model is conditioned on no images"),
+        (["checkpoint={larger}", "stages=[{base}]", "images=nowhere"], "images=nowhere: this model is not conditioned on images"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -241,7 +241,7 @@ def test_figures_for_digits(tmp_path):
 def test_choices_of_the_group(choice, target):
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        features = compose(overrides=[f"+features={choice}"]).features
+        features = compose(overrides=["+paths=default", f"+features={choice}"]).features
     if target is None:
         assert features is None
     else:

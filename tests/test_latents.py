@@ -204,7 +204,7 @@ def test_a_disk_that_fills_up_is_one_line(tmp_path, folder, monkeypatch):
 def test_processes_share_the_measuring(folder, monkeypatch):
     alone, data, shares = codec(folder, channels=1, cache=False), toy.digits(), []
     take_latents(alone, data, CPU, with_images=False)
-    monkeypatch.setattr(latents, "total", lambda values: shares.append(values) or values)
+    monkeypatch.setattr(latents, "sum_over_ranks", lambda values: shares.append(values) or values)
     for rank in (0, 1):
         monkeypatch.setattr(latents, "rank_and_size", lambda rank=rank: (rank, 2))
         take_latents(codec(folder, channels=1, cache=False), data, CPU, with_images=False)

@@ -43,7 +43,7 @@ def test_all_are_those_that_can_be_had(caplog):
 
 def test_all_in_the_configuration():
     GlobalHydra.instance().clear()
-    words = ["+features=all", "features.dinov2.weights=/nowhere", "features.clip=null"]
+    words = ["+paths=default", "+features=all", "features.dinov2.weights=/nowhere", "features.clip=null"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose(overrides=words)
     check(cfg)
