@@ -1,2 +1,4 @@
-"""What `evaluate.py` does: `subjects` says which images are judged, `judge` collects figures of them, `receipt` writes down the
-figures with all that they depend on, and `compare` puts receipts side by side where that makes sense."""
+"""The evaluation of images, as `evaluate.py` runs it.
+
+`images_under_test` provides the images, `reference_statistics` and `measurement` compute their figures, `receipt` writes the
+figures with everything that they depend on, and `compare` prints receipts side by side."""

@@ -1,4 +1,4 @@
-"""`evaluate.py compare`: receipts side by side, where their figures were measured alike."""
+"""`evaluate.py compare` prints receipts side by side if their figures were measured in the same way."""
 
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from alphabar.evaluation.receipt import Receipt, differences, flat, read
 from alphabar.evaluation.table import TITLES, spread
 from alphabar.runs.text_table import aligned
 
-MAX_SHOWN = 60  # characters of a value
+MAX_SHOWN = 60  # the maximal length of a value in the table
 
 
 def main(words: Sequence[str]) -> None:
-    """Prints the table. Raises UserError for bad receipts, and for unlike protocols unless they are allowed."""
+    """Prints the table. Raises UserError for bad receipts, and for protocols that differ in keys that are not allowed to."""
     parser = ArgumentParser("evaluate.py compare", description="Puts receipts side by side, if they were measured alike.")
     parser.add_argument("receipts", nargs="+", type=Path, help="receipt.json, or the folder that it is in")
     parser.add_argument(
@@ -32,7 +32,7 @@ def complain(message: str) -> NoReturn:
 
 
 def table(paths: Sequence[Path], receipts: Sequence[Receipt], allowed: Sequence[str]) -> str:
-    """A row for each receipt, a column for each figure that all of them have.
+    """Returns a table with a row for each receipt and a column for each figure that all of them have.
 
     allowed: keys of protocols, or what they begin with, that may differ; "all" for all. Raises UserError for others.
     """
@@ -55,9 +55,9 @@ def table(paths: Sequence[Path], receipts: Sequence[Receipt], allowed: Sequence[
 
 
 def relevant(protocol: Mapping[str, Any], origins: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
-    """The protocol without what none of these figures depends on.
+    """Returns the protocol without the entries that none of these figures depends on.
 
-    origins: of each figure what it is, its extractor and its statistic.
+    origins: what each figure is, its extractor and its statistic.
     """
     kept = {key: value for key, value in protocol.items() if key != "floor"}
     for part, place in (("extractors", 1), ("statistics", 2)):
@@ -67,12 +67,12 @@ def relevant(protocol: Mapping[str, Any], origins: Sequence[tuple[str, str, str]
 
 
 def is_allowed(key: str, allowed: Sequence[str]) -> bool:
-    """Whether the dotted key, or what it is part of, is among those."""
+    """Returns whether the dotted key, or a key that contains it, is among the allowed ones."""
     return any(word == "all" or key == word or key.startswith(f"{word}.") for word in allowed)
 
 
 def refusal(paths: Sequence[Path], unlike: Mapping[str, Sequence[Any]]) -> str:
-    """The first difference in full, the others by name."""
+    """Returns the message that gives the first difference in full and the others by name."""
     key, values = next(iter(unlike.items()))
     other = next(index for index, value in enumerate(values) if value != values[0])
     words = ",".join(dict.fromkeys(name.split(".")[0] for name in unlike))
@@ -85,16 +85,16 @@ def refusal(paths: Sequence[Path], unlike: Mapping[str, Sequence[Any]]) -> str:
 
 
 def figures(receipt: Receipt) -> dict[tuple[str, str], Any]:
-    """By what and extractor; those of noise are left out."""
+    """Returns the figures by kind and extractor, without those of noise."""
     return {(each.what, each.extractor): each for each in receipt.figures if not each.name.endswith("-noise")}
 
 
 def title(key: tuple[str, str]) -> str:
-    """FID classifier"""
+    """Returns the title of a column, such as `FID classifier`."""
     return " ".join(part for part in (TITLES.get(key[0], key[0]), key[1]) if part)
 
 
 def short(value: Any) -> str:
-    """A value in one cell."""
+    """Returns a value as the text of one cell."""
     text = " ".join(f"{name}={item}" for name, item in flat(value).items()) if isinstance(value, Mapping) else str(value)
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

@@ -1,4 +1,4 @@
-"""What drawing images takes."""
+"""The cost of sampling: time and network evaluations."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from torch import nn
 
 @dataclass
 class Cost:
-    """Of drawing images on this process. seconds: without those of the first batch, which warms up, if there are others."""
+    """The cost of drawing images on this process. seconds: the time, without the first batch (a warm-up) if there are others."""
 
     seconds: float = 0.0
     images: int = 0
@@ -16,7 +16,7 @@ class Cost:
     warm_up: tuple[float, int] = (0.0, 0)
 
     def add(self, seconds: float, images: int) -> None:
-        """Counts a batch."""
+        """Adds the cost of a batch."""
         if self.warm_up[1] == 0:
             self.warm_up = (seconds, images)
         else:
@@ -25,13 +25,13 @@ class Cost:
 
     @property
     def seconds_per_image(self) -> float:
-        """On one device."""
+        """The seconds per image on one device."""
         seconds, images = (self.seconds, self.images) if self.images else self.warm_up
         return seconds / max(images, 1)
 
 
 class counted:
-    """Inside, counts how many images the denoiser's network looks at."""
+    """Counts, inside the context, how many images the denoiser's network evaluates."""
 
     def __init__(self, denoiser: nn.Module, cost: Cost) -> None:
         self.denoiser, self.cost = denoiser, cost

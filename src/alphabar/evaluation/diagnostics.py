@@ -1,4 +1,4 @@
-"""What is to be said of images beside their figures: health and memorisation, in words, numbers and a picture."""
+"""Diagnostics of images beside their figures: health and memorisation, in words, numbers and a picture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +21,11 @@ NUM_SHOWN = 8
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """complaints: a line each, none for healthy images. memorisation: None without held-out images.
+    """The findings about a set of images.
 
-    neighbours: of each generated image among the training images; None where nothing was compared.
+    complaints: one line each, none for healthy images. memorisation: None without held-out images.
+
+    neighbours: the nearest training images of each generated image; None if nothing was compared.
     """
 
     complaints: tuple[str, ...]
@@ -36,7 +38,7 @@ class Diagnostics:
     neighbours_held_out: Neighbours | None
 
     def record(self) -> dict[str, Any]:
-        """For a receipt."""
+        """Returns the entry of a receipt."""
         return {
             "complaints": list(self.complaints),
             "diversity": self.diversity,
@@ -47,7 +49,7 @@ class Diagnostics:
         }
 
     def figures(self) -> dict[str, float]:
-        """For curves and loggers."""
+        """Returns the figures that loggers plot."""
         pairs = zip(self.pixels["mean"], self.pixels_real["mean"], strict=True)
         spread = zip(self.pixels["std"], self.pixels_real["std"], strict=True)
         found = {
@@ -62,7 +64,7 @@ class Diagnostics:
 
 
 def find(judge: ReferenceStatistics, measured: Measurement, with_neighbours: bool = True) -> Diagnostics:
-    """Looks at a set of images; all processes call it, and all get the same but the neighbours, which are the first one's."""
+    """Returns the diagnostics of a set of images. All processes call it; only the first one gets the neighbours."""
     real, ours = judge.real, measured.features
     spread = diversity(ours.sums, real.features.sums) if ours.num >= 2 else float("nan")
     lines = complaints(measured.pixels, real.pixels, spread) if ours.num >= 2 else []
@@ -96,7 +98,7 @@ def find(judge: ReferenceStatistics, measured: Measurement, with_neighbours: boo
 
 
 def record(found: Sequence[Diagnostics], seeds: Sequence[int]) -> dict[str, Any]:
-    """For a receipt: of the first seed, with the complaints and the broken images of all."""
+    """Returns the entry of a receipt: that of the first seed, with the complaints and the broken images of all seeds."""
     if not found:
         return {}
     pairs = [(seed, line) for seed, each in zip(seeds, found, strict=True) for line in each.complaints]
@@ -105,12 +107,15 @@ def record(found: Sequence[Diagnostics], seeds: Sequence[int]) -> dict[str, Any]
 
 
 def draw_panel(findings: Diagnostics, measured: Measurement, training: ImageSet, folder: Path) -> Path | None:
-    """Writes `memorisation.png`: the images nearest to a training image, and some at the median distance, each beside its three
-    nearest training images; and how far they are, beside held-out images. None if there is nothing to draw."""
+    """Writes `memorisation.png` and returns its path, or returns None if there is nothing to draw.
+
+    It shows the images nearest to a training image, and some at the median distance, each beside its three nearest training
+    images, and the distribution of these distances beside that of held-out images.
+    """
     near, held_out, copied = findings.neighbours, findings.neighbours_held_out, findings.memorisation
     if near is None or held_out is None or copied is None:
         return None
-    from matplotlib.figure import Figure  # half a second that only this needs
+    from matplotlib.figure import Figure  # takes half a second to import, and only this function needs it
 
     gallery, places = measured.gallery, measured.features.places
     shown = [row for row in near.distances[:, 0].argsort().tolist() if places[row] < len(gallery)]
@@ -137,9 +142,9 @@ def draw_panel(findings: Diagnostics, measured: Measurement, training: ImageSet,
 
 
 def _pairs(chosen: list[int], near: Neighbours, images: Tensor, training: ImageSet) -> Any:
-    """Rows of an image and its neighbours, as Matplotlib takes it.
+    """Returns rows of an image and its neighbours in the layout of Matplotlib.
 
-    chosen: rows of `near`. images: theirs, [len(chosen), C, H, W].
+    chosen: rows of `near`. images: the images of these rows, [len(chosen), C, H, W].
     """
     from alphabar.sampling.image_grid import grid
 

@@ -1,4 +1,4 @@
-"""From a checkpoint, or from images, to figures."""
+"""The evaluation of a checkpoint, or of images, by figures."""
 
 import math
 import time
@@ -29,9 +29,9 @@ from alphabar.sampling.inference import Inference
 from alphabar.sampling.prepare import withdrawn_on_error
 
 DEFAULT_NUM = 1000
-MAY_BE_SWEPT = ("weights", "sampler", "guidance", "precision", "seeds", "num_nonfinite")  # of one checkpoint
+MAY_BE_SWEPT = ("weights", "sampler", "guidance", "precision", "seeds", "num_nonfinite")  # single checkpoint
 MAX_NOISE = 1000
-# The settings of inference that do nothing without a checkpoint.
+# These settings of inference have no effect without a checkpoint.
 OF_CHECKPOINTS = ("sampler", "guidance", "weights", "ema_length", "ema_decay", "codec_name", "clip_name", "data_root", "precision")
 
 
@@ -106,7 +106,10 @@ class Evaluation:
         return result(figures, subject, protocol)
 
     def _judges(self, features: Features, subject: ImagesUnderTest, fabric: Fabric) -> list[ReferenceStatistics]:
-        """One for each kind of features. Raises UserError if real images, features or enough images are not to be had."""
+        """Returns the statistics of the reference images for each kind of features.
+
+        Raises UserError if real images or features are not available, or images are too few.
+        """
         data = subject.open()
         splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
         chosen = {name: each for name, each in self.statistics.items() if each is not None}
@@ -156,7 +159,7 @@ class Evaluation:
 
 
 def collect(judges: Sequence[ReferenceStatistics], measured: Sequence[Measurement], label: str) -> list[Figure]:
-    """Every figure with its values over seeds and its floor; those of the floor alone where nothing was generated."""
+    """Returns every figure with its values over seeds and its floor, or the floor alone if no images were generated."""
     figures = []
     for judge in judges:
         origin = judge.origins
@@ -173,7 +176,7 @@ def collect(judges: Sequence[ReferenceStatistics], measured: Sequence[Measuremen
 
 
 def noise(subject: CheckpointSamples, judge: ReferenceStatistics, seed: int) -> list[Figure]:
-    """FID of what sampling starts from, of at most 1,000 images: the other end of the scale."""
+    """Returns the FID of the noise that sampling starts from, for at most 1,000 images: the other end of the scale."""
     if "fid" not in judge.statistics:
         return []
     num, fabric = min(subject.num, MAX_NOISE), subject.fabric
@@ -188,7 +191,7 @@ def noise(subject: CheckpointSamples, judge: ReferenceStatistics, seed: int) -> 
 
 
 def result(figures: Sequence[Figure], subject: ImagesUnderTest, protocol: Mapping[str, Any]) -> dict[str, object]:
-    """What a sweep puts into its table and its picture: FID, if it was measured, with a hash of how."""
+    """Returns the values for a sweep's table and picture: FID, if it was measured, with a hash of its protocol."""
     found = {each.name: each.mean for each in figures}
     fid = next((each for each in figures if each.what == "fid" and not each.name.endswith("-noise")), None)
     if fid is None:

@@ -1,4 +1,4 @@
-"""Images that lie in files: those of somebody else's model, or of an earlier `sample.py`."""
+"""Readers of samples in files: those of another model, or of an earlier `sample.py`."""
 
 import zipfile
 import zlib
@@ -27,8 +27,8 @@ DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class SampleFiles(ABC):
-    """N images of one size, in a fixed order that mixes them: files are often sorted by class, and equal parts of a set must be
-    alike."""
+    """N images of one size, in a fixed shuffled order, since files are often sorted by class and equal parts of a set must be
+    similar."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -36,18 +36,18 @@ class SampleFiles(ABC):
     @property
     @abstractmethod
     def size(self) -> Size:
-        """(C, H, W)"""
+        """The size (C, H, W) of an image."""
 
     @abstractmethod
     def batches(self, num: int, batch_size: int, rank: int, world_size: int) -> Iterator[tuple[list[int], Tensor]]:
-        """This process's share of the first `num` images: indices, in any order, and uint8 [B, C, H, W], a batch at a time.
+        """Yields this process's share of the first `num` images in batches: indices, in any order, and uint8 [B, C, H, W].
 
         Raises UserError where an image cannot be read, on the process that should have read it.
         """
 
 
 def open_samples(path: Path) -> SampleFiles:
-    """Images of a folder or of an .npz file. Raises UserError if there are none, or if they are not all of one size."""
+    """Returns the images of a folder or of an .npz file. Raises UserError if there are none, or if they are not all of one size."""
     if path.is_dir():
         return SampleFolder(path)
     if not path.exists():
@@ -58,13 +58,13 @@ def open_samples(path: Path) -> SampleFiles:
 
 
 def shares(num: int, batch_size: int, rank: int, world_size: int) -> Iterator[range]:
-    """This process's batches of the indices 0..num - 1."""
+    """Yields this process's batches of the indices 0..num - 1."""
     for start in range(rank * batch_size, num, world_size * batch_size):
         yield range(start, min(start + batch_size, num))
 
 
 def mixed(names: Sequence[str]) -> list[int]:
-    """Which name comes first, which second, ...: a shuffle that depends on the names alone."""
+    """Returns the shuffled order of the names, a permutation that depends on the names alone."""
     return sorted(range(len(names)), key=lambda at: (hash_position(names[at]), names[at]))
 
 
@@ -102,19 +102,19 @@ class SampleFolder(SampleFiles):
         try:
             with Image.open(self.root / name) as image:
                 return at(image)
-        except Exception as error:  # of whatever kind: any bytes may stand in a file
+        except Exception as error:  # any kind: a file may contain any bytes
             raise UserError(f"samples={self.root}: {describe(name, error)}") from error
 
 
 def size_of(image: Image.Image) -> Size:
-    """Without decoding it."""
+    """Returns the size of an image without decoding it."""
     return 1 if image.mode in GREY else 3, image.height, image.width
 
 
 class SampleArray(SampleFiles):
     """The first array uint8 [N, H, W, C] of an .npz file, read bit by bit, so that it need not fit into memory.
 
-    Images are mixed as those of the folder are that `sample.py` writes them to in place of such a file.
+    Images are shuffled in the order that they would have in the folder that `sample.py` can write in place of such a file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -122,7 +122,7 @@ class SampleArray(SampleFiles):
         try:
             with zipfile.ZipFile(path) as archive:
                 found = {name: self._header(archive, name) for name in archive.namelist() if name.endswith(".npy")}
-        except (ValueError, RuntimeError, *DAMAGED) as error:  # RuntimeError: of encrypted files, and of strange compression
+        except (ValueError, RuntimeError, *DAMAGED) as error:  # RuntimeError: encrypted files and unsupported compression
             raise UserError(f"samples={path}: {' '.join(str(error).split()) or type(error).__name__}") from error
         fitting = [name for name, (shape, dtype) in found.items() if len(shape) == 4 and dtype == np.uint8 and shape[3] in (1, 3)]
         if not fitting or found[fitting[0]][0][0] == 0:
@@ -140,16 +140,16 @@ class SampleArray(SampleFiles):
 
     def batches(self, num: int, batch_size: int, rank: int, world_size: int) -> Iterator[tuple[list[int], Tensor]]:
         order = mixed([f"{position:06d}.png" for position in range(len(self))])
-        chosen = sorted((position, index) for index, position in enumerate(order[:num]))  # as they lie in the file
+        chosen = sorted((position, index) for index, position in enumerate(order[:num]))  # sorted by their position in the file
         mine = [chosen[part.start : part.stop] for part in shares(num, batch_size, rank, world_size)]
         images = self._read({position for part in mine for position, _ in part})
         for part in mine:
             batch = torch.from_numpy(np.stack(list(islice(images, len(part)))))
             yield [index for _, index in part], batch.permute(0, 3, 1, 2)
-        next(images, None)  # reads on to the end
+        next(images, None)  # reads to the end, which checks the checksum
 
     def _read(self, positions: set[int]) -> Iterator[np.ndarray]:
-        """The images [H, W, C] at `positions` of the file, all of which is read: its checksum is one of the whole."""
+        """Yields the images [H, W, C] at `positions`. It reads the whole file, since the checksum covers all of it."""
         length = int(np.prod(self.shape[1:]))
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.name) as file:

@@ -1,4 +1,4 @@
-"""What is judged: the samples of a checkpoint, images in files, or held-out images."""
+"""The images that are evaluated: the samples of a checkpoint, images in files, or held-out images."""
 
 import time
 from abc import ABC, abstractmethod
@@ -27,52 +27,52 @@ from alphabar.sampling.sampling_job import Generated
 
 
 class ImagesUnderTest(ABC):
-    """Images, and the real ones that they should look like."""
+    """The images that are evaluated, and the real images that they are compared with."""
 
     data: ImageDataModule
 
     @abstractmethod
     def start(self) -> Fabric:
-        """The processes, and a folder that is claimed. Raises UserError, before anything is written, for what is no good."""
+        """Starts the processes and claims the folder. Raises UserError for bad settings before anything is written."""
 
     @abstractmethod
     def open(self) -> ImageDataModule:
-        """The real images, after `start`. Raises UserError if they are not at hand."""
+        """Returns the real images; called after `start`. Raises UserError if they are not available."""
 
     @property
     @abstractmethod
     def num(self) -> int:
-        """How many images."""
+        """The number of images."""
 
     @property
     @abstractmethod
     def label(self) -> str:
-        """What they are, in the names of figures: "ema-ddim50"."""
+        """The description of the images in the names of figures, such as "ema-ddim50"."""
 
     @property
     @abstractmethod
     def is_real(self) -> bool:
-        """Whether they are themselves the floor."""
+        """Whether the images are real, so that their figures are themselves the floor."""
 
     @abstractmethod
     def shares(self, seed: int) -> Iterator[Generated]:
-        """This process's share of the images."""
+        """Yields this process's share of the images."""
 
     @abstractmethod
     def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
-        """What the images of int64 indices [B] should be: "label" if a model was told classes, "caption" if captions or images."""
+        """Returns the conditions of the images of int64 indices [B]: "label" for classes, "caption" for captions or images."""
 
     @abstractmethod
     def protocol(self) -> Mapping[str, Any]:
-        """What of it must be equal where figures are compared."""
+        """Returns the settings that must be equal for figures to be compared."""
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """What it is."""
+        """Returns the identity of the images for receipts."""
 
     @abstractmethod
     def costs(self) -> Mapping[str, float]:
-        """What an image takes."""
+        """Returns the cost per image."""
 
 
 @dataclass
@@ -181,7 +181,7 @@ class CheckpointSamples(ImagesUnderTest):
 
 @dataclass
 class SamplesInFiles(ImagesUnderTest):
-    """Images that lie there already."""
+    """Images that exist in files."""
 
     path: str
     files: SampleFiles
@@ -218,7 +218,7 @@ class SamplesInFiles(ImagesUnderTest):
 
     def shares(self, seed: int) -> Iterator[Generated]:
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
-        quiet = True if rank else None  # None: where there is no terminal
+        quiet = True if rank else None  # None: the bar is hidden if there is no terminal
         error: UserError | None = None
         with tqdm(desc="looking at samples", total=self.num, unit="img", delay=2, leave=False, disable=quiet) as bar:
             try:
@@ -244,7 +244,7 @@ class SamplesInFiles(ImagesUnderTest):
 
 @dataclass
 class HeldOutImages(ImagesUnderTest):
-    """Real images that were never trained on: what a perfect model would reach."""
+    """Real images that were not trained on, whose figures are those of a perfect model."""
 
     data: ImageDataModule
     chosen: int | None

@@ -1,4 +1,4 @@
-"""From a checkpoint to the likelihood of held-out images."""
+"""The likelihood of held-out images under the model of a checkpoint."""
 
 import math
 import sys
@@ -39,12 +39,12 @@ from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import Loaded
 from alphabar.sampling.prepare import load_data, withdrawn_on_error
 
-BOUND_KEYS = ("variance", "bpd_terms", "thresholding")  # what the probability flow has no use for
+BOUND_KEYS = ("variance", "bpd_terms", "thresholding")  # settings that the probability flow does not use
 Done = Callable[[], object]
 
 
 class Measure(NamedTuple):
-    """What is measured of every image: bits(x, indices, done) [B], with `num_steps` calls of `done` on the way."""
+    """A quantity measured for every image: bits(x, indices, done) returns [B], and calls `done` `num_steps` times meanwhile."""
 
     what: str
     name: str
@@ -57,12 +57,12 @@ class Likelihood:
     """Bits per dimension of held-out images: the density of their dequantised bytes under the probability-flow ODE and, on a
     discrete schedule, the variational bound of the bytes themselves. Where there is a condition, each image comes with its own.
 
-    num: how many of the held-out images, the first ones. data_root: where they lie now; None: where they lay in training.
-    bpd_steps: of the ODE, or all that a discrete schedule has, if they are fewer. probes: of the trace, for each image.
+    num: the number of held-out images, of which the first are used. data_root: their folder; None: that of the training.
+    bpd_steps: steps of the ODE, at most those of a discrete schedule. probes: estimates of the trace for each image.
     variance: of the bound's reverse steps; None: the learned one if there is one, else "beta", which costs little where it is too
         wide, while "posterior" is too narrow wherever the network errs (both in Ho et al. 2020, sec. 3.2).
-    bpd_terms: how many of the bound's terms, one a step of the schedule, are drawn for each image; None, or more than that: all.
-    thresholding: of x_hat in the bound, as in Ho et al. 2020; the ODE has none.
+    bpd_terms: the number of the bound's terms (one per step of the schedule) drawn for each image; None or a larger number: all.
+    thresholding: applied to x_hat in the bound, as in Ho et al. 2020; the ODE has none.
     Raises ValueError as `Command` does, unless bpd_steps, probes and bpd_terms >= 1, and for another precision than 32-true.
     """
 
@@ -165,7 +165,7 @@ class Likelihood:
 
     def _flow(self, denoiser: Denoiser, conditions: Conditions) -> Measure:
         times = flow_times(denoiser.schedule, self.bpd_steps)
-        num_steps = len(times) - 2  # the last time is data, which the ODE does not reach
+        num_steps = len(times) - 2  # the last time is that of data, which the ODE does not reach
 
         def bits(x: Tensor, indices: Sequence[int], done: Done) -> Tensor:
             noise = ImageNoise(derive_seed("flow", self.inference.seed), indices)
@@ -177,7 +177,7 @@ class Likelihood:
         return Measure("ode", name, num_steps, bits)
 
     def _measure(self, measured: Sequence[Measure], images: ImageSet, loaded: Loaded, fabric: Fabric) -> tuple[Tensor, str]:
-        """Bits per dimension [len(measured), num], float64, and a hash of the images; on every process the same."""
+        """Returns bits per dimension [len(measured), num], float64, and a hash of the images, equal on every process."""
         settings = self.inference
         home = torch.device("cpu") if fabric.device.type == "mps" else fabric.device  # Apple's GPUs have no float64
         values = torch.zeros(len(measured), settings.num, dtype=torch.float64, device=home)
@@ -188,7 +188,7 @@ class Likelihood:
         shown = fabric.is_global_zero and sys.stderr.isatty()
         with (
             tqdm(total=total_steps, unit="step", desc=f"{settings.num} images", disable=not shown) as bar,
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # which leaves 10 bits of what convolutions multiply
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # TF32 keeps only 10 bits of the factors of convolutions
         ):
             for indices in shares:
                 pixels = images.images(indices)
@@ -200,7 +200,7 @@ class Likelihood:
 
 
 def learns_variance(loaded: Loaded) -> bool:
-    """Whether the network says where the variance of the reverse step lies."""
+    """Returns whether the network predicts the variance of the reverse step."""
     denoiser, shape = loaded.model.denoiser, loaded.shape
     with torch.no_grad():
         x = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, device=loaded.model.device)
@@ -209,7 +209,7 @@ def learns_variance(loaded: Loaded) -> bool:
 
 
 def label(thresholding: Thresholding | None) -> str:
-    """What differs from the bound as published: "", "-nothresholding" or "-dynamic-quantile0.9"."""
+    """Returns the suffix for differences from the published bound: "", "-nothresholding" or "-dynamic-quantile0.9"."""
     if thresholding is None:
         return "-nothresholding"
     return "" if thresholding == Static() else f"-{type(thresholding).__name__.lower()}{changes(thresholding)}"

@@ -1,4 +1,4 @@
-"""One set of images: looked at once, judged in several kinds of features."""
+"""The measurement of one set of images, read once, in several kinds of features."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -18,10 +18,10 @@ MAX_GALLERY = 1000
 
 
 class Measurement(NamedTuple):
-    """Of one set of images.
+    """The result for one set of images.
 
-    figures: by extractor, then by what. features: of the first judge. gallery: the first images, uint8 [G, C, H, W] on the CPU.
-    num_nonfinite: images with NaN or infinity, which are in nothing else here. content: a hash of the images.
+    figures: by extractor, then by kind. features: of the first judge. gallery: the first images, uint8 [G, C, H, W] on the CPU.
+    num_nonfinite: the number of images with NaN or infinity, excluded from everything else. content: a hash of the images.
     """
 
     figures: Mapping[str, Mapping[str, float]]
@@ -38,9 +38,9 @@ def measure(
     judges: Sequence[ReferenceStatistics],
     facts: Callable[[Tensor], Mapping[str, Tensor]] = lambda indices: {},
 ) -> Measurement:
-    """All processes call it, each with its share of as many images as the judges are for, and all get the same.
+    """Returns the measurement; all processes call it, each with its share of the images, and all get the same result.
 
-    size: (C, H, W) of an image. facts: what the images of int64 indices [B] should be, see `Collector.add`.
+    size: (C, H, W) of an image. facts: returns the conditions of the images of int64 indices [B], see `Collector.add`.
     """
     gallery_size = min(judges[0].num, MAX_GALLERY, max(1, GALLERY_BYTES // (size[0] * size[1] * size[2])))
     collectors = [judge.collector() for judge in judges]

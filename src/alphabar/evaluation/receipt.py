@@ -30,8 +30,8 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "torch-fidelity
 class Figure(NamedTuple):
     """A figure over K seeds.
 
-    name: says how it was measured. what: "fid". extractor: "" where none is used. values: of each seed [K].
-    floor: of as many real images as are held out; None where there is none. statistic: which of the protocol's it is of.
+    name: describes how it was measured. what: its kind, such as "fid". extractor: "" if none is used. values: one per seed, [K].
+    floor: the same figure of held-out real images; None if there is none. statistic: the protocol's statistic that computes it.
     """
 
     name: str
@@ -54,9 +54,11 @@ class Figure(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """figures: by name. protocol: what must be equal for figures to be compared. subject: what was judged.
+    """Figures with everything that they depend on.
 
-    findings: what else was seen of the images. run: how, where, when and with which code.
+    figures: by name. protocol: the settings that must be equal for figures to be compared. subject: the evaluated images.
+
+    findings: further diagnostics of the images. run: the command, machine, time and code.
     """
 
     figures: tuple[Figure, ...]
@@ -67,7 +69,7 @@ class Receipt(NamedTuple):
 
 
 def circumstances(fabric: Fabric, seconds: float) -> dict[str, Any]:
-    """Code, versions and hardware of a run that took so many `seconds`."""
+    """Returns the code, versions and hardware of a run that took `seconds`."""
     device = fabric.device
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
@@ -81,7 +83,7 @@ def circumstances(fabric: Fabric, seconds: float) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that figures may depend on, as far as they are installed."""
+    """Returns the versions of the installed packages that figures may depend on."""
     found = {}
     for package in PACKAGES:
         try:
@@ -93,7 +95,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def revision() -> str | None:
-    """The commit of the source tree that this package lies in, with "+changes" if files differ; None outside a repository."""
+    """Returns the commit of the source tree of this package, with "+changes" if files differ; None outside a repository."""
     folder = Path(alphabar.__file__).parent
     try:
         head = _git(folder, "rev-parse", "HEAD")
@@ -124,7 +126,7 @@ def write(receipt: Receipt, folder: Path) -> Path:
 
 
 def without_nan(content: Any) -> Any:
-    """The same with None for NaN and "inf" for infinity, neither of which JSON has."""
+    """Returns the value with None for NaN and "inf" for infinity, neither of which JSON has."""
     if isinstance(content, dict):
         return {key: without_nan(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -135,24 +137,24 @@ def without_nan(content: Any) -> Any:
 
 
 def as_json(content: Any) -> Any:
-    """What comes back from a JSON file that this was written into."""
+    """Returns the value as it would be read back from a JSON file."""
     return without_nan(json.loads(json.dumps(content, default=named)))
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """The SHA-256 of the content; of everything in a receipt but this hash itself it finds slips, not forgers."""
+    """Returns the SHA-256 of the content, by which a receipt reveals accidental edits, though not forgery."""
     return hashlib.sha256(json.dumps(as_json(content), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def named(settings: object) -> object:
-    """A dataclass, such as a sampler, as its class's name with its settings. Raises TypeError for anything else."""
+    """Returns a dataclass, such as a sampler, as the name of its class with its settings. Raises TypeError for anything else."""
     if not is_dataclass(settings):
         raise TypeError(f"cannot write {type(settings).__name__} into a receipt")
     return {"name": type(settings).__name__, **vars(settings)}
 
 
 def read(path: Path) -> Receipt:
-    """A receipt, or that of a folder. Raises UserError for what is none, or was edited."""
+    """Returns the receipt in a file or a folder. Raises UserError if it is not a receipt, or was edited."""
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{path}: there is no receipt; evaluate.py leaves one in its folder as {FILE_NAME}")
@@ -177,7 +179,7 @@ def _figure(record: Mapping[str, Any]) -> Figure:
 
 
 def flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Returns nested mappings as one mapping with dotted keys."""
     if not isinstance(content, Mapping):
         return {prefix: content}
     found: dict[str, Any] = {}
@@ -187,7 +189,7 @@ def flat(content: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(protocols: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The dotted keys of what is not equal in all protocols, with the value in each."""
+    """Returns the dotted keys whose values differ between the protocols, with the value in each protocol."""
     tables = [flat(protocol) for protocol in protocols]
     keys = dict.fromkeys(key for table in tables for key in table)
     values = {key: [table.get(key) for table in tables] for key in keys}

@@ -1,4 +1,4 @@
-"""Sets of images against the real ones, in one kind of features."""
+"""Statistics of the real images in one kind of features, and figures of other images against them."""
 
 from collections.abc import Mapping
 
@@ -13,16 +13,16 @@ from alphabar.metrics.real import RealImages, learn
 from alphabar.metrics.statistics import Statistic
 from alphabar.runs.distributed import from_first
 
-NUM_ROWS = 10_000  # images whose features are kept one by one, for figures that compare images in pairs
+NUM_ROWS = 10_000  # the number of images whose single features are kept, for figures that compare pairs of images
 
 
 class ReferenceStatistics:
-    """Knows the training images, and as many held-out images as there will be images to judge, if there are so many.
+    """Holds the features of the training images, and of as many held-out images as will be evaluated, if there are that many.
 
-    This is no nn.Module, so that the extractor is neither averaged nor saved nor cast with the model that it judges. All processes
-    make one, and call everything here.
+    This is no nn.Module, so that the extractor is neither averaged nor saved nor cast with the evaluated model. All processes
+    construct it and call all of its methods.
 
-    statistics: by name; those that are not for these features are left out.
+    statistics: by name; those that do not apply to these features are left out.
     Raises UserError if there are too few images, generated or real, for one of them.
     """
 
@@ -40,7 +40,7 @@ class ReferenceStatistics:
         self.device = device
         self.num = num
         self.training = splits.train
-        self.origins: dict[str, str] = {}  # which statistic each figure is of
+        self.origins: dict[str, str] = {}  # the statistic that computes each figure
         self._must_suffice(len(splits.train))
         key = splits.fingerprint
         self.real = learn(extractor, device, splits.train, "train", key, len(splits.train), batch_size)
@@ -60,21 +60,21 @@ class ReferenceStatistics:
                     )
 
     def collector(self, num: int | None = None) -> Collector:
-        """For the images that are to be judged; None: as many as this is for."""
+        """Returns a collector for the images to evaluate; None: as many as this was constructed for."""
         return Collector(self.extractor, self.device, self.num if num is None else num, NUM_ROWS)
 
     def figures(self, images: FeatureSet, only: str | None = None) -> dict[str, float]:
-        """All figures by name, or those of one statistic; none of a statistic that takes more images than there are."""
+        """Returns all figures by name, or those of one statistic, without statistics that need more images than there are."""
         size, chosen = self.extractor.num_features, self.statistics if only is None else {only: self.statistics[only]}
         able = {name: each for name, each in chosen.items() if images.num >= each.min_images(size)}
 
         def work() -> dict[str, dict[str, float]]:
             return {name: each.compute(images, self.real.features) for name, each in able.items()}
 
-        found = from_first(work)  # the others have no rows of real images
+        found = from_first(work)  # the other processes have no rows of real images
         self.origins |= {what: name for name, figures in found.items() for what in figures}
         return {what: value for figures in found.values() for what, value in figures.items()}
 
     def floor(self) -> dict[str, float]:
-        """Those of the held-out images; none if there are too few of them."""
+        """Returns the figures of the held-out images; none if there are too few of them."""
         return {} if self.held_out is None else self.figures(self.held_out.features)

@@ -1,4 +1,4 @@
-"""A receipt for the terminal."""
+"""The table of a receipt for the terminal."""
 
 from alphabar.evaluation.receipt import Figure, Receipt
 from alphabar.runs.text_table import aligned
@@ -13,7 +13,7 @@ TITLES = {
 
 
 def shown_figures(receipt: Receipt) -> str:
-    """What was judged against what, a row for each figure, and what else was found."""
+    """Returns the table of the evaluated images and the reference, a row for each figure, and the diagnostics."""
     protocol, run = receipt.protocol, receipt.run
     reference, floor = protocol["reference"], protocol.get("floor")
     lines = [f"{protocol['num']:,} images against {reference['num']:,} training images" + _seeds(protocol["seeds"])]
@@ -31,7 +31,7 @@ def shown_figures(receipt: Receipt) -> str:
 
 
 def spread(figure: Figure) -> str:
-    """The mean over seeds and, of several, the standard deviation."""
+    """Returns the mean over seeds and, for several seeds, the standard deviation."""
     return _number(figure.mean) + ("" if figure.std is None else f" +- {figure.std:.2g}")
 
 

@@ -1,9 +1,9 @@
-"""How good images are.
+"""Metrics of image quality.
 
 A `Features` (`classifier`, `inception`, `dinov2`, `clip`, `contrastive`, `several`) makes extractors, from images to the vectors
-that they are judged by. A `Collector` keeps what is needed of the features of many images, `real` does so of real ones and keeps it
-on the disk, and `statistics` make figures of both, with `retrieval` to choose captions. `health` looks at pixels,
-`memorisation` at copies of training images; `names` says under which names figures are logged.
+that metrics compare. A `Collector` accumulates the features of many images, `real` caches those of real images on the disk, and
+`statistics` compute figures from both, with `retrieval` to choose captions. `health` checks the pixels, `memorisation` searches
+for copies of training images, and `names` defines the names under which figures are logged.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from alphabar.metrics.extractor import Extractor
 
 
 class Splits(NamedTuple):
-    """What metrics know of the data: both splits, without flips, the fingerprint of their source, and its captions, if any."""
+    """The data as metrics use them: both splits, without flips, the fingerprint of their source, and its captions, if any."""
 
     train: ImageSet
     held_out: ImageSet
@@ -24,11 +24,11 @@ class Splits(NamedTuple):
 
 
 class Features(ABC):
-    """Where the features come from; what a choice of the `features` group builds."""
+    """A source of feature extractors; a choice of the `features` group builds one."""
 
     @abstractmethod
     def extractors(self, splits: Splits) -> list[Extractor]:
-        """At least one; the same networks on every process, on the CPU: every process calls this once, before the first step.
+        """Returns at least one extractor, the same on every process, on the CPU. All call this once, before the first step.
 
         Raises `UserError` on all of them if the data or a file does not allow it.
         """

@@ -18,10 +18,10 @@ from alphabar.metrics.extractor import in_float32, own_randomness
 from alphabar.runs.distributed import from_first
 
 log = logging.getLogger(__name__)
-VERSION = 2  # goes up with every change below that moves a feature or a logit
-SEED = 0  # not the run's: figures of different runs are compared
+VERSION = 2  # increased with every change below that changes a feature or a logit
+SEED = 0  # independent of the run's seed, so that figures of different runs can be compared
 HALF = 32
-SMALL = 16  # pixels of a side, up to which the first layer keeps the resolution
+SMALL = 16  # the largest side, in pixels, at which the first layer keeps the resolution
 MIN_STEPS = 400
 MIN_EPOCHS = 4
 BATCH_SIZE = 64
@@ -31,7 +31,7 @@ CHUNK = 500
 
 
 class FeatureNetwork(nn.Module):
-    """uint8 [B, C, H, W] -> float32 [B, 64]: the means over positions of the last two layers, 32 channels each.
+    """Maps uint8 [B, C, H, W] to float32 [B, 64]: the means over positions of the last two layers, 32 channels each.
 
     The last layer tells classes apart and hardly sees anything else; the one before it also sees blur, noise and colour.
     max_side: images are averaged over areas down to at most so many pixels per side.
@@ -55,12 +55,12 @@ class FeatureNetwork(nn.Module):
 
 
 def block(channels: int, out_channels: int, stride: int) -> tuple[nn.Module, ...]:
-    """3x3 convolution, normalisation, ReLU."""
+    """Returns a block of 3x3 convolution, normalisation and ReLU."""
     return nn.Conv2d(channels, out_channels, 3, stride, padding=1), nn.GroupNorm(8, out_channels), nn.ReLU()
 
 
 def shrink(images: Tensor, max_side: int) -> Tensor:
-    """uint8 images, averaged over areas down to at most max_side x max_side."""
+    """Returns uint8 images, averaged over areas down to at most max_side x max_side."""
     height, width = images.shape[2:]
     if max(height, width) <= max_side:
         return images
@@ -71,7 +71,7 @@ def shrink(images: Tensor, max_side: int) -> Tensor:
 class ClassifierFeatures(Features):
     """Trains the network on the CPU with fixed seeds, once for each data set, and keeps it in `cache_dir`.
 
-    max_images: of the training images, the first ones. max_side: pixels per side that it sees, at most; more see finer detail, and
+    max_images: the number of training images used. max_side: pixels per side that it sees, at most; more see finer detail, and
         take longer to train.
 
     Raises ValueError unless max_images >= 2 and max_side >= 8.
@@ -89,8 +89,10 @@ class ClassifierFeatures(Features):
         return [self.extractor(splits)]
 
     def extractor(self, splits: Splits) -> Extractor:
-        """The one that there is."""
-        made = from_first(lambda: self._cached(splits))  # on the first process alone: two trainings may differ in the last bit
+        """Returns the only extractor."""
+        made = from_first(
+            lambda: self._cached(splits)
+        )  # trained on the first process alone, since two trainings may differ in the last bit
         shape = splits.train.shape
         with in_float32(torch.device("cpu")), own_randomness(SEED):
             network, head = FeatureNetwork(shape, self.max_side), LateHead(len(made["head"]["linear.bias"]))
@@ -115,7 +117,7 @@ class ClassifierFeatures(Features):
 
 
 def train(splits: Splits, max_images: int, max_side: int) -> dict[str, Any]:
-    """{"weights": the network's, "head": of its class scores, "quality": a line on how well it tells the classes apart}."""
+    """Returns {"weights": of the network, "head": of its class scores, "quality": a line about its accuracy}."""
     images, labels = load(splits.train, max_images, max_side)
     log.info("classifier features: training on %d images, once for this data", len(images))
     classes, targets = labels.unique(return_inverse=True)
@@ -126,12 +128,12 @@ def train(splits: Splits, max_images: int, max_side: int) -> dict[str, Any]:
     with in_float32(torch.device("cpu")), torch.no_grad():
         quality = f"{judge(model, classes, splits.held_out, max_side)}, trained on {len(images)} images"
         network.scale.copy_(unit_variance(torch.cat([network(part) for part in images.split(CHUNK)])))
-        head.linear.weight /= network.scale[HALF:]  # the scores stay as they were trained
+        head.linear.weight /= network.scale[HALF:]  # the class scores remain as they were trained
     return {"weights": network.state_dict(), "head": head.state_dict(), "quality": quality}
 
 
 class LateHead(nn.Module):
-    """Class scores [B, num_classes] of the last layer's half of the features."""
+    """Maps the last layer's half of the features to class scores [B, num_classes]."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -142,13 +144,13 @@ class LateHead(nn.Module):
 
 
 def load(images: ImageSet, max_num: int, max_side: int) -> tuple[Tensor, Tensor]:
-    """The first images, small, and their labels."""
+    """Returns the first images, reduced in size, and their labels."""
     parts = [images.batch(indices) for indices in torch.arange(min(max_num, len(images))).split(CHUNK)]
     return torch.cat([shrink(part["image"].cpu(), max_side) for part in parts]), torch.cat([part["label"].cpu() for part in parts])
 
 
 def fit(model: nn.Module, images: Tensor, targets: Tensor) -> None:
-    """AdamW on the cross-entropy, with a learning rate that falls to zero."""
+    """Trains with AdamW on the cross-entropy, with a learning rate that decays to zero."""
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
     num_steps = max(MIN_STEPS, MIN_EPOCHS * len(images) // BATCH_SIZE)
     for step in range(num_steps):
@@ -161,13 +163,13 @@ def fit(model: nn.Module, images: Tensor, targets: Tensor) -> None:
 
 
 def unit_variance(features: Tensor) -> Tensor:
-    """[64] factors, one for each half of `features` [N, 64], that give it a mean variance of one."""
+    """Returns factors [64], equal within each half of `features` [N, 64], that give each half a mean variance of one."""
     halves = [half.var(0).mean().clamp_min(1e-12).rsqrt().expand(HALF) for half in features.split(HALF, 1)]
     return torch.cat(halves)
 
 
 def judge(model: nn.Module, classes: Tensor, held_out: ImageSet, max_side: int) -> str:
-    """How many held-out images it puts into their class."""
+    """Returns a line with the accuracy of the network on held-out images."""
     if len(held_out) == 0 or held_out.labels is None:
         return "no held-out images to test it on"
     images, labels = load(held_out, MAX_TESTED, max_side)
@@ -176,6 +178,6 @@ def judge(model: nn.Module, classes: Tensor, held_out: ImageSet, max_side: int) 
 
 
 def digest(weights: dict[str, Tensor]) -> str:
-    """A hash of the values."""
+    """Returns a hash of the values."""
     content = b"".join(value.contiguous().numpy().tobytes() for value in weights.values())
     return hashlib.blake2b(content, digest_size=8).hexdigest()

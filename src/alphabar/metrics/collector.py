@@ -1,4 +1,4 @@
-"""Features of images that come in batches, on one or many processes."""
+"""Accumulation of the features of images in batches, on one or many processes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,10 +16,10 @@ class Collector:
     """Gathers the features of `num` images, of which each process brings its own share, in memory that does not grow with `num`.
 
     Sums are float64 and are kept for equal parts of the set, in the order of the images: so they depend neither on the number of
-    processes nor on the size of batches, and figures of fewer images can be had of the same sums.
+    processes nor on the size of batches, and figures of fewer images can be computed from the same sums.
 
-    num_rows: of how many images, the first ones, the features themselves are kept.
-    num_parts: of the sums over features; 1 where parts are of no use. Class probabilities are always kept for ten.
+    num_rows: the number of images, the first ones, whose features themselves are kept.
+    num_parts: the number of parts for sums over features; 1 if parts are not needed. Class probabilities always have ten parts.
     """
 
     def __init__(self, extractor: Extractor, device: torch.device, num: int, num_rows: int = 0, num_parts: int = NUM_PARTS) -> None:
@@ -41,9 +41,9 @@ class Collector:
         )
 
     def add(self, indices: Sequence[int] | Tensor, images: Tensor, facts: Mapping[str, Tensor] | None = None) -> None:
-        """Adds uint8 images [B, C, H, W], which are those of `indices` among the `num`.
+        """Adds uint8 images [B, C, H, W], whose places among the `num` images are `indices`.
 
-        facts: "label" int64 [B], the classes that they should be of, or "caption" int64 [B], what they should show.
+        facts: the conditions of the images: "label" int64 [B], their classes, or "caption" int64 [B], their captions.
         """
         if len(images) == 0:
             return
@@ -69,7 +69,7 @@ class Collector:
             self.is_there[places[kept]] = 1
 
     def _right(self, places: Tensor, extracted: Extracted, facts: Mapping[str, Tensor]) -> Tensor | None:
-        """bool [B], whether the images are what they should be; None where that is not known."""
+        """Returns bool [B], whether the images match their conditions; None if these are not known."""
         labels, texts = self.extractor.labels, self.extractor.texts
         if labels is not None and extracted.logits is not None and "label" in facts:
             return labels.to(self.device)[extracted.logits.argmax(1)] == facts["label"].to(self.device)
@@ -79,7 +79,7 @@ class Collector:
         return None
 
     def collected(self) -> FeatureSet:
-        """What all processes brought; all of them call it, once and at the end, and get the same."""
+        """Returns the features of all processes; all of them call it, once and at the end, and get the same result."""
         parts = Sums(sum_over_ranks_(self.count), sum_over_ranks_(self.first), sum_over_ranks_(self.second))
         classes = None if self.extractor.num_classes is None else ClassSums(*map(sum_over_ranks_, self.classes))
         rows = sum_over_ranks_(self.rows.to(self.device)).cpu()

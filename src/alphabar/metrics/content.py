@@ -6,19 +6,19 @@ from torch import Tensor
 
 
 def content_hash(images: Tensor) -> int:
-    """Of uint8 images [B, C, H, W]: hashes of single images, added up, so that neither their order nor the size of batches matters,
-    and those of two sets add up to that of both (modulo 2^64)."""
+    """Returns the sum of the hashes of single images, uint8 [B, C, H, W], modulo 2^64. It depends neither on their order nor on the
+    size of batches, and the hashes of two sets add up to that of their union."""
     rows = images.cpu().contiguous().numpy()
     whole = sum(int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest()) for row in rows) + _shape(images)
     return (whole + 2**63) % 2**64 - 2**63  # as int64
 
 
 def _shape(images: Tensor) -> int:
-    """Images of equal bytes and unequal shapes are unequal."""
+    """Returns the contribution of the shape, so that images of equal bytes and unequal shapes have different hashes."""
     one = int.from_bytes(hashlib.blake2b(repr(tuple(images.shape[1:])).encode(), digest_size=8).digest())
     return one * len(images)
 
 
 def legible(value: int) -> str:
-    """16 hexadecimal digits."""
+    """Returns the hash as 16 hexadecimal digits."""
     return f"{value % 2**64:016x}"

@@ -10,29 +10,29 @@ from torch import Tensor, nn
 
 
 class Extracted(NamedTuple):
-    """float32 features [B, D], and class logits [B, K] where there are classes."""
+    """Features float32 [B, D], and class logits [B, K] if there are classes."""
 
     features: Tensor
     logits: Tensor | None
 
 
 class Extractor(nn.Module):
-    """uint8 [B, C, H, W] -> float32 [B, num_features], the same whatever the precision, the mode or the gradients around it.
+    """Maps uint8 [B, C, H, W] to float32 [B, num_features], independently of the surrounding precision, mode and gradients.
 
     network: the same map, of one batch; frozen here.
-    name: stands in the names of figures; two extractors of one name give figures that can be compared if the data is the same.
-    record: one line that says exactly what it is: equal records mean equal features.
+    name: appears in the names of figures; figures from extractors of one name can be compared if the data are the same.
+    record: one line that identifies the extractor: equal records mean equal features.
     channels: the numbers of channels C that the network takes.
-    max_batch: how many images the network gets at a time.
-    cache_dir: where what is computed with the features may be kept.
-    head: features [B, num_features] -> class logits [B, K]; frozen here. None: there are no classes.
-    labels: which of the data's classes each logit stands for, int64 [K]; None where they are others.
-    texts: the vectors of the data's captions, which those of images can be compared with, float32 [N, num_features] on the CPU;
-        None where there are none.
+    max_batch: the maximal number of images for one call of the network.
+    cache_dir: the folder in which results computed with the features may be cached.
+    head: maps features [B, num_features] to class logits [B, K]; frozen here. None: there are no classes.
+    labels: the data's class of each logit, int64 [K]; None if the classes are others.
+    texts: the embeddings of the data's captions in the space of the features, float32 [N, num_features] on the CPU; None if there
+        are none.
 
     num_classes: K, or None.
 
-    Raises ValueError for anything but uint8 images of such channels: floats would be misread without a word.
+    Raises ValueError for anything but uint8 images of such channels, since floats would be misread silently.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Extractor(nn.Module):
 
     @property
     def has_classes(self) -> bool:
-        """Whether there are logits."""
+        """Whether the network has class logits."""
         return self.head is not None
 
     def extract(self, images: Tensor) -> Extracted:
-        """The features and, where there are classes, the logits of the same pass."""
+        """Returns the features and, if there are classes, the logits of the same forward pass."""
         features = self(images)
         return Extracted(features, None if self.head is None else self._logits(self.head, features))
 
@@ -90,14 +90,14 @@ class Extractor(nn.Module):
 
 @contextmanager
 def in_float32(device: torch.device) -> Iterator[None]:
-    """Inside, neither autocast, nor a low-precision default dtype, nor inference mode of the surroundings has an effect."""
+    """Disables, inside the context, autocast, a low-precision default dtype and inference mode."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
         with (
             torch.inference_mode(False),
             torch.autocast(device.type, enabled=False),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # which leaves 10 bits of what convolutions multiply
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # TF32 keeps only 10 bits of the factors of convolutions
         ):
             yield
     finally:
@@ -106,7 +106,7 @@ def in_float32(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
-    """Inside, the CPU's global stream starts from `seed`; outside, nothing has happened to it."""
+    """Seeds the CPU's global random stream with `seed` inside the context, and restores its state afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs, for good
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs permanently
         yield

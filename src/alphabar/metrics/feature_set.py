@@ -1,4 +1,4 @@
-"""What is kept of the features of many images."""
+"""The accumulated features of many images."""
 
 from typing import NamedTuple
 
@@ -9,25 +9,25 @@ NUM_PARTS = 10
 
 
 class Sums(NamedTuple):
-    """Over the features f of images, in float64: how many [...], sum f [..., D] and sum f f^T [..., D, D]."""
+    """Sums over the features f of images, in float64: their number [...], sum f [..., D] and sum f f^T [..., D, D]."""
 
     num: Tensor
     first: Tensor
     second: Tensor
 
     def of(self, parts: range) -> "Sums":
-        """Those of neighbouring parts together, where the leading dimension counts parts."""
+        """Returns the sums of neighbouring parts together, where the leading dimension counts parts."""
         return Sums(*(value[parts.start : parts.stop].sum(0) for value in self))
 
     def gaussian(self) -> tuple[Tensor, Tensor]:
-        """Mean [D] and unbiased covariance [D, D]."""
+        """Returns the mean [D] and the unbiased covariance [D, D]."""
         mean = self.first / self.num
         return mean, (self.second - self.num * torch.outer(mean, mean)) / (self.num - 1)
 
 
 class ClassSums(NamedTuple):
-    """Over the class probabilities p [K] of images, in float64, for each of ten equal parts of the set, in the order of the
-    images: how many [10], sum p [10, K] and sum over images and classes of p log p [10]."""
+    """Sums over the class probabilities p [K] of images, in float64, for each of ten equal parts of the set, in the order of the
+    images: their number [10], sum p [10, K] and sum over images and classes of p log p [10]."""
 
     num: Tensor
     probabilities: Tensor
@@ -38,10 +38,10 @@ class FeatureSet(NamedTuple):
     """Features of a set of N images.
 
     parts: sums over each of ten equal parts of the set (real images: over one), in the order of the images.
-    rows: float32 [M, D] on the CPU, the features of the first images. row_places: int64 [M], which ones; None: the first M.
-    classes: None where the features have no classes.
-    hits: how many images a classifier of the data's classes put into the class that they should be of, or were nearer to their own
-        caption than to others, and how many were looked at, float64 [2]; None where there is no such classifier, class or caption.
+    rows: float32 [M, D] on the CPU, the features of the first images. row_places: int64 [M], their places; None: the first M.
+    classes: None if the features have no classes.
+    hits: the number of images that a classifier of the data's classes assigns to the class of their condition, or that are nearer
+        to their own caption than to others, and the number of images tested, float64 [2]; None without classifier or condition.
     """
 
     parts: Sums
@@ -52,15 +52,15 @@ class FeatureSet(NamedTuple):
 
     @property
     def places(self) -> Tensor:
-        """int64 [M]: the place of each row's image in the set."""
+        """The place of each row's image in the set, int64 [M]."""
         return torch.arange(len(self.rows)) if self.row_places is None else self.row_places
 
     @property
     def sums(self) -> Sums:
-        """Of all N images."""
+        """The sums over all N images."""
         return self.parts.of(range(len(self.parts.num)))
 
     @property
     def num(self) -> int:
-        """N"""
+        """The number N of images."""
         return int(self.parts.num.sum())

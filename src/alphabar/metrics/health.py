@@ -1,4 +1,4 @@
-"""Whether generated images look ill: a colour cast, another contrast, burnt-out pixels, too few kinds of images."""
+"""Checks of the pixels of generated images: colour cast, changed contrast, saturated pixels, low diversity."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -12,15 +12,15 @@ from alphabar.runs.distributed import sum_over_ranks
 CAST_ERRORS = 4.0  # standard errors of the difference: by chance once in 16,000 channels
 CAST_LEVELS = 2.5  # grey levels: about what an eye notices on an even surface
 CONTRAST = (0.8, 1.25)  # generated / real
-SATURATION = 0.1  # of all pixels
+SATURATION = 0.1  # the share of all pixels
 DIVERSITY = 0.5  # generated / real
-MIN_IMAGES = 32  # of each kind: statistics of fewer differ by chance
+MIN_IMAGES = 32  # the minimum of generated and of real images; statistics of fewer differ by chance
 COLOURS = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """Of the pixels of a set of uint8 images; those of two disjoint sets add up to those of both.
+    """Statistics of the pixels of a set of uint8 images; those of two disjoint sets add up to those of their union.
 
     sums: [6, C], float64, for every channel: images, pixels, sum of the values, sum of their squares, sum over images of the square
         of the image's mean, pixels that are exactly 0 or 255.
@@ -30,13 +30,13 @@ class ImageStatistics:
 
     @classmethod
     def empty(cls, num_channels: int, device: torch.device | str = "cpu") -> Self:
-        """Of no images; on the CPU in place of Apple's GPUs, which have no float64."""
+        """Returns the statistics of no images, on the CPU in place of Apple's GPUs, which have no float64."""
         home = torch.device("cpu") if torch.device(device).type == "mps" else device
         return cls(torch.zeros(6, num_channels, dtype=torch.float64, device=home))
 
     @classmethod
     def of(cls, images: Tensor) -> Self:
-        """Of uint8 images [B, C, H, W], B >= 0, on their device. Raises ValueError for anything else."""
+        """Returns the statistics of uint8 images [B, C, H, W], B >= 0, on their device. Raises ValueError for anything else."""
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"need uint8 images [B, C, H, W], got {images.dtype} {list(images.shape)}")
         if images.device.type == "mps":
@@ -44,7 +44,7 @@ class ImageStatistics:
         pixels = images.flatten(2)
         num_images, num_channels, num_pixels = pixels.shape
         values = pixels.int()
-        by_image = values.sum(2)  # integers: exact, whatever the order
+        by_image = values.sum(2)  # sums of integers are exact in any order
         saturated = ((pixels == 0) | (pixels == 255)).sum(2)
         rows = (
             torch.full((num_channels,), num_images, device=images.device),
@@ -60,7 +60,7 @@ class ImageStatistics:
         return ImageStatistics(self.sums + other.sums.to(self.sums.device))
 
     def of_all_processes(self) -> "ImageStatistics":
-        """Of everyone's images, on every process; all of them call it."""
+        """Returns the statistics of the images of all processes, on every process; all of them call it."""
         return ImageStatistics(sum_over_ranks(self.sums))
 
     @property
@@ -69,23 +69,23 @@ class ImageStatistics:
 
     @property
     def mean(self) -> Tensor:
-        """Of all pixels of a channel, in grey levels [C], as are the three that follow; NaN without images."""
+        """The mean of all pixels of a channel, in grey levels [C]; NaN without images."""
         return self.sums[2] / self.sums[1]
 
     @property
     def std(self) -> Tensor:
-        """Of all pixels of a channel: the contrast."""
+        """The standard deviation of all pixels of a channel in grey levels [C], its contrast."""
         return (self.sums[3] / self.sums[1] - self.mean.square()).clamp(min=0).sqrt()
 
     @property
     def image_std(self) -> Tensor:
-        """Unbiased, over images, of the mean of a channel in an image; NaN with fewer than two images."""
+        """The unbiased standard deviation, over images, of a channel's mean, [C]; NaN with fewer than two images."""
         num = self.sums[0]
         return ((self.sums[4] - num * self.mean.square()).clamp(min=0) / (num - 1)).sqrt()
 
     @property
     def standard_error(self) -> Tensor:
-        """Of `mean`: images are independent of each other, their pixels are not."""
+        """The standard error of `mean`, [C], by images, which unlike their pixels are independent of each other."""
         return self.image_std / self.sums[0].sqrt()
 
     @property
@@ -94,7 +94,7 @@ class ImageStatistics:
         return float(self.sums[5].sum() / self.sums[1].sum())
 
     def record(self) -> dict[str, object]:
-        """Plain numbers for a file; lists have a number for every channel."""
+        """Returns plain numbers for a file; lists have a number for every channel."""
         return {
             "num_images": self.num_images,
             "mean": self.mean.tolist(),
@@ -106,14 +106,14 @@ class ImageStatistics:
 
 
 def diversity(generated: Sums, real: Sums) -> float:
-    """tr(cov of generated features) / tr(cov of real ones): 1 for equal distributions, towards 0 where images are all alike."""
+    """Returns tr(cov of generated features) / tr(cov of real ones), 1 for equal distributions and near 0 if images are alike."""
     return float(generated.gaussian()[1].trace() / real.gaussian()[1].trace())
 
 
 def complaints(generated: ImageStatistics, real: ImageStatistics, diversity: float | None = None) -> list[str]:
-    """What is wrong with the generated images, in a line each; nothing where there are fewer than 32 of either kind.
+    """Returns one line for each fault of the generated images; none if there are fewer than 32 of either kind.
 
-    diversity: as the function of that name gives it; None: not judged.
+    diversity: the result of the function `diversity`; None: not checked.
     Raises ValueError for images with another number of channels.
     """
     if generated.sums.shape != real.sums.shape:
@@ -121,7 +121,9 @@ def complaints(generated: ImageStatistics, real: ImageStatistics, diversity: flo
     if min(generated.num_images, real.num_images) < MIN_IMAGES:
         return []
     lines = [*casts(generated, real), *contrasts(generated, real)]
-    if generated.saturated > real.saturated + SATURATION:  # fewer are no illness: flat backgrounds are hard to hit to the level
+    if (
+        generated.saturated > real.saturated + SATURATION
+    ):  # fewer are no fault: flat backgrounds are hard to reproduce to the exact level
         lines.append(f"saturation: {generated.saturated:.1%} of all values are 0 or 255, of real images {real.saturated:.1%}")
     if diversity is not None and diversity < DIVERSITY:
         lines.append(f"diversity: the features of the images vary {diversity:.2f} times as much as those of real images")
@@ -129,7 +131,7 @@ def complaints(generated: ImageStatistics, real: ImageStatistics, diversity: flo
 
 
 def casts(generated: ImageStatistics, real: ImageStatistics) -> list[str]:
-    """A line for each channel that is brighter or darker than it should be."""
+    """Returns a line for each channel that is brighter or darker than in real images."""
     ours, theirs = generated.mean.cpu(), real.mean.cpu()
     errors = torch.hypot(generated.standard_error.cpu(), real.standard_error.cpu())
     names, lines = names_of_channels(len(ours)), list[str]()
@@ -145,7 +147,7 @@ def casts(generated: ImageStatistics, real: ImageStatistics) -> list[str]:
 
 
 def contrasts(generated: ImageStatistics, real: ImageStatistics) -> list[str]:
-    """A line for each channel that varies less or more than it should."""
+    """Returns a line for each channel that varies less or more than in real images."""
     names, lines = names_of_channels(len(real.std)), list[str]()
     for name, mine, yours in zip(names, generated.std.tolist(), real.std.tolist(), strict=True):
         if mine < CONTRAST[0] * yours or mine > CONTRAST[1] * yours:
@@ -154,7 +156,7 @@ def contrasts(generated: ImageStatistics, real: ImageStatistics) -> list[str]:
 
 
 def names_of_channels(num: int) -> tuple[str, ...]:
-    """What a person calls them."""
+    """Returns the usual names of the channels."""
     if num == 1:
         return ("grey",)
     return COLOURS if num == 3 else tuple(f"channel {index}" for index in range(num))

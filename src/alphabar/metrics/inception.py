@@ -22,9 +22,9 @@ from alphabar.runs.distributed import from_first
 log = logging.getLogger(__name__)
 NUM_FEATURES = 2048
 FILE_NAME = URL_INCEPTION_V3.rsplit("/", 1)[-1]
-HASH_PREFIX = "6726825d"  # the beginning of the file's SHA-256
+HASH_PREFIX = "6726825d"  # the first digits of the file's SHA-256
 MAX_BATCH = 32
-TIMEOUT = 20.0  # seconds without a byte
+TIMEOUT = 20.0  # seconds without receiving data
 
 
 class InceptionNetwork(nn.Module):
@@ -131,7 +131,7 @@ def tensors_only(content: bytes, path: Path) -> bytes:
     """Returns the weights without anything that could run code when it is loaded. Raises UserError if they cannot be read."""
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # any bytes may stand in a file
+    except Exception as error:  # a file may contain any bytes
         raise UserError(f"cannot read weights from {path}: it is damaged or another kind of file") from error
     buffer = io.BytesIO()
     torch.save(state, buffer)

@@ -1,4 +1,4 @@
-"""Whether generated images are copies of training images.
+"""A test of whether generated images are copies of training images.
 
 A model that has learnt a distribution comes as close to its training images as other real images do; one that has learnt images
 comes closer (Meehan et al. 2020, "A non-parametric test to detect data-copying"). Distances are Euclidean, in feature space.
@@ -11,8 +11,8 @@ import torch
 from scipy.stats import betabinom
 from torch import Tensor
 
-QUANTILE = 0.01  # of held-out images that are nearest to a training image: as near as that is suspicious
-SHARE = 0.05  # of generated images that may be, which is five times as many as by chance
+QUANTILE = 0.01  # the share of held-out images within the threshold distance of a training image
+SHARE = 0.05  # the share of generated images that may be as near, five times that by chance
 CHANCE = 1e-4
 NUM_NEIGHBOURS = 3
 CHUNK = 1000
@@ -26,10 +26,11 @@ class Neighbours(NamedTuple):
 
 
 class Memorisation(NamedTuple):
-    """threshold: the distance that a hundredth of the held-out images are within. share: of the generated images within it.
+    """The comparison of generated with held-out images by their distance to the nearest training image.
 
-    chance: of so many or more of them, if both kinds were drawn from one distribution (a beta-binomial: the threshold is an order
-        statistic). num, num_held_out, num_searched: how many images of each kind were looked at. is_flagged: the share is above
+    threshold: the distance below which a hundredth of the held-out images lie. share: the share of generated images below it.
+    chance: the probability of at least this share if both kinds were drawn from one distribution (a beta-binomial, since the
+        threshold is an order statistic). num, num_held_out, num_searched: numbers of images. is_flagged: the share is above
         0.05, and chance below one in ten thousand.
     """
 
@@ -45,7 +46,7 @@ class Memorisation(NamedTuple):
 
 
 def nearest(queries: Tensor, bank: Tensor, device: torch.device) -> Neighbours:
-    """For features [M, D] the nearest rows of the bank [N, D], N >= 1, a few thousand at a time."""
+    """Returns the nearest rows of the bank [N, D], N >= 1, for features [M, D], computed a few thousand at a time."""
     found = [_nearest(part.to(device), bank, device) for part in queries.split(CHUNK)]
     return Neighbours(torch.cat([each.distances for each in found]), torch.cat([each.indices for each in found]))
 

@@ -1,4 +1,4 @@
-"""How different two images look: distances between a frozen network's features."""
+"""The perceptual distance of two images in the features of a frozen network."""
 
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,16 @@ from alphabar.errors import UserError
 
 URL = SqueezeNet1_1_Weights.IMAGENET1K_V1.url
 FILE_NAME = URL.rsplit("/", 1)[-1]
-MIN_RESOLUTION = 17  # below which SqueezeNet has nothing left to pool
+MIN_RESOLUTION = 17  # SqueezeNet cannot pool smaller images
 
 
 class Perceptual:
     """LPIPS with SqueezeNet: sum over layers of the mean of w * (f_a - f_b)^2, f normalised (Zhang et al. 2018, eq. 1).
 
-    It is no module, so that the one that holds it neither trains nor saves it; weights are read when they are first needed. The
-    layers' (w) come with torchmetrics, the network's are torchvision's.
+    It is no nn.Module, so that a module that holds it neither trains nor saves it; weights are read when they are first needed.
+    The weights w of the layers come with torchmetrics, those of the network are torchvision's.
 
-    weights: a file with SqueezeNet's; None: the one in torch hub's folder.
+    weights: a file with the weights of SqueezeNet; None: the one in torch hub's folder.
     """
 
     def __init__(self, weights: str | None = None) -> None:
@@ -29,7 +29,7 @@ class Perceptual:
         self._network: _LPIPS | None = None
 
     def load(self) -> None:
-        """Reads the weights. Raises UserError if they are not there, or another network's."""
+        """Reads the weights. Raises UserError if they are missing or belong to another network."""
         if not self.path.is_file():
             raise UserError(
                 f"perceptual: there is no file {self.path}; get {URL} and put it there, or set module.perceptual.weights"
@@ -39,12 +39,12 @@ class Perceptual:
         try:
             state: Any = torch.load(self.path, map_location="cpu", weights_only=True)
             network.net.load_state_dict(renamed(state, network))
-        except Exception as error:  # of whatever kind: any bytes may stand in a file
+        except Exception as error:  # any kind: a file may contain any bytes
             raise UserError(f"perceptual: {self.path} does not hold the weights of torchvision's SqueezeNet 1.1") from error
         self._network = network.requires_grad_(False).eval()
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """The distance [B] of images [B, 1 or 3, H, W] in [-1, 1]; grey is repeated. Always computed in float32."""
+        """Returns the distance [B] of images [B, 1 or 3, H, W] in [-1, 1]; grey is repeated. Always computed in float32."""
         if self._network is None:
             self.load()
         assert self._network is not None
@@ -55,7 +55,7 @@ class Perceptual:
 
 
 def renamed(state: dict[str, Tensor], network: _LPIPS) -> dict[str, Tensor]:
-    """torchvision's weights, by the names that torchmetrics has for the same layers."""
+    """Returns torchvision's weights by the names that torchmetrics has for the same layers."""
     theirs = {name.removeprefix("features."): weight for name, weight in state.items() if name.startswith("features.")}
     ours = network.net.state_dict()
     return {name: theirs[name.split(".", 2)[2]] for name in ours}

@@ -21,7 +21,7 @@ MAX_BATCH = 32
 
 
 class Kind(NamedTuple):
-    """A kind of network.
+    """The kind of a pretrained network.
 
     name: the one in the names of figures. usual: its usual model on the hub. class_name: its class in transformers. model_types:
     what its config.json may call it. colours: the normalisation of images if the weights come without their own.

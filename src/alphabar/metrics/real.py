@@ -1,4 +1,4 @@
-"""Features of real images: the training images that generated ones are compared with, and the held-out ones that are the floor."""
+"""Features of real images: the training images, as the reference of generated ones, and the held-out images, as the floor."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +18,12 @@ from alphabar.metrics.feature_set import ClassSums, FeatureSet, Sums
 from alphabar.metrics.health import ImageStatistics
 from alphabar.runs.distributed import from_first, rank_and_size, sum_over_ranks
 
-VERSION = 3  # of what is cached here
-MAX_ROWS = 50_000  # images whose features are kept one by one: those among which nearest neighbours are looked for
+VERSION = 3  # the version of the cached files
+MAX_ROWS = 50_000  # the number of images whose single features are kept, among which nearest neighbours are searched
 
 
 class RealImages(NamedTuple):
-    """What is known of real images. content: a hash of the images themselves, whatever their files are called."""
+    """The features of real images. content: a hash of the images, independent of the names of their files."""
 
     features: FeatureSet
     pixels: ImageStatistics
@@ -35,7 +35,7 @@ class RealImages(NamedTuple):
 
 
 def batches(num: int, batch_size: int) -> Iterator[Tensor]:
-    """This process's share of the indices of the first `num` images; none comes twice, unlike in training."""
+    """Yields this process's share of the indices of the first `num` images, without the repetitions of training."""
     rank, world_size = rank_and_size()
     for indices in torch.arange(rank, num, world_size).split(batch_size):
         if len(indices):
@@ -45,10 +45,10 @@ def batches(num: int, batch_size: int) -> Iterator[Tensor]:
 def learn(
     extractor: Extractor, device: torch.device, images: ImageSet, split: str, fingerprint: str, num: int, batch_size: int
 ) -> RealImages:
-    """The first `num` images of a split, from an earlier run's file if there is one.
+    """Returns the features of the first `num` images of a split, from the cache if an earlier run stored them.
 
-    The rows, of the first 50,000 of them, are for the first process; where they come from a file they stay on the disk until they
-    are looked at. All processes call it.
+    Only the first process gets the rows, which are those of the first 50,000 images; rows from the cache stay on the disk until
+    they are used. All processes call it.
     """
     cache = DiskCache(extractor.cache_dir)
     path = cache.path("real", VERSION, fingerprint, split, num, extractor.record)
@@ -76,7 +76,7 @@ def _look_at(extractor: Extractor, device: torch.device, images: ImageSet, num: 
     collector = Collector(extractor, device, num, MAX_ROWS, num_parts=1)
     pixels = ImageStatistics.empty(images.shape.channels, collector.device)
     content = torch.zeros((), dtype=torch.int64, device=collector.device)
-    quiet = True if rank else None  # None: where there is no terminal
+    quiet = True if rank else None  # None: the bar is hidden if there is no terminal
     with tqdm(desc="looking at real images", total=num, unit="img", delay=2, leave=False, disable=quiet) as bar:
         for indices in batches(num, batch_size):
             batch = images.images(indices)

@@ -1,19 +1,19 @@
-"""Which of several captions is meant: candidates that are the same in every run."""
+"""Caption retrieval among candidates that are the same in every run."""
 
 import torch
 from torch import Tensor
 
 from alphabar.diffusion.noise import derive_seed
 
-NUM = 10  # candidates, the right one among them: chance is 0.1
-SEED = derive_seed("retrieval")  # not the run's: runs are compared on the same candidates
+NUM = 10  # the number of candidates, including the right one: chance is 0.1
+SEED = derive_seed("retrieval")  # independent of the run's seed, so that runs are compared on the same candidates
 
 
 def candidates(indices: Tensor, right: Tensor, num_captions: int) -> Tensor:
-    """int64 [B, 10]: for each image its caption, first, and nine others, all different; fewer where there are fewer captions.
+    """Returns int64 [B, 10]: each image's caption, first, and nine different others, or fewer if there are fewer captions.
 
-    A function of the image's index, its caption and the number of captions alone.
-    indices: int64 [B], of the images. right: int64 [B] in 0..num_captions - 1, their captions.
+    They depend on the image's index, its caption and the number of captions alone.
+    indices: int64 [B], the indices of the images. right: int64 [B] in 0..num_captions - 1, their captions.
     """
     rows = []
     for index, caption in zip(indices.tolist(), right.tolist(), strict=True):
@@ -24,11 +24,11 @@ def candidates(indices: Tensor, right: Tensor, num_captions: int) -> Tensor:
 
 
 def found(vectors: Tensor, options: Tensor) -> Tensor:
-    """bool [B]: whether the first of options [B, K, D] has the largest scalar product with vectors [B, D]; a draw is no."""
+    """Returns bool [B], whether the first of options [B, K, D] alone has the largest scalar product with vectors [B, D]."""
     likeness = (options.double() @ vectors.double()[:, :, None]).squeeze(2)
     return is_first(likeness[:, :1], likeness)
 
 
 def is_first(right: Tensor, likeness: Tensor) -> Tensor:
-    """bool [B]: whether right [B, 1], which is one of likeness [B, K], is larger than all others."""
-    return (~(likeness < right)).sum(1) == 1  # NaN is no smaller
+    """Returns bool [B], whether right [B, 1], which is one of likeness [B, K], is larger than all others."""
+    return (~(likeness < right)).sum(1) == 1  # comparisons with NaN are false

@@ -12,9 +12,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Several(Features):
-    """Those members that can be had; None leaves one out.
+    """The features of all members that are available; None leaves a member out.
 
-    missing: of the members that the last call could not have, in a line each, the reason.
+    missing: one line for each member that was not available in the last call, with the reason.
 
     Raises ValueError if all are None.
     """
@@ -33,7 +33,7 @@ class Several(Features):
         return {name: features for name, features in members.items() if features is not None}
 
     def extractors(self, splits: Splits) -> list[Extractor]:
-        """Raises UserError, with all reasons, if none can be had."""
+        """Returns the extractors of all available members. Raises UserError, with all reasons, if there are none."""
         self.missing.clear()
         found = []
         for name, features in self._members().items():

@@ -36,7 +36,7 @@ def load_data(loaded: Loaded, data_root: str | None, fabric: Fabric) -> ImageDat
             raise UserError(f"data_root={data_root}: this checkpoint was trained on data without a root")
         OmegaConf.update(config, "data.root", data_root)
     data = prepare(build(config.data, "data"), fabric)
-    with fabric.rank_zero_first():  # which keeps what it computes for the others
+    with fabric.rank_zero_first():  # stores its results for the other processes
         for each in loaded.chain:
             each.model.conditioner.attach_captions(data.captions)
     return data

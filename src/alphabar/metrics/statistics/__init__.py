@@ -1,4 +1,4 @@
-"""Figures computed from the features of generated and of real images; one file for each."""
+"""Statistics that compute figures from the features of generated and of real images, each in a file of its own."""
 
 from abc import ABC, abstractmethod
 
@@ -7,16 +7,16 @@ from alphabar.metrics.feature_set import FeatureSet
 
 
 class Statistic(ABC):
-    """One figure, or a few that belong together; stateless, so that its settings are all that it depends on."""
+    """A statistic computes one figure or a few related ones; it is stateless, so that it depends on its settings alone."""
 
     @abstractmethod
     def applies(self, extractor: Extractor) -> bool:
-        """Whether it is made for features of this kind."""
+        """Returns whether the statistic applies to features of this kind."""
 
     @abstractmethod
     def min_images(self, num_features: int) -> int:
-        """How many generated, and how many real images it takes at the least."""
+        """Returns the minimal numbers of generated and of real images."""
 
     @abstractmethod
     def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
-        """The figures by name, such as {"kid": 0.001}; NaN where features are NaN or infinite."""
+        """Returns the figures by name, such as {"kid": 0.001}; NaN where features are NaN or infinite."""

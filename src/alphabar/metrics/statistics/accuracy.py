@@ -1,4 +1,4 @@
-"""Whether images are of the class that they should be of."""
+"""The accuracy of class-conditional generation."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from alphabar.metrics.statistics import Statistic
 
 @dataclass(frozen=True)
 class Accuracy(Statistic):
-    """The share of images that a classifier of the data's own classes puts into the class that the model was told.
+    """The share of images that a classifier of the data's own classes assigns to the class the model was conditioned on.
 
-    The classifier is that of features=classifier, which knows nothing of the model; the floor is its accuracy on held-out images.
+    The classifier is that of features=classifier, which is independent of the model; the floor is its accuracy on held-out images.
     """
 
     def applies(self, extractor: Extractor) -> bool:
@@ -21,7 +21,7 @@ class Accuracy(Statistic):
         return 1
 
     def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
-        """Nothing for images that should be of no class."""
+        """Returns the accuracy; empty for images without a class."""
         if generated.hits is None:
             return {}
         hits, asked = generated.hits.tolist()

@@ -10,7 +10,7 @@ from alphabar.metrics.feature_set import FeatureSet
 from alphabar.metrics.statistics import Statistic
 
 SIGMA = 10.0
-FACTOR = 1000.0  # for figures that are pleasant to read
+FACTOR = 1000.0  # the factor of the paper, for readable figures
 CHUNK = 1000
 MIN_IMAGES = 2
 
@@ -21,7 +21,7 @@ class CMMD(Statistic):
 
     k(x, y) = exp(-|x - y|^2 / (2 * 10^2)); the means are over all pairs, an image with itself among them.
 
-    max_images: of each kind, the first ones.
+    max_images: the maximal number of images of each kind, of which the first are used.
 
     Raises ValueError unless max_images >= 2.
     """
@@ -44,9 +44,9 @@ class CMMD(Statistic):
 
 
 def mean_excess(x: Tensor, y: Tensor) -> float:
-    """Mean of k - 1 over all pairs of rows of [N, D] and [M, D], float64 and of length one, so that |x - y|^2 = 2 - 2 x . y.
+    """Returns mean k - 1 over all pairs of rows of [N, D] and [M, D], float64, of length one, so that |x - y|^2 = 2 - 2 x . y.
 
-    k itself is so close to one that digits would be lost; in the figure the ones cancel.
+    k itself is so close to one that digits would be lost; the ones cancel in the figure.
     """
     total = sum(((part @ y.T - 1) / SIGMA**2).expm1().sum() for part in x.split(CHUNK))
     return float(total) / (len(x) * len(y))

@@ -12,7 +12,7 @@ from alphabar.metrics.statistics import Statistic
 
 
 class Reference:
-    """The Gaussian of the real features, to which many distances can be taken."""
+    """The Gaussian of the real features, from which many distances can be computed."""
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
         self.mean, self.covariance = mean.double(), covariance.double()
@@ -20,10 +20,10 @@ class Reference:
         self.root = vectors * values.clamp_min(0).sqrt()
 
     def distance(self, mean: Tensor, covariance: Tensor) -> float:
-        """d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two normal distributions; Dowson & Landau 1982.
+        """Returns d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two normal distributions; Dowson & Landau 1982.
 
-        With S1 = R R^T the eigenvalues of S1 S2 are those of the symmetric R^T S2 R, which come five times sooner than those of
-        S1 S2 itself and are never complex, also where a covariance is singular.
+        With S1 = R R^T the eigenvalues of S1 S2 are those of the symmetric R^T S2 R, which are five times faster to compute than
+        those of S1 S2 itself and are never complex, even if a covariance is singular.
         """
         mean, covariance = mean.to(self.mean), covariance.to(self.covariance)
         cross = torch.linalg.eigvalsh(self.root.T @ covariance @ self.root).clamp_min(0).sqrt().sum()
@@ -31,19 +31,19 @@ class Reference:
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
-    """See `Reference.distance`."""
+    """Returns the Frechet distance, see `Reference.distance`."""
     return Reference(mean1, cov1).distance(mean2, cov2)
 
 
 @dataclass(frozen=True)
 class Frechet(Statistic):
-    """FID (Heusel et al. 2017) and, where there are enough images, what it tends to as their number grows.
+    """FID (Heusel et al. 2017) and, if there are enough images, its limit for an infinite number of images.
 
     FID of n images is biased by about c / n. The limit, `fid_infinity`, is found as in Chong & Forsyth 2020: FID is measured at
     several n and a line in 1 / n is drawn through it. In place of random subsets of one set, FID at n is the mean over all disjoint
     parts of n images, which is less noisy.
 
-    allow_few: FID of no more images than there are features, whose covariance is singular: its bias is then most of it.
+    allow_few: whether FID is computed if images are no more than features: the covariance is then singular and the bias large.
     """
 
     allow_few: bool = False
@@ -65,9 +65,9 @@ class Frechet(Statistic):
 
 
 def infinity(reference: Reference, parts: Sums) -> float | None:
-    """The intercept of the line in 1 / n through the mean distance at n images; None unless two n are >= twice the features.
+    """Returns the intercept of the line in 1 / n through mean distances at n images; None unless two n are >= twice the features.
 
-    parts: of equal parts of one set, by their order.
+    parts: the sums of equal parts of one set, in their order.
     """
     num_parts, smallest = len(parts.num), 2 * parts.first.shape[-1]
     inverse, means = [], []

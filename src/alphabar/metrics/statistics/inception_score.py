@@ -14,7 +14,7 @@ from alphabar.metrics.statistics import Statistic
 class InceptionScore(Statistic):
     """exp(mean KL(p(class | image), p(class))) of each of ten parts of the set: mean and deviation over them; Salimans et al. 2016.
 
-    Of generated images alone.
+    It depends on the generated images alone.
     """
 
     def applies(self, extractor: Extractor) -> bool:
@@ -24,7 +24,7 @@ class InceptionScore(Statistic):
         return NUM_PARTS
 
     def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
-        """Parts without images, all of which were left out, do not count. Raises ValueError if there are no classes."""
+        """Returns the score and its deviation over the parts that have images. Raises ValueError if there are no classes."""
         if generated.classes is None:
             raise ValueError("need class probabilities, got none")
         there = generated.classes.num > 0
@@ -36,9 +36,9 @@ class InceptionScore(Statistic):
 
 
 def class_sums(logits: Tensor, indices: Tensor, num: int) -> ClassSums:
-    """What a batch adds to the sums of a set of `num` images; additive over batches.
+    """Returns the contribution of a batch to the sums of a set of `num` images; additive over batches.
 
-    Part k has the images from floor(k num / 10) on, as torch-fidelity cuts a set that it does not shuffle.
+    Part k starts at image floor(k num / 10), as torch-fidelity splits a set that it does not shuffle.
 
     logits: [B, K]. indices: int64 [B], the places of these images in the set, 0 <= index < num.
     """

@@ -9,7 +9,7 @@ from alphabar.metrics.extractor import Extractor
 from alphabar.metrics.feature_set import FeatureSet
 from alphabar.metrics.statistics import Statistic
 
-SEED = 2020  # torch-fidelity's own, which its figures are made with
+SEED = 2020  # the default of torch-fidelity
 MIN_IMAGES = 2
 
 
@@ -17,10 +17,10 @@ MIN_IMAGES = 2
 class KID(Statistic):
     """Unbiased squared MMD with the kernel (x . y / D + 1)^3: mean and deviation over random subsets; Binkowski et al. 2018.
 
-    torch-fidelity computes it; it is given float64, in which figures near zero are not those of rounding.
+    torch-fidelity computes it, in float64, so that figures near zero are not dominated by rounding.
 
-    subset_size: images of each kind in a subset; where there are fewer, all of them.
-    max_images: of each kind, the first ones, to draw subsets from.
+    subset_size: the number of images of each kind in a subset; all of them if there are fewer.
+    max_images: the number of images of each kind, the first ones, from which subsets are drawn.
 
     Raises ValueError unless subsets >= 1 and 2 <= subset_size <= max_images.
     """

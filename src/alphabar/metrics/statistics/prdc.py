@@ -20,13 +20,13 @@ MIN_IMAGES = NEIGHBOR_OF_DENSITY + 1
 
 @dataclass(frozen=True)
 class PRDC(Statistic):
-    """How far generated images lie among real ones, and the other way round, by balls that reach to the k-th nearest neighbour.
+    """Overlap of the generated and the real distribution by balls around features that reach to the k-th nearest neighbour.
 
     Precision: the share of generated images in some real image's ball; recall: the same with the kinds exchanged; k = 3, by
     torch-fidelity; Kynkaanniemi et al. 2019. Density: in how many of the real images' balls a generated image lies, over k, on
     average; coverage: the share of real images with a generated one in their ball; k = 5; Naeem et al. 2020.
 
-    max_images: of each kind, the first ones.
+    max_images: the maximal number of images of each kind, of which the first are used.
 
     Raises ValueError unless max_images >= 6.
     """
@@ -60,8 +60,10 @@ class PRDC(Statistic):
 
 
 def density_and_coverage(generated: Tensor, real: Tensor, k: int) -> tuple[float, float]:
-    """Of features [M, D] and [N, D]; a ball has no boundary, as in the authors' code, so that equal sets have a density of one."""
-    radii = torch.cat([part.kthvalue(k + 1).values for part in squared_distances(real, real)])  # the first is to itself
+    """Returns both for features [M, D] and [N, D]; balls are open, as in the authors' code, so that equal sets have density one."""
+    radii = torch.cat(
+        [part.kthvalue(k + 1).values for part in squared_distances(real, real)]
+    )  # the first distance is that to itself
     num_inside, num_covered = 0, 0
     for distances, radius in zip(squared_distances(real, generated), radii.split(CHUNK), strict=True):
         inside = distances < radius[:, None]
@@ -71,7 +73,7 @@ def density_and_coverage(generated: Tensor, real: Tensor, k: int) -> tuple[float
 
 
 def squared_distances(first: Tensor, second: Tensor) -> Iterator[Tensor]:
-    """[N, D], [M, D] -> float64 [CHUNK, M] for one part of `first` after another."""
+    """Yields squared distances of [N, D] and [M, D], float64 [CHUNK, M] for one part of `first` after another."""
     second = second.double()
     norms = second.square().sum(1)
     for part in first.split(CHUNK):

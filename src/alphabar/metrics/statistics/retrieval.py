@@ -1,4 +1,4 @@
-"""Whether images show what they should."""
+"""The retrieval accuracy of text-conditional generation."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from alphabar.metrics.statistics import Statistic
 
 @dataclass(frozen=True)
 class Retrieval(Statistic):
-    """The share of images to whose vector, of ten captions, that which the model was told is the nearest; chance is 0.1 (after the
-    R-precision of Xu et al. 2018, AttnGAN, sec. 4).
+    """The share of images whose vector is nearest, of ten captions, to the one the model was conditioned on; chance is 0.1
+    (after the R-precision of Xu et al. 2018, AttnGAN, sec. 4).
 
     The other nine are drawn from all captions of the data, the same for image i in every run (`metrics.retrieval.candidates`). The
     vectors are those of features=contrastive; the floor is what held-out images reach, each with its own caption.
@@ -23,7 +23,7 @@ class Retrieval(Statistic):
         return 1
 
     def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
-        """Nothing for images that were told no caption."""
+        """Returns the share; empty for images without a caption."""
         if generated.hits is None:
             return {}
         hits, asked = generated.hits.tolist()

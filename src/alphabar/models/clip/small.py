@@ -96,7 +96,7 @@ class SmallCLIP(CLIP):
             with undisturbed(torch.device("cpu")):
                 towers = Towers(encoder, **{key: config[key] for key in KEYS})
                 towers.load_state_dict(load_file(self.folder / WEIGHTS))
-        except Exception as error:  # of whatever kind: any bytes may stand in a file
+        except Exception as error:  # any kind: a file may contain any bytes
             raise self._complaint(f"has no weights that fit its {CONFIG} ({first_sentence(error)})") from error
         return towers.requires_grad_(False).eval()
 

@@ -65,5 +65,5 @@ def _drawn(path: str, resolution: int) -> Tensor:
     try:
         with Image.open(file) as image:
             return to_pixels(image, Shape(1, resolution), Image.Resampling.NEAREST) >= 128
-    except Exception as error:  # of whatever kind: any bytes may stand in a file
+    except Exception as error:  # any kind: a file may contain any bytes
         raise UserError(f"task.mask={path}: {describe(str(file), error)}") from error
