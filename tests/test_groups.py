@@ -81,3 +81,14 @@ def test_help_shows_choices_in_folders_of_a_group():
     text = usage(App(runs.ROOT / "conf", "train"), [])
     folder = runs.ROOT / "conf" / "experiment" / "smoke"
     assert all(f"smoke/{path.stem}" in text.split() or f"smoke/{path.stem}," in text.split() for path in folder.glob("*.yaml"))
+
+
+def test_an_experiment_of_ones_own_sets_keys_at_the_root(command, tmp_path):
+    mine = tmp_path / "mine" / "experiment"
+    mine.mkdir(parents=True)
+    (mine / "five.yaml").write_text("# @package _global_\nseed: 5\nname: five\n")
+    code, out, err = command("train", "--config-dir", "mine", "experiment=five", "--cfg", "job")
+    assert code == 0, err
+    assert "\nseed: 5\n" in f"\n{out}"
+    _, out, _ = command("train", "--config-dir", "mine", "experiment=five", "seed=6", "--cfg", "job")
+    assert "\nseed: 6\n" in f"\n{out}"

@@ -154,3 +154,31 @@ def test_what_ends_training_in_the_middle_of_a_step_waits_for_its_end(tmp_path):
     saved = runs.checkpoint(tmp_path)
     assert saved["global_step"] == 2
     assert "'num_batches': 6" in str(saved["loops"])
+
+
+def test_callbacks_null_leaves_no_checkpoint_of_lightning(command, tmp_path):
+    tiny = [word for word in runs.TINY if not word.startswith("callbacks.")]
+    code, _, err = command("train", *runs.words("callbacks=null", "trainer.max_steps=2", folder="run", tiny=tiny))
+    assert code == 0, err
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+def test_advice_goes_beyond_the_step_that_was_reached(command):
+    start(command, "trainer.max_steps=5")
+    code, out, _ = command("train", "resume=run", "trainer.max_steps=2")
+    assert code == 0
+    assert "already at step 5" in out
+    assert "trainer.max_steps=10" in out
+
+
+def test_a_resumed_run_can_be_profiled(command):
+    start(command, "trainer.max_steps=2")
+    code, out, err = command("train", "resume=run", "trainer.max_steps=4", "profiler=simple")
+    assert code == 0, err
+    assert "Profiler Report" in out
+
+
+def test_lightning_advertises_nothing_in_a_process_that_has_not_imported_it(tmp_path):
+    process = runs.start_cold("train.py", *runs.words(*QUICK, "trainer.max_steps=1", folder="run"), cwd=tmp_path)
+    code, _, err = runs.finish(process)
+    assert (code, err) == (0, "")

@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from alphabar.cli.hydra_app import App
-from alphabar.cli.overrides import split
+from alphabar.cli.overrides import bare, split
 from alphabar.config.build import ConfigError, check
 from alphabar.config.coercion import coerce
 from alphabar.config.interpolation import walk, written
@@ -17,7 +17,7 @@ from alphabar.errors import UserError
 # Groups that a command can do without: each holds a mapping of objects, which may be empty.
 MAPPINGS = ("callbacks", "logger")
 # Arguments that name one checkpoint, or several.
-CHECKPOINTS = ("checkpoint", "stages", "init")
+CHECKPOINTS = ("checkpoint", "stages")
 
 
 def complete(cfg: DictConfig, app: App, words: Sequence[str], folder: Path) -> None:
@@ -32,7 +32,7 @@ def complete(cfg: DictConfig, app: App, words: Sequence[str], folder: Path) -> N
     if lines := missing(cfg):
         raise ConfigError("\n".join(lines))
     take_last_checkpoints(cfg)
-    coerce(cfg, dict(split(word) for word in words))
+    coerce(cfg, {bare(key): value for key, value in map(split, words)})
     check(cfg, app.groups())
 
 
@@ -52,7 +52,8 @@ def take_last_checkpoints(cfg: DictConfig) -> None:
     """
     content = written(cfg)
     for path, node in walk(content, content):
-        for key in CHECKPOINTS if isinstance(node, dict) else ():
+        is_ours = isinstance(node, dict) and str(node.get("_target_", "alphabar.")).startswith("alphabar.")
+        for key in CHECKPOINTS if is_ours else ():
             place = ".".join(map(str, (*path, key)))
             value = node.get(key)
             if isinstance(value, str) and "${" not in value:

@@ -23,8 +23,10 @@ def configure_logging() -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         own.addHandler(handler)
         own.propagate = False
+    # Lightning sets the levels of its own loggers when it is imported, but not those of the loggers below them, which it writes to.
     for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        for logger in (name, f"{name}.utilities.rank_zero", f"{name}.utilities.seed"):
+            logging.getLogger(logger).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="You requested to overfit but enabled")  # ours is not shuffled then
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")

@@ -63,7 +63,7 @@ class Likelihood:
         wide, while "posterior" is too narrow wherever the network errs (both in Ho et al. 2020, sec. 3.2).
     bpd_terms: the number of the bound's terms (one per step of the schedule) drawn for each image; None or a larger number: all.
     thresholding: applied to x_hat in the bound, as in Ho et al. 2020; the ODE has none.
-    Raises ValueError as `Command` does, unless bpd_steps, probes and bpd_terms >= 1, and for another precision than 32-true.
+    Raises ValueError as `Inference` does, unless bpd_steps, probes and bpd_terms >= 1, and for another precision than 32-true.
     """
 
     inference: Inference

@@ -13,7 +13,7 @@ from alphabar.errors import UserError
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, read_checkpoint, set_frozen_part_paths
 from alphabar.runs.run_dir import lock, must_be_resumable, stored_config
 
-MAY_CHANGE = ("trainer", "callbacks", "logger", "name", "data.num_workers", *FrozenPartPaths._fields)
+MAY_CHANGE = ("trainer", "callbacks", "logger", "profiler", "name", "data.num_workers", *FrozenPartPaths._fields)
 
 
 class Stopped(NamedTuple):
@@ -43,7 +43,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     for word in words:
         change(saved, cfg, word)
     relocate(saved)
-    coerce(saved, dict(word.split("=", 1) for word in words if "=" in word))
+    coerce(saved, {word.lstrip("+").split("=", 1)[0]: word.split("=", 1)[1] for word in words if "=" in word})
     check(saved)
     return saved, Stopped(path, read_checkpoint(path)["global_step"])
 
@@ -58,6 +58,9 @@ def change(saved: DictConfig, cfg: DictConfig, word: str) -> None:
     key = override.key_or_group
     if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
         raise UserError(f"{key}: cannot change when a run is resumed, it would be another run; what can: {', '.join(MAY_CHANGE)}")
+    if key == "profiler":  # a group whose choices set an argument of the Trainer
+        OmegaConf.update(saved, "trainer.profiler", cfg.trainer.get("profiler"), force_add=True)
+        return
     parent, _, last = key.rpartition(".")
     if not parent and isinstance(cfg.get(key), DictConfig):
         OmegaConf.update(saved, key, cfg[key], merge=False, force_add=True)

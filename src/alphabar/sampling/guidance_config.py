@@ -60,7 +60,7 @@ class APG(guidance.Projected, Guide):
 class Autoguidance(guidance.Linear, Guide):
     """Guidance away from a weaker version of the same model (Karras et al. 2024): an earlier checkpoint, or another average.
 
-    checkpoint: that of the weaker version. weights, ema_length, ema_decay: as in `Command`; the rest as in `guidance.Linear`.
+    checkpoint: that of the weaker version. weights, ema_length, ema_decay: as in `Inference`; the rest as in `guidance.Linear`.
     """
 
     checkpoint: str
@@ -71,7 +71,11 @@ class Autoguidance(guidance.Linear, Guide):
     @property
     def label(self) -> str:
         rule = guidance.Linear(**{item.name: getattr(self, item.name) for item in fields(guidance.Linear)})
-        words = [self.weights if self.weights == "raw" else "", f"ema{self.ema_length}" if self.ema_length else ""]
+        words = [
+            self.weights if self.weights == "raw" else "",
+            f"ema{self.ema_length}" if self.ema_length else "",
+            f"decay{self.ema_decay}" if self.ema_decay else "",
+        ]
         return "-".join(["auto" + rule.label, *(word for word in words if word)])
 
     @property

@@ -74,7 +74,7 @@ def report_stop(trainer: Trainer) -> None:
 
 def done_line(result: dict[str, Any]) -> str:
     """Returns the first line of the report: steps, seconds, loss and FID."""
-    line = f"done: {result['steps']:,} steps in {result['seconds']:.0f} s"
+    line = f"done: {result['steps']:,} step{'' if result['steps'] == 1 else 's'} in {result['seconds']:.0f} s"
     if result["loss"] is not None:
         line += f", loss {result['loss']:.4f}"
     if result["fid"] is not None:
@@ -87,16 +87,19 @@ def done_line(result: dict[str, Any]) -> str:
 def limit_reached(trainer: Trainer) -> tuple[str, str] | None:
     """Returns the override that ended the run and one that lets it go on; None if something else ended it."""
     if 0 < trainer.max_steps <= trainer.global_step:
-        return f"trainer.max_steps={trainer.max_steps}", f"trainer.max_steps={2 * trainer.max_steps}"
+        return f"trainer.max_steps={trainer.max_steps}", f"trainer.max_steps={2 * trainer.global_step}"
     epochs = trainer.max_epochs
     if epochs is not None and 0 < epochs <= trainer.current_epoch:
-        return f"trainer.max_epochs={epochs}", f"+trainer.max_epochs={2 * epochs}"
+        return f"trainer.max_epochs={epochs}", f"+trainer.max_epochs={2 * trainer.current_epoch}"
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for timer in (callback for callback in callbacks if isinstance(callback, Timer)):
         remaining = timer.time_remaining()
         if remaining is not None and remaining <= 0:
             duration = timedelta(seconds=timer.time_elapsed() + remaining)
-            return f"trainer.max_time={clock(duration)}", f"+trainer.max_time={clock(2 * duration)}"
+            return (
+                f"trainer.max_time={clock(duration)}",
+                f"+trainer.max_time={clock(2 * max(duration, timedelta(seconds=timer.time_elapsed())))}",
+            )
     return None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
@@ -59,7 +60,10 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
     others = [make_logger(run_dir=str(folder), **names) for make_logger in make.values()]
     loggers = [MetricsFile(folder, stopped.step if stopped else None), *others]
     callbacks = [Composition(), *callbacks]
-    trainer = build(cfg.trainer, "trainer")(default_root_dir=str(folder), callbacks=callbacks, logger=loggers)
+    settings: dict[str, Any] = {"default_root_dir": str(folder), "callbacks": callbacks, "logger": loggers}
+    if not any(isinstance(callback, Checkpoint) for callback in callbacks):
+        settings["enable_checkpointing"] = False  # or Lightning would add a callback of its own
+    trainer = build(cfg.trainer, "trainer")(**settings)
     if trainer.is_global_zero:
         write_config(config, folder / "config.yaml", stopped)
         for logger in others:
