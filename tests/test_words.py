@@ -207,6 +207,7 @@ def test_callbacks_may_be_those_of_the_command_line_alone(monkeypatch):
     ("words", "key", "value"),
     [
         (["data=folder", "data.root=2024"], "data.root", "2024"),
+        (["data=folder", "++data.root=2024"], "data.root", "2024"),
         (["data=folder", "data.root=1e3"], "data.root", "1e3"),
         (["data=torchvision", "data.name=0x10", "data.root=true"], "data.root", "true"),
         (["name=1e3"], "name", "1e3"),
