@@ -264,3 +264,35 @@ def test_a_choice_in_a_folder_of_its_group_is_one(monkeypatch, shell, capsys):
     assert say(monkeypatch, "experiment=smoke/cascade_base", "data.root=x", "network.base_chanels=8") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "there is no key network.base_chanels. Did you mean network.base_channels?" in line
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate"])
+def test_help_describes_the_choices_of_a_group(monkeypatch, capfd, name):
+    group = "metric" if name == "evaluate" else "sampler"
+    app = App(ROOT / "conf", name)
+    assert say(monkeypatch, "--help", group, app=app) == 0
+    out = capfd.readouterr().out
+    for choice in app.choices()[group]:
+        assert f"\n  {choice} " in out
+    if group == "sampler":
+        assert "ddim                     Song et al. 2021; eta 0: deterministic, 1: DDPM\n" in out
+        assert "    num_steps: 50\n" in out
+
+
+def test_help_of_an_unknown_group_is_one_line(monkeypatch, capfd):
+    assert say(monkeypatch, "--help", "samplr") == 2
+    assert capfd.readouterr().err == "error: --help samplr: there is no group of this name. Did you mean sampler?\n"
+
+
+def test_help_of_sampling_knows_what_a_model_can_be_conditioned_on(monkeypatch, capfd):
+    assert say(monkeypatch, "--help", app=App(ROOT / "conf", "sample")) == 0
+    out = capfd.readouterr().out
+    assert all(f"{key}=" in out for key in ("labels", "prompt", "prompts", "negative", "stages", "images"))
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    command = f"{sys.executable} {ROOT / 'train.py'} --help sampler | head -1"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.stderr == ""
+    assert done.stdout == "sampler=CHOICE takes, with the keys that each sets:\n"

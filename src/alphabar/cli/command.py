@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ from alphabar.cli.hydra_app import App, resolved
 from alphabar.cli.overrides import dropped, for_resumed_run, requoted, resumed_folder, text_quoted
 from alphabar.cli.sweep_summary import finish_sweeps
 from alphabar.cli.unused_keys import unused
-from alphabar.cli.usage import usage
+from alphabar.cli.usage import group_usage, usage
 from alphabar.config.interpolation import written
 from alphabar.errors import UserError
 
@@ -116,6 +117,9 @@ def is_sweep(args: Namespace) -> bool:
 
 def run(main: Main, app: App, args: Namespace, result: dict[str, Any]) -> None:
     """Prints help or the configuration, or lets Hydra run `main`, a sweep, or any other request of the command line."""
+    if args.help and (words := [word for word in args.overrides if "=" not in word and word.isidentifier()]):
+        print(group_usage(app, words))
+        return
     is_shown = args.help or args.cfg
     resumed = None if is_shown or is_sweep(args) else resumed_folder(args.overrides)
     # Hydra accepts added keys that nothing uses, and it creates a sweep's folder before it reads the overrides.
@@ -182,6 +186,9 @@ def explained(error: BaseException, app: App, args: Namespace | None) -> BaseExc
     """
     if not isinstance(error, HydraException | OmegaConfBaseException | ValueError | OSError):
         return error
+    if isinstance(error, BrokenPipeError):  # the reader has seen enough, as in `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SystemExit(128 + signal.SIGPIPE)
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, UserError):  # perhaps a resolver's

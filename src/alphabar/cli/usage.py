@@ -1,10 +1,18 @@
-"""The text that `--help` prints."""
+"""The text that `--help` and `--help GROUP` print."""
 
 import shutil
 import textwrap
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
 from string import Template
 
+from omegaconf import OmegaConf
+
 from alphabar.cli.hydra_app import App
+from alphabar.errors import UserError
+
+OWN_KEYS = ("_target_", "_partial_", "defaults")  # keys of a YAML file that are no settings of its object
 
 
 def usage(app: App, overrides: list[str]) -> str:
@@ -21,3 +29,38 @@ def usage(app: App, overrides: list[str]) -> str:
         indent = " " * (width + 4)
         lines.append(textwrap.fill(", ".join(words), columns, initial_indent=f"  {group:{width}}  ", subsequent_indent=indent))
     return Template(cfg.hydra.help.template).safe_substitute(GROUPS="\n".join(lines)).rstrip()
+
+
+def group_usage(app: App, groups: Sequence[str]) -> str:
+    """Returns, for each group, its choices with the first comment and the keys of their YAML files.
+
+    Raises UserError for a word that names no group.
+    """
+    known = app.choices()
+    for group in groups:
+        if group not in known:
+            nearest = get_close_matches(group, known, n=1)
+            hint = f" Did you mean {nearest[0]}?" if nearest else f" The groups: {', '.join(sorted(known))}"
+            raise UserError(f"--help {group}: there is no group of this name.{hint}")
+    return "\n\n".join("\n".join(_described(app, group, known[group])) for group in groups)
+
+
+def _described(app: App, group: str, choices: Sequence[str]) -> list[str]:
+    """Returns the lines of one group: each choice, its comment, and its keys as they are written on the command line."""
+    lines = [f"{group}=CHOICE takes, with the keys that each sets:"]
+    for choice in choices:
+        path = f"{group}/{choice}"
+        lines.append(f"  {choice:<24} {_comment(app, path)}".rstrip())
+        content = {key: value for key, value in app.content(path).items() if key not in OWN_KEYS}
+        lines += textwrap.indent(OmegaConf.to_yaml(OmegaConf.create(content)), "    ").splitlines() if content else []
+    return lines
+
+
+def _comment(app: App, path: str) -> str:
+    """Returns the first line of a YAML file that is a comment for people, or "" if it has none."""
+    for place in app.places():
+        file = Path(place.partition("://")[2] or place) / f"{path}.yaml"
+        if file.is_file():
+            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+            return next((line.lstrip("# ") for line in lines if "@package" not in line), "")
+    return ""
