@@ -1,8 +1,10 @@
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+import runs
 from alphabar.training.loggers.wandb_run import WandbRun, has_account
 
 
@@ -53,3 +55,31 @@ def test_jobs_of_a_sweep_share_a_group(tmp_path):
     first, second = (WandbRun(str(tmp_path / name), name, group="sweep") for name in "ab")
     assert first._wandb_init["group"] == second._wandb_init["group"] == "sweep"
     assert first._wandb_init["id"] != second._wandb_init["id"]
+
+
+@pytest.mark.parametrize(("project", "found"), [("a/b", "got /"), ("x" * 129, "got 129 characters"), ("''", "got 0 characters")])
+def test_a_project_that_wandb_refuses_is_one_line_and_leaves_nothing(command, tmp_path, project, found):
+    words = runs.words(f"logger.wandb.project={project}", folder="run", logger="wandb")
+    code, _, err = command("train", *words)
+    assert code == 2
+    assert err.startswith("error: logger.wandb: project=")
+    assert err.endswith(f"{found}\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_home_caches_lie_in_the_folder_of_the_run(monkeypatch, tmp_path):
+    from alphabar.training.loggers.wandb_run import keep_out_of_home
+
+    names = ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")
+    for name in names:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keep_out_of_home(tmp_path / "run")
+    assert not any(name in os.environ for name in names)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setenv("WANDB_DATA_DIR", "mine")
+    keep_out_of_home(tmp_path / "run")
+    assert os.environ["WANDB_CACHE_DIR"] == str(tmp_path / "run" / "wandb" / "cache")
+    assert os.environ["WANDB_CONFIG_DIR"] == str(tmp_path / "run" / "wandb" / "config")
+    assert os.environ["WANDB_DATA_DIR"] == "mine"

@@ -21,6 +21,8 @@ from alphabar.runs.paths import display_path
 
 log = logging.getLogger(__name__)
 ID_FILE = "wandb_id.txt"
+REFUSED = "/\\#?%:"  # characters that the name of a project cannot have
+MAX_NAME = 128
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -40,6 +42,8 @@ class WandbRun(WandbLogger):
         project: str = "alphabar",
         mode: Mode = "auto",
     ) -> None:
+        check_project(project)
+        keep_out_of_home(Path(run_dir))
         chosen = os.environ.get("WANDB_MODE") or mode
         online = has_account() and is_reachable() if chosen == "auto" else chosen == "online"
         self.mode = ("online" if online else "offline") if chosen == "auto" else chosen
@@ -89,6 +93,22 @@ class WandbRun(WandbLogger):
             print(f"                   Upload:  wandb sync {' '.join(map(display_path, fragments))}")
         elif self.mode == "online":
             print(f"wandb: {url}")
+
+
+def check_project(project: str) -> None:
+    """Raises UserError for a name of a project that wandb refuses."""
+    if not project or len(project) > MAX_NAME or (found := sorted(set(project) & set(REFUSED))):
+        reason = f"got {' '.join(found)}" if project and len(project) <= MAX_NAME else f"got {len(project)} characters"
+        raise UserError(f"project={project}: need 1 to {MAX_NAME} characters without {' '.join(REFUSED)}, {reason}")
+
+
+def keep_out_of_home(run_dir: Path) -> None:
+    """Moves wandb's caches and settings into the folder of the run if there is no home directory that can be written to."""
+    home = os.environ.get("HOME")
+    if home is not None and os.access(home, os.W_OK):
+        return
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        os.environ.setdefault(name, str((run_dir / "wandb" / name.split("_")[1].lower()).absolute()))
 
 
 def settings(mode: str) -> wandb.Settings:
