@@ -204,6 +204,7 @@ def test_workers_report_an_unreadable_image(tmp_path, capfd, strict):
     for index in range(8):
         Image.new("L", (4, 4), index).save(tmp_path / f"{index}.png")
     (tmp_path / "3.png").write_bytes(b"no image")
+    others = set(multiprocessing.active_children())  # of tests before, which a garbage collection ends
     data = Folder(str(tmp_path), 4, batch_size=4, seed=0, held_out=0, strict=strict, resident=False)
     assert isinstance(data.train_set, DecodedImages)
     loader = ImageLoader(Images(data.train_set), EpochOrder(8, 4, 0), flip=False, num_workers=2)
@@ -216,4 +217,4 @@ def test_workers_report_an_unreadable_image(tmp_path, capfd, strict):
         assert set(shown.unique().tolist()) == set(range(8)) - {3}
         assert data.train_set.unreadable.found.sum() == 1
     loader.close()
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
