@@ -65,6 +65,8 @@ class WarmProcess:
 
 def run_script(arguments, cwd, env, files):
     """Runs a script as `python SCRIPT ARGUMENTS` does, with stdout and stderr in files."""
+    # Not the forkserver of this process: workers of a run are started as they are where nobody tests, and die with a run that is killed.
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
