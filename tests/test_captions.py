@@ -9,7 +9,7 @@ from PIL import Image
 
 from alphabar.data.digits import DigitsSource
 from alphabar.data.folder import Folder, FolderSource
-from alphabar.data.loader import ImageLoader, Images
+from alphabar.data.loader import ImageBatches, ImageLoader
 from alphabar.data.order import EpochOrder
 from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
@@ -71,7 +71,7 @@ def test_images_come_with_their_captions(root, resident):
 @pytest.mark.parametrize("resident", [True, False])
 def test_batches_bring_the_captions_along(root, resident, num_workers):
     data = make(root, resident=resident, held_out=0)
-    loader = ImageLoader(Images(data.train_set), EpochOrder(NUM, 5, 0), flip=True, num_workers=num_workers)
+    loader = ImageLoader(ImageBatches(data.train_set), EpochOrder(NUM, 5, 0), flip=True, num_workers=num_workers)
     batches = list(loader)
     loader.close()
     assert sum(len(batch["image"]) for batch in batches) >= 20

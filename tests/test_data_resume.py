@@ -13,7 +13,7 @@ from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedImages
 from alphabar.data.folder import Folder
-from alphabar.data.loader import ImageLoader, Images
+from alphabar.data.loader import ImageBatches, ImageLoader
 from alphabar.data.order import EpochOrder
 from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
@@ -183,17 +183,17 @@ def test_what_a_loader_draws_leaves_the_global_stream_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    loader = ImageLoader(Images(numbered_images()), EpochOrder(NUM_IMAGES, BATCH_SIZE, 3), flip=True, num_workers=1)
+    loader = ImageLoader(ImageBatches(numbered_images()), EpochOrder(NUM_IMAGES, BATCH_SIZE, 3), flip=True, num_workers=1)
     assert len(list(loader)) == len(loader) == NUM_BATCHES
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_resuming_with_another_batch_size_goes_on_after_the_images_seen(caplog):
-    before = ImageLoader(Images(numbered_images()), EpochOrder(NUM_IMAGES, 6, 3), flip=False)
+    before = ImageLoader(ImageBatches(numbered_images()), EpochOrder(NUM_IMAGES, 6, 3), flip=False)
     stream = iter(before)
     for _ in range(4):
         next(stream)
-    after = ImageLoader(Images(numbered_images()), EpochOrder(NUM_IMAGES, 3, 3), flip=False)
+    after = ImageLoader(ImageBatches(numbered_images()), EpochOrder(NUM_IMAGES, 3, 3), flip=False)
     after.load_state_dict(before.state_dict())
     assert next(iter(after))["label"].tolist() == next(stream)["label"].tolist()[:3]
     assert "batch_size was 6, is 3" in caplog.text
@@ -207,7 +207,7 @@ def test_workers_report_an_unreadable_image(tmp_path, capfd, strict):
     others = set(multiprocessing.active_children())  # of tests before, which a garbage collection ends
     data = Folder(str(tmp_path), 4, batch_size=4, seed=0, held_out=0, strict=strict, resident=False)
     assert isinstance(data.train_set, DecodedImages)
-    loader = ImageLoader(Images(data.train_set), EpochOrder(8, 4, 0), flip=False, num_workers=2)
+    loader = ImageLoader(ImageBatches(data.train_set), EpochOrder(8, 4, 0), flip=False, num_workers=2)
     if strict:
         with pytest.raises(UserError, match=r"^cannot read .*3.png: UnidentifiedImageError: [^\n]*$"):
             list(loader)

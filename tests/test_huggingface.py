@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from alphabar.data.huggingface import HuggingFace, HuggingFaceSource
-from alphabar.data.loader import ImageLoader, Images
+from alphabar.data.loader import ImageBatches, ImageLoader
 from alphabar.data.order import EpochOrder
 from alphabar.errors import UserError
 
@@ -95,7 +95,7 @@ def test_workers_read_them_too(tmp_path):
     saved(tmp_path / "data")
     data = HuggingFace(str(tmp_path / "data"), 4, channels=1, held_out=0)
     loader = ImageLoader(
-        Images(HuggingFaceSource(str(tmp_path / "data"), 4, 1, held_out=0).train()), EpochOrder(NUM, 4, 0), False, 2
+        ImageBatches(HuggingFaceSource(str(tmp_path / "data"), 4, 1, held_out=0).train()), EpochOrder(NUM, 4, 0), False, 2
     )
     batches = list(loader)
     loader.close()

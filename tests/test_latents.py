@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL
 
 import toy
 from alphabar.data import latents
-from alphabar.data.latents import kept, spread, sums, take_latents
-from alphabar.data.loader import ImageLoader, Latents
+from alphabar.data.latents import cached_latents, mean_and_std, moment_sums, prepare_latents
+from alphabar.data.loader import ImageLoader, LatentBatches
 from alphabar.data.order import EpochOrder
 from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
@@ -150,98 +150,88 @@ def resident(num=6):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_latents_that_are_kept_are_those_of_the_images(tmp_path, folder, flip):
+def test_latents_that_are_cached_are_those_of_the_images(tmp_path, folder, flip):
     found = codec(folder)
-    latents = kept(found, resident(), flip, "data", tmp_path, CPU)
+    latents = cached_latents(found, resident(), flip, "data", tmp_path, CPU)
     expected = found.distribution(images())
     if flip:
         expected = torch.cat([expected, found.distribution(images().flip(-1))])
     torch.testing.assert_close(latents, expected.half(), rtol=2e-3, atol=2e-3)
     again = codec(folder)
     again.autoencoder._model = "is not asked"
-    assert torch.equal(kept(again, resident(), flip, "data", tmp_path, CPU), latents)
+    assert torch.equal(cached_latents(again, resident(), flip, "data", tmp_path, CPU), latents)
 
 
-def test_the_kept_file_is_in_safetensors_format(tmp_path, folder):
-    from safetensors import safe_open
-
-    latents = kept(codec(folder), resident(), False, "data", tmp_path, CPU)
+def test_a_damaged_file_is_made_again_and_one_of_another_encoder_is_another_file(tmp_path, folder, caplog):
+    first = cached_latents(codec(folder), resident(), False, "data", tmp_path, CPU).clone()
     (path,) = tmp_path.iterdir()
-    with safe_open(path, "pt") as file:
-        assert torch.equal(file.get_tensor("latents"), latents)
-        assert file.metadata()["digest"] == codec(folder).digest
-
-
-def test_a_damaged_file_is_made_again_and_one_of_another_encoder_refused(tmp_path, folder, caplog):
-    first = kept(codec(folder), resident(), False, "data", tmp_path / "a", CPU).clone()
-    (path,) = (tmp_path / "a").iterdir()
-    for content in (path.read_bytes()[:-2], b"", b"\xff" * 100):
+    intact = path.read_bytes()
+    for content in (intact[:-2], intact[:-1] + b"?", b"", b"\xff" * 100):
         path.write_bytes(content)
         with caplog.at_level(logging.WARNING):
-            assert torch.equal(kept(codec(folder), resident(), False, "data", tmp_path / "a", CPU), first)
-        assert f"{path} is damaged, so it is made again" in caplog.text
+            assert torch.equal(cached_latents(codec(folder), resident(), False, "data", tmp_path, CPU), first)
+        assert f"cannot use {path}, so it is made again: it is damaged" in caplog.text
+        assert path.read_bytes() == intact
         caplog.clear()
-    kept(codec(save(tmp_path / "other", seed=1)), resident(), False, "data", tmp_path / "b", CPU)
-    (other,) = (tmp_path / "b").iterdir()
-    other.replace(path)
-    with pytest.raises(UserError, match=rf"{path.name}: holds latents of another digest: need .*, found .*; delete it"):
-        kept(codec(folder), resident(), False, "data", tmp_path / "a", CPU)
+    cached_latents(codec(save(tmp_path / "other", seed=1)), resident(), False, "data", tmp_path, CPU)
+    assert path.read_bytes() == intact
+    assert len(list(tmp_path.glob("latents-*.pt"))) == 2
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path, folder):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"codec.cache_dir: cannot write .*codec.cache=false"):
-        kept(codec(folder), resident(), False, "data", tmp_path / "file" / "cache", CPU)
+        cached_latents(codec(folder), resident(), False, "data", tmp_path / "file" / "cache", CPU)
 
 
 def test_a_disk_that_fills_up_is_one_line(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(os, "replace", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(UserError, match=r"codec.cache_dir: cannot write .*No space left on device.*codec.cache=false"):
-        kept(codec(folder), resident(), False, "data", tmp_path / "cache", CPU)
+        cached_latents(codec(folder), resident(), False, "data", tmp_path / "cache", CPU)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_processes_share_the_measuring(folder, monkeypatch):
     alone, data, shares = codec(folder, channels=1, cache=False), toy.digits(), []
-    take_latents(alone, data, CPU, with_images=False)
+    prepare_latents(alone, data, CPU, with_images=False)
     monkeypatch.setattr(latents, "sum_over_ranks", lambda values: shares.append(values) or values)
     for rank in (0, 1):
         monkeypatch.setattr(latents, "rank_and_size", lambda rank=rank: (rank, 2))
-        take_latents(codec(folder, channels=1, cache=False), data, CPU, with_images=False)
-    for found, expected in zip(spread(sum(shares)), (alone.mean, alone.std), strict=True):
+        prepare_latents(codec(folder, channels=1, cache=False), data, CPU, with_images=False)
+    for found, expected in zip(mean_and_std(sum(shares)), (alone.mean, alone.std), strict=True):
         torch.testing.assert_close(found, expected)
 
 
-def test_latents_beyond_half_precision_can_only_not_be_kept(tmp_path, folder, monkeypatch):
+def test_latents_beyond_half_precision_can_only_not_be_cached(tmp_path, folder, monkeypatch):
     large = torch.full((1, 2, 2, 4, 4), 1e6)
     monkeypatch.setattr(Autoencoder, "distribution", lambda self, images: large.expand(len(images), -1, -1, -1, -1))
     found, data = codec(folder, channels=1, cache=False), toy.digits()
-    take_latents(found, data, CPU, with_images=False)
+    prepare_latents(found, data, CPU, with_images=False)
     torch.testing.assert_close(found.mean, torch.full((2,), 1e6))
     with pytest.raises(UserError, match="beyond half precision"):
-        take_latents(codec(folder, channels=1, cache_dir=str(tmp_path)), data, CPU, with_images=False)
+        prepare_latents(codec(folder, channels=1, cache_dir=str(tmp_path)), data, CPU, with_images=False)
 
 
-def test_spread_is_that_of_samples():
+def test_mean_and_std_are_those_of_samples():
     torch.manual_seed(0)
     mean = torch.randn(500, 2, 4, 4) * torch.tensor([1.0, 3.0])[:, None, None] + torch.tensor([0.0, 5.0])[:, None, None]
     std = torch.rand(500, 2, 4, 4)
-    found = spread(sums(torch.stack([mean, std], dim=1).split(64)))
+    found = mean_and_std(moment_sums(torch.stack([mean, std], dim=1).split(64)))
     drawn = (mean + std * torch.randn_like(mean)).transpose(0, 1).flatten(1)
     torch.testing.assert_close(found[0], drawn.mean(1), atol=0.05, rtol=0)
     torch.testing.assert_close(found[1], drawn.std(1), rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_the_codec_learns_the_spread_once(tmp_path, folder, cache):
+def test_the_codec_measures_its_latents_once(tmp_path, folder, cache):
     found, data = codec(folder, channels=1, cache=cache, cache_dir=str(tmp_path)), toy.digits()
-    take_latents(found, data, CPU, with_images=False)
+    prepare_latents(found, data, CPU, with_images=False)
     latents = found({"image": data.train_set.images(range(200))})
     assert float(latents.mean()) == pytest.approx(0, abs=0.1)
     assert float(latents.std()) == pytest.approx(1, abs=0.1)
     assert int(found.num_measured) == len(data.train_set)
     found.measure(torch.zeros(2), torch.ones(2), 3)
-    take_latents(found, data, CPU, with_images=False)
+    prepare_latents(found, data, CPU, with_images=False)
     assert int(found.num_measured) == 3
 
 
@@ -249,7 +239,7 @@ def test_the_codec_learns_the_spread_once(tmp_path, folder, cache):
 def test_batches_have_the_latents_of_mirrored_images(with_images):
     data, latents = resident(8), torch.arange(16.0)
     order = EpochOrder(8, 4, 0)
-    batches = list(ImageLoader(Latents(data, latents, with_images), order, flip=True))
+    batches = list(ImageLoader(LatentBatches(data, latents, with_images), order, flip=True))
     for batch, (indices, flips) in zip(batches, order.batches(0, True), strict=False):
         assert flips is not None
         assert batch["latent"].tolist() == [float(i) + 8 * bool(f) for i, f in zip(indices, flips, strict=True)]

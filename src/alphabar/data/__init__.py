@@ -19,6 +19,11 @@ class Shape(NamedTuple):
     channels: int
     resolution: int
 
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Returns (C, H, W) of an image."""
+        return self.channels, self.resolution, self.resolution
+
 
 class LoadedImages(NamedTuple):
     """Images in memory, uint8 [n, C, H, W], with their labels and their captions' indices, int64 [n] each, or None."""
@@ -32,24 +37,18 @@ class ImageSet(ABC):
     """One split: N images of one shape, in a fixed order that mixes the classes.
 
     So the first n of them are a fair sample of all, and the same n in every run.
+
+    labels: class ids, int64 [N], where every image has exactly one class, else None.
+    captions: the index of each image's caption in the source's captions, int64 [N]; None unless every image has one.
     """
+
+    def __init__(self, shape: Shape, labels: Tensor | None, captions: Tensor | None) -> None:
+        self.shape = shape
+        self.labels = labels
+        self.captions = captions
 
     @abstractmethod
     def __len__(self) -> int: ...
-
-    @property
-    @abstractmethod
-    def shape(self) -> Shape: ...
-
-    @property
-    @abstractmethod
-    def labels(self) -> Tensor | None:
-        """Returns class ids, int64 [N], where every image has exactly one class, else None."""
-
-    @property
-    @abstractmethod
-    def captions(self) -> Tensor | None:
-        """Returns the index of each image's caption in the source's captions, int64 [N]; None unless every image has one."""
 
     @abstractmethod
     def batch(self, indices: Tensor) -> dict[str, Tensor]:

@@ -12,18 +12,18 @@ METADATA = "metadata.jsonl"
 FILE_NAME = "file_name"
 
 
-def captions_of(root: Path, names: Sequence[str], key: str) -> list[str] | None:
+def read_captions(root: Path, names: Sequence[str], key: str) -> list[str] | None:
     """Returns the caption of each image of `names`, relative to `root`; None if the folder has no metadata.jsonl.
 
     Each of its lines is a JSON object with "file_name", relative to root, and a caption under `key`. Lines for other files do not
-    count. Raises UserError for a line that is none, for two lines about one image, and for images without a caption.
+    count. Raises UserError for a line that is no such object, for two lines about one image, and for images without a caption.
     """
     path = root / METADATA
     if not path.exists():
         return None
-    lines = _read(path)
+    lines = _read_lines(path)
     numbers = {name: number for number, (name, _) in enumerate(lines, start=1) if name is not None}
-    found = [numbers.get(_plain(name)) for name in names]
+    found = [numbers.get(_normalized(name)) for name in names]
     captions = [None if number is None else _caption(path, number, lines[number - 1][1], key) for number in found]
     lacking = [name for name, caption in zip(names, captions, strict=True) if caption is None]
     if lacking:
@@ -36,7 +36,7 @@ def captions_of(root: Path, names: Sequence[str], key: str) -> list[str] | None:
     return [caption for caption in captions if caption is not None]
 
 
-def _read(path: Path) -> list[tuple[str | None, dict[str, Any]]]:
+def _read_lines(path: Path) -> list[tuple[str | None, dict[str, Any]]]:
     """Returns (file name, content) of each line; (None, {}) for empty ones."""
     try:
         raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -49,7 +49,7 @@ def _read(path: Path) -> list[tuple[str | None, dict[str, Any]]]:
             lines.append((None, {}))
             continue
         content = _object(path, number, line)
-        name = _plain(content[FILE_NAME])
+        name = _normalized(content[FILE_NAME])
         if name in seen:
             raise UserError(f"{path}, line {number}: {name} has a line already, line {seen[name]}; need one for each image")
         seen[name] = number
@@ -75,6 +75,6 @@ def _caption(path: Path, number: int, content: dict[str, Any], key: str) -> str 
     return (caption or "").strip() or None
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     """Returns one spelling of a file name, of the two that accents have, and without a leading "./"."""
     return unicodedata.normalize("NFC", PurePosixPath(name).as_posix())

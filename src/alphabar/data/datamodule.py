@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from alphabar.data import ImageSet, ImageSource, Shape
-from alphabar.data.loader import ImageLoader, Images, Latents
+from alphabar.data.loader import ImageBatches, ImageLoader, LatentBatches
 from alphabar.data.order import EpochOrder
 from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
@@ -19,15 +19,15 @@ MAX_WORKERS = 8
 
 
 class ImageDataModule(LightningDataModule):
-    """Feeds the images of `source` to training; without a Trainer, `prepare_data()` and then `train_set` are enough.
+    """The images of `source` as batches for training; without a Trainer, `prepare_data()` and then `train_set` are enough.
 
-    Use it with `Trainer(use_distributed_sampler=False)`: it deals the images out among the processes itself.
+    It has to be used with `Trainer(use_distributed_sampler=False)`, since it divides the images among the processes itself.
 
-    batch_size: per process, as everywhere in Lightning.
-    seed: of the order and the flips.
-    flip: mirror images left to right at random; None: where the source says that it makes sense.
-    num_workers: processes that decode; None: 0, but for images that stream to a GPU.
-    resident: keep a split in memory, decoded, on the training device; None: up to `max_resident_mb`.
+    batch_size: the number of images in a batch of each process, as everywhere in Lightning.
+    seed: the seed of the order and the flips.
+    flip: whether to mirror images left to right at random; None: if the source is symmetric.
+    num_workers: the number of processes that decode; None: 0, except for images that are decoded for a GPU.
+    resident: whether to keep a split in memory, decoded, on the training device; None: if it has at most `max_resident_mb`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ImageDataModule(LightningDataModule):
         self.resident = resident
         self.max_resident_mb = max_resident_mb
         self._loader: ImageLoader | None = None
-        self._latents: Latents | None = None
+        self._latents: LatentBatches | None = None
 
     @property
     def shape(self) -> Shape:
@@ -73,11 +73,11 @@ class ImageDataModule(LightningDataModule):
 
     @cached_property
     def train_set(self) -> ImageSet:
-        return self._held(self.source.train())
+        return self._loaded_if_small(self.source.train())
 
     @cached_property
     def held_out_set(self) -> ImageSet:
-        return self._held(self.source.held_out())
+        return self._loaded_if_small(self.source.held_out())
 
     def prepare_data(self) -> None:
         self.source.prepare()
@@ -86,32 +86,32 @@ class ImageDataModule(LightningDataModule):
         if stage == "fit":
             self._order()  # too few images are an error before anything else starts
 
-    def feed_latents(self, latents: Tensor, with_images: bool) -> None:
-        """Makes training see latents in place of its images, or beside them; see `Latents`."""
-        self._latents = Latents(self.train_set, latents, with_images)
+    def use_latents(self, latents: Tensor, with_images: bool) -> None:
+        """Puts latents into the batches of training in place of its images, or beside them; see `LatentBatches`."""
+        self._latents = LatentBatches(self.train_set, latents, with_images)
 
     def train_dataloader(self) -> ImageLoader:
         assert self.trainer is not None
         device = self.trainer.strategy.root_device
         if self._latents is not None and not self._latents.with_images:
-            self._loader = self._of_latents(self._latents, device)
+            self._loader = self._latent_loader(self._latents, device)
             return self._loader
         images, home = self.train_set, torch.device("cpu")
-        if isinstance(images, ResidentImages) and self._stays(images) and not self.num_workers:
+        if isinstance(images, ResidentImages) and self._fits_in_memory(images) and not self.num_workers:
             images, home = images.to(device), device
         streams_to_gpu = home != device
-        num_workers = self._num_workers(streams_to_gpu) if self.num_workers is None else self.num_workers
+        num_workers = self._default_workers(streams_to_gpu) if self.num_workers is None else self.num_workers
         pin_memory = streams_to_gpu and device.type == "cuda"
-        feed = Images(images) if self._latents is None else Latents(images, self._latents.latents, with_images=True)
-        self._loader = ImageLoader(feed, self._order(), self.flip, num_workers, home, pin_memory, *self._steps())
+        source = ImageBatches(images) if self._latents is None else LatentBatches(images, self._latents.latents, with_images=True)
+        self._loader = ImageLoader(source, self._order(), self.flip, num_workers, home, pin_memory, *self._steps())
         return self._loader
 
-    def _of_latents(self, feed: Latents, device: torch.device) -> ImageLoader:
+    def _latent_loader(self, source: LatentBatches, device: torch.device) -> ImageLoader:
         """Returns the loader of latents, which are read from memory or from one file, without workers."""
-        latents = feed.latents
+        latents = source.latents
         if self._fits(latents.numel() * latents.element_size()):
-            feed = Latents(feed.images, latents.to(device, copy=True))
-        return ImageLoader(feed, self._order(), self.flip, 0, "cpu", False, *self._steps())
+            source = LatentBatches(source.images, latents.to(device, copy=True))
+        return ImageLoader(source, self._order(), self.flip, 0, "cpu", False, *self._steps())
 
     def teardown(self, stage: str) -> None:
         self._close()
@@ -146,17 +146,17 @@ class ImageDataModule(LightningDataModule):
             )
         return per_step, taken
 
-    def _num_workers(self, streams_to_gpu: bool) -> int:
+    def _default_workers(self, streams_to_gpu: bool) -> int:
         # On a CPU, training has all the cores: a worker would take one from it to save a few per cent of its time.
         if not streams_to_gpu:
             return 0
         assert self.trainer is not None
         return min(MAX_WORKERS, suggested_max_num_workers(self.trainer.num_devices))
 
-    def _held(self, images: ImageSet) -> ImageSet:
-        return ResidentImages(*images.load()) if len(images) and self._stays(images) else images
+    def _loaded_if_small(self, images: ImageSet) -> ImageSet:
+        return ResidentImages(*images.load()) if len(images) and self._fits_in_memory(images) else images
 
-    def _stays(self, images: ImageSet) -> bool:
+    def _fits_in_memory(self, images: ImageSet) -> bool:
         return self._fits(len(images) * images.shape.channels * images.shape.resolution**2)
 
     def _fits(self, num_bytes: int) -> bool:

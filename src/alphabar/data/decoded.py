@@ -1,8 +1,9 @@
-"""Image sets whose images are decoded batch by batch."""
+"""Image sets whose images are decoded batch by batch, and the base class of sources of such images."""
 
 import logging
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -11,17 +12,17 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from alphabar.data import ImageSet, LoadedImages, Shape
-from alphabar.data.pixels import to_pixels
-from alphabar.data.unreadable import Unreadable, describe
+from alphabar.data import ImageSet, ImageSource, LoadedImages, Shape
+from alphabar.data.pixels import square_shape, to_pixels
+from alphabar.data.unreadable import Unreadable, unreadable_message
 from alphabar.errors import UserError
 
 log = logging.getLogger(__name__)
-CHUNK = 64
+CHUNK = 64  # images of one piece of work for a thread
 
 
 class ImageReader(ABC):
-    """N images that Pillow can open, in a fixed order that mixes the classes."""
+    """Reads N images that Pillow can open, in a fixed order that mixes the classes."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -34,6 +35,35 @@ class ImageReader(ABC):
         """Returns the name of the image in messages."""
 
 
+class DecodedSource(ImageSource):
+    """A source of image files, each cropped to its centred square and scaled to `resolution`.
+
+    Mirrored images do not count as likely: there may be writing in the images.
+
+    channels: 1 grey, 3 RGB. held_out: the fraction of the images that is held out. strict: see `DecodedImages`.
+    Raises ValueError as `square_shape` does, and unless 0 <= held_out < 1.
+    """
+
+    def __init__(self, resolution: int, channels: int, held_out: float, strict: bool) -> None:
+        self._shape = square_shape(channels, resolution)
+        if not 0 <= held_out < 1:
+            raise ValueError(f"need 0 <= held_out < 1, got {held_out}")
+        self.fraction = held_out
+        self.strict = strict
+
+    @property
+    def shape(self) -> Shape:
+        return self._shape
+
+    def decoded(self, reader: ImageReader, labels: Tensor | None, texts: Sequence[str] | None) -> "DecodedImages":
+        """Returns the images of `reader` with their class ids, int64 [N], and with their captions `texts` [N]."""
+        captions = None
+        if texts is not None and self.captions is not None:
+            ids = {caption: index for index, caption in enumerate(self.captions)}
+            captions = torch.tensor([ids[text] for text in texts], dtype=torch.int64)
+        return DecodedImages(reader, self._shape, labels, self.strict, captions)
+
+
 class DecodedImages(ImageSet):
     """The images of `reader`, each cropped and scaled to `shape`.
 
@@ -44,35 +74,20 @@ class DecodedImages(ImageSet):
     def __init__(
         self, reader: ImageReader, shape: Shape, labels: Tensor | None, strict: bool = False, captions: Tensor | None = None
     ) -> None:
+        super().__init__(shape, labels, captions)
         self.reader = reader
         self.strict = strict
         self.unreadable = Unreadable(len(reader))
-        self._shape = shape
-        self._labels = labels
-        self._captions = captions
 
     def __len__(self) -> int:
         return len(self.reader)
-
-    @property
-    def shape(self) -> Shape:
-        return self._shape
-
-    @property
-    def labels(self) -> Tensor | None:
-        return self._labels
-
-    @property
-    def captions(self) -> Tensor | None:
-        return self._captions
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         used, pixels = zip(*map(self._next_readable, indices.tolist()), strict=True)
         return {"image": torch.stack(pixels), **self.metadata(torch.tensor(used))}
 
     def load(self) -> LoadedImages:
-        channels, resolution = self._shape
-        pixels = torch.empty((len(self), channels, resolution, resolution), dtype=torch.uint8)
+        pixels = torch.empty((len(self), *self.shape.size), dtype=torch.uint8)
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         starts = range(0, len(self), CHUNK)
         quiet = True if rank_zero_only.rank else None  # None: where there is no terminal
@@ -99,7 +114,7 @@ class DecodedImages(ImageSet):
 
     def _without(self, errors: dict[int, Exception], pixels: Tensor) -> LoadedImages:
         if not errors:
-            return LoadedImages(pixels, self._labels, self._captions)
+            return LoadedImages(pixels, self.labels, self.captions)
         if len(errors) == len(self):
             raise UserError(f"none of {len(self)} images can be read: {self._describe(0, errors[0])}")
         if rank_zero_only.rank == 0:
@@ -107,8 +122,8 @@ class DecodedImages(ImageSet):
                 self.unreadable.report(index, self._describe(index, error))
             log.warning("%d of %d images cannot be read and are left out", len(errors), len(self))
         kept = torch.tensor([index for index in range(len(self)) if index not in errors])
-        facts = self.metadata(kept)
-        return LoadedImages(pixels[kept], facts.get("label"), facts.get("caption"))
+        known = self.metadata(kept)
+        return LoadedImages(pixels[kept], known.get("label"), known.get("caption"))
 
     def _next_readable(self, index: int) -> tuple[int, Tensor]:
         for candidate in (*range(index, len(self)), *range(index)):
@@ -122,7 +137,7 @@ class DecodedImages(ImageSet):
 
     def _decode(self, index: int) -> Tensor:
         with self.reader.read(index) as image:
-            return to_pixels(image, self._shape)
+            return to_pixels(image, self.shape)
 
     def _describe(self, index: int, error: Exception) -> str:
-        return describe(self.reader.name(index), error)
+        return unreadable_message(self.reader.name(index), error)

@@ -32,16 +32,8 @@ class DigitsSource(ImageSource):
         return Shape(channels=1, resolution=8)
 
     @property
-    def symmetric(self) -> bool:
-        return False
-
-    @property
     def classes(self) -> tuple[str, ...]:
         return tuple("0123456789")
-
-    @property
-    def captions(self) -> None:
-        return None
 
     def prepare(self) -> None:
         """Does nothing: the images are part of scikit-learn."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import unicodedata
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -9,20 +10,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alphabar.data import ImageSet, ImageSource, Shape
-from alphabar.data.captions import captions_of
+from alphabar.data import ImageSet
+from alphabar.data.captions import read_captions
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.data.decoded import DecodedImages, ImageReader
+from alphabar.data.decoded import DecodedSource, ImageReader
 from alphabar.data.files import SUFFIXES, fingerprint, image_files
 from alphabar.errors import UserError
 
 
+@dataclass(frozen=True)
 class FileReader(ImageReader):
-    """The image files `names` under `root`."""
+    """Reads the image files `names` under `root`."""
 
-    def __init__(self, root: Path, names: list[str]) -> None:
-        self.root = root
-        self.names = names
+    root: Path
+    names: list[str]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -34,17 +35,15 @@ class FileReader(ImageReader):
         return str(self.root / self.names[index])
 
 
-class FolderSource(ImageSource):
-    """All images under `root`, each cropped to its centred square and scaled to `resolution`.
+class FolderSource(DecodedSource):
+    """A source of all images under `root`.
 
     The classes are the first-level folders, where all images lie in two or more of them. Hidden files and folders are
-    not looked at. An image is held out, or not, because of its path under `root`: files that come later move no other.
+    not looked at. Whether an image is held out depends on its path under `root` alone: files that are added move no other.
     Captions are those in `metadata.jsonl`, if `root` has one.
 
-    channels: 1 grey, 3 RGB.
-    held_out: fraction of the images.
-    strict: an image that cannot be read is an error, not a line in the log.
-    caption_key: of the captions in the lines of metadata.jsonl, see `captions_of`; None: the file is not looked at.
+    resolution, channels, held_out, strict: see `DecodedSource`, which raises ValueError.
+    caption_key: the key of the captions in the lines of metadata.jsonl, see `read_captions`; None: the file is not read.
     """
 
     def __init__(
@@ -56,27 +55,10 @@ class FolderSource(ImageSource):
         strict: bool = False,
         caption_key: str | None = "text",
     ) -> None:
-        if resolution < 1:
-            raise ValueError(f"need resolution >= 1, got {resolution}")
-        if channels not in (1, 3):
-            raise ValueError(f"need channels 1 (grey) or 3 (RGB), got {channels}")
-        if not 0 <= held_out < 1:
-            raise ValueError(f"need 0 <= held_out < 1, got {held_out}")
+        super().__init__(resolution, channels, held_out, strict)
         self.root = Path(root).expanduser().absolute()
-        self.fraction = held_out
-        self.strict = strict
         self.caption_key = caption_key
-        self._shape = Shape(channels, resolution)
         _check(self.root)
-
-    @property
-    def shape(self) -> Shape:
-        return self._shape
-
-    @property
-    def symmetric(self) -> bool:
-        """Returns False: there may be writing in the images, and samples would show mirrored letters."""
-        return False
 
     @cached_property
     def classes(self) -> tuple[str, ...] | None:
@@ -119,24 +101,18 @@ class FolderSource(ImageSource):
         if self.caption_key is None:
             return None
         names = [name for _, name in self._files]
-        captions = captions_of(self.root, names, self.caption_key)
+        captions = read_captions(self.root, names, self.caption_key)
         return None if captions is None else dict(zip(names, captions, strict=True))
 
     def _images(self, names: list[str]) -> ImageSet:
-        reader = FileReader(self.root, names)
-        return DecodedImages(reader, self._shape, self._labels(names), self.strict, self._caption_ids(names))
+        texts = None if self._captions is None else [self._captions[name] for name in names]
+        return self.decoded(FileReader(self.root, names), self._labels(names), texts)
 
     def _labels(self, names: list[str]) -> Tensor | None:
         if self.classes is None:
             return None
         ids = {folder: label for label, folder in enumerate(self.classes)}
         return torch.tensor([ids[PurePosixPath(name).parts[0]] for name in names], dtype=torch.int64)
-
-    def _caption_ids(self, names: list[str]) -> Tensor | None:
-        if self._captions is None or self.captions is None:
-            return None
-        ids = {caption: place for place, caption in enumerate(self.captions)}
-        return torch.tensor([ids[self._captions[name]] for name in names], dtype=torch.int64)
 
 
 def _check(root: Path) -> None:
@@ -152,6 +128,7 @@ def _check(root: Path) -> None:
 
 
 def hash_position(name: str) -> float:
+    """Returns a hash of a file's name in [0, 1)."""
     key = unicodedata.normalize("NFC", name)  # one name, though file systems spell accents in two ways
     digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=6).digest()
     return int.from_bytes(digest, "little") / 2**48

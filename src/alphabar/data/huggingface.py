@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alphabar.data import ImageSet, ImageSource, Shape
+from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.data.decoded import DecodedImages, ImageReader
+from alphabar.data.decoded import DecodedSource, ImageReader
 from alphabar.errors import UserError
 
 ORDER_SEED = 0  # the order belongs to the data, not to a run
 SAVED = ("state.json", "dataset_dict.json")  # marks of save_to_disk
 
 
+@dataclass(frozen=True)
 class RowReader(ImageReader):
-    """The images of `rows` in a dataset of nothing but images, in that order."""
+    """Reads the images of `rows` of a dataset, in that order, from its column `key`, the only one that it has."""
 
-    def __init__(self, dataset: Any, key: str, name: str, rows: list[int]) -> None:
-        self.dataset = dataset
-        self.key = key
-        self.dataset_name = name
-        self.rows = rows
+    dataset: Any
+    key: str
+    dataset_name: str
+    rows: list[int]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -42,15 +43,15 @@ class RowReader(ImageReader):
         return f"row {self.rows[index]} of {self.dataset_name}"
 
 
-class HuggingFaceSource(ImageSource):
-    """The images of the column `image_key`, each cropped to its centred square and scaled to `resolution`.
+class HuggingFaceSource(DecodedSource):
+    """A source of the images in the column `image_key` of a dataset.
 
     name: a folder that save_to_disk wrote, or whatever load_dataset takes: a dataset of the hub, which is downloaded to its cache
         unless it is there, or a folder of images, Parquet or other files that it knows.
-    subset: of a dataset that has several; None: its usual one.
-    split, held_out_split: of what to train on, and of what not; None: the fraction `held_out` of `split`, at random.
-    caption_key, label_key: columns of texts and of classes; None: there are none.
-    channels: 1 grey, 3 RGB. strict: an image that cannot be read is an error, not a line in the log.
+    subset: the name of the subset, where the dataset has several; None: its default one.
+    split, held_out_split: the splits to train on and to hold out; None: the fraction `held_out` of `split`, at random, is held out.
+    caption_key, label_key: the columns of texts and of classes; None: there are none.
+    resolution, channels, held_out, strict: see `DecodedSource`, which raises ValueError.
     """
 
     def __init__(
@@ -67,28 +68,11 @@ class HuggingFaceSource(ImageSource):
         label_key: str | None = None,
         strict: bool = False,
     ) -> None:
-        if resolution < 1:
-            raise ValueError(f"need resolution >= 1, got {resolution}")
-        if channels not in (1, 3):
-            raise ValueError(f"need channels 1 (grey) or 3 (RGB), got {channels}")
-        if not 0 <= held_out < 1:
-            raise ValueError(f"need 0 <= held_out < 1, got {held_out}")
+        super().__init__(resolution, channels, held_out, strict)
         self.name = name
         self.subset = subset
         self.splits = (split, held_out_split)
-        self.fraction = held_out
         self.image_key, self.caption_key, self.label_key = image_key, caption_key, label_key
-        self.strict = strict
-        self._shape = Shape(channels, resolution)
-
-    @property
-    def shape(self) -> Shape:
-        return self._shape
-
-    @property
-    def symmetric(self) -> bool:
-        """Returns False, as for a folder: there may be writing in the images."""
-        return False
 
     @property
     def classes(self) -> Sequence[str] | None:
@@ -189,7 +173,11 @@ class HuggingFaceSource(ImageSource):
 
     def _images(self, dataset: Any, rows: list[int]) -> ImageSet:
         reader = RowReader(dataset.select_columns([self.image_key]), self.image_key, self.name, rows)
-        return DecodedImages(reader, self._shape, self._labels(dataset, rows), self.strict, self._caption_ids(dataset, rows))
+        texts: list[str] | None = None
+        if self.caption_key is not None:
+            all_texts = self._texts(dataset)
+            texts = [all_texts[row] for row in rows]
+        return self.decoded(reader, self._labels(dataset, rows), texts)
 
     def _labels(self, dataset: Any, rows: list[int]) -> Tensor | None:
         if self.classes is None:
@@ -198,13 +186,6 @@ class HuggingFaceSource(ImageSource):
         if len(labels) and int(labels.min()) < 0:
             raise UserError(f"data.label_key={self.label_key}: row {int(labels.argmin())} of {self.name} has no class")
         return labels[rows]
-
-    def _caption_ids(self, dataset: Any, rows: list[int]) -> Tensor | None:
-        if self.captions is None:
-            return None
-        ids = {caption: place for place, caption in enumerate(self.captions)}
-        texts = self._texts(dataset)
-        return torch.tensor([ids[texts[row]] for row in rows], dtype=torch.int64)
 
 
 class HuggingFace(ImageDataModule):

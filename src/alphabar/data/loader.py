@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 
 
-class Feed(ABC):
-    """The content of batches: images, latents or both."""
+class BatchSource(ABC):
+    """Makes batches of images, of latents or of both."""
 
     @abstractmethod
     def batch(self, indices: Tensor, flips: Tensor | None) -> Batch:
@@ -29,7 +29,7 @@ class Feed(ABC):
 
 
 @dataclass(frozen=True)
-class Images(Feed):
+class ImageBatches(BatchSource):
     """Batches of the images themselves: "image" uint8 [B, C, H, W]."""
 
     images: ImageSet
@@ -43,7 +43,7 @@ class Images(Feed):
 
 
 @dataclass(frozen=True)
-class Latents(Feed):
+class LatentBatches(BatchSource):
     """Batches of cached latents of the N images: "latent" [B, ...], in place of the images or beside them.
 
     latents: [N, ...], or [2 N, ...] with those of the mirrored images after the others.
@@ -56,33 +56,32 @@ class Latents(Feed):
     def batch(self, indices: Tensor, flips: Tensor | None) -> Batch:
         rows = indices if flips is None else indices + flips * len(self.images)
         latent = self.latents.index_select(0, rows.to(self.latents.device))
-        others = Images(self.images).batch(indices, flips) if self.with_images else self.images.metadata(indices)
+        others = ImageBatches(self.images).batch(indices, flips) if self.with_images else self.images.metadata(indices)
         return {"latent": latent, **others}
 
 
 class ImageLoader:
-    """What Lightning iterates over: what `feed` makes of each batch of images, {"image": uint8 [B, C, H, W], "label", "caption":
-    int64 [B]} or latents, an epoch per `iter`.
+    """An iterable over the batches of `source` in the order of `order`, an epoch per `iter`, which Lightning takes as a DataLoader.
 
-    Behind it is one endless stream of batches, and the state of the loader is how many of them it has handed out (not how
-    many the workers have prepared). So a resumed run sees what an uncut one sees even where Lightning counts epochs
-    otherwise: after a checkpoint from `on_train_epoch_end` it trains one batch more in the epoch that had ended. And
-    workers do not pause between epochs. It is no `DataLoader`, since Lightning asks for an iterator before it says
-    which epoch it is: here nothing is read until the first batch is asked for.
+    Behind it is one endless stream of batches, and the state of the loader is the number of batches that it has handed out, not
+    the number that workers have prepared. So a resumed run sees what an uninterrupted one sees even where Lightning counts epochs
+    otherwise: after a checkpoint from `on_train_epoch_end` it trains one batch more in the epoch that had ended. And workers do not
+    pause between epochs. It is no `DataLoader`, since Lightning asks for an iterator before it says which epoch it is: here nothing
+    is read until the first batch is asked for.
 
     Lightning takes an optimizer step at the end of every epoch, however few batches it has accumulated by then, and divides each
     gradient by `accumulate_grad_batches` all the same. So an epoch here is the fewest whole steps that have as many batches as the
     images make up, and the next one begins where the stream is.
 
     batches_per_step: Lightning's `accumulate_grad_batches`.
-    batches_per_epoch: how many of its batches Lightning takes of every epoch (`limit_train_batches`); None: all.
-    num_workers: processes that decode; 0 is this one.
-    device: where the indices must be, which is where what is fed lives.
+    batches_per_epoch: the number of batches that Lightning takes of every epoch (`limit_train_batches`); None: all.
+    num_workers: the number of processes that decode; 0: this process does.
+    device: the device of the images or latents, on which the indices have to be.
     """
 
     def __init__(
         self,
-        feed: Feed,
+        source: BatchSource,
         order: EpochOrder,
         flip: bool,
         num_workers: int = 0,
@@ -91,7 +90,7 @@ class ImageLoader:
         batches_per_step: int = 1,
         batches_per_epoch: int | None = None,
     ) -> None:
-        self.feed = feed
+        self.source = source
         self.order = order
         self.flip = flip
         self.num_workers = num_workers
@@ -146,11 +145,11 @@ class ImageLoader:
 
     def _from_here(self) -> Iterator[Batch]:
         for indices, flips in self.order.batches(self._num_batches, self.flip, self.device):
-            yield self.feed.batch(indices, flips)
+            yield self.source.batch(indices, flips)
 
     def _from_workers(self) -> Iterator[Batch]:
         workers = DataLoader(
-            _Work(self.feed),
+            _Work(self.source),
             sampler=_Places(self.order, self._num_batches, self.flip),
             batch_size=None,
             num_workers=self.num_workers,
@@ -177,12 +176,12 @@ class _Places:
 class _Work(Dataset[Any]):
     """The dataset of a worker process, whose item is one whole batch."""
 
-    def __init__(self, feed: Feed) -> None:
-        self.feed = feed
+    def __init__(self, source: BatchSource) -> None:
+        self.source = source
 
     def __getitem__(self, place: tuple[np.ndarray, np.ndarray | None]) -> Batch | UserError:
         indices, flips = place
         try:
-            return self.feed.batch(torch.from_numpy(indices), None if flips is None else torch.from_numpy(flips))
+            return self.source.batch(torch.from_numpy(indices), None if flips is None else torch.from_numpy(flips))
         except UserError as error:  # raised in the worker, its one line would arrive as a traceback
             return error

@@ -11,6 +11,15 @@ SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 PLAIN = ("1", "L", "RGB", "CMYK", "YCbCr", "LAB", "HSV")
 
 
+def square_shape(channels: int, resolution: int) -> Shape:
+    """Returns the shape of images. Raises ValueError unless resolution >= 1 and channels is 1 (grey) or 3 (RGB)."""
+    if resolution < 1:
+        raise ValueError(f"need resolution >= 1, got {resolution}")
+    if channels not in (1, 3):
+        raise ValueError(f"need channels 1 (grey) or 3 (RGB), got {channels}")
+    return Shape(channels, resolution)
+
+
 def to_pixels(image: Image.Image, shape: Shape, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Tensor:
     """Returns the largest centred square of `image`, scaled to `shape`: uint8 [C, H, W].
 

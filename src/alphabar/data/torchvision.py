@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedImages, ImageReader
 from alphabar.data.files import fingerprint
+from alphabar.data.pixels import square_shape
 from alphabar.data.resident import ResidentImages
 from alphabar.data.torchvision_catalogue import CATALOGUE
 from alphabar.errors import UserError
@@ -22,13 +24,13 @@ from alphabar.errors import UserError
 ORDER_SEED = 0  # the order belongs to the data, not to a run
 
 
+@dataclass(frozen=True)
 class ItemReader(ImageReader):
-    """The images of a torchvision dataset, in the order of `indices`."""
+    """Reads the images of a torchvision dataset, in the order of `indices`."""
 
-    def __init__(self, dataset: Any, name: str, indices: list[int]) -> None:
-        self.dataset = dataset
-        self.dataset_name = name
-        self.indices = indices
+    dataset: Any
+    dataset_name: str
+    indices: list[int]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -41,11 +43,12 @@ class ItemReader(ImageReader):
 
 
 class TorchvisionSource(ImageSource):
-    """The dataset `name` under `root`, in torchvision's own layout of files.
+    """A source of the dataset `name` under `root`, in torchvision's own layout of files.
 
-    download: fetch what is missing.
-    resolution: None: the dataset's own, or 64 where images are not square; they are cropped to their centred square.
-    channels: None: the dataset's own; 1 grey, 3 RGB.
+    download: whether to fetch what is missing.
+    resolution: the side of the images, which are cropped to their centred square; None: the dataset's own, or 64 where its images
+        are not square. channels: 1 grey, 3 RGB; None: the dataset's own.
+    Raises UserError for an unknown name or missing files, and ValueError as `square_shape` does.
     """
 
     def __init__(
@@ -61,16 +64,12 @@ class TorchvisionSource(ImageSource):
             near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
             hint = f"did you mean {by_lower[near[0]]}? " if near else ""
             raise UserError(f"unknown dataset {name!r}: {hint}data.name takes {', '.join(CATALOGUE)}")
-        if resolution is not None and resolution < 1:
-            raise ValueError(f"need resolution >= 1, got {resolution}")
-        if channels not in (None, 1, 3):
-            raise ValueError(f"need channels 1 (grey) or 3 (RGB), got {channels}")
         self.name = name
         self.root = Path(root).expanduser().absolute()
         self.download = download
         self._entry = CATALOGUE[name]
         own = self._entry.shape
-        self._shape = Shape(
+        self._shape = square_shape(
             channels=own.channels if channels is None else channels,
             resolution=own.resolution if resolution is None else resolution,
         )
@@ -88,10 +87,6 @@ class TorchvisionSource(ImageSource):
     @property
     def classes(self) -> Sequence[str] | None:
         return None if self._entry.classes is None else self._entry.classes(self._train)
-
-    @property
-    def captions(self) -> None:
-        return None
 
     def prepare(self) -> None:
         if self.download:

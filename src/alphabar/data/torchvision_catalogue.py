@@ -11,27 +11,29 @@ from torchvision import datasets
 
 from alphabar.data import Shape
 
+SCALED = Shape(3, 64)  # the shape to which images that are not square are scaled
+
 
 @dataclass(frozen=True)
 class Entry:
     """The properties of one dataset of torchvision.
 
     open: (root, train, download) -> the dataset's training or test split.
-    shape: of its images, or what they are scaled to where they are not square.
-    files: relative to root, what must be there.
+    files: the paths, relative to root, that must exist.
+    shape: the shape of its images, if they are square.
     symmetric: whether a mirrored image is as likely as the image itself.
-    pixels: dataset -> uint8 [N, C, H, W] where it holds its images in memory.
-    labels: dataset -> class ids [N] where an image has one class.
-    classes: dataset -> the names of the classes.
+    pixels: dataset -> uint8 [N, C, H, W] if it holds its images in memory, else None.
+    labels: dataset -> class ids [N] if each image has one class, else None.
+    classes: dataset -> the names of the classes, or None if there are none.
     """
 
     open: Callable[[str, bool, bool], Any]
-    shape: Shape
     files: tuple[str, ...]
-    symmetric: bool
-    pixels: Callable[[Any], Tensor] | None
-    labels: Callable[[Any], Sequence[int]] | None
-    classes: Callable[[Any], Sequence[str]] | None
+    shape: Shape = SCALED
+    symmetric: bool = True
+    pixels: Callable[[Any], Tensor] | None = None
+    labels: Callable[[Any], Sequence[int]] | None = lambda data: data._labels
+    classes: Callable[[Any], Sequence[str]] | None = lambda data: data.classes
 
 
 def _by_flag(dataset: Callable[..., Any]) -> Callable[[str, bool, bool], Any]:
@@ -46,24 +48,21 @@ def _idx(dataset: Callable[..., Any], folder: str) -> Entry:
     parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     return Entry(
         open=_by_flag(dataset),
-        shape=Shape(1, 28),
         files=tuple(f"{folder}/raw/{part}-ubyte" for part in parts),
+        shape=Shape(1, 28),
         symmetric=False,  # not FashionMNIST either: all its shoes point the same way
         pixels=lambda data: data.data.unsqueeze(1),
         labels=lambda data: data.targets,
-        classes=lambda data: data.classes,
     )
 
 
 def _cifar(dataset: Callable[..., Any], files: tuple[str, ...]) -> Entry:
     return Entry(
         open=_by_flag(dataset),
-        shape=Shape(3, 32),
         files=files,
-        symmetric=True,
+        shape=Shape(3, 32),
         pixels=lambda data: torch.from_numpy(data.data).permute(0, 3, 1, 2),
         labels=lambda data: data.targets,
-        classes=lambda data: data.classes,
     )
 
 
@@ -79,8 +78,8 @@ CATALOGUE = {
     "CIFAR100": _cifar(datasets.CIFAR100, tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta"))),
     "SVHN": Entry(
         open=_by_split(datasets.SVHN),
-        shape=Shape(3, 32),
         files=("train_32x32.mat", "test_32x32.mat"),
+        shape=Shape(3, 32),
         symmetric=False,
         pixels=lambda data: torch.from_numpy(np.ascontiguousarray(data.data)),
         labels=lambda data: data.labels,
@@ -88,47 +87,24 @@ CATALOGUE = {
     ),
     "STL10": Entry(
         open=_by_split(datasets.STL10),
-        shape=Shape(3, 96),
         files=tuple(f"stl10_binary/{name}" for name in STL10_FILES),
-        symmetric=True,
+        shape=Shape(3, 96),
         pixels=lambda data: torch.from_numpy(np.ascontiguousarray(data.data)),
         labels=lambda data: data.labels,
-        classes=lambda data: data.classes,
     ),
     "CelebA": Entry(
         open=_by_split(datasets.CelebA),
-        shape=Shape(3, 64),
         files=("celeba/img_align_celeba", *(f"celeba/{name}.txt" for name in CELEBA_LISTS)),
-        symmetric=True,
-        pixels=None,
         labels=None,
         classes=None,
     ),
     "Flowers102": Entry(
         open=_by_split(datasets.Flowers102),
-        shape=Shape(3, 64),
         files=tuple(f"flowers-102/{name}" for name in ("jpg", "imagelabels.mat", "setid.mat")),
-        symmetric=True,
-        pixels=None,
-        labels=lambda data: data._labels,
-        classes=lambda data: data.classes,
     ),
-    "Food101": Entry(
-        open=_by_split(datasets.Food101),
-        shape=Shape(3, 64),
-        files=("food-101/meta", "food-101/images"),
-        symmetric=True,
-        pixels=None,
-        labels=lambda data: data._labels,
-        classes=lambda data: data.classes,
-    ),
+    "Food101": Entry(open=_by_split(datasets.Food101), files=("food-101/meta", "food-101/images")),
     "OxfordIIITPet": Entry(
         open=_by_split(datasets.OxfordIIITPet, train_split="trainval"),
-        shape=Shape(3, 64),
         files=("oxford-iiit-pet/images", "oxford-iiit-pet/annotations"),
-        symmetric=True,
-        pixels=None,
-        labels=lambda data: data._labels,
-        classes=lambda data: data.classes,
     ),
 }

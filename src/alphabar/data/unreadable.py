@@ -28,7 +28,7 @@ class Unreadable:
             log.warning("skipped %d images that cannot be read so far", num)
 
 
-def describe(name: str, error: Exception) -> str:
+def unreadable_message(name: str, error: Exception) -> str:
     """Returns one line on why `name` cannot be read."""
     reason = " ".join(str(error).split())
     return f"cannot read {name}: {type(error).__name__}: {reason}" if reason else f"cannot read {name}: {type(error).__name__}"

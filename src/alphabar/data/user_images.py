@@ -1,4 +1,4 @@
-"""Images that a user points at: one file, or a folder of them."""
+"""Images whose path a user gives: one file, or a folder of them."""
 
 from itertools import islice
 from pathlib import Path
@@ -10,7 +10,7 @@ from alphabar.data import Shape
 from alphabar.data.decoded import DecodedImages
 from alphabar.data.files import SUFFIXES, image_files
 from alphabar.data.folder import FileReader
-from alphabar.data.unreadable import describe
+from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
 
 
@@ -35,7 +35,7 @@ def common_side(path: str, num: int) -> int | None:
             with Image.open(place / name) as image:
                 sizes |= set(image.size)
         except Exception as error:  # of whatever kind: any bytes may stand in a file
-            raise UserError(f"images={path}: {describe(name, error)}") from error
+            raise UserError(f"images={path}: {unreadable_message(name, error)}") from error
     return sizes.pop() if len(sizes) == 1 else None
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from alphabar.data.files import image_files
 from alphabar.data.folder import hash_position
 from alphabar.data.pixels import SIXTEEN_BITS, flattened, pixels_of
-from alphabar.data.unreadable import describe
+from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
 
 Size = tuple[int, int, int]
@@ -103,7 +103,7 @@ class SampleFolder(SampleFiles):
             with Image.open(self.root / name) as image:
                 return at(image)
         except Exception as error:  # any kind: a file may contain any bytes
-            raise UserError(f"samples={self.root}: {describe(name, error)}") from error
+            raise UserError(f"samples={self.root}: {unreadable_message(name, error)}") from error
 
 
 def size_of(image: Image.Image) -> Size:
@@ -161,7 +161,7 @@ class SampleArray(SampleFiles):
                     if position in positions:
                         yield np.frombuffer(content, dtype=np.uint8).reshape(self.shape[1:])
         except DAMAGED as error:
-            raise UserError(f"samples={self.path}: {describe(self.name, error)}") from error
+            raise UserError(f"samples={self.path}: {unreadable_message(self.name, error)}") from error
 
     def _header(self, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
         with archive.open(name) as file:

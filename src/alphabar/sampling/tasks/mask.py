@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alphabar.data import Shape
 from alphabar.data.pixels import to_pixels
-from alphabar.data.unreadable import describe
+from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
 
 # What is hidden: from top to bottom and from left to right, as fractions of the image.
@@ -66,4 +66,4 @@ def _drawn(path: str, resolution: int) -> Tensor:
         with Image.open(file) as image:
             return to_pixels(image, Shape(1, resolution), Image.Resampling.NEAREST) >= 128
     except Exception as error:  # any kind: a file may contain any bytes
-        raise UserError(f"task.mask={path}: {describe(str(file), error)}") from error
+        raise UserError(f"task.mask={path}: {unreadable_message(str(file), error)}") from error

@@ -9,7 +9,7 @@ from torch import Tensor
 from alphabar.config.build import build
 from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.data.latents import take_latents
+from alphabar.data.latents import prepare_latents
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.errors import LeavesVarianceUntrained, NeedsContinuousSchedule, NeedsDiscreteSchedule, NeedsLearnedVariance
 from alphabar.diffusion.noise import derive_seed
@@ -84,7 +84,7 @@ class DiffusionModule(BaseModule):
         super().on_fit_start()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if (codec := self.codec.latents) is not None and isinstance(data, ImageDataModule):
-            take_latents(codec, data, self.device, with_images=self.conditioner.takes_images)
+            prepare_latents(codec, data, self.device, with_images=self.conditioner.takes_images)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         torch.manual_seed(derive_seed("step", self.seed, self.global_step, batch_idx, self.global_rank))
