@@ -7,6 +7,7 @@ import torch
 
 from alphabar.diffusion.bound import bound_term, byte_log_likelihood, prior_term
 from alphabar.diffusion.denoiser import Prediction
+from alphabar.diffusion.schedules import NoisedBatch
 from alphabar.diffusion.schedules.edm import EDMSchedule
 from alphabar.diffusion.schedules.from_alpha_bar import CosineSchedule, LaplaceSchedule, SigmoidSchedule
 from alphabar.diffusion.schedules.linear import LinearSchedule
@@ -24,6 +25,10 @@ SHORT = LinearSchedule(20, 1e-3, 0.05)  # alpha_T is 0.77: much is left to the p
 STEPS = [(2, 1), (3, 2), (500, 499), (1000, 999), (10, 1), (500, 300), (1000, 900)]
 VARIANCES = ["posterior", "beta", "learned"]
 FRACTION = 0.3
+
+
+def bounds(schedule, t, s, like):
+    return log_bounds(schedule, schedule.scales(t), schedule.scales(s), like)
 
 
 def scales(schedule, *times):
@@ -67,7 +72,8 @@ def test_a_term_is_the_divergence_of_two_densities(schedule, t, s, variance):
     expected = float((log_q.exp() * (log_q - log_normal(grid, mean, math.exp(log_var)))).sum()) * step
     values = [torch.full((1, 1), value, dtype=torch.float64) for value in (x_hat, 0.0, FRACTION, x, x_t)]
     prediction = Prediction(*values[:3])
-    (term,) = bound_term(schedule, prediction, *values[3:], torch.tensor([t]), torch.tensor([s]), variance)
+    batch = NoisedBatch(values[3], torch.full((1, 1), off), schedule.scales(torch.tensor([t])), values[4])
+    (term,) = bound_term(schedule, prediction, batch, torch.tensor([s]), variance)
     assert term.item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
@@ -75,7 +81,7 @@ def test_the_last_term_is_the_mass_on_the_grey_level():
     schedule = SCHEDULES["linear"]
     x = BYTES[[0, 1, 100, 254, 255], None]
     x_hat, x_t, t = x + 0.02, x + 0.01 * seeded(0, 5, 1, dtype=torch.float64), torch.ones(5, dtype=torch.long)
-    terms = bound_term(schedule, Prediction(x_hat, x_t), x, x_t, t, t - 1, "beta")
+    terms = bound_term(schedule, Prediction(x_hat, x_t), NoisedBatch(x, x_t, schedule.scales(t), x_t), t - 1, "beta")
     ((_, sigma),) = scales(schedule, 1)
     # At s = 0 the mean of q(x_0 | x_1, x) is x itself, so that of p is x_hat; the variance is that of the first step.
     expected = [-math.log(mass(value, value + 0.02, sigma**2)) for value in x[:, 0].tolist()]
@@ -119,7 +125,7 @@ def test_all_grey_levels_together_have_mass_one(mean, std):
 def test_the_bounds_of_the_variance_are_those_of_the_paper(schedule):
     """Nichol & Dhariwal 2021, sec. 3.1: beta_tilde_t, with that of t = 2 for t = 1, and beta_t."""
     t = torch.tensor([1, 2, 3, 500, 1000])
-    lower, upper = (value[:, 0].exp() for value in log_bounds(schedule, t, t - 1, torch.zeros(5, 1, dtype=torch.float64)))
+    lower, upper = (value[:, 0].exp() for value in bounds(schedule, t, t - 1, torch.zeros(5, 1, dtype=torch.float64)))
     betas, sigma_squared = schedule.betas.double(), schedule.sigma.double() ** 2
     again = t.clamp(min=2)
     tilde = sigma_squared[again - 1] / sigma_squared[again] * betas[again - 1]
@@ -128,18 +134,19 @@ def test_the_bounds_of_the_variance_are_those_of_the_paper(schedule):
 
 
 def test_a_learned_fraction_goes_from_the_lower_bound_to_the_upper():
-    schedule, t, like = SCHEDULES["cosine"], torch.tensor([1, 7, 900]), torch.zeros(3, 2)
-    known = {kind: log_variance(schedule, kind, None, t, t - 1, like).expand(3, 2) for kind in ("posterior", "beta")}
+    schedule, like = SCHEDULES["cosine"], torch.zeros(3, 2)
+    at_t, at_s = schedule.scales(torch.tensor([1, 7, 900])), schedule.scales(torch.tensor([0, 6, 899]))
+    known = {kind: log_variance(schedule, kind, None, at_t, at_s, like).expand(3, 2) for kind in ("posterior", "beta")}
     for fraction, kind in ((0.0, "posterior"), (1.0, "beta")):
-        learned = log_variance(schedule, "learned", torch.full((3, 2), fraction), t, t - 1, like)
+        learned = log_variance(schedule, "learned", torch.full((3, 2), fraction), at_t, at_s, like)
         torch.testing.assert_close(learned, known[kind])
-    middle = log_variance(schedule, "learned", torch.full((3, 2), 0.5), t, t - 1, like)
+    middle = log_variance(schedule, "learned", torch.full((3, 2), 0.5), at_t, at_s, like)
     torch.testing.assert_close(middle, (known["posterior"] + known["beta"]) / 2)
 
 
 def test_a_single_step_has_a_variance_that_is_not_nothing():
     """From T to 0 at once there is no step before whose variance could stand in for 0."""
-    lower, upper = log_bounds(SCHEDULES["linear"], torch.tensor([1000]), torch.tensor([0]), torch.zeros(1, 1))
+    lower, upper = bounds(SCHEDULES["linear"], torch.tensor([1000]), torch.tensor([0]), torch.zeros(1, 1))
     assert lower.item() == upper.item() > -1
 
 
@@ -148,7 +155,8 @@ def test_gradients_are_finite_at_the_last_step_and_far_off():
     t = torch.tensor([1, 1, 2, 1000])
     x, x_hat = torch.tensor([[-1.0], [1.0], [0.2], [0.2]]), torch.tensor([[1.0], [3.0], [-5.0], [9.0]], requires_grad=True)
     fraction = torch.full((4, 1), 0.5, requires_grad=True)
-    bound_term(schedule, Prediction(x_hat, x_hat, fraction), x, x, t, t - 1, "learned").sum().backward()
+    batch = NoisedBatch(x, x, schedule.scales(t), x)
+    bound_term(schedule, Prediction(x_hat, x_hat, fraction), batch, t - 1, "learned").sum().backward()
     assert x_hat.grad is not None
     assert fraction.grad is not None
     assert x_hat.grad.isfinite().all()

@@ -189,14 +189,30 @@ class Counting(LinearSchedule):
         return super().forward(t)
 
 
+# A term of the bound is about three times: t, s = t - 1, and the step before t, whose variance stands in for that of the last.
+READS_OF_THE_BOUND = 3
+
+
 @pytest.mark.parametrize("parameterization", [Epsilon(), V(), EDM()], ids=lambda p: type(p).__name__)
-@pytest.mark.parametrize("weighting", [None, MinSNR(), Sigmoid(), LearnedUncertainty()], ids=lambda w: type(w).__name__)
-def test_a_training_step_reads_the_table_of_the_schedule_once(parameterization, weighting):
+@pytest.mark.parametrize(
+    ("objective", "channels", "num_reads"),
+    [
+        (Denoising(), 1, 1),
+        (Denoising(MinSNR()), 1, 1),
+        (Denoising(Sigmoid()), 1, 1),
+        (Denoising(LearnedUncertainty()), 1, 1),
+        (Hybrid(), 2, READS_OF_THE_BOUND),
+        (Hybrid(weighting=MinSNR()), 2, READS_OF_THE_BOUND),
+        (Hybrid(simple=False), 2, READS_OF_THE_BOUND),
+    ],
+    ids=["simple", "min_snr", "sigmoid", "learned_uncertainty", "hybrid", "hybrid-min_snr", "vlb"],
+)
+def test_a_training_step_reads_the_table_of_the_schedule_once_for_each_time(parameterization, objective, channels, num_reads):
     schedule = Counting()
-    denoiser = NetworkDenoiser(Net(), schedule, parameterization)
+    denoiser = NetworkDenoiser(Net(channels), schedule, parameterization)
     schedule.num_reads = 0
-    Denoising(weighting)(denoiser, seeded(0, 16, 1, 4, 4)).loss.mean().backward()
-    assert schedule.num_reads == 1
+    objective(denoiser, seeded(0, 16, 1, 4, 4)).loss.mean().backward()
+    assert schedule.num_reads == num_reads
 
 
 def test_a_prediction_reads_the_table_of_the_schedule_once():
@@ -272,10 +288,10 @@ def test_the_bound_counts_every_step_as_one_of_t():
     terms = Hybrid(vlb_weight=0.001, simple=False)(NetworkDenoiser(net, schedule, Epsilon()), x)
     torch.manual_seed(0)
     t = schedule.time(torch.rand(16))
-    x_t = schedule.q_sample(x, t, torch.randn_like(x))
-    alpha, sigma = schedule.at(t, x)
-    prediction = Prediction(*Epsilon().invert(0.5 * x_t, x_t, alpha, sigma), (0.5 * x_t + 1) / 2)
-    bits = bound_term(schedule, prediction, x, x_t, t, t - 1, "learned") / math.log(2)
+    batch = schedule.noised(x, t, torch.randn_like(x))
+    y = 0.5 * batch.x_t
+    prediction = Prediction(*Epsilon().invert(y, batch.x_t, *schedule.at(t, x)), (y + 1) / 2)
+    bits = bound_term(schedule, prediction, batch, t - 1, "learned") / math.log(2)
     torch.testing.assert_close(terms.loss, bits, rtol=1e-5, atol=1e-6)  # 0.001 * 1000 steps
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from alphabar.diffusion.denoiser import Prediction
 from alphabar.diffusion.errors import NeedsDiscreteSchedule
-from alphabar.diffusion.schedules import Schedule
+from alphabar.diffusion.schedules import NoisedBatch, Schedule, posterior
 from alphabar.diffusion.variances import TINY, Variance, log_variance
 
 HALF_STEP = 1 / 255  # half the distance of neighbouring grey levels of bytes in [-1, 1]
@@ -45,18 +45,18 @@ def normal_cdf(z: Tensor) -> Tensor:
     return 0.5 * torch.erfc(-z / math.sqrt(2))
 
 
-def bound_term(
-    schedule: Schedule, prediction: Prediction, x: Tensor, x_t: Tensor, t: Tensor, s: Tensor, variance: Variance
-) -> Tensor:
-    """Returns the nats per dimension [B] that step t -> s adds to the bound (Ho et al. 2020, eq. 5).
+def bound_term(schedule: Schedule, prediction: Prediction, batch: NoisedBatch, s: Tensor, variance: Variance) -> Tensor:
+    """Returns the nats per dimension [B] that the step from the batch's times t to s < t adds to the bound (Ho et al. 2020, eq. 5).
 
     KL(q(x_s | x_t, x) || p(x_s | x_t)) for s > 0, and -log p(x | x_t) of grey levels for s = 0. x holds bytes as in [-1, 1].
     """
-    true_mean, true_var = schedule.q_posterior(x, x_t, t, s)
-    mean, _ = schedule.q_posterior(prediction.x_hat, x_t, t, s)
-    log_var = log_variance(schedule, variance, prediction.variance, t, s, x_t).expand_as(mean)
+    x, _, at_t, x_t = batch
+    at_s = schedule.scales(s)
+    true_mean, true_var = posterior(x, x_t, at_t, at_s)
+    mean, _ = posterior(prediction.x_hat, x_t, at_t, at_s)
+    log_var = log_variance(schedule, variance, prediction.variance, at_t, at_s, x_t).expand_as(mean)
     divergence = normal_kl(true_mean, true_var.clamp(min=TINY).log(), mean, log_var)
-    _, sigma_s = schedule.at(s, x_t)
+    _, sigma_s = at_s.like(x_t)
     # Both are finite everywhere, so that the one that is not chosen puts no NaN into gradients.
     divergence = torch.where(sigma_s > 0, divergence, torch.zeros_like(divergence))
     decoder = torch.where(sigma_s > 0, torch.zeros_like(mean), -byte_log_likelihood(x, mean, log_var))

@@ -49,8 +49,8 @@ def variational_bound(
         place = normal_cdf(noise(x.new_zeros(len(x), 1)))[:, 0]
         index = low + (place * (high - low)).long().clamp(max=high - low - 1)
         s, t = steps[index], steps[index + 1]
-        x_t = schedule.q_sample(x, t, noise(x))
-        bound = bound + (high - low) * bound_term(schedule, denoiser(x_t, t, cond), x, x_t, t, s, variance)
+        batch = schedule.noised(x, t, noise(x))
+        bound = bound + (high - low) * bound_term(schedule, denoiser(batch.x_t, t, cond), batch, s, variance)
         on_step()
     return bound
 

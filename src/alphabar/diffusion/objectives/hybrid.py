@@ -62,7 +62,7 @@ class Hybrid(Objective):
         x_hat, eps_hat = denoiser.parameterization.invert(y, batch.x_t, *batch.scales.like(x))
         mean = Prediction(x_hat.detach(), eps_hat.detach(), variance) if self.simple else Prediction(x_hat, eps_hat, variance)
         num_steps = float(schedule.time(torch.ones(())))
-        bits = bound_term(schedule, mean, x, batch.x_t, t, t - 1, "learned") / math.log(2)
+        bits = bound_term(schedule, mean, batch, t - 1, "learned") / math.log(2)
         loss = self.vlb_weight * num_steps * bits
         if self.simple:
             loss = loss + self.weighting(error, batch.scales, denoiser)

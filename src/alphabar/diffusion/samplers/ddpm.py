@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from alphabar.diffusion.samplers import Run, Sampler
+from alphabar.diffusion.schedules import posterior
 from alphabar.diffusion.variances import Variance, log_variance
 
 
@@ -27,9 +28,10 @@ class DDPM(Sampler):
 
     def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         prediction = run.predict(x_t, t)
-        mean, _ = run.schedule.q_posterior(prediction.x_hat, x_t, t, s)
+        at_t, at_s = run.schedule.scales(t), run.schedule.scales(s)
+        mean, _ = posterior(prediction.x_hat, x_t, at_t, at_s)
         z = run.noise(x_t)
         if run.ends_at_data:
             return mean
-        log_var = log_variance(run.schedule, self.variance, prediction.variance, t, s, x_t)
+        log_var = log_variance(run.schedule, self.variance, prediction.variance, at_t, at_s, x_t)
         return mean + (0.5 * log_var).exp() * z

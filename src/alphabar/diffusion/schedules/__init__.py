@@ -105,20 +105,26 @@ class Schedule(nn.Module, ABC):
 
         alpha_ts = alpha_t / alpha_s;  var_ts = sigma_t^2 - alpha_ts^2 * sigma_s^2
         """
-        return transition(self.at(t, like), self.at(s, like))
+        return transition(self.scales(t), self.scales(s), like)
 
     def q_posterior(self, x: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Returns mean and variance of q(x_s | x_t, x) for s < t, by Bayes (Ho et al. 2020, eq. 7, for s = t - 1).
 
         mean = (alpha_ts * sigma_s^2 * x_t + alpha_s * var_ts * x) / sigma_t^2;  variance = var_ts * sigma_s^2 / sigma_t^2
         """
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.at(t, x_t), self.at(s, x_t)
-        alpha_ts, var_ts = transition((alpha_t, sigma_t), (alpha_s, sigma_s))
-        mean = (alpha_ts * sigma_s**2 * x_t + alpha_s * var_ts * x) / sigma_t**2
-        return mean, var_ts * sigma_s**2 / sigma_t**2
+        return posterior(x, x_t, self.scales(t), self.scales(s))
 
 
-def transition(at_t: tuple[Tensor, Tensor], at_s: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Returns (alpha_ts, var_ts) as `Schedule.q_transition`, from the scales (alpha, sigma) of both times."""
-    alpha_ts = at_t[0] / at_s[0]
-    return alpha_ts, (at_t[1] ** 2 - alpha_ts**2 * at_s[1] ** 2).clamp(min=0)
+def transition(at_t: Scales, at_s: Scales, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns (alpha_ts, var_ts) as `Schedule.q_transition`, from the scales at both times."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = at_t.like(like), at_s.like(like)
+    alpha_ts = alpha_t / alpha_s
+    return alpha_ts, (sigma_t**2 - alpha_ts**2 * sigma_s**2).clamp(min=0)
+
+
+def posterior(x: Tensor, x_t: Tensor, at_t: Scales, at_s: Scales) -> tuple[Tensor, Tensor]:
+    """Returns mean and variance as `Schedule.q_posterior`, from the scales at both times."""
+    (_, sigma_t), (alpha_s, sigma_s) = at_t.like(x_t), at_s.like(x_t)
+    alpha_ts, var_ts = transition(at_t, at_s, x_t)
+    mean = (alpha_ts * sigma_s**2 * x_t + alpha_s * var_ts * x) / sigma_t**2
+    return mean, var_ts * sigma_s**2 / sigma_t**2
