@@ -46,7 +46,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from alphabar.models.networks import Network, Reader
+from alphabar.models.networks import Network, ConditionReader
 
 
 class TwoConvolutions(Network):
@@ -60,7 +60,7 @@ class TwoConvolutions(Network):
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
-        Reader().read(cond, x)
+        ConditionReader().read(cond, x)
         level = (label / 1000).to(x).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
         return self.second(torch.relu(self.first(torch.cat([x, level], 1))))
 ''',

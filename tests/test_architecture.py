@@ -3,6 +3,8 @@ import importlib
 import subprocess
 import sys
 
+import pytest
+
 import runs
 from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import Conditioner
@@ -32,6 +34,61 @@ def test_models_import_their_heavy_libraries_only_when_needed():
     ]
     assert len(modules) > 20
     assert loaded_by(f"import {', '.join(modules)}").isdisjoint((*ABOVE, "transformers", "tokenizers", "huggingface_hub"))
+
+
+# First words of docstrings that are no sentence: "Of the weights.", "Those that are kept.", "As published.", "Half the resolution."
+REFUSED = {
+    "Of",
+    "That",
+    "Those",
+    "What",
+    "Whose",
+    "Which",
+    "Who",
+    "As",
+    "How",
+    "Where",
+    "When",
+    "Half",
+    "Double",
+    "And",
+    "Also",
+    "None",
+}
+
+
+def is_fragment(docstring: str, is_function: bool) -> bool:
+    """Whether a docstring begins with no subject or verb; that of a function begins with a verb ("Returns", "Raises")."""
+    first = docstring.split()[0].rstrip(",.:;")
+    if first in REFUSED or docstring.startswith("The same") or not first[0].isupper() or (len(first) == 1 and first != "A"):
+        return True
+    return is_function and not first.endswith("s")
+
+
+def test_docstrings_begin_as_sentences():
+    fragments = []
+    for path in sorted((runs.ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (docstring := ast.get_docstring(node)):
+                is_property = any("property" in ast.unparse(each) for each in node.decorator_list)
+                if is_fragment(docstring, not isinstance(node, ast.ClassDef) and not is_property):
+                    fragments.append(f"{path.relative_to(runs.ROOT)}:{node.lineno} {node.name}: {docstring.splitlines()[0]}")
+    assert not fragments, "\n".join(fragments)
+
+
+@pytest.mark.parametrize(
+    ("docstring", "is_function", "expected"),
+    [
+        ("Those that the run keeps, if it does.", False, True),
+        ("The same for grey images.", False, True),
+        ("x + attention of all pixels.", False, True),
+        ("The weights of the network.", True, True),
+        ("The weights of the network.", False, False),
+        ("Returns the weights of the network.", True, False),
+    ],
+)
+def test_fragments_are_found(docstring, is_function, expected):
+    assert is_fragment(docstring, is_function) == expected
 
 
 def parts_of_models() -> set[str]:

@@ -290,7 +290,7 @@ def test_a_network_for_another_width_is_refused(folder):
 
 
 def test_pooled_texts_have_length_one(encoder):
-    from alphabar.models.embeddings import embed, joined
+    from alphabar.models.embeddings import concatenate, encode_texts
 
-    pooled = pool(joined(embed(TextEncoder(str(encoder), 9), TEXTS, CPU)))
+    pooled = pool(concatenate(encode_texts(TextEncoder(str(encoder), 9), TEXTS, CPU)))
     torch.testing.assert_close(pooled.norm(dim=1), torch.ones(len(TEXTS)))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from alphabar.models.networks import Reader
+from alphabar.models.networks import ConditionReader
 from alphabar.models.networks.blocks import CrossAttention
 from alphabar.models.networks.dit import DiT
 from alphabar.models.networks.simple_unet import SimpleUNet
@@ -185,7 +185,7 @@ def test_attention_to_tokens_is_softmax_of_queries_and_keys_per_head():
     attention = randomise(CrossAttention(8, 5, head_channels=4, norm_groups=2, norm_eps=1e-6)).double()
     x = torch.randn(3, 8, 3, 3, dtype=torch.float64)
     cond = condition()
-    tokens = Reader(token_channels=5).read({"tokens": cond["tokens"].double(), "mask": cond["mask"]}, x).tokens
+    tokens = ConditionReader(token_channels=5).read({"tokens": cond["tokens"].double(), "mask": cond["mask"]}, x).tokens
     inner = attention.attention
     pixels = nn.functional.group_norm(x, 2, attention.norm.weight, attention.norm.bias, 1e-6).flatten(2).mT
     q, (k, v) = inner.q(pixels), inner.kv(cond["tokens"].double()).split(8, dim=2)

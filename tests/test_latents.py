@@ -158,7 +158,7 @@ def test_latents_that_are_cached_are_those_of_the_images(tmp_path, folder, flip)
         expected = torch.cat([expected, found.distribution(images().flip(-1))])
     torch.testing.assert_close(latents, expected.half(), rtol=2e-3, atol=2e-3)
     again = codec(folder)
-    again.autoencoder._model = "is not asked"
+    again.autoencoder._loaded = "is not asked"
     assert torch.equal(cached_latents(again, resident(), flip, "data", tmp_path, CPU), latents)
 
 

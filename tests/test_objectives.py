@@ -19,7 +19,7 @@ from alphabar.diffusion.schedules.edm import EDMSchedule
 from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.diffusion.schedules.shifted_cosine import ShiftedCosineSchedule
 from alphabar.diffusion.schedules.straight import StraightSchedule
-from alphabar.models.couplings import Immiscible, OptimalTransport, nearest
+from alphabar.models.couplings import Immiscible, OptimalTransport, assign_noise
 from oracle import seeded
 
 CPU = torch.device("cpu")
@@ -137,7 +137,7 @@ def test_paired_noise_is_nearer_than_independent_noise_but_the_same_noise(coupli
 
 def test_in_one_dimension_optimal_transport_is_sorting():
     x, eps = seeded(0, 50, 1), seeded(1, 50, 1)
-    paired = nearest(x, eps, power=2)
+    paired = assign_noise(x, eps, power=2)
     assert torch.equal(paired[x[:, 0].argsort(), 0], eps[:, 0].sort().values)
 
 

@@ -69,7 +69,7 @@ class Guidance(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Guidance):
-    """D = D_guide + weight * (D_main - D_guide) (Ho & Salimans 2022, eq. 6, with weight = 1 + w), the same for x_hat and eps_hat.
+    """The rule D = D_guide + weight * (D_main - D_guide), for x_hat and eps_hat alike (Ho & Salimans 2022, eq. 6, weight = 1 + w).
 
     rescale: phi; x_hat becomes phi * x_hat * std(D_main) / std(x_hat) + (1 - phi) * x_hat, with stds of each image, against
         colours that are too strong (Lin et al. 2023, sec. 3.4, eq. 15 and 16, where it is the network's output that is scaled: of
@@ -92,14 +92,14 @@ class Linear(Guidance):
         guided = Prediction(x_hat, eps_hat, main.variance)
         if self.rescale == 0:
             return guided
-        wanted, own = (rows(value).std(dim=1, correction=0) for value in (main.x_hat, x_hat))
+        wanted, own = (value.flatten(1).std(dim=1, correction=0) for value in (main.x_hat, x_hat))
         ratio = torch.where(own > 0, wanted / own, 1.0).view(alpha.shape)
         return moved(guided, self.rescale * (ratio - 1) * x_hat, alpha, sigma)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Projected(Guidance):
-    """D = D_main + (weight - 1) * (orthogonal + parallel * along), where d = D_main - D_guide in x_hat, no longer than max_norm,
+    """The rule D = D_main + (weight - 1) * (orthogonal + parallel * along): d = D_main - D_guide in x_hat, no longer than max_norm,
     is taken apart into what points along D_main and what is orthogonal to it: the former mostly saturates colours
     (Sadat et al. 2024, "Eliminating oversaturation ...", APG, Alg. 1).
 
@@ -121,18 +121,13 @@ class Projected(Guidance):
             raise ValueError(f"need max_norm > 0, or none, got max_norm={self.max_norm}")
 
     def __call__(self, main: Prediction, guide: Prediction, alpha: Tensor, sigma: Tensor) -> Prediction:
-        difference = rows(main.x_hat - guide.x_hat)
+        difference = (main.x_hat - guide.x_hat).flatten(1)
         if self.max_norm is not None:
             difference = difference * (self.max_norm / difference.norm(dim=1, keepdim=True).clamp(min=self.max_norm))
-        direction = normalize(rows(main.x_hat), dim=1)
+        direction = normalize(main.x_hat.flatten(1), dim=1)
         along = (difference * direction).sum(dim=1, keepdim=True) * direction
         update = difference - (1 - self.parallel) * along
         return moved(main, (self.weight - 1) * update.view(main.x_hat.shape), alpha, sigma)
-
-
-def rows(values: Tensor) -> Tensor:
-    """Returns values [B, ...] as [B, D]."""
-    return values.reshape(len(values), -1)
 
 
 def moved(prediction: Prediction, by: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:

@@ -27,7 +27,7 @@ DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class SampleFiles(ABC):
-    """N images of one size, in a fixed shuffled order, since files are often sorted by class and equal parts of a set must be
+    """A set of N images of one size, in a fixed shuffled order: files are often sorted by class, and equal parts of a set must be
     similar."""
 
     @abstractmethod
@@ -177,5 +177,5 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def shown(size: Size) -> str:
-    """3 x 64 x 64"""
+    """Returns the size (C, H, W) as in a message: "3 x 64 x 64"."""
     return " x ".join(map(str, size))

@@ -72,7 +72,7 @@ class KLAutoencoder(nn.Module):
 
     def posterior(self, x: Tensor) -> Posterior:
         """Returns the posterior of images float32 [B, C, H, W] in [-1, 1]."""
-        return posterior(self.network, x)
+        return encode_posterior(self.network, x)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Returns images float32 [B, C, H, W], about in [-1, 1]."""
@@ -83,7 +83,7 @@ class KLAutoencoder(nn.Module):
         self.network.save_pretrained(folder)
 
 
-def posterior(network: Any, x: Tensor) -> Posterior:
+def encode_posterior(network: Any, x: Tensor) -> Posterior:
     """Returns the posterior of an AutoencoderKL for images [B, C, H, W] in [-1, 1], which clips the log-variance to [-30, 20]."""
     found = network.encode(x).latent_dist
     return Posterior(found.mean.float(), found.logvar.float())

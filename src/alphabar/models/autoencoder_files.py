@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alphabar.errors import UserError
-from alphabar.models.autoencoder import Posterior, posterior
+from alphabar.models.autoencoder import Posterior, encode_posterior
 from alphabar.models.frozen import load_diffusers, undisturbed
 from alphabar.models.hub import CONFIG, DIFFUSERS, Wanted, files_digest, model_folder, read_json
 
@@ -29,13 +29,12 @@ class FrozenAutoencoder:
     def __init__(self, name: str, digest: str | None = None) -> None:
         self.name = name
         self.required_digest = digest
-        self._model: Any = None
 
     @cached_property
     def folder(self) -> Path:
         """The local folder, after a download if necessary. Raises UserError if it cannot be found or has another digest."""
         folder = model_folder(Wanted(WHAT, DIFFUSERS), self.name)
-        found = _digest(folder)
+        found = model_digest(folder)
         if self.required_digest not in (None, found):
             raise UserError(
                 f"{WHAT}: the files in {folder} are not those that the latents are of: their SHA-256 is {found[:16]}..., "
@@ -46,7 +45,7 @@ class FrozenAutoencoder:
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of the files that define it."""
-        return _digest(self.folder)
+        return model_digest(self.folder)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -82,7 +81,7 @@ class FrozenAutoencoder:
         """Returns the posterior of images float32 [B, C, H, W] in [-1, 1]; independent of autocast and gradient mode."""
         model = self._loaded.to(x.device)
         with undisturbed(x.device):
-            parts = [posterior(model, part.float()) for part in x.split(batch_size(x.shape[2] * x.shape[3]))]
+            parts = [encode_posterior(model, part.float()) for part in x.split(batch_size(x.shape[2] * x.shape[3]))]
         return Posterior(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -92,11 +91,9 @@ class FrozenAutoencoder:
             parts = latents.split(batch_size(latents.shape[2] * latents.shape[3] * self.factor**2))
             return torch.cat([model.decode(part.float()).sample for part in parts])
 
-    @property
+    @cached_property
     def _loaded(self) -> Any:
-        if self._model is None:
-            self._model = load_diffusers(WHAT, CLASS, self.folder)
-        return self._model
+        return load_diffusers(WHAT, CLASS, self.folder)
 
 
 def batch_size(pixels: int) -> int:
@@ -104,7 +101,7 @@ def batch_size(pixels: int) -> int:
     return max(1, PIXELS // pixels)
 
 
-def _digest(folder: Path) -> str:
+def model_digest(folder: Path) -> str:
     """Returns the SHA-256 of the configuration and the weights in a folder."""
     weights = next(name for name in DIFFUSERS.weights if (folder / name).is_file())
     return files_digest([folder / CONFIG, folder / weights])

@@ -15,7 +15,7 @@ class Immiscible(Coupling):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return nearest(x, torch.randn_like(x), power=1)
+        return assign_noise(x, torch.randn_like(x), power=1)
 
 
 class OptimalTransport(Coupling):
@@ -24,10 +24,10 @@ class OptimalTransport(Coupling):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return nearest(x, torch.randn_like(x), power=2)
+        return assign_noise(x, torch.randn_like(x), power=2)
 
 
-def nearest(x: Tensor, eps: Tensor, power: int) -> Tensor:
+def assign_noise(x: Tensor, eps: Tensor, power: int) -> Tensor:
     """Returns the rows of eps [B, ...] in the order in which their distances to the rows of x to this power sum to the least."""
     distances = torch.cdist(x.flatten(1).float(), eps.flatten(1).float()) ** power
     _, order = linear_sum_assignment(distances.cpu().numpy())

@@ -15,8 +15,8 @@ from alphabar.models.text import BATCH, TextEncoder
 VERSION = 2
 
 
-class Embeddings(NamedTuple):
-    """tokens float16 [T, D] of N texts, one after the other; `starts` and `lengths` int64 [N] say which are whose."""
+class TokenEmbeddings(NamedTuple):
+    """The tokens float16 [T, D] of N texts, one after the other; text i has `lengths[i]` from `starts[i]`, int64 [N] each."""
 
     tokens: Tensor
     starts: Tensor
@@ -29,19 +29,19 @@ class Embeddings(NamedTuple):
         places = (self.starts[rows, None] + steps).clamp(max=len(self.tokens) - 1)
         return self.tokens[places].float().masked_fill(~mask[:, :, None], 0), mask
 
-    def to(self, device: torch.device) -> "Embeddings":
+    def to(self, device: torch.device) -> "TokenEmbeddings":
         """Returns the embeddings on `device`, fit for training even if made in inference mode."""
         with torch.inference_mode(False):
-            return Embeddings(*(value.to(device) for value in self))
+            return TokenEmbeddings(*(value.to(device) for value in self))
 
 
-def joined(parts: Sequence[Tensor]) -> Embeddings:
+def concatenate(parts: Sequence[Tensor]) -> TokenEmbeddings:
     """Returns the embeddings of texts from the tokens float16 [L, D] of each."""
     lengths = torch.tensor([len(part) for part in parts], dtype=torch.int64, device=parts[0].device)
-    return Embeddings(torch.cat(list(parts)), lengths.cumsum(0) - lengths, lengths)
+    return TokenEmbeddings(torch.cat(list(parts)), lengths.cumsum(0) - lengths, lengths)
 
 
-def embed(encoder: TextEncoder, texts: Sequence[str], device: torch.device) -> list[Tensor]:
+def encode_texts(encoder: TextEncoder, texts: Sequence[str], device: torch.device) -> list[Tensor]:
     """Returns each text's tokens, float16 [L, D], on the device. Raises UserError for one that is too long or beyond float16."""
     lengths = [len(row) for row in encoder.ids(texts)]
     order = sorted(range(len(texts)), key=lengths.__getitem__)  # texts of about one length need little padding
@@ -61,11 +61,13 @@ def embed(encoder: TextEncoder, texts: Sequence[str], device: torch.device) -> l
     return embedded
 
 
-def embedded(encoder: TextEncoder, texts: Sequence[str], device: torch.device, cache_dir: Path) -> Embeddings:
+def cached_embeddings(encoder: TextEncoder, texts: Sequence[str], device: torch.device, cache_dir: Path) -> TokenEmbeddings:
     """Returns the embeddings of the texts, in their order, on the CPU: from `cache_dir`, or made on `device` and kept there.
 
     With them at hand, the encoder's weights are not read but for their hash: texts embedded by another encoder are never used.
     """
     cache = DiskCache(cache_dir)
     path = cache.path("text", VERSION, encoder.digest, encoder.max_length, list(texts))
-    return Embeddings(**cache.load_or_make(path, lambda: joined(embed(encoder, texts, device)).to(torch.device("cpu"))._asdict()))
+    return TokenEmbeddings(
+        **cache.load_or_make(path, lambda: concatenate(encode_texts(encoder, texts, device)).to(torch.device("cpu"))._asdict())
+    )

@@ -47,15 +47,15 @@ def diffusers_library(what: str) -> Any:
 def load_transformers(what: str, class_name: str, folder: Path, extra: str = "text") -> Any:
     """Returns transformers' model in a folder, float32, frozen and on the CPU. Raises UserError, which begins with `what`."""
     with silence(what, extra):
-        return _load(what, getattr(transformers_library(what, extra), class_name), folder, ignore_mismatched_sizes=True)
+        return _from_pretrained(what, getattr(transformers_library(what, extra), class_name), folder, ignore_mismatched_sizes=True)
 
 
 def load_diffusers(what: str, class_name: str, folder: Path) -> Any:
     """Returns diffusers' model in a folder, float32, frozen and on the CPU. Raises UserError, which begins with `what`."""
-    return _load(what, getattr(diffusers_library(what), class_name), folder, low_cpu_mem_usage=False)
+    return _from_pretrained(what, getattr(diffusers_library(what), class_name), folder, low_cpu_mem_usage=False)
 
 
-def _load(what: str, cls: Any, folder: Path, **options: bool) -> Any:
+def _from_pretrained(what: str, cls: Any, folder: Path, **options: bool) -> Any:
     try:
         with undisturbed(torch.device("cpu")):
             model, info = cls.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)

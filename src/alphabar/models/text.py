@@ -57,7 +57,6 @@ class TextEncoder:
             raise ValueError(f"need max_length >= 1, got {max_length}")
         self.name = name
         self.max_length = max_length
-        self._model: Any = None
 
     @cached_property
     def folder(self) -> Path:
@@ -85,7 +84,7 @@ class TextEncoder:
 
     @property
     def width(self) -> int:
-        """D, the length of a token's vector; loads the weights."""
+        """The length D of a token's vector; loads the weights."""
         return self._loaded.config.hidden_size
 
     def __call__(self, texts: Sequence[str], device: torch.device) -> Encoded:
@@ -118,21 +117,19 @@ class TextEncoder:
 
     def forget(self) -> None:
         """Frees the weights, which are loaded again when they are needed."""
-        self._model = None
+        self.__dict__.pop("_loaded", None)
 
     @property
     def _limit(self) -> int:
-        """max_length, or the number of positions of the encoder if that is smaller."""
+        """The most tokens of a text: max_length, or the number of positions of the encoder if that is smaller."""
         positions = self.config.get("max_position_embeddings", self.max_length)
         if self.config["model_type"] in ("roberta", "xlm-roberta", "mpnet"):  # their positions begin after the padding token's
             positions -= self.config.get("pad_token_id", 1) + 1
         return min(self.max_length, positions)
 
-    @property
+    @cached_property
     def _loaded(self) -> Any:
-        if self._model is None:
-            self._model = load_transformers(WHAT, CLASSES[self.config["model_type"]], self.folder)
-        return self._model
+        return load_transformers(WHAT, CLASSES[self.config["model_type"]], self.folder)
 
     @cached_property
     def _tokenizer(self) -> Any:

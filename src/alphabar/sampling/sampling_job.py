@@ -59,7 +59,7 @@ class SamplingJob:
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
+        """The size (C, H, W) of an image."""
         return self.shape.channels, self.shape.resolution, self.shape.resolution
 
     @property

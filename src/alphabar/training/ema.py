@@ -15,7 +15,7 @@ from alphabar.runs.ema.profiles import Exponential, PowerFunction, Profile
 
 
 class WeightAverages(Callback, ABC):
-    """average <- average + weight(n) * (weights - average) after optimizer step n, for the weight of each profile.
+    """The averages average <- average + weight(n) * (weights - average) after optimizer step n, for the weight of each profile.
 
     The averages (`shadows`) are float32, of the trainable parameters only: a schedule's buffers are not averaged. They are kept in
     checkpoints under the key "ema"; `state_dict` always holds the live weights. Weights are swapped only inside `applied`, whose

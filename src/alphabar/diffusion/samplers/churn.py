@@ -32,6 +32,10 @@ class ChurningSampler(Sampler, ABC):
                 f"got churn={self.churn}, s_min={self.s_min}, s_max={self.s_max}, s_noise={self.s_noise}"
             )
 
+    @property
+    def is_reversible(self) -> bool:
+        return self.churn == 0
+
     def churned(self, run: Run, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (x [B, ...], time [B]) with more noise; as they are where there is nothing to add."""
         if self.churn == 0:

@@ -17,9 +17,5 @@ class Euler(ChurningSampler):
 
     num_steps: int | None = 50
 
-    @property
-    def is_reversible(self) -> bool:
-        return self.churn == 0
-
     def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return run.move(run.predict(*self.churned(run, x_t, t)), s)

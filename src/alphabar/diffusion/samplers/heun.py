@@ -16,10 +16,6 @@ class Heun(ChurningSampler):
 
     num_steps: int | None = 18
 
-    @property
-    def is_reversible(self) -> bool:
-        return self.churn == 0
-
     def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         x_t, t = self.churned(run, x_t, t)
         begin = run.predict(x_t, t)

@@ -17,7 +17,7 @@ MIN_IMAGES = 2
 
 @dataclass(frozen=True)
 class CMMD(Statistic):
-    """1000 * (mean k(x, x') + mean k(y, y') - 2 mean k(x, y)) of CLIP embeddings of length one; Jayasumana et al. 2024, eq. 3.
+    """The value 1000 * (mean k(x, x') + mean k(y, y') - 2 mean k(x, y)) of unit CLIP embeddings (Jayasumana et al. 2024, eq. 3).
 
     k(x, y) = exp(-|x - y|^2 / (2 * 10^2)); the means are over all pairs, an image with itself among them.
 

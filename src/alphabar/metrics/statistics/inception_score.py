@@ -12,7 +12,7 @@ from alphabar.metrics.statistics import Statistic
 
 @dataclass(frozen=True)
 class InceptionScore(Statistic):
-    """exp(mean KL(p(class | image), p(class))) of each of ten parts of the set: mean and deviation over them; Salimans et al. 2016.
+    """The score exp(mean KL(p(class | image), p(class))), mean and deviation over ten parts of the set (Salimans et al. 2016).
 
     It depends on the generated images alone.
     """

@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 class CLIP(ABC):
-    """Embeds images and texts as unit vectors [D] of one space, compared by their scalar product; Radford et al. 2021, sec. 2.3.
+    """A model that embeds images and texts as unit vectors [D] of one space, compared by their scalar product (Radford et al. 2021,
+    sec. 2.3).
 
     It is no nn.Module, so that a module that holds it neither trains nor saves it; its weights are loaded when they are first
     needed and follow the images to their device. Embeddings depend neither on autocast nor on gradient mode or random states.
@@ -22,7 +23,7 @@ class CLIP(ABC):
     @property
     @abstractmethod
     def width(self) -> int:
-        """D, the length of a vector; loads no weights. Raises UserError if there is no such CLIP."""
+        """The length D of a vector; loads no weights. Raises UserError if there is no such CLIP."""
 
     @property
     @abstractmethod

@@ -40,7 +40,6 @@ class PretrainedCLIP(CLIP):
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._model: Any = None
 
     @cached_property
     def folder(self) -> Path:
@@ -97,9 +96,7 @@ class PretrainedCLIP(CLIP):
         assert self._config
         return TextEncoder(str(self.folder), MAX_TOKENS)
 
-    @property
+    @cached_property
     def _loaded(self) -> Any:
-        if self._model is None:
-            assert self._config
-            self._model = load_transformers(WHAT, "CLIPModel", self.folder)
-        return self._model
+        assert self._config
+        return load_transformers(WHAT, "CLIPModel", self.folder)

@@ -14,7 +14,7 @@ from alphabar.errors import UserError
 from alphabar.files.atomic import replaced_folder
 from alphabar.models.clip import CLIP, must_be_images
 from alphabar.models.clip.towers import Towers, pool
-from alphabar.models.embeddings import embed, joined
+from alphabar.models.embeddings import concatenate, encode_texts
 from alphabar.models.frozen import undisturbed
 from alphabar.models.hub import CONFIG, first_sentence
 from alphabar.models.text import TextEncoder
@@ -35,7 +35,6 @@ class SmallCLIP(CLIP):
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder).expanduser()
-        self._towers: Towers | None = None
 
     @property
     def name(self) -> str:
@@ -64,7 +63,7 @@ class SmallCLIP(CLIP):
     def texts(self, texts: Sequence[str], device: torch.device) -> Tensor:
         towers = self._loaded.to(device)
         with undisturbed(device):
-            return towers.texts(pool(joined(embed(towers.encoder, texts, device)))).float()
+            return towers.texts(pool(concatenate(encode_texts(towers.encoder, texts, device)))).float()
 
     @cached_property
     def _config(self) -> dict[str, Any]:
@@ -79,13 +78,8 @@ class SmallCLIP(CLIP):
             raise UserError(f"{WHAT}: {path} {what}; experiment=contrastive writes one as RUN/clip") from error
         return content
 
-    @property
+    @cached_property
     def _loaded(self) -> Towers:
-        if self._towers is None:
-            self._towers = self._load()
-        return self._towers
-
-    def _load(self) -> Towers:
         from safetensors.torch import load_file  # comes with transformers, which captions need
 
         config = self._config

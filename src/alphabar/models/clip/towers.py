@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alphabar.models.embeddings import Embeddings
+from alphabar.models.embeddings import TokenEmbeddings
 from alphabar.models.networks.blocks import Downsample, zero_init
 from alphabar.models.resize import resize
 from alphabar.models.text import TextEncoder
@@ -61,7 +61,7 @@ class Towers(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """1 / temperature, at most 100 (Radford et al. 2021, sec. 2.5)."""
+        """The scale 1 / temperature of the scalar products, at most 100 (Radford et al. 2021, sec. 2.5)."""
         return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
 
     def images(self, images: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class ConvBlock(nn.Module):
         return x + self.layers(x)
 
 
-def pool(embeddings: Embeddings) -> Tensor:
+def pool(embeddings: TokenEmbeddings) -> Tensor:
     """Returns the normalised mean of each text's tokens, float32 [N, D], as sentence encoders do (Reimers & Gurevych 2019)."""
     owners = torch.repeat_interleave(torch.arange(len(embeddings.lengths)), embeddings.lengths.cpu()).to(embeddings.tokens.device)
     sums = torch.zeros(len(embeddings.lengths), embeddings.tokens.shape[1], device=embeddings.tokens.device)

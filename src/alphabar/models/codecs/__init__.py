@@ -61,7 +61,14 @@ class Codec(nn.Module, ABC):
 
 
 class LatentCodec(Codec, ABC):
-    """A frozen encoder and decoder whose latents, each a normal distribution, can be computed once and cached."""
+    """A frozen encoder and decoder whose latents, each a normal distribution, can be computed once and cached.
+
+    cache_dir: the folder in which the latents of training images are cached, or None if they are computed at every step.
+    """
+
+    def __init__(self, cache_dir: Path | None) -> None:
+        super().__init__()
+        self.cache_dir = cache_dir
 
     @property
     def latents(self) -> "LatentCodec":
@@ -71,11 +78,6 @@ class LatentCodec(Codec, ABC):
     @abstractmethod
     def digest(self) -> str:
         """The SHA-256 of the files that define the codec."""
-
-    @property
-    @abstractmethod
-    def cache_dir(self) -> Path | None:
-        """The folder in which the latents of training images are cached, or None if they are computed at every step."""
 
     @property
     @abstractmethod

@@ -12,7 +12,7 @@ from alphabar.models.codecs.pixels import to_model_range, to_uint8
 
 
 class Autoencoder(LatentCodec):
-    """x = (z - mean) / std, z the latents of a frozen autoencoder: a sample of the posterior in training, else its mean.
+    """The codec x = (z - mean) / std, z the latents of a frozen autoencoder: draws of the posterior in training, else its mean.
 
     Follows Rombach et al. 2022, sec. 3.3 and app. G, which divides by one standard deviation; here each channel has its own mean
     and standard deviation, measured over the training images and kept in checkpoints.
@@ -31,13 +31,11 @@ class Autoencoder(LatentCodec):
     def __init__(
         self, name: str, channels: int, digest: str | None = None, cache: bool = True, cache_dir: str = "outputs/cache/latents"
     ) -> None:
-        super().__init__()
+        super().__init__(Path(cache_dir) if cache else None)
         if channels < 1:
             raise ValueError(f"need channels >= 1, got channels={channels}")
         self.autoencoder = FrozenAutoencoder(name, digest)
         self.channels = channels
-        self.cache = cache
-        self._cache_dir = Path(cache_dir)
         size = self.autoencoder.latent_channels
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
@@ -58,10 +56,6 @@ class Autoencoder(LatentCodec):
     @property
     def digest(self) -> str:
         return self.autoencoder.digest
-
-    @property
-    def cache_dir(self) -> Path | None:
-        return self._cache_dir if self.cache else None
 
     @property
     def is_measured(self) -> bool:

@@ -13,7 +13,7 @@ from alphabar.models.codecs import LatentCodec
 
 
 class CLIPEmbeddings(LatentCodec):
-    """x = sqrt(D) * u, u the unit vector [D] of an image, so that the mean square of x is one; Ramesh et al. 2022, sec. 2.2.
+    """The codec x = sqrt(D) * u, u the unit vector [D] of an image, so that x has mean square 1 (Ramesh et al. 2022, sec. 2.2).
 
     It makes no images: `decode` returns vectors that conditioner=image_embedding reads. As latents, vectors have no variance.
 
@@ -22,11 +22,9 @@ class CLIPEmbeddings(LatentCodec):
     """
 
     def __init__(self, clip: CLIP, digest: str | None = None, cache: bool = True, cache_dir: str = "outputs/cache/latents") -> None:
-        super().__init__()
+        super().__init__(Path(cache_dir) if cache else None)
         must_have_digest(clip, digest)
         self.clip = clip
-        self.cache = cache
-        self._cache_dir = Path(cache_dir)
 
     @property
     def embedder(self) -> CLIP:
@@ -39,10 +37,6 @@ class CLIPEmbeddings(LatentCodec):
     @property
     def digest(self) -> str:
         return self.clip.digest
-
-    @property
-    def cache_dir(self) -> Path | None:
-        return self._cache_dir if self.cache else None
 
     @property
     def is_measured(self) -> bool:

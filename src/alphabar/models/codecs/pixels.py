@@ -42,7 +42,7 @@ def check_images(images: Tensor) -> None:
 
 
 class Pixels(Codec):
-    """x = image / 127.5 - 1, in [-1, 1]; exact both ways. Floats in [-1, 1] are taken as they are."""
+    """The codec x = image / 127.5 - 1, in [-1, 1]; exact both ways. Floats in [-1, 1] are taken as they are."""
 
     @property
     def is_bounded(self) -> bool:

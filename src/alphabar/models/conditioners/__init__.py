@@ -22,12 +22,20 @@ class Conditioner(nn.Module, ABC):
     """Makes conditions from batches of data, from a user's prompts and, if it is an `ImageConditioner`, from images.
 
     Its weights, if it has any, are trained and averaged with those of the network.
+
+    dropout: the share of training images that get the null condition. Raises ValueError unless 0 <= dropout <= 1.
     """
 
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"need 0 <= dropout <= 1, got dropout={dropout}")
+        self.dropout = dropout
+
     @property
-    @abstractmethod
     def is_optional(self) -> bool:
         """Whether the network is trained to do without the condition, as classifier-free guidance requires."""
+        return self.dropout > 0
 
     @property
     def takes_images(self) -> bool:

@@ -19,18 +19,11 @@ class ClassLabel(Conditioner):
     """
 
     def __init__(self, num_classes: int, channels: int, dropout: float = 0.1) -> None:
-        super().__init__()
+        super().__init__(dropout)
         if num_classes < 1 or channels < 1:
             raise ValueError(f"need num_classes >= 1 and channels >= 1, got num_classes={num_classes}, channels={channels}")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"need 0 <= dropout <= 1, got dropout={dropout}")
         self.num_classes = num_classes
-        self.dropout = dropout
         self.table = nn.Embedding(num_classes + 1, channels)
-
-    @property
-    def is_optional(self) -> bool:
-        return self.dropout > 0
 
     @property
     def classes(self) -> Sequence[str]:

@@ -25,16 +25,13 @@ class ImageEmbedding(ImageConditioner):
     """
 
     def __init__(self, clip: CLIP, channels: int, dropout: float = 0.1, digest: str | None = None) -> None:
-        super().__init__()
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"need 0 <= dropout <= 1, got dropout={dropout}")
+        super().__init__(dropout)
         must_have_digest(clip, digest)
         if channels != clip.width:
             raise ValueError(
                 f"this CLIP gives vectors of {clip.width} numbers, not {channels}: set conditioning.vector={clip.width}"
             )
         self.clip = clip
-        self.dropout = dropout
         self.nothing = nn.Parameter(torch.zeros(channels), requires_grad=dropout > 0)  # else no loss has a gradient for it
 
     @property
@@ -45,10 +42,6 @@ class ImageEmbedding(ImageConditioner):
     @property
     def frozen_parts(self) -> Mapping[str, str]:
         return {"clip_name": self.clip.name}
-
-    @property
-    def is_optional(self) -> bool:
-        return self.dropout > 0
 
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
         if "image" not in batch:

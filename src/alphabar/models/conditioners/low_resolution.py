@@ -45,7 +45,7 @@ class LowResolution(ImageConditioner):
         sample_level: float = 0.1,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(dropout)
         if not 1 <= resolution < full_resolution or channels < 1:
             raise ValueError(
                 f"need 1 <= resolution < {full_resolution}, that of the data, and channels >= 1, "
@@ -55,15 +55,9 @@ class LowResolution(ImageConditioner):
             raise ValueError(f"need an even width >= 2, got width={width}")
         if not 0 <= sample_level <= max_level < 1:
             raise ValueError(f"need 0 <= sample_level <= max_level < 1, got sample_level={sample_level}, max_level={max_level}")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"need 0 <= dropout <= 1, got dropout={dropout}")
         self.channels, self.full_resolution, self.resolution, self.width = channels, full_resolution, resolution, width
-        self.max_level, self.sample_level, self.dropout = max_level, sample_level, dropout
+        self.max_level, self.sample_level = max_level, sample_level
         self.register_buffer("home", torch.zeros(1), persistent=False)  # follows the module to its device
-
-    @property
-    def is_optional(self) -> bool:
-        return self.dropout > 0
 
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
         if "image" not in batch:

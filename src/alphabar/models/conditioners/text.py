@@ -10,7 +10,7 @@ from torch import Tensor
 from alphabar.diffusion.denoiser import Cond
 from alphabar.errors import UserError
 from alphabar.models.conditioners import Conditioner
-from alphabar.models.embeddings import Embeddings, embed, embedded, joined
+from alphabar.models.embeddings import TokenEmbeddings, cached_embeddings, concatenate, encode_texts
 from alphabar.models.text import TextEncoder
 
 EMPTY_PROMPT = ""  # the prompt of the null condition
@@ -31,23 +31,16 @@ class Text(Conditioner):
     home: Tensor
 
     def __init__(self, encoder: TextEncoder, channels: int, dropout: float = 0.1, cache_dir: str = "outputs/cache/text") -> None:
-        super().__init__()
+        super().__init__(dropout)
         if channels < 1:
             raise ValueError(f"need channels >= 1, got channels={channels}")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"need 0 <= dropout <= 1, got dropout={dropout}")
         self.encoder = encoder
         self.channels = channels
-        self.dropout = dropout
         self.cache_dir = Path(cache_dir)
         self.register_buffer("home", torch.zeros(1), persistent=False)  # follows the module to its device
         # No buffers: DDP would send them from process to process in each step.
-        self._captions: Embeddings | None = None  # the first row is the empty prompt
+        self._captions: TokenEmbeddings | None = None  # the first row is the empty prompt
         self._prompts: dict[str, Tensor] = {}
-
-    @property
-    def is_optional(self) -> bool:
-        return self.dropout > 0
 
     @property
     def depicts(self) -> Literal["label", "caption"] | None:
@@ -56,7 +49,7 @@ class Text(Conditioner):
     def attach_captions(self, captions: Sequence[str] | None) -> None:
         if captions is None:
             raise UserError("conditioner=text needs images with captions, and these data have none")
-        self._captions = embedded(self.encoder, [EMPTY_PROMPT, *captions], self.home.device, self.cache_dir)
+        self._captions = cached_embeddings(self.encoder, [EMPTY_PROMPT, *captions], self.home.device, self.cache_dir)
         self._must_fit(self._captions.tokens)
         self._prompts[EMPTY_PROMPT] = self._captions.tokens[: int(self._captions.lengths[0])]
         self.encoder.forget()  # reloaded when a prompt needs it
@@ -79,18 +72,18 @@ class Text(Conditioner):
     def from_prompts(self, prompts: Sequence[str]) -> Cond:
         return self._condition(self._embeddings(prompts), torch.arange(len(prompts), device=self.home.device))
 
-    def _condition(self, embeddings: Embeddings, rows: Tensor) -> Cond:
+    def _condition(self, embeddings: TokenEmbeddings, rows: Tensor) -> Cond:
         tokens, mask = embeddings.padded(rows, self.encoder.max_length)
         return {"tokens": tokens, "mask": mask}
 
-    def _embeddings(self, texts: Sequence[str]) -> Embeddings:
+    def _embeddings(self, texts: Sequence[str]) -> TokenEmbeddings:
         """Returns the embeddings of any texts; each text is encoded the first time that it is seen."""
         new = [text for text in dict.fromkeys(texts) if text not in self._prompts]
         if new:
-            made = embed(self.encoder, new, self.home.device)
+            made = encode_texts(self.encoder, new, self.home.device)
             self._must_fit(made[0])
             self._prompts.update(zip(new, made, strict=True))
-        return joined([self._prompts[text].to(self.home.device) for text in texts])
+        return concatenate([self._prompts[text].to(self.home.device) for text in texts])
 
     def _must_fit(self, tokens: Tensor) -> None:
         width = tokens.shape[1]

@@ -11,10 +11,6 @@ from alphabar.models.conditioners import Conditioner
 class Unconditional(Conditioner):
     """The network is conditioned on the noise level alone."""
 
-    @property
-    def is_optional(self) -> bool:
-        return False
-
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
         return None
 

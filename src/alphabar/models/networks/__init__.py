@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module, ABC):
-    """y = F(x, label, cond), the raw output whose meaning a parameterization gives."""
+    """A network y = F(x, label, cond); a parameterization gives the meaning of y."""
 
     @abstractmethod
     def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -22,12 +22,18 @@ class Network(nn.Module, ABC):
         x: [B, C, H, W], noisy images.
         label: [B], float, the noise level (c_noise); 0..num_steps - 1 for discrete schedules.
         cond: what the network is conditioned on, by name; None is unconditional.
-        Raises ValueError unless `cond` is exactly what the network reads: pass it through a `Reader`.
+        Raises ValueError unless `cond` is exactly what the network reads: pass it through a `ConditionReader`.
         """
 
 
+def nearest_multiples(value: int, factor: int) -> str:
+    """Returns the multiples of `factor` around a value that is none, as in "48 or 64"; only the first for a smaller value."""
+    below = value // factor * factor
+    return f"{below} or {below + factor}" if below > 0 else f"{factor}"
+
+
 class Tokens(NamedTuple):
-    """values [B, L, D] and mask [B, L] bool, True for those to attend to, at least one in every row."""
+    """Tokens for attention: values [B, L, D] and mask [B, L] bool, True for those to attend to, at least one in every row."""
 
     values: Tensor
     mask: Tensor
@@ -42,8 +48,11 @@ class Condition(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reader:
-    """How wide each condition is that a network reads; 0: it does not read it. Raises ValueError if one is negative."""
+class ConditionReader:
+    """A check of conditions against the number of channels of each that a network reads; 0: it does not read it.
+
+    Raises ValueError if one is negative.
+    """
 
     vector_channels: int = 0
     token_channels: int = 0
@@ -62,25 +71,28 @@ class Reader:
         """
         given = dict(cond or {})
         batch, *size = x.shape[0], *x.shape[2:]
-        vector = _take(given, "vector", self.vector_channels, (batch, self.vector_channels))
-        tokens = _take(given, "tokens", self.token_channels, (batch, None, self.token_channels))
+        vector = _pop_condition(given, "vector", self.vector_channels, (batch, self.vector_channels))
+        tokens = _pop_condition(given, "tokens", self.token_channels, (batch, None, self.token_channels))
         mask = given.pop("mask", None)
-        image = _take(given, "image", self.image_channels, (batch, self.image_channels, *size))
+        image = _pop_condition(given, "image", self.image_channels, (batch, self.image_channels, *size))
         if given:
             raise ValueError(f"networks read vector, tokens with mask, and image, and this was given {', '.join(sorted(given))}")
         return Condition(vector, _masked(tokens, mask), image)
 
 
-_WORDS = {
+_KINDS = {
     "vector": ("vector_channels", "a vector of {} numbers", -1),
     "tokens": ("token_channels", "tokens of {} numbers", -1),
     "image": ("image_channels", "an image of {} channels", 1),
 }
 
 
-def _take(given: dict[str, Tensor], name: str, width: int, shape: tuple[int | None, ...]) -> Tensor | None:
-    """The condition of this name, which is `given` no more; of this shape, in which None is any number but 0."""
-    key, words, axis = _WORDS[name]
+def _pop_condition(given: dict[str, Tensor], name: str, width: int, shape: tuple[int | None, ...]) -> Tensor | None:
+    """Removes the condition `name` from `given` and returns it, None if it is not read.
+
+    Raises ValueError unless it has this shape, in which None is any number but 0.
+    """
+    key, words, axis = _KINDS[name]
     value = given.pop(name, None)
     if value is None:
         if width == 0:

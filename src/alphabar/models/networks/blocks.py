@@ -30,10 +30,10 @@ def sinusoidal_embedding(label: Tensor, num_channels: int, frequency_shift: int)
 
 
 class NoiseEmbedding(nn.Module):
-    """The noise level as a vector: SiLU(Linear(SiLU(Linear(sinusoids(label))))); Ho et al. 2020, app. B.
+    """An embedding SiLU(Linear(SiLU(Linear(sinusoids(label))))) of the noise level (Ho et al. 2020, app. B).
 
-    vector_channels: of a vector that a linear layer adds before the last SiLU, as Dhariwal & Nichol 2021 (sec. 3.1) add that of
-        the class; 0: none.
+    vector_channels: the length of a vector that a linear layer adds before the last SiLU, as Dhariwal & Nichol 2021 (sec. 3.1) add
+        the embedding of the class; 0: none.
     """
 
     def __init__(self, num_channels: int, out_channels: int, frequency_shift: int, vector_channels: int = 0) -> None:
@@ -56,7 +56,7 @@ class NoiseEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(dropout(SiLU(norm(conv(SiLU(norm(x))) + Linear(embedding))))); Ho et al. 2020, app. B.
+    """A block x + conv(dropout(SiLU(norm(conv(SiLU(norm(x))) + Linear(embedding))))); Ho et al. 2020, app. B.
 
     scale_shift: the embedding scales and shifts after the second norm instead (Dhariwal & Nichol 2021, sec. 3.1):
         norm(h) * (1 + scale) + shift.
@@ -95,8 +95,14 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + h
 
 
+def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
+    """Returns softmax(q k^T / sqrt(head_channels)) v [B, N, C] from qkv [B, N, 3 C], the heads side by side in C."""
+    q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # each [B, num_heads, N, head_channels]
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
 class SelfAttention(nn.Module):
-    """x + Linear(attention over all pixels of norm(x)): softmax(q k^T / sqrt(head_channels)) v.
+    """A layer x + Linear(attention over all pixels of norm(x)), where attention is softmax(q k^T / sqrt(head_channels)) v.
 
     head_channels: channels per head; None is one head.
     """
@@ -110,14 +116,12 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = self.norm(x).flatten(2).transpose(1, 2)  # [B, H*W, C]
-        heads = self.qkv(pixels).unflatten(2, (3, self.num_heads, -1))
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each [B, num_heads, H*W, head_channels]
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(mixed.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, x.shape[2:])
+        mixed = self_attention(self.qkv(pixels), self.num_heads)
+        return x + self.out(mixed).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class TokenAttention(nn.Module):
-    """Linear(attention over the tokens): softmax(q k^T / sqrt(head_channels)) v, q of x, k and v of tokens; 0 before training."""
+    """A layer Linear(softmax(q k^T / sqrt(head_channels)) v), with q of x, k and v of the tokens; it gives 0 before training."""
 
     def __init__(self, channels: int, token_channels: int, num_heads: int) -> None:
         super().__init__()
@@ -135,7 +139,7 @@ class TokenAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """x + attention of all pixels of norm(x) over the tokens; Rombach et al. 2022, sec. 3.3.
+    """A layer x + attention of all pixels of norm(x) over the tokens (Rombach et al. 2022, sec. 3.3).
 
     head_channels: channels per head; None is one head.
     """
@@ -151,7 +155,7 @@ class CrossAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the resolution by a 3x3 convolution of stride 2.
+    """A layer that halves the resolution by a 3x3 convolution of stride 2.
 
     symmetric: pad all four sides, else only the right and the lower one, as TensorFlow and with it Ho et al. do.
     """
@@ -166,7 +170,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the resolution by repeating pixels, then a 3x3 convolution."""
+    """A layer that doubles the resolution by repeating pixels, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

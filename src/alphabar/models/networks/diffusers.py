@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphabar.models.networks import Reader
+from alphabar.models.networks import ConditionReader
 from alphabar.models.networks.unet import UNet
 
 # What UNet2DModel takes where its config is silent: the values that `UNet` can follow ...
@@ -74,7 +74,7 @@ def to_diffusers(network: UNet) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     Raises ValueError if channel_multipliers do not start with 1, or for a condition or a learned variance, none of which that has.
     """
-    if network.reader != Reader() or network.conv_out.out_channels != network.channels:
+    if network.reader != ConditionReader() or network.conv_out.out_channels != network.channels:
         raise ValueError("UNet2DModel has neither conditions nor a learned variance, and this network does")
     if network.channel_multipliers[0] != 1:
         raise ValueError(
@@ -97,7 +97,7 @@ def from_diffusers(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
     Raises ValueError that names the first setting or weight that has no counterpart here.
     """
     network = UNet(**_to_arguments(config))
-    theirs = {_renew(name): tensor for name, tensor in state_dict.items()}
+    theirs = {_present_name(name): tensor for name, tensor in state_dict.items()}
     if config.get("flip_sin_to_cos", _DEFAULTS["flip_sin_to_cos"]) and _FIRST_LINEAR in theirs:
         # It expects the cosines first: the two halves of its columns change places.
         weight = theirs[_FIRST_LINEAR]
@@ -106,7 +106,7 @@ def from_diffusers(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
     for name, tensor in network.state_dict().items():
         names = _diffusers_names(name)
         parts = zip(names, tensor.chunk(len(names)), strict=True)
-        ours[name] = torch.cat([_take(theirs, other, part.shape) for other, part in parts])
+        ours[name] = torch.cat([_pop_weight(theirs, other, part.shape) for other, part in parts])
     if theirs:
         raise ValueError(f"need weights of the config's UNet2DModel alone, got {len(theirs)} more: {min(theirs)}, ...")
     network.load_state_dict(ours)
@@ -120,12 +120,12 @@ def _diffusers_names(name: str) -> list[str]:
     return [name.replace(".qkv.", f".to_{part}.") for part in "qkv"] if ".qkv." in name else [name]
 
 
-def _renew(name: str) -> str:
-    """Attention's weights by their present name."""
+def _present_name(name: str) -> str:
+    """Returns the present name of a weight, which attention has under an old one in early checkpoints."""
     return re.sub(_OLD_ATTENTION, lambda found: f"{found[1]}.{_PRESENT_ATTENTION[found[2]]}.", name)
 
 
-def _take(state_dict: dict[str, Tensor], name: str, shape: torch.Size) -> Tensor:
+def _pop_weight(state_dict: dict[str, Tensor], name: str, shape: torch.Size) -> Tensor:
     if name not in state_dict:
         raise ValueError(f"need {name} in the diffusers state dict, got no such weight")
     tensor = state_dict.pop(name)

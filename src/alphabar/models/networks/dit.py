@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alphabar.models.networks import Network, Reader, Tokens
-from alphabar.models.networks.blocks import NoiseEmbedding, TokenAttention, sinusoidal_embedding, zero_init
+from alphabar.models.networks import ConditionReader, Network, Tokens, nearest_multiples
+from alphabar.models.networks.blocks import NoiseEmbedding, TokenAttention, self_attention, sinusoidal_embedding, zero_init
 
 _NUM_FREQUENCIES = 256  # sines and cosines of the noise level, whatever the width; as published
 
@@ -31,7 +31,7 @@ def sinusoidal_positions(side: int, num_channels: int) -> Tensor:
 
 
 class PatchAttention(nn.Module):
-    """Linear(attention over all patches): softmax(q k^T / sqrt(head_channels)) v."""
+    """A layer Linear(softmax(q k^T / sqrt(head_channels)) v), with q, k and v of all patches."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -41,12 +41,11 @@ class PatchAttention(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Maps [B, N, width] to the same shape."""
-        q, k, v = self.qkv(h).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(self_attention(self.qkv(h), self.num_heads))
 
 
-class Block(nn.Module):
-    """h + gate1 * attention(m1(norm(h))), then + attention to the tokens (of norm(h), or nothing), then + gate2 * MLP(m2(norm(h))).
+class DiTBlock(nn.Module):
+    """A block h + gate1 * attention(m1(norm(h))), then + attention of norm(h) to tokens, if any, then + gate2 * MLP(m2(norm(h))).
 
     m(h) = h * (1 + scale) + shift; shifts, scales and gates are linear in the embedding of the noise level and 0 before training.
     """
@@ -75,10 +74,10 @@ class DiT(Network):
     depth 12, 12, 24, 28 and 6, 12, 16, 16 heads.
 
     resolution: pixels per side, in training and ever after; has to be a multiple of patch_size.
-    width: of the vector of a patch; has to be a multiple of 4 (positions) and of num_heads.
+    width: the length of the vector of a patch; has to be a multiple of 4 (positions) and of num_heads.
     mlp_ratio: the hidden width of the MLPs over `width`.
-    dropout: of the output of every branch (Vaswani et al. 2017, sec. 5.4); none in the paper.
-    vector_channels, token_channels, image_channels: how wide the conditions are, 0: it reads none. The vector joins the embedding
+    dropout: applied to the output of every branch (Vaswani et al. 2017, sec. 5.4); none in the paper.
+    vector_channels, token_channels, image_channels: the widths of the conditions; 0: it reads none. The vector joins the embedding
         of the noise level, as the class does in the paper; attention to the tokens stands between self-attention and MLP (Chen et
         al. 2023, PixArt, sec. 2.3); the image joins the channels of the input.
     learned_variance: put out twice as many channels, the second half for the variance of the reverse step.
@@ -105,17 +104,17 @@ class DiT(Network):
         image_channels: int = 0,
     ) -> None:
         super().__init__()
-        _check_numbers(channels, depth, dropout, frequency_shift)
+        _check_depth(channels, depth, dropout, frequency_shift)
         _check_resolution(resolution, patch_size)
         _check_width(width, num_heads, mlp_ratio)
-        self.reader = Reader(vector_channels, token_channels, image_channels)
+        self.reader = ConditionReader(vector_channels, token_channels, image_channels)
         self.resolution, self.patch_size = resolution, patch_size
         out_channels = 2 * channels if learned_variance else channels
         self.embedding = _noise_embedding(width, frequency_shift, vector_channels)
         self.patch_in = _linear((channels + image_channels) * patch_size**2, width)
         self.register_buffer("positions", sinusoidal_positions(resolution // patch_size, width), persistent=False)
         self.blocks = nn.ModuleList(
-            [Block(width, num_heads, round(width * mlp_ratio), dropout, token_channels) for _ in range(depth)]
+            [DiTBlock(width, num_heads, round(width * mlp_ratio), dropout, token_channels) for _ in range(depth)]
         )
         self.norm_out = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.modulation = zero_init(nn.Linear(width, 2 * width))
@@ -134,7 +133,7 @@ class DiT(Network):
 
 
 def _linear(in_channels: int, out_channels: int) -> nn.Linear:
-    """As published: uniform after Glorot, without a bias at first."""
+    """Returns a linear layer with weights uniform after Glorot and bias 0, as published."""
     linear = nn.Linear(in_channels, out_channels)
     nn.init.xavier_uniform_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -142,7 +141,7 @@ def _linear(in_channels: int, out_channels: int) -> nn.Linear:
 
 
 def _noise_embedding(width: int, frequency_shift: int, vector_channels: int) -> NoiseEmbedding:
-    """As published: normal weights of standard deviation 0.02, without a bias at first."""
+    """Returns the embedding with normal weights of standard deviation 0.02 and bias 0, as published."""
     embedding = NoiseEmbedding(_NUM_FREQUENCIES, width, frequency_shift, vector_channels)
     for name, parameter in embedding.named_parameters():
         if name.endswith("weight"):
@@ -152,7 +151,7 @@ def _noise_embedding(width: int, frequency_shift: int, vector_channels: int) -> 
     return embedding
 
 
-def _check_numbers(channels: int, depth: int, dropout: float, frequency_shift: int) -> None:
+def _check_depth(channels: int, depth: int, dropout: float, frequency_shift: int) -> None:
     if channels < 1:
         raise ValueError(f"need channels >= 1, got channels={channels}")
     if depth < 1:
@@ -167,11 +166,9 @@ def _check_resolution(resolution: int, patch_size: int) -> None:
     if patch_size < 1:
         raise ValueError(f"need patch_size >= 1, got patch_size={patch_size}")
     if resolution < patch_size or resolution % patch_size:
-        below = resolution // patch_size * patch_size
-        nearest = f"{below} or {below + patch_size}" if below > 0 else f"{patch_size}"
         raise ValueError(
             f"need resolution to be a multiple of patch_size={patch_size}, got resolution={resolution}: choose another "
-            f"network.patch_size, or data.resolution={nearest}"
+            f"network.patch_size, or data.resolution={nearest_multiples(resolution, patch_size)}"
         )
 
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from alphabar.models.networks import Network, Reader, Tokens
+from alphabar.models.networks import ConditionReader, Network, Tokens
 from alphabar.models.networks.blocks import NoiseEmbedding, TokenAttention, zero_init
 
 _NUM_FREQUENCIES = 128  # sines and cosines of the noise level
 
 
-class Block(nn.Module):
-    """h + attention of norm(h) to the tokens (or nothing), then + gate * MLP(norm(h) * (1 + scale) + shift).
+class PriorBlock(nn.Module):
+    """A block h + attention of norm(h) to the tokens, if any, then + gate * MLP(norm(h) * (1 + scale) + shift).
 
     Shift, scale and gate are linear in the embedding of the noise level; both branches are 0 before training.
     """
@@ -36,8 +36,9 @@ class Prior(Network):
     Theirs is a causal transformer over caption, noise level and vector, and predicts the clean vector, as parameterization=x does.
     Here the tokens come from an encoder that has read the caption, and only the vector attends, which is a tenth of the work.
 
-    channels: D, of the vectors. width: inside; a multiple of num_heads. mlp_ratio: the hidden width of the MLPs over `width`.
-    vector_channels, token_channels: how wide the conditions are, 0: it reads none. The vector joins that of the noise level.
+    channels: the length D of the vectors. width: inside; a multiple of num_heads. mlp_ratio: the hidden width of the MLPs over
+        `width`. vector_channels, token_channels: the widths of the conditions; 0: it reads none. The vector joins the embedding of
+        the noise level.
     Raises ValueError for arguments that do not fit together.
     """
 
@@ -59,13 +60,15 @@ class Prior(Network):
             raise ValueError(f"need num_heads >= 1 that divides width >= 1, got num_heads={num_heads}, width={width}")
         if round(width * mlp_ratio) < 1 or not 0 <= dropout < 1:
             raise ValueError(f"need mlp_ratio > 0 and 0 <= dropout < 1, got mlp_ratio={mlp_ratio}, dropout={dropout}")
-        self.reader = Reader(vector_channels, token_channels)
+        self.reader = ConditionReader(vector_channels, token_channels)
         self.channels = channels
         self.embedding = NoiseEmbedding(_NUM_FREQUENCIES, width, 0, vector_channels)
         self.vector_in = nn.Linear(channels, width)
         self.tokens_in = nn.Linear(token_channels, width) if token_channels else None
         has_tokens = token_channels > 0
-        self.blocks = nn.ModuleList([Block(width, num_heads, round(width * mlp_ratio), dropout, has_tokens) for _ in range(depth)])
+        self.blocks = nn.ModuleList(
+            [PriorBlock(width, num_heads, round(width * mlp_ratio), dropout, has_tokens) for _ in range(depth)]
+        )
         self.norm_out = nn.LayerNorm(width, eps=1e-6)
         self.vector_out = zero_init(nn.Linear(width, channels))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from alphabar.models.networks import Network, Reader
+from alphabar.models.networks import ConditionReader, Network
 
 
 class SimpleUNet(Network):
@@ -29,5 +29,5 @@ class SimpleUNet(Network):
         )
 
     def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
-        Reader().read(cond, x)
+        ConditionReader().read(cond, x)
         return self.layers(x)

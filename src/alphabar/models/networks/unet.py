@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alphabar.models.networks import Network, Reader
+from alphabar.models.networks import ConditionReader, Network, nearest_multiples
 from alphabar.models.networks.blocks import (
     CrossAttention,
     Downsample,
@@ -33,7 +33,7 @@ class UNet(Network):
     scale_shift: the noise level scales and shifts after a norm (ADM) instead of adding before it (DDPM).
     frequency_shift, symmetric_padding, norm_eps: what differs between published checkpoints; see `blocks`.
     learned_variance: put out twice as many channels, the second half for the variance of the reverse step.
-    vector_channels, token_channels, image_channels: how wide the conditions are, 0: it reads none. The vector joins the embedding
+    vector_channels, token_channels, image_channels: the widths of the conditions; 0: it reads none. The vector joins the embedding
         of the noise level, attention to the tokens follows every self-attention, the image joins the channels of the input.
     Raises ValueError for arguments that do not fit together.
     """
@@ -59,7 +59,7 @@ class UNet(Network):
         image_channels: int = 0,
     ) -> None:
         super().__init__()
-        self.reader = Reader(vector_channels, token_channels, image_channels)
+        self.reader = ConditionReader(vector_channels, token_channels, image_channels)
         _check_numbers(channels, base_channels, num_res_blocks, dropout, frequency_shift, norm_eps)
         _check_resolutions(resolution, channel_multipliers, attention_resolutions)
         self.channels, self.resolution = channels, resolution
@@ -115,7 +115,7 @@ class UNet(Network):
         return Layer(residual, SelfAttention(out_channels, *shape), cross)
 
     def _build_down(self, skip_widths: list[int]) -> nn.ModuleList:
-        """Levels from full to lowest resolution; appends the width of every skip they leave."""
+        """Returns the levels from full to lowest resolution; appends the width of every skip they leave."""
         levels = []
         for width, attends in zip(self.widths, self.attends, strict=True):
             layers = []
@@ -129,7 +129,7 @@ class UNet(Network):
         return nn.ModuleList(levels)
 
     def _build_up(self, skip_widths: list[int]) -> nn.ModuleList:
-        """Levels from lowest to full resolution; uses `skip_widths` up, one layer more per level than on the way down:
+        """Returns the levels from lowest to full resolution; uses `skip_widths` up, one layer more per level than on the way down:
         it takes the skip of the downsampling (in the last level: of the first convolution)."""
         levels, in_channels = [], self.widths[-1]
         for width, attends in zip(reversed(self.widths), reversed(self.attends), strict=True):
@@ -169,12 +169,10 @@ def _check_resolutions(resolution: int, channel_multipliers: Sequence[int], atte
     num_halvings = len(multipliers) - 1
     factor = 2**num_halvings
     if resolution < factor or resolution % factor:
-        below = resolution // factor * factor
-        nearest = f"{below} or {below + factor}" if below > 0 else f"{factor}"
         raise ValueError(
             f"need resolution to be a multiple of {factor}, as {len(multipliers)} channel_multipliers halve it "
             f"{num_halvings} times, got resolution={resolution}: choose another network=... that halves less often, "
-            f"or data.resolution={nearest}"
+            f"or data.resolution={nearest_multiples(resolution, factor)}"
         )
 
 

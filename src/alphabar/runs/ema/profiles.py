@@ -25,7 +25,7 @@ class Profile(ABC):
 
 @dataclass(frozen=True)
 class Exponential(Profile):
-    """weight(n) = 1 - min(decay, (1 + n) / (10 + n)), which is a constant decay but for the first steps.
+    """The profile weight(n) = 1 - min(decay, (1 + n) / (10 + n)), which is a constant decay but for the first steps.
 
     Raises ValueError unless 0 <= decay < 1.
     """
@@ -42,7 +42,7 @@ class Exponential(Profile):
 
 @dataclass(frozen=True)
 class PowerFunction(Profile):
-    """average(t) = (gamma + 1) / t^(gamma + 1) * integral of tau^gamma * weights(tau) over 0 < tau < t.
+    """The profile average(t) = (gamma + 1) / t^(gamma + 1) * integral of tau^gamma * weights(tau) over 0 < tau < t.
 
     With weights that change at whole steps this is the recursion weight(n) = 1 - (1 - 1/n)^(gamma + 1); nothing is left of what
     was before the first update (Karras et al. 2024, sec. 3.1).

@@ -112,7 +112,7 @@ class AutoencoderModule(BaseModule):
         return None if found is None else -found
 
     def check_config(self, config: DictConfig, shape: Shape) -> None:
-        """An autoencoder is not sampled, so that nothing beside it can be unsuitable."""
+        """Accepts every configuration: an autoencoder is not sampled, so that nothing beside it can be unsuitable."""
 
     @property
     def makes_images(self) -> bool:

@@ -16,7 +16,7 @@ from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.models.clip import must_be_images
 from alphabar.models.clip.towers import Towers, pool
-from alphabar.models.embeddings import embedded
+from alphabar.models.embeddings import cached_embeddings
 from alphabar.models.resize import resize
 from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, describe
 
@@ -87,7 +87,7 @@ class ContrastiveModule(BaseModule):
             raise UserError("experiment=contrastive needs images with captions, and these data have none")
         if data.batch_size < 2:
             raise UserError(f"data.batch_size={data.batch_size}: need two images or more to tell one from another")
-        self.pooled = pool(embedded(encoder, captions, torch.device("cpu"), self.cache_dir))
+        self.pooled = pool(cached_embeddings(encoder, captions, torch.device("cpu"), self.cache_dir))
         encoder.forget()
         if self.pooled.shape[1] != self.towers.text_channels:
             raise UserError(
@@ -113,7 +113,7 @@ class ContrastiveModule(BaseModule):
         return None if found is None else -found
 
     def check_config(self, config: DictConfig, shape: Shape) -> None:
-        """An image-text pair is not sampled, so that nothing beside it can be unsuitable."""
+        """Accepts every configuration: a CLIP is not sampled, so that nothing beside it can be unsuitable."""
 
     @property
     def makes_images(self) -> bool:
