@@ -3,13 +3,18 @@
 Such a process has its own signals, exit code and working directory, and starts in milliseconds instead of seconds.
 """
 
+import json
 import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
+
+from lightning.fabric.strategies.launchers import subprocess_script as fabric_launcher
+from lightning.pytorch.strategies.launchers import subprocess_script as trainer_launcher
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = (
@@ -74,6 +79,52 @@ def run_script(arguments, cwd, env, files):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, stream.fileno())
         os.close(descriptor)
-    sys.argv = list(arguments)
     sys.path.insert(0, str(Path(arguments[0]).parent))
+    if any(word.endswith("devices=2") for word in arguments):
+        arguments = SecondRank.fork() or arguments
+    sys.argv = list(arguments)
     runpy.run_path(arguments[0], run_name="__main__")
+
+
+class SecondRank:
+    """A fork of a warm process that becomes rank 1, with the part of the interface of `subprocess.Popen` that Lightning's launchers use."""
+
+    def __init__(self, pid, pipe):
+        self.pid, self.pipe, self.returncode = pid, pipe, None
+
+    @classmethod
+    def fork(cls):
+        """Forks; returns None in the parent, whose launchers of Lightning then start the fork, and in the fork its script and arguments."""
+        receiving, sending = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(sending)
+            with open(receiving) as pipe:
+                order = pipe.read()
+            if not order:  # the parent has ended without a second rank
+                os._exit(0)
+            (_, *arguments), env, cwd = json.loads(order)
+            os.environ.clear()
+            os.environ.update(env)
+            os.chdir(cwd or ".")
+            return arguments
+        os.close(receiving)
+        rank = cls(pid, sending)
+        for launcher in (fabric_launcher, trainer_launcher):
+            launcher.subprocess = types.SimpleNamespace(Popen=rank.start)
+        return None
+
+    def start(self, command, env, cwd):
+        with open(self.pipe, "w") as pipe:
+            json.dump((command, env, cwd), pipe)
+        return self
+
+    def poll(self):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
