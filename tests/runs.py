@@ -59,13 +59,18 @@ def start(script, *arguments, cwd, env=None):
     """
     if sys.platform == "darwin":
         return start_cold(script, *arguments, cwd=cwd, env=env)
-    return WarmProcess(str(ROOT / script), arguments, cwd, os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}))
+    return WarmProcess([program(script), *map(str, arguments)], cwd, os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}))
+
+
+def program(script):
+    """Returns what Python is started with: `-m`, or the path of a script, which is one of the repository unless it is absolute."""
+    return script if script == "-m" else str(ROOT / script)
 
 
 def start_cold(script, *arguments, cwd, env=None, **options):
     """Starts a command in a new interpreter, as a user does."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
-    command = [sys.executable, str(ROOT / script), *arguments]
+    command = [sys.executable, program(script), *map(str, arguments)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=cwd, env=environment, **pipes, text=True, **options)
 

@@ -114,7 +114,7 @@ def smoke_evaluation(words, tmp_path):
     if any(word.startswith("checkpoint=") for word in words):
         words += ["num=70", "batch_size=70", "sampler.num_steps=2"]
     if "features=contrastive" not in words:
-        words += ["features=classifier", "features.max_images=200", f"features.cache_dir={runs.CACHE}"]
+        words += ["features=classifier", "features.max_images=200", "features.max_side=8", f"features.cache_dir={runs.CACHE}"]
     return [*words, "statistics.fid.allow_few=true"]
 
 

@@ -88,10 +88,16 @@ def test_every_method_trains_and_draws_with_its_own_parts(trains, method):
 
 
 def test_a_run_measures_fid_on_files_of_torchvision(trains, tmp_path):
-    words = ("network.base_channels=8", "callbacks.fid.num=8", "callbacks.fid.batch_size=4", f"features.cache_dir={runs.CACHE}")
+    words = (
+        "network.base_channels=8",
+        "callbacks.fid.num=8",
+        "callbacks.fid.batch_size=4",
+        "features.max_side=8",
+        f"features.cache_dir={runs.CACHE}",
+    )
     trains("experiment=fashion_mnist", "data.root=files", *words, brief=[word for word in BRIEF if word != "callbacks.fid=null"])
     (folder,) = (tmp_path / "outputs" / "train").iterdir()
-    assert "fid/n8-classifier-ema-ddim2" in (folder / "metrics.csv").read_text()
+    assert "fid/n8-classifier8-ema-ddim2" in (folder / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_the_profiler_reports_at_the_end_and_in_the_folder(command, words):
 
 
 def test_a_run_records_what_was_chosen(command):
-    words = ("method=edm", "preset=digits", "trainer.max_steps=1", "callbacks={}")
+    words = ("method=edm", "preset=digits", "trainer.max_steps=1", "callbacks=null")
     code, _, err = command("train", *runs.words(*words, folder="out", tiny=("network.base_channels=8", "network.norm_groups=4")))
     assert code == 0, err
     choices = OmegaConf.load("out/config.yaml").choices

@@ -156,9 +156,9 @@ def test_samples_as_one_array(finished, tmp_path):
 
 
 def test_two_processes_train_together(finished, tmp_path):
-    """Other times and noise on each, the same weights on both, nothing written twice, the grid of one process."""
+    """Other times and noise on each, the same weights on both, nothing written twice, the grid of one process; two new interpreters."""
     words = runs.words("trainer.max_steps=20", "trainer.accelerator=cpu", "trainer.devices=2", folder=tmp_path / "out")
-    code, _, err = runs.run("tests/crash.py", *words, cwd=tmp_path, env={"CRASH": "note 5 all"})
+    code, _, err = runs.finish(runs.start_cold("tests/crash.py", *words, cwd=tmp_path, env={"CRASH": "note 5 all"}))
     assert code == 0, err
     first, second = (json.loads((tmp_path / f"note_{rank}.json").read_text()) for rank in (0, 1))
     assert first["levels"] != second["levels"]

@@ -1,6 +1,7 @@
 """Scripts in processes of their own that are forked from one that has already imported everything.
 
-Such a process has its own signals, exit code and working directory, and starts in milliseconds instead of seconds.
+Such a process has its own signals, exit code and working directory, and starts in milliseconds instead of seconds. So do the
+processes that it starts in its turn: the second rank of a run and the jobs of a sweep.
 """
 
 import json
@@ -10,11 +11,12 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 import types
 from pathlib import Path
 
-from lightning.fabric.strategies.launchers import subprocess_script as fabric_launcher
-from lightning.pytorch.strategies.launchers import subprocess_script as trainer_launcher
+from lightning.fabric.strategies.launchers import subprocess_script as launcher_of_fabric
+from lightning.pytorch.strategies.launchers import subprocess_script as launcher_of_trainer
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = (
@@ -35,15 +37,15 @@ def modules():
 
 
 class WarmProcess:
-    """A script in a forked process, with the part of the interface of `subprocess.Popen` that the tests use."""
+    """A script or `-m module` in a forked process, with the part of the interface of `subprocess.Popen` that the tests use."""
 
-    def __init__(self, script, arguments, cwd, env):
+    def __init__(self, arguments, cwd, env):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([*LIBRARIES, *modules()])
-        self.args = [script, *arguments]
+        self.args = list(arguments)
         self.folder = tempfile.TemporaryDirectory(prefix="alphabar-output-")
         self.files = [str(Path(self.folder.name) / name) for name in ("stdout", "stderr")]
-        self.process = context.Process(target=run_script, args=(self.args, str(cwd), dict(env), self.files))
+        self.process = context.Process(target=main, args=(self.args, str(cwd), dict(env), self.files))
         self.process.start()
         self.pid = self.process.pid
 
@@ -68,61 +70,119 @@ class WarmProcess:
         return out, err
 
 
-def run_script(arguments, cwd, env, files):
-    """Runs a script as `python SCRIPT ARGUMENTS` does, with stdout and stderr in files."""
+def main(arguments, cwd, env, files):
+    """Runs a script or a module as `python ARGUMENTS` does, with stdout and stderr in files."""
     # Not the forkserver of this process: workers of a run are started as they are where nobody tests, and die with a run that is killed.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(cwd)
+    settle(env, cwd)
     for stream, file in zip((sys.stdout, sys.stderr), files, strict=True):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, stream.fileno())
         os.close(descriptor)
-    sys.path.insert(0, str(Path(arguments[0]).parent))
-    if any(word.endswith("devices=2") for word in arguments):
-        arguments = SecondRank.fork() or arguments
+    run(fork_children(arguments) or arguments)
+
+
+def settle(env, cwd):
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+
+
+def run(arguments):
+    """Runs `python ARGUMENTS` in this process; a script of another copy of the repository has the package of that copy."""
     sys.argv = list(arguments)
+    if arguments[0] == "-m":
+        forget_package()
+        del sys.argv[0]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        return
+    if ROOT not in Path(arguments[0]).parents:
+        forget_package()
+    sys.path.insert(0, str(Path(arguments[0]).parent))
     runpy.run_path(arguments[0], run_name="__main__")
 
 
-class SecondRank:
-    """A fork of a warm process that becomes rank 1, with the part of the interface of `subprocess.Popen` that Lightning's launchers use."""
+def forget_package():
+    """Makes the next import of the package that of PYTHONPATH."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("alphabar", "hydra_plugins")]:
+        del sys.modules[name]
+    sys.path[:0] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 
-    def __init__(self, pid, pipe):
-        self.pid, self.pipe, self.returncode = pid, pipe, None
 
-    @classmethod
-    def fork(cls):
-        """Forks; returns None in the parent, whose launchers of Lightning then start the fork, and in the fork its script and arguments."""
-        receiving, sending = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(sending)
-            with open(receiving) as pipe:
-                order = pipe.read()
-            if not order:  # the parent has ended without a second rank
-                os._exit(0)
-            (_, *arguments), env, cwd = json.loads(order)
-            os.environ.clear()
-            os.environ.update(env)
-            os.chdir(cwd or ".")
-            return arguments
-        os.close(receiving)
-        rank = cls(pid, sending)
-        for launcher in (fabric_launcher, trainer_launcher):
-            launcher.subprocess = types.SimpleNamespace(Popen=rank.start)
+def fork_children(arguments):
+    """Forks the processes that a command with two devices, or a sweep of at most two jobs, will start.
+
+    Returns their arguments in each of them, once it has been started, and None in the parent.
+    """
+    if any(word.endswith("devices=2") for word in arguments):
+        starters, num = (launcher_of_fabric, launcher_of_trainer), 1
+    elif "-m" in arguments[1:]:
+        starters, num = (sys.modules["alphabar.cli.processes"],), 2
+    else:
         return None
+    children = []
+    for _ in range(num):
+        child = Child()
+        if child.arguments is not None:
+            return child.arguments
+        children.append(child)
 
-    def start(self, command, env, cwd):
-        with open(self.pipe, "w") as pipe:
-            json.dump((command, env, cwd), pipe)
+    def popen(command, *, env, cwd, **options):
+        return (
+            children.pop(0).start(command, env, cwd, options)
+            if children
+            else subprocess.Popen(command, env=env, cwd=cwd, **options)
+        )
+
+    for starter in starters:
+        starter.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": popen})
+    return None
+
+
+class Child:
+    """A fork that waits for its command, with the part of the interface of `subprocess.Popen` that launchers use.
+
+    arguments: of the command, in the fork, after it has been given; None in the parent.
+    """
+
+    def __init__(self):
+        receiving, self.sending = os.pipe()
+        self.returncode, self.arguments = None, None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.sending)
+            self.arguments = self.receive(receiving)
+        else:
+            os.close(receiving)
+
+    def receive(self, pipe):
+        with open(pipe) as file:
+            order = file.readline()  # not up to the end: later forks hold the sending end, too
+        if not order:  # the parent has ended without need of it
+            os._exit(0)
+        (_, *arguments), env, cwd, options = json.loads(order)
+        settle(env, cwd or ".")
+        if "process_group" in options:
+            os.setpgid(0, options["process_group"])
+        return arguments
+
+    def start(self, command, env, cwd, options):
+        with open(self.sending, "w") as file:
+            file.write(json.dumps((command, dict(env), cwd and str(cwd), options)) + "\n")
         return self
 
     def poll(self):
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout):
+        until = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired("a fork", timeout)
+            time.sleep(0.01)
         return self.returncode
 
     def send_signal(self, number):
