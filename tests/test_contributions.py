@@ -52,7 +52,7 @@ def test_they_train_together_as_the_readme_says(copy, tmp_path):
 def test_a_conditioner_is_trained_previewed_and_sampled_from(copy, tmp_path):
     folder = tmp_path / "run"
     small = runs.words("callbacks.fid=null", "trainer.max_steps=2", "conditioner=brightness", folder=folder)
-    code, out, err = python(copy, str(copy / "train.py"), *small, cwd=tmp_path)
+    code, _, err = python(copy, str(copy / "train.py"), *small, cwd=tmp_path)
     assert code == 0, err
     words = [f"checkpoint={folder}/checkpoints/last.ckpt", 'prompt="0.5"', "num=2", "sampler.num_steps=2"]
     code, _, err = python(copy, str(copy / "sample.py"), *words, f"hydra.run.dir={tmp_path / 'drawn'}", cwd=tmp_path)
