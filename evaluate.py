@@ -7,10 +7,11 @@ from alphabar.cli.command import command
 
 @command("evaluate", verbs={"compare": "alphabar.evaluation.compare", "report": "alphabar.reports.report"})
 def main(cfg: DictConfig) -> dict[str, object]:
-    """Figures, by the protocol that the configuration states."""
-    from alphabar.config.build import build  # here, since objects load torch, which help and completion do not need
+    """Measures figures by the protocol that the configuration states, and prints them."""
+    from alphabar.cli.evaluation_summary import report_evaluation  # here, since these load torch, which help does not need
+    from alphabar.config.build import build
 
-    return build(cfg.metric, "metric").run()
+    return report_evaluation(build(cfg.metric, "metric").run())
 
 
 if __name__ == "__main__":

@@ -28,10 +28,9 @@ from alphabar.diffusion.samplers.dpmpp_2m import DPMpp2M
 from alphabar.diffusion.samplers.euler import Euler
 from alphabar.diffusion.samplers.heun import Heun
 from alphabar.diffusion.thresholdings import Static, Thresholding
-from alphabar.evaluation.measurement import measure
+from alphabar.evaluation.measurement import measure_images
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
-from alphabar.metrics import Splits
-from alphabar.metrics.measure import extractors_of
+from alphabar.metrics import Splits, build_extractors
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.sampling.model import load_model
 from alphabar.sampling.sampling_job import SamplingJob
@@ -75,10 +74,10 @@ class Meter:
         data: ImageDataModule = build(config.data, "data")
         data.prepare_data()
         splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
-        extractor = extractors_of(build(config.features, "features"), splits)[0]
-        self.judge = ReferenceStatistics(extractor, {"fid": Frechet(allow_few=num < 1000)}, splits, CPU, num, BATCH)
+        extractor = build_extractors(build(config.features, "features"), splits)[0]
+        self.reference = ReferenceStatistics(extractor, {"fid": Frechet(allow_few=num < 1000)}, splits, CPU, num, BATCH)
         self.num = num
-        self.floor = self.judge.floor().get("fid", float("nan"))
+        self.floor = self.reference.floor().get("fid", float("nan"))
 
     def fid(self, checkpoint: Path, sampler: Sampler) -> dict[str, float]:
         """FID of the averaged weights, and what it took."""
@@ -88,8 +87,8 @@ class Meter:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             share = list(generation.images(loaded.model.denoiser, self.num, CPU))
         seconds = time.perf_counter() - begin
-        measured = measure(share, generation.size, [self.judge])
-        fid = measured.figures[self.judge.extractor.name]["fid"]
+        measured = measure_images(share, generation.size, [self.reference])
+        fid = measured.figures[self.reference.extractor.name]["fid"]
         return {"fid": fid, "seconds": seconds, "num_nonfinite": measured.num_nonfinite}
 
 

@@ -21,11 +21,10 @@ from torch.nn.functional import interpolate
 
 from alphabar.cli.console import configure_logging
 from alphabar.config.build import build
-from alphabar.evaluation.measurement import measure
+from alphabar.evaluation.measurement import measure_images
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
-from alphabar.metrics import Splits
+from alphabar.metrics import Splits, build_extractors
 from alphabar.metrics.classifier import ClassifierFeatures
-from alphabar.metrics.measure import extractors_of
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.models.conditioners.low_resolution import LowResolution
@@ -86,13 +85,13 @@ def main() -> None:
     data = load_data(loaded, arguments.data_root, Fabric(accelerator="cpu", devices=1))
     originals = data.held_out_set.images(range(min(arguments.num, len(data.held_out_set))))
     splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
-    extractor = extractors_of(ClassifierFeatures(arguments.cache_dir, MAX_IMAGES, loaded.shape.resolution), splits)[0]
-    judge = ReferenceStatistics(extractor, {"fid": Frechet(allow_few=True)}, splits, CPU, len(originals), BATCH)
+    extractor = build_extractors(ClassifierFeatures(arguments.cache_dir, MAX_IMAGES, loaded.shape.resolution), splits)[0]
+    reference = ReferenceStatistics(extractor, {"fid": Frechet(allow_few=True)}, splits, CPU, len(originals), BATCH)
     made = drawn(loaded, originals, arguments.num_steps)
     results = {"bicubic": bicubic(conditioner, originals), "model": made, "the images themselves": originals}
     rows = [["", "FID", "PSNR"]]
     for name, images in results.items():
-        fid = measure(share(images), size_of(loaded), [judge]).figures[extractor.name]["fid"]
+        fid = measure_images(share(images), size_of(loaded), [reference]).figures[extractor.name]["fid"]
         rows.append([name, f"{fid:.3f}", "" if images is originals else f"{psnr(images, originals):.2f}"])
     low = to_uint8(conditioner.low(originals))
     picture = arguments.checkpoint.parents[1] / "super_resolution.png"

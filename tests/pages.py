@@ -8,7 +8,7 @@ import torch
 
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.thresholdings import Static
-from alphabar.evaluation.receipt import Figure, Receipt, write
+from alphabar.evaluation.receipt import Figure, Receipt, write_receipt
 from alphabar.reports.report import main
 from alphabar.sampling.image_grid import grid, save_gif, save_png
 
@@ -135,7 +135,7 @@ def make_receipt(folder, checkpoint, num=100, steps=50, values=(1.0, 2.0), compl
     costs = {"network_evaluations": float(steps), "seconds_per_image": 0.01}
     subject = {"checkpoint": str(checkpoint), "sha256": "00", "step": 99}
     make_grid(folder / "memorisation.png")
-    return write(Receipt(figures, protocol, subject, findings, run | costs), folder)
+    return write_receipt(Receipt(figures, protocol, subject, findings, run | costs), folder)
 
 
 def make_sweep(folder, names=("fid/n100-classifier-ema-ddim50", "fid/n100-classifier-ema-heun18")):
@@ -150,9 +150,8 @@ def make_sweep(folder, names=("fid/n100-classifier-ema-ddim50", "fid/n100-classi
     return folder
 
 
-def report(capsys, folder, *words):
-    main([str(folder), *map(str, words)])
-    path = capsys.readouterr().out.split()[-1]
+def report(folder, *words):
+    path = main([str(folder), *map(str, words)]).split()[-1]
     content = (folder / "report.html").read_text()
     assert path.endswith("report.html")
     page = Page(content)

@@ -122,7 +122,7 @@ def finished(script, *arguments):
 
 def figures(folder):
     """{name: mean} of the receipt in a folder."""
-    return {each.name: each.mean for each in receipt.read(Path(folder)).figures}
+    return {each.name: each.mean for each in receipt.read_receipt(Path(folder)).figures}
 
 
 def checkpoint(folder, name="last"):

@@ -34,7 +34,7 @@ def gaussian_images(num, num_pixels, seed, mean=100.0, std=10.0):
 def collected(images, extractor, num_rows=0):
     collector = Collector(extractor, CPU, len(images), num_rows)
     collector.add(range(len(images)), images)
-    return collector.collected()
+    return collector.compute()
 
 
 def fid(real, generated, extractor=None):

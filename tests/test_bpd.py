@@ -40,8 +40,8 @@ def call(patch, script, *words):
 
 
 def figures(folder):
-    found = receipt.read(folder)
-    return runs.figures(folder) | found.findings["standard_errors"]
+    found = receipt.read_receipt(folder)
+    return runs.figures(folder) | found.diagnostics["standard_errors"]
 
 
 def by_hand(file, variance, probes=1):

@@ -160,14 +160,14 @@ def test_one_model_and_the_whole_cascade_are_judged(base, classes, larger, shell
     names = {}
     for name, stages in {"alone": [], "base": [f"stages=[{base}]"], "classes": [f"stages=[{classes}]"]}.items():
         assert call("evaluate", *words, *stages, f"hydra.run.dir={tmp_path / name}") == 0
-        found = receipt.read(tmp_path / name)
-        names[name] = next(figure.name for figure in found.figures if figure.what == "fid")
+        found = receipt.read_receipt(tmp_path / name)
+        names[name] = next(figure.name for figure in found.figures if figure.metric == "fid")
         assert found.run["network_evaluations"] == (1 if name == "alone" else 2)
         assert ("stages" in found.protocol) == (name != "alone")
     assert names["base"] == names["alone"] + "-cascade2"
-    base_stages, class_stages = (receipt.read(tmp_path / name).protocol["stages"] for name in ("base", "classes"))
+    base_stages, class_stages = (receipt.read_receipt(tmp_path / name).protocol["stages"] for name in ("base", "classes"))
     assert base_stages != class_stages
-    assert receipt.read(tmp_path / "base").subject["stages"][0]["checkpoint"] == str(base)
+    assert receipt.read_receipt(tmp_path / "base").identity["stages"][0]["checkpoint"] == str(base)
 
 
 @pytest.mark.parametrize(

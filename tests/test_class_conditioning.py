@@ -108,8 +108,8 @@ def test_an_image_depends_on_its_label_and_its_index_alone(trained, monkeypatch,
 def test_figures_name_guidance_and_count_the_hits(trained, monkeypatch, shell, tmp_path):
     words = [f"checkpoint={trained}/checkpoints/last.ckpt", "num=70", "sampler.num_steps=2", "guidance=classifier_free", *FEATURES]
     assert call(monkeypatch, "evaluate", *words, "guidance.weight=1.5", "hydra.run.dir=out") == 0
-    found = receipt.read(tmp_path / "out")
-    accuracy = next(figure for figure in found.figures if figure.what == "accuracy")
+    found = receipt.read_receipt(tmp_path / "out")
+    accuracy = next(figure for figure in found.figures if figure.metric == "accuracy")
     assert accuracy.name == "accuracy/n70-classifier-ema-ddim2-cfg1.5"
     assert 0 <= accuracy.mean <= 1
     assert accuracy.floor > 0.8

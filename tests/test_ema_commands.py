@@ -109,7 +109,7 @@ def test_fid_over_the_length_is_a_sweep(trained, tmp_path):
         (length, f"fid/n20-classifier-ema{length}-ddim2") for length in ("0.05", "0.15")
     }
     for row in rows:
-        assert receipt.read(Path(row["folder"])).protocol["weights"]["which"] == f"ema{row['ema_length']}"
+        assert receipt.read_receipt(Path(row["folder"])).protocol["weights"]["which"] == f"ema{row['ema_length']}"
         assert float(row["fid"]) == pytest.approx(runs.figures(row["folder"])[row["fid_name"]])
     assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 5000
 

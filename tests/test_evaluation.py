@@ -61,9 +61,9 @@ def test_folders_and_arrays_of_the_same_images_have_the_same_figures(monkeypatch
     for name, batch_size in ((folder, 30), ("images.npz", 250), ("small.npz", 64)):
         words = (f"samples={name}", "data=digits", f"batch_size={batch_size}", f"hydra.run.dir=out{batch_size}", *FEATURES)
         assert call(monkeypatch, *words) == 0
-        found = receipt.read(tmp_path / f"out{batch_size}")
+        found = receipt.read_receipt(tmp_path / f"out{batch_size}")
         assert found.protocol["num"] == 200
-        results.append((found.figures, found.subject["content"]))
+        results.append((found.figures, found.identity["content"]))
     assert results[0][1] == results[1][1] == results[2][1]
     for figures, _ in results[1:]:
         for one, other in zip(results[0][0], figures, strict=True):
@@ -82,7 +82,7 @@ def test_copies_and_colour_shifts_are_flagged_and_honest_images_are_not(monkeypa
     for name, images in (("copied", train), ("honest", held_out), ("shifted", shifted)):
         np.savez(tmp_path / f"{name}.npz", images=images.permute(0, 2, 3, 1).numpy())
         assert call(monkeypatch, f"samples={name}.npz", "data=digits", "metric=fid", f"hydra.run.dir={name}", *FEATURES) == 0
-    lines = {name: receipt.read(tmp_path / name).findings["complaints"] for name in ("copied", "honest", "shifted")}
+    lines = {name: receipt.read_receipt(tmp_path / name).diagnostics["complaints"] for name in ("copied", "honest", "shifted")}
     assert lines["honest"] == []
     assert len(lines["copied"]) == 1
     assert lines["copied"][0].startswith("memorisation: 100.0% of the images")
@@ -95,7 +95,7 @@ def test_copies_and_colour_shifts_are_flagged_and_honest_images_are_not(monkeypa
 def test_a_checkpoint_over_several_seeds(monkeypatch, shell, tmp_path, trained):
     words = (f"checkpoint={trained}", "num=66", "metric=fid", "sampler.num_steps=2", *FEATURES)
     assert call(monkeypatch, *words, "num_seeds=3", "hydra.run.dir=three") == 0
-    found = receipt.read(tmp_path / "three")
+    found = receipt.read_receipt(tmp_path / "three")
     fid = found.figures[0]
     assert fid.name == "fid/n66-classifier-ema-ddim2"
     assert len(set(fid.values)) == 3
@@ -103,7 +103,7 @@ def test_a_checkpoint_over_several_seeds(monkeypatch, shell, tmp_path, trained):
     assert found.protocol["seeds"] == [1, 2, 3]
     assert found.run["network_evaluations"] == 2
     assert found.run["seconds_per_image"] > 0
-    assert found.subject["step"] == 20
+    assert found.identity["step"] == 20
     assert call(monkeypatch, *words, "seed=2", "hydra.run.dir=second") == 0
     assert runs.figures("second")[fid.name] == pytest.approx(fid.values[1], rel=1e-9)
 
@@ -111,7 +111,7 @@ def test_a_checkpoint_over_several_seeds(monkeypatch, shell, tmp_path, trained):
 def test_heun_counts_two_evaluations_a_step(monkeypatch, shell, trained):
     words = (f"checkpoint={trained}", "num=65", "metric=fid", "sampler=heun", "sampler.num_steps=3", *FEATURES)
     assert call(monkeypatch, *words, "hydra.run.dir=out") == 0
-    assert receipt.read(Path("out")).run["network_evaluations"] == 5
+    assert receipt.read_receipt(Path("out")).run["network_evaluations"] == 5
 
 
 @pytest.fixture(scope="module")
@@ -177,13 +177,13 @@ def test_a_receipt_that_was_edited_is_refused(monkeypatch, receipts, tmp_path, c
 
 
 def test_receipts_say_what_figures_depend_on(receipts):
-    found = receipt.read(receipts / "one")
+    found = receipt.read_receipt(receipts / "one")
     assert found.protocol["sampler"]["name"] == "DDIM"
     assert found.protocol["extractors"]["classifier"].startswith("classifier of 64 features")
     assert found.protocol["reference"]["num"] == 797
     assert len(found.protocol["reference"]["content"]) == 16
     assert found.run["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
-    assert len(found.subject["sha256"]) == 16
+    assert len(found.identity["sha256"]) == 16
 
 
 def test_bad_input_is_one_line(monkeypatch, shell, tmp_path, capsys, trained):
@@ -233,11 +233,11 @@ def test_bad_input_is_one_line(monkeypatch, shell, tmp_path, capsys, trained):
 
 def test_receipts_of_guided_samples_compare_with_those_of_earlier_versions(tmp_path):
     guidance = ClassifierFree(weight=2.0, interval=[0.2, 0.8])
-    before = {**receipt.as_json(guidance), "rule": {"name": "Linear", "weight": 2.0, "rescale": 0.0, "interval": [0.2, 0.8]}}
+    before = {**receipt.json_content(guidance), "rule": {"name": "Linear", "weight": 2.0, "rescale": 0.0, "interval": [0.2, 0.8]}}
     found = []
     for name, settings in (("then", before), ("now", guidance)):
         (tmp_path / name).mkdir()
-        receipt.write(receipt.Receipt((), {"guidance": settings}, {}, {}, {}), tmp_path / name)
-        found.append(receipt.read(tmp_path / name).protocol)
+        receipt.write_receipt(receipt.Receipt((), {"guidance": settings}, {}, {}, {}), tmp_path / name)
+        found.append(receipt.read_receipt(tmp_path / name).protocol)
     assert found[1]["guidance"] == {"name": "ClassifierFree", "weight": 2.0, "rescale": 0.0, "interval": [0.2, 0.8]}
     assert receipt.differences(found) == {}

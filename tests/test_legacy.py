@@ -55,8 +55,8 @@ def test_an_old_checkpoint_is_evaluated(command, old_run):
 
 
 def test_an_old_receipt_is_compared_with_new_ones():
-    old = receipt.read(LEGACY / "receipt.json")
-    assert old.protocol["sampler"] == receipt.as_json(DDIM(num_steps=2, thresholding=Static()))
+    old = receipt.read_receipt(LEGACY / "receipt.json")
+    assert old.protocol["sampler"] == receipt.json_content(DDIM(num_steps=2, thresholding=Static()))
 
 
 @pytest.mark.parametrize("name", ["run", "sweep"])

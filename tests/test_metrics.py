@@ -102,9 +102,9 @@ def test_sums_of_parts_do_not_depend_on_batches():
     collector = Collector(extractor, CPU, 57, num_rows=30)
     for indices in torch.randperm(57, generator=torch.Generator().manual_seed(0)).split(8):
         collector.add(indices, images[indices])
-    for one, other in zip(whole.parts, collector.collected().parts, strict=True):
+    for one, other in zip(whole.parts, collector.compute().parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
-    assert torch.equal(whole.rows, collector.collected().rows)
+    assert torch.equal(whole.rows, collector.compute().rows)
     assert torch.equal(whole.rows, images[:30].flatten(1).float())
     assert whole.parts.num.tolist() == [5, 6, 6, 5, 6, 6, 5, 6, 6, 6]  # as 57 k / 10 is rounded down
 
@@ -114,7 +114,7 @@ def test_images_that_were_left_out_leave_no_rows():
     kept = torch.arange(20) != 3
     collector = Collector(pixels_as_features(4), CPU, 20, num_rows=10)
     collector.add(torch.arange(20)[kept], images[kept])
-    found = collector.collected()
+    found = collector.compute()
     assert (found.num, len(found.rows)) == (19, 9)
     assert torch.equal(found.rows, images[kept][:9].flatten(1).float())
 
@@ -161,7 +161,7 @@ def test_inference_mode_around_one_call_does_not_spoil_the_next():
     with torch.inference_mode():
         collector.add(range(25), images[:25].clone())
     collector.add(range(25, 50), images[25:])
-    torch.testing.assert_close(collector.collected().sums.first, collected(images, extractor).sums.first)
+    torch.testing.assert_close(collector.compute().sums.first, collected(images, extractor).sums.first)
 
 
 def test_network_stays_frozen_in_evaluation_mode():

@@ -1,4 +1,4 @@
-"""Judges: the real images that generated ones are measured against, and what several processes make of them."""
+"""The real images that generated ones are measured against, on one process and on several."""
 
 import logging
 
@@ -9,25 +9,25 @@ from torch import nn
 
 from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
-from alphabar.evaluation.diagnostics import find
-from alphabar.evaluation.measurement import measure
+from alphabar.evaluation.diagnostics import diagnose
+from alphabar.evaluation.measurement import measure_images
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import names
-from alphabar.metrics.real import batches, learn
+from alphabar.metrics.real import indices_of_rank, real_image_features
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.runs.distributed import from_first, rank_and_size
 from alphabar.sampling.sampling_job import Generated
 from simple_features import CPU, Witness, collected, fid, gaussian_images, pixels_as_features, splits_of
 
 
-def judge(splits, num, extractor, **statistics):
+def reference_of(splits, num, extractor, **statistics):
     return ReferenceStatistics(extractor, statistics or {"fid": Frechet()}, splits, CPU, num, batch_size=7)
 
 
 def test_it_does_not_join_the_weights_of_a_module_that_holds_it(tmp_path):
     module = nn.Module()
     extractor = pixels_as_features(8, tmp_path, network=nn.Sequential(Witness(), nn.Linear(16, 8)))
-    module.judge = judge(splits_of(gaussian_images(50, 16, seed=0)), 20, extractor)
+    module.reference = reference_of(splits_of(gaussian_images(50, 16, seed=0)), 20, extractor)
     assert not module.state_dict()
 
 
@@ -37,66 +37,73 @@ def test_real_images_are_measured_once(tmp_path):
     for _ in range(2):
         witness = Witness()
         extractor = pixels_as_features(4, tmp_path, witness)
-        judged = judge(splits_of(images), 20, extractor)
+        reference = reference_of(splits_of(images), 20, extractor)
         found.append("seen" in vars(witness))
-        assert judged.figures(collected(generated, extractor))["fid"] == pytest.approx(fid(images, generated), rel=1e-9)
-        assert judged.real.num == 50
-        assert torch.equal(judged.real.features.rows, images.flatten(1).float())
-        assert float(judged.real.pixels.mean) == pytest.approx(float(images.double().mean()))
+        assert reference.figures(collected(generated, extractor))["fid"] == pytest.approx(fid(images, generated), rel=1e-9)
+        assert reference.real.num == 50
+        assert torch.equal(reference.real.features.rows, images.flatten(1).float())
+        assert float(reference.real.pixels.mean) == pytest.approx(float(images.double().mean()))
     assert found == [True, False]
 
 
-@pytest.mark.parametrize("change", ["data", "features", "num", "damage", "rows"])
+@pytest.mark.parametrize("change", ["data", "features", "num", "damage", "half"])
 def test_real_images_are_measured_again_after_a_change(tmp_path, caplog, change):
     images = ResidentImages(gaussian_images(50, 4, seed=0), None)
-    learn(pixels_as_features(4, tmp_path), CPU, images, "train", "data", 40, batch_size=25)
-    rows, path = sorted(tmp_path.iterdir(), key=lambda path: path.suffix)
+    real_image_features(pixels_as_features(4, tmp_path), CPU, images, "train", "data", 40, batch_size=25)
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
     if change == "damage":
-        path.write_bytes(path.read_bytes()[:-100])
-    if change == "rows":
-        rows.write_bytes(rows.read_bytes()[:-100])
+        path.write_bytes(content[:-100] + bytes(byte ^ 1 for byte in content[-100:]))
+    if change == "half":
+        path.write_bytes(content[: len(content) // 2])
     witness = Witness()
     extractor = pixels_as_features(4, tmp_path, witness, record="others" if change == "features" else "pixels")
     num, fingerprint = 50 if change == "num" else 40, "other" if change == "data" else "data"
-    found = learn(extractor, CPU, images, "train", fingerprint, num, batch_size=25)
+    found = real_image_features(extractor, CPU, images, "train", fingerprint, num, batch_size=25)
     assert "seen" in vars(witness)
     assert len(found.features.rows) == num
-    assert len(caplog.messages) == (change == "damage")
-    assert len(list(tmp_path.iterdir())) == (2 if change in ("damage", "rows") else 4)
+    assert len(caplog.messages) == (change in ("damage", "half"))
+    assert len(list(tmp_path.iterdir())) == (1 if change in ("damage", "half") else 2)
 
 
 def test_cache_that_cannot_be_written_costs_a_line_and_nothing_else(tmp_path, caplog):
     (tmp_path / "file").write_text("not a folder")
     images = ResidentImages(gaussian_images(50, 4, seed=0), None)
-    found = learn(pixels_as_features(4, tmp_path / "file"), CPU, images, "train", "data", 40, batch_size=25)
+    found = real_image_features(pixels_as_features(4, tmp_path / "file"), CPU, images, "train", "data", 40, batch_size=25)
     assert found.num == len(found.features.rows) == 40
     assert caplog.messages
 
 
 def test_content_of_real_images_is_what_they_are_and_not_where_they_lie(tmp_path):
     pixels = gaussian_images(50, 4, seed=0)
-    first = learn(pixels_as_features(4, tmp_path), CPU, ResidentImages(pixels, None), "train", "here", 50, batch_size=25)
-    moved = learn(pixels_as_features(4, tmp_path), CPU, ResidentImages(pixels.flip(0), None), "train", "there", 50, batch_size=7)
+    first = real_image_features(
+        pixels_as_features(4, tmp_path), CPU, ResidentImages(pixels, None), "train", "here", 50, batch_size=25
+    )
+    moved = real_image_features(
+        pixels_as_features(4, tmp_path), CPU, ResidentImages(pixels.flip(0), None), "train", "there", 50, batch_size=7
+    )
     pixels[0, 0, 0, 0] += 1
-    changed = learn(pixels_as_features(4, tmp_path), CPU, ResidentImages(pixels, None), "train", "other", 50, batch_size=25)
+    changed = real_image_features(
+        pixels_as_features(4, tmp_path), CPU, ResidentImages(pixels, None), "train", "other", 50, batch_size=25
+    )
     assert first.content == moved.content != changed.content
 
 
 def test_floor_is_the_distance_of_as_many_held_out_images(tmp_path):
     train, held_out = gaussian_images(500, 16, seed=0), gaussian_images(300, 16, seed=1)
-    judged = judge(splits_of(train, held_out), 200, pixels_as_features(16, tmp_path))
-    assert judged.floor()["fid"] == pytest.approx(fid(train, held_out[:200]), rel=1e-9)
-    assert judged.held_out.num == 200
-    fewer = judge(splits_of(train, held_out[:30]), 200, pixels_as_features(16, tmp_path))
+    reference = reference_of(splits_of(train, held_out), 200, pixels_as_features(16, tmp_path))
+    assert reference.floor()["fid"] == pytest.approx(fid(train, held_out[:200]), rel=1e-9)
+    assert reference.held_out.num == 200
+    fewer = reference_of(splits_of(train, held_out[:30]), 200, pixels_as_features(16, tmp_path))
     assert fewer.held_out.num == 30
-    assert judge(splits_of(train, held_out[:1]), 200, pixels_as_features(16, tmp_path)).floor() == {}
+    assert reference_of(splits_of(train, held_out[:1]), 200, pixels_as_features(16, tmp_path)).floor() == {}
 
 
 @pytest.mark.parametrize(("num", "num_real", "kind"), [(16, 100, "generated"), (100, 16, "training")])
 def test_too_few_images_for_a_figure_are_refused(tmp_path, num, num_real, kind):
     with pytest.raises(UserError, match=rf"^statistics.fid: takes 17 images of each kind in pixels features, got 16 {kind}"):
-        judge(splits_of(gaussian_images(num_real, 16, seed=0)), num, pixels_as_features(16, tmp_path))
-    judge(splits_of(gaussian_images(16, 16, seed=0)), 16, pixels_as_features(16, tmp_path), fid=Frechet(True))
+        reference_of(splits_of(gaussian_images(num_real, 16, seed=0)), num, pixels_as_features(16, tmp_path))
+    reference_of(splits_of(gaussian_images(16, 16, seed=0)), 16, pixels_as_features(16, tmp_path), fid=Frechet(True))
 
 
 def test_images_that_are_not_finite_are_counted_and_left_out(tmp_path):
@@ -105,22 +112,22 @@ def test_images_that_are_not_finite_are_counted_and_left_out(tmp_path):
     finite = torch.ones(100, dtype=torch.bool)
     finite[[3, 50, 51]] = False
     broken = torch.where(finite[:, None, None, None], generated, 0)
-    judged = judge(splits_of(real, real[:50]), 100, pixels_as_features(16, tmp_path))
+    reference = reference_of(splits_of(real, real[:50]), 100, pixels_as_features(16, tmp_path))
     shares = [Generated(part.tolist(), broken[part], finite[part]) for part in torch.arange(100).split(30)]
-    measured = measure(shares, (1, 16, 1), [judged])
+    measured = measure_images(shares, (1, 16, 1), [reference])
     assert measured.num_nonfinite == 3
     assert measured.figures["pixels"]["fid"] == pytest.approx(fid(real, generated[finite]), rel=1e-9)
     assert measured.pixels.num_images == 97
-    found = find(judged, measured)
+    found = diagnose(reference, measured)
     assert found.complaints[0] == "3 of 100 images have NaN or infinity in them, and are in no figure"
-    nothing = measure([Generated(list(range(100)), broken, torch.zeros(100, dtype=torch.bool))], (1, 16, 1), [judged])
+    nothing = measure_images([Generated(list(range(100)), broken, torch.zeros(100, dtype=torch.bool))], (1, 16, 1), [reference])
     assert nothing.figures == {"pixels": {}}
-    assert find(judged, nothing).complaints == ("100 of 100 images have NaN or infinity in them, and are in no figure",)
+    assert diagnose(reference, nothing).complaints == ("100 of 100 images have NaN or infinity in them, and are in no figure",)
 
 
 def test_names_carry_the_protocol():
-    assert names.protocol("fid", 1000, "classifier", "ema-ddim50") == "fid/n1000-classifier-ema-ddim50"
-    assert names.floor_protocol("kid", 1000, "classifier") == "kid/floor-n1000-classifier"
+    assert names.figure_name("fid", 1000, "classifier", "ema-ddim50") == "fid/n1000-classifier-ema-ddim50"
+    assert names.floor_figure_name("kid", 1000, "classifier") == "kid/floor-n1000-classifier"
 
 
 def work_of_one_rank(rank, folder, world_size):
@@ -136,12 +143,18 @@ def work_of_one_rank(rank, folder, world_size):
         results["error"] = str(error)
     generated = gaussian_images(19, 16, seed=1)
     for name in ("computed", "cached"):
-        judged = judge(splits, 19, pixels_as_features(16, folder / f"cache{world_size}"))
-        collector = judged.collector()
-        for indices in batches(19, batch_size=2):
+        reference = reference_of(splits, 19, pixels_as_features(16, folder / f"cache{world_size}"))
+        collector = reference.collector()
+        for indices in indices_of_rank(19, batch_size=2):
             collector.add(indices, generated[indices])
-        found = collector.collected()
-        results[name] = (judged.figures(found)["fid"], judged.floor()["fid"], judged.real.num, found.num, judged.real.content)
+        found = collector.compute()
+        results[name] = (
+            reference.figures(found)["fid"],
+            reference.floor()["fid"],
+            reference.real.num,
+            found.num,
+            reference.real.content,
+        )
         assert torch.equal(found.rows, generated.flatten(1).float())
     torch.save(results, folder / f"{world_size}rank{rank}.pt")
     dist.destroy_process_group()
@@ -157,7 +170,9 @@ def test_several_processes_measure_what_one_does(tmp_path, world_size):
     torch.multiprocessing.spawn(work_of_one_rank, (tmp_path, world_size), nprocs=world_size)
     real = gaussian_images(41, 16, seed=0)
     expected = fid(real, gaussian_images(19, 16, seed=1)), fid(real, gaussian_images(20, 16, seed=2)[:19])
-    content = learn(pixels_as_features(16, tmp_path), CPU, ResidentImages(real, None), "train", "x", 41, batch_size=9).content
+    content = real_image_features(
+        pixels_as_features(16, tmp_path), CPU, ResidentImages(real, None), "train", "x", 41, batch_size=9
+    ).content
     for rank in range(world_size):
         results = torch.load(tmp_path / f"{world_size}rank{rank}.pt", weights_only=True)
         assert results["from_first"] == {"made on": 0}

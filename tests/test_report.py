@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 
 from alphabar.errors import UserError
-from alphabar.evaluation.receipt import Receipt, write
+from alphabar.evaluation.receipt import Receipt, write_receipt
 from alphabar.reports.html import render
 from alphabar.reports.report import main
 from pages import EVIL, Page, make_grid, make_receipt, make_run, make_sweep, report
 
 
-def test_a_run_is_told_whole(tmp_path, capsys):
+def test_a_run_is_told_whole(tmp_path):
     run = make_run(tmp_path / "outputs" / "train" / "one")
     make_receipt(tmp_path / "outputs" / "evaluate" / "first", run / "checkpoints" / "last.ckpt", complaints=["colour cast: red"])
     make_receipt(tmp_path / "outputs" / "evaluate" / "other", tmp_path / "outputs" / "train" / "two" / "last.ckpt")
-    page = report(capsys, run)
+    page = report(run)
     assert page.all("html")[0]["lang"] == "en"
     assert any("width=device-width" in meta.get("content", "") for meta in page.all("meta"))
     for words in (
@@ -54,14 +54,14 @@ def test_a_run_is_told_whole(tmp_path, capsys):
     assert charts[2][0]["points"][-1][2:] == [99, "1.25"]
 
 
-def test_what_comes_from_outside_is_only_text(tmp_path, capsys):
+def test_what_comes_from_outside_is_only_text(tmp_path):
     run = make_run(tmp_path / "run", name=json.dumps(EVIL))
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("seed: 0", f"seed: {json.dumps(EVIL)}"))
     (run / "samples" / "step_0000010.png").rename(run / "samples" / "<b onload=alert(1)>'.png")
     receipt = make_receipt(tmp_path / "<i>", EVIL, complaints=[EVIL])
     rows = (run / "metrics.csv").read_text()
     (run / "metrics.csv").write_text(rows.replace("fid/n100-classifier-ema-ddim50", "fid/n100-<i>-ema-ddim50"))
-    page = report(capsys, run, receipt)
+    page = report(run, receipt)
     assert len(page.all("script")) == 1
     assert not page.all("b onload=alert(1)")
     assert not page.all("i")
@@ -78,75 +78,75 @@ def test_values_are_escaped_and_what_html_cannot_hold_is_replaced():
     assert "\"'<" not in str(render("run_header", name="\"'<", subtitle="", tiles=[], warnings=[]))
 
 
-def test_what_is_missing_or_broken_takes_nothing_else_with_it(tmp_path, capsys):
+def test_what_is_missing_or_broken_takes_nothing_else_with_it(tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.yaml").write_text("name: [")
-    assert "config.yaml is no YAML" in report(capsys, bare).text
+    assert "config.yaml is no YAML" in report(bare).text
     run = make_run(tmp_path / "run")
     (run / "film.gif").write_bytes((run / "film.gif").read_bytes()[:40])
     (run / "samples" / "step_0000010.png").write_bytes(b"no picture")
     (run / "metrics.csv").write_text("step,train/loss\n0,1.0\n1,fast\nlast,2.0\n2,0.5\n")
-    page = report(capsys, run)
+    page = report(run)
     assert "step_0000010.png cannot be shown: UnidentifiedImageError" in page.text
     assert "film.gif cannot be shown" in page.text
     assert "metrics.csv: left out 2 rows or cells that are no numbers" in page.text
     assert page.all("input")[0]["max"] == "1"
     (run / "metrics.csv").write_bytes(b"step,train/loss\n\xff\xfe\n")
     shutil.rmtree(run / "samples")
-    page = report(capsys, run)
+    page = report(run)
     assert "metrics.csv cannot be read: UnicodeDecodeError" in page.text
     assert not page.all("input")
 
 
-def test_at_most_40_grids_are_shown(tmp_path, capsys):
-    page = report(capsys, make_run(tmp_path / "run", num_grids=95))
+def test_at_most_40_grids_are_shown(tmp_path):
+    page = report(make_run(tmp_path / "run", num_grids=95))
     steps = [figure["data-step"] for figure in page.all("figure") if "data-step" in figure]
     assert (len(steps), steps[0], steps[-1]) == (40, "0", "940")
     assert "40 of 95 grids" in page.text
 
 
-def test_large_pictures_are_reduced(tmp_path, capsys):
+def test_large_pictures_are_reduced(tmp_path):
     run = make_run(tmp_path / "run", num_grids=1)
     noise = torch.randint(256, (2000, 1000, 3), dtype=torch.uint8)
     Image.fromarray(noise.numpy()).save(run / "samples" / "step_0000100.png")
-    page = report(capsys, run)
+    page = report(run)
     large = next(image for image in page.all("img") if image["src"].startswith("data:image/jpeg"))
     assert (large["width"], large["height"]) == ("800", "1600")
     assert "They are smaller here than in their files" in page.text
 
 
-def test_receipts_are_found_named_and_compared(tmp_path, capsys):
+def test_receipts_are_found_named_and_compared(tmp_path):
     run = make_run(tmp_path / "outputs" / "train" / "one")
     checkpoint = run / "checkpoints" / "last.ckpt"
     make_receipt(tmp_path / "outputs" / "evaluate" / "a", checkpoint)
     make_receipt(tmp_path / "elsewhere" / "b", checkpoint, steps=10)
-    page = report(capsys, run, "--receipts", tmp_path / "elsewhere")
+    page = report(run, "--receipts", tmp_path / "elsewhere")
     assert "Measured alike but for what is compared: sampler.num_steps." in page.text
     unlike = make_receipt(tmp_path / "c", checkpoint, num=50)
-    page = report(capsys, run, unlike)
+    page = report(run, unlike)
     assert "Not measured alike, so not to be compared: these differ num" in page.text
     assert len([table for table in page.all("table") if table.get("class") == "sortable"]) == 1
     assert len(page.all("article")) == 3
     unlike.write_text(unlike.read_text().replace("797", "798"))
     with pytest.raises(UserError, match="was edited"):
-        report(capsys, run, unlike)
+        report(run, unlike)
     found = tmp_path / "outputs" / "evaluate" / "a" / "receipt.json"
     found.write_text(found.read_text().replace("797", "798"))
-    assert "was edited after it was written" in report(capsys, run).text
+    assert "was edited after it was written" in report(run).text
 
 
-def test_a_receipt_with_holes_is_a_line(tmp_path, capsys):
+def test_a_receipt_with_holes_is_a_line(tmp_path):
     run = make_run(tmp_path / "run")
-    write(Receipt((), {}, {}, {}, {}), tmp_path)
-    assert "not a whole receipt: KeyError" in report(capsys, run, "--receipts", tmp_path).text
+    write_receipt(Receipt((), {}, {}, {}, {}), tmp_path)
+    assert "not a whole receipt: KeyError" in report(run, "--receipts", tmp_path).text
 
 
-def test_a_sweep_is_told_whole(tmp_path, capsys):
+def test_a_sweep_is_told_whole(tmp_path):
     sweep = make_sweep(tmp_path / "sweep")
     make_grid(sweep / "pareto.png")
     (sweep / "1" / "error.txt").write_text("went wrong")
-    page = report(capsys, sweep)
+    page = report(sweep)
     anchors = {details["id"] for details in page.all("details") if "id" in details}
     assert anchors == {"job-0", "job-1", "job-2"}
     assert {link["href"] for link in page.all("a")} > {f"#{anchor}" for anchor in anchors}
@@ -159,25 +159,25 @@ def test_a_sweep_is_told_whole(tmp_path, capsys):
     assert [table["class"] for table in page.all("table")] == ["sortable"]
 
 
-def test_a_sweep_says_where_its_figures_are_unlike(tmp_path, capsys):
+def test_a_sweep_says_where_its_figures_are_unlike(tmp_path):
     sweep = make_sweep(tmp_path / "sweep", ("fid/n100-classifier-ema-ddim50", "fid/n100-inception-ema-ddim50"))
-    page = report(capsys, sweep)
+    page = report(sweep)
     assert "Not measured alike, so not to be compared" in page.text
     assert "lowest FID" not in page.text
     table = (sweep / "results.csv").read_text().replace("inception", "classifier").replace("lr", "data.root")
     (sweep / "results.csv").write_text(table)
-    page = report(capsys, sweep)
+    page = report(sweep)
     assert "FID is against other real images where these differ data.root" in page.text
     assert "lowest FID" not in page.text
     (sweep / "results.csv").write_bytes(b"job,\xff\n")
-    assert "results.csv cannot be read: UnicodeDecodeError" in report(capsys, sweep).text
+    assert "results.csv cannot be read: UnicodeDecodeError" in report(sweep).text
 
 
-def test_a_job_s_folder_is_only_looked_for_inside_the_sweep(tmp_path, capsys):
+def test_a_job_s_folder_is_only_looked_for_inside_the_sweep(tmp_path):
     make_run(tmp_path / "secret")
     sweep = make_sweep(tmp_path / "sweep", ())
     (sweep / "results.csv").write_text("job,state,folder\n0,finished,../secret\n1,finished,/\n")
-    assert "there is nothing in its folder" not in (page := report(capsys, sweep)).text
+    assert "there is nothing in its folder" not in (page := report(sweep)).text
     assert page.text.count("its folder is not in that of the sweep") == 2
 
 
@@ -207,7 +207,7 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, words, message):
     assert not (tmp_path / "run" / "report.html").exists()
 
 
-def test_a_page_of_ours_is_replaced(tmp_path, capsys):
+def test_a_page_of_ours_is_replaced(tmp_path):
     run = make_run(tmp_path / "run", num_grids=0)
     (run / "report.html").write_text("<title>mine</title>")
     with pytest.raises(UserError, match="no report of ours"):

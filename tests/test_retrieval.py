@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from alphabar.data.resident import ResidentImages
 from alphabar.metrics.collector import Collector
 from alphabar.metrics.extractor import Extractor
-from alphabar.metrics.real import learn
-from alphabar.metrics.retrieval import candidates, found
+from alphabar.metrics.real import real_image_features
+from alphabar.metrics.retrieval import candidates, is_retrieved
 from alphabar.metrics.statistics.accuracy import Accuracy
 from alphabar.metrics.statistics.retrieval import Retrieval
 from alphabar.training.callbacks.retrieval import figures_of, one_of_each
@@ -48,7 +48,7 @@ def test_candidates_are_the_right_one_and_nine_others_whoever_else_is_asked():
 
 def test_a_draw_is_not_found():
     options = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
-    assert found(torch.tensor([[1.0, 0.1], [1.0, 0.1]]), options).tolist() == [True, False]
+    assert is_retrieved(torch.tensor([[1.0, 0.1], [1.0, 0.1]]), options).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(("wrong", "expected"), [(0, 1.0), (15, 0.5), (30, 0.0)])
@@ -60,7 +60,7 @@ def test_the_statistic_is_the_share_that_is_nearest(tmp_path, wrong, expected):
     for indices in told.split(7):
         collector.add(indices, greys([shown[index] for index in indices]), {"caption": told[indices]})
     # Image i shows caption i + 1, which is among its ten for some i: they are wrong, the others are draws, and no hits either.
-    assert Retrieval().compute(collector.collected(), collector.collected()) == {"retrieval": expected}
+    assert Retrieval().compute(collector.compute(), collector.compute()) == {"retrieval": expected}
 
 
 def test_blind_vectors_are_at_chance(tmp_path):
@@ -69,7 +69,7 @@ def test_blind_vectors_are_at_chance(tmp_path):
     texts = F.normalize(torch.randn(NUM, NUM, generator=generator), dim=1)
     collector = Collector(extractor(tmp_path, texts), CPU, len(told))
     collector.add(torch.arange(len(told)), greys(torch.randint(NUM, (len(told),), generator=generator).tolist()), {"caption": told})
-    value = Retrieval().compute(collector.collected(), collector.collected())["retrieval"]
+    value = Retrieval().compute(collector.compute(), collector.compute())["retrieval"]
     assert 0.07 < value < 0.13
 
 
@@ -80,13 +80,13 @@ def test_it_needs_captions_and_vectors_of_them(tmp_path):
     assert not Accuracy().applies(with_texts)
     collector = Collector(with_texts, CPU, 2)
     collector.add(torch.arange(2), greys([0, 1]), {"label": torch.arange(2)})
-    assert Retrieval().compute(collector.collected(), collector.collected()) == {}
+    assert Retrieval().compute(collector.compute(), collector.compute()) == {}
 
 
 def test_real_images_have_their_own_captions_also_out_of_the_cache(tmp_path):
     images = ResidentImages(greys([3, 4, 5, 6]).contiguous(), None, torch.tensor([3, 4, 5, 7]))
     for _ in range(2):
-        real = learn(extractor(tmp_path, torch.eye(NUM)), CPU, images, "train", "data", 4, 2)
+        real = real_image_features(extractor(tmp_path, torch.eye(NUM)), CPU, images, "train", "data", 4, 2)
         assert Retrieval().compute(real.features, real.features) == {"retrieval": 0.75}
 
 

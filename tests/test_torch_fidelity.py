@@ -77,11 +77,11 @@ def test_whole_path_equals_that_of_torch_fidelity(weights, tmp_path):
     splits = Splits(ResidentImages(real, None), ResidentImages(real[:0], None), "data")
     extractor = InceptionFeatures(str(weights), str(tmp_path)).extractor(splits)
     statistics = {"fid": Frechet(True), "kid": KID(10, 12), "score": InceptionScore(), "prdc": PRDC()}
-    judge = ReferenceStatistics(extractor, statistics, splits, torch.device("cpu"), len(generated), batch_size=10)
-    collector = judge.collector()
+    reference = ReferenceStatistics(extractor, statistics, splits, torch.device("cpu"), len(generated), batch_size=10)
+    collector = reference.collector()
     for indices in torch.arange(len(generated)).split(6):
         collector.add(indices, generated[indices])
-    found = judge.figures(collector.collected())
+    found = reference.figures(collector.compute())
     assert found["fid"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
     kid = expected["kernel_inception_distance_mean"]
     assert found["kid"] == pytest.approx(kid, rel=1e-3)

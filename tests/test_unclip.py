@@ -171,7 +171,7 @@ def test_retrieval_of_what_a_prior_and_a_decoder_make(trained, tmp_path):
     settings = ["num=40", "sampler.num_steps=2", f"features.cache_dir={tmp_path}/cache", "batch_size=16"]
     none = [f"statistics.{name}=null" for name in ("fid", "kid", "prdc")]
     pictured.call("evaluate", *words, *settings, *none, f"hydra.run.dir={tmp_path}/out")
-    figure = next(figure for figure in receipt.read(tmp_path / "out").figures if figure.what == "retrieval")
+    figure = next(figure for figure in receipt.read_receipt(tmp_path / "out").figures if figure.metric == "retrieval")
     assert figure.name.startswith("retrieval/n40-pair_")
     assert 0 <= figure.mean <= 1
     assert figure.floor > 0.3  # real images

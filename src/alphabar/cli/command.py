@@ -71,7 +71,7 @@ def execute(main: Main, app: App) -> int:
     args = None
     try:
         if (verb := app.verbs.get("".join(sys.argv[1:2]))) is not None:
-            importlib.import_module(verb).main(sys.argv[2:])
+            print(importlib.import_module(verb).main(sys.argv[2:]))
         else:
             args = parse_args()
             app = app.with_options(args)

@@ -1,100 +1,122 @@
-"""`evaluate.py compare` prints receipts side by side if their figures were measured in the same way."""
+"""Comparison of receipts; `evaluate.py compare` puts them side by side if their figures were measured in the same way."""
 
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from alphabar.errors import UserError
-from alphabar.evaluation.receipt import Receipt, differences, flat, read
-from alphabar.evaluation.table import TITLES, spread
+from alphabar.evaluation.receipt import FILE_NAME, Figure, Receipt, differences, flatten_mapping, read_receipt
+from alphabar.evaluation.table import METRIC_TITLES, mean_and_std
 from alphabar.runs.text_table import aligned
 
-MAX_SHOWN = 60  # the maximal length of a value in the table
+MAX_LENGTH = 60  # characters of a value in the table
 
 
-def main(words: Sequence[str]) -> None:
-    """Prints the table. Raises UserError for bad receipts, and for protocols that differ in keys that are not allowed to."""
+def main(arguments: Sequence[str]) -> str:
+    """Returns the table. Raises UserError for bad receipts, and for protocols that differ in keys that are not allowed to."""
     parser = ArgumentParser("evaluate.py compare", description="Puts receipts side by side, if they were measured alike.")
     parser.add_argument("receipts", nargs="+", type=Path, help="receipt.json, or the folder that it is in")
     parser.add_argument(
         "--allow", default="", help="what may differ, and is then a column: weights,sampler,... or all", metavar="KEY,KEY"
     )
-    parser.error = complain  # type: ignore[method-assign]
-    args = parser.parse_args(words)
+    parser.error = refuse  # type: ignore[method-assign]
+    args = parser.parse_args(arguments)
     if len(args.receipts) < 2:
-        raise UserError("compare: need two receipts or more")
-    print(table(args.receipts, [read(path) for path in args.receipts], [key for key in args.allow.split(",") if key]))
+        refuse("need two receipts or more")
+    return comparison_table(
+        args.receipts, [read_receipt(path) for path in args.receipts], [key for key in args.allow.split(",") if key]
+    )
 
 
-def complain(message: str) -> NoReturn:
+def refuse(message: str) -> NoReturn:
+    """Raises UserError with the message."""
     raise UserError(f"compare: {message}")
 
 
-def table(paths: Sequence[Path], receipts: Sequence[Receipt], allowed: Sequence[str]) -> str:
+class Comparison(NamedTuple):
+    """Several receipts side by side: the figures that all of them have, in the order of the first, without those of noise.
+
+    figures: for each such figure its value in each receipt. unlike: the dotted keys in which the protocols of these figures differ,
+    with the value in each receipt.
+    """
+
+    figures: list[list[Figure]]
+    unlike: dict[str, list[Any]]
+
+    def titles(self) -> list[str]:
+        """Returns the title of a column for each key that differs, and for each figure, such as `FID classifier`."""
+        names = [(METRIC_TITLES.get(each.metric, each.metric), each.extractor) for each, *_ in self.figures]
+        return [*self.unlike, *(" ".join(part for part in name if part) for name in names)]
+
+    def rows(self, format_figure: Callable[[Figure], str]) -> list[list[str]]:
+        """Returns the cells of these columns for each receipt."""
+        columns = [
+            *([format_value(value) for value in values] for values in self.unlike.values()),
+            *([format_figure(figure) for figure in figures] for figures in self.figures),
+        ]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def refused(self, allowed: Sequence[str]) -> dict[str, list[Any]]:
+        """Returns what differs in other keys than the allowed ones and those within them; "all" allows all."""
+
+        def is_allowed(key: str) -> bool:
+            return any(each == "all" or key == each or key.startswith(f"{each}.") for each in allowed)
+
+        return {key: values for key, values in self.unlike.items() if not is_allowed(key)}
+
+
+def compare_receipts(receipts: Sequence[Receipt]) -> Comparison:
+    """Returns the figures that all receipts have, and what differs in their protocols."""
+    tables = [
+        {(each.metric, each.extractor): each for each in receipt.figures if not each.name.endswith("-noise")}
+        for receipt in receipts
+    ]
+    common = [key for key in tables[0] if all(key in table for table in tables)]
+    figures = [[table[key] for table in tables] for key in common]
+    firsts = [each for each, *_ in figures]
+    return Comparison(figures, differences([relevant_protocol(receipt.protocol, firsts) for receipt in receipts]))
+
+
+def relevant_protocol(protocol: Mapping[str, Any], figures: Sequence[Figure]) -> dict[str, Any]:
+    """Returns the protocol without the entries that none of the figures depends on."""
+    used = {"extractors": {each.extractor for each in figures}, "statistics": {each.statistic for each in figures}}
+    relevant = {key: value for key, value in protocol.items() if key != "floor"}
+    for part in used.keys() & relevant.keys():
+        relevant[part] = {name: value for name, value in relevant[part].items() if name in used[part]}
+    return relevant
+
+
+def comparison_table(paths: Sequence[Path], receipts: Sequence[Receipt], allowed: Sequence[str]) -> str:
     """Returns a table with a row for each receipt and a column for each figure that all of them have.
 
     allowed: keys of protocols, or what they begin with, that may differ; "all" for all. Raises UserError for others.
     """
-    common = [key for key in figures(receipts[0]) if all(key in figures(other) for other in receipts[1:])]
-    if not common:
-        raise UserError("compare: these receipts have no figure in common")
-    origins = [(*key, figures(receipts[0])[key].statistic) for key in common]
-    unlike = differences([relevant(receipt.protocol, origins) for receipt in receipts])
-    refused = {key: values for key, values in unlike.items() if not is_allowed(key, allowed)}
-    if refused:
-        raise UserError(refusal(paths, refused))
-    head = ["receipt", *unlike, *(title(key) for key in common)]
-    rows = [
-        [path.parent.name if path.name == "receipt.json" else path.name, *(short(values[index]) for values in unlike.values())]
-        + [spread(figures(receipt)[key]) for key in common]
-        for index, (path, receipt) in enumerate(zip(paths, receipts, strict=True))
-    ]
-    note = f"\nnot measured alike: {', '.join(unlike)} differ" if unlike else ""
-    return aligned([head, *rows]) + note
+    comparison = compare_receipts(receipts)
+    if not comparison.figures:
+        refuse("these receipts have no figure in common")
+    if refused := comparison.refused(allowed):
+        refuse(describe_differences(paths, refused))
+    names = [path.parent.name if path.name == FILE_NAME else path.name for path in paths]
+    rows = [[name, *row] for name, row in zip(names, comparison.rows(lambda figure: mean_and_std(figure, "+-")), strict=True)]
+    note = f"\nnot measured alike: {', '.join(comparison.unlike)} differ" if comparison.unlike else ""
+    return aligned([["receipt", *comparison.titles()], *rows]) + note
 
 
-def relevant(protocol: Mapping[str, Any], origins: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
-    """Returns the protocol without the entries that none of these figures depends on.
-
-    origins: what each figure is, its extractor and its statistic.
-    """
-    kept = {key: value for key, value in protocol.items() if key != "floor"}
-    for part, place in (("extractors", 1), ("statistics", 2)):
-        if part in kept:
-            kept[part] = {name: value for name, value in kept[part].items() if any(one[place] == name for one in origins)}
-    return kept
-
-
-def is_allowed(key: str, allowed: Sequence[str]) -> bool:
-    """Returns whether the dotted key, or a key that contains it, is among the allowed ones."""
-    return any(word == "all" or key == word or key.startswith(f"{word}.") for word in allowed)
-
-
-def refusal(paths: Sequence[Path], unlike: Mapping[str, Sequence[Any]]) -> str:
+def describe_differences(paths: Sequence[Path], unlike: Mapping[str, Sequence[Any]]) -> str:
     """Returns the message that gives the first difference in full and the others by name."""
     key, values = next(iter(unlike.items()))
     other = next(index for index, value in enumerate(values) if value != values[0])
-    words = ",".join(dict.fromkeys(name.split(".")[0] for name in unlike))
+    keys = ",".join(dict.fromkeys(name.split(".")[0] for name in unlike))
     more = f" (and {', '.join(list(unlike)[1:])})" if len(unlike) > 1 else ""
     return (
-        f"compare: not measured alike: {key} is {short(values[0])} in {paths[0]} and "
-        f"{short(values[other])} in {paths[other]}{more}; "
-        f"--allow={words} compares all the same"
+        f"not measured alike: {key} is {format_value(values[0])} in {paths[0]} and {format_value(values[other])} in {paths[other]}"
+        f"{more}; --allow={keys} compares all the same"
     )
 
 
-def figures(receipt: Receipt) -> dict[tuple[str, str], Any]:
-    """Returns the figures by kind and extractor, without those of noise."""
-    return {(each.what, each.extractor): each for each in receipt.figures if not each.name.endswith("-noise")}
-
-
-def title(key: tuple[str, str]) -> str:
-    """Returns the title of a column, such as `FID classifier`."""
-    return " ".join(part for part in (TITLES.get(key[0], key[0]), key[1]) if part)
-
-
-def short(value: Any) -> str:
-    """Returns a value as the text of one cell."""
-    text = " ".join(f"{name}={item}" for name, item in flat(value).items()) if isinstance(value, Mapping) else str(value)
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+def format_value(value: Any) -> str:
+    """Returns a value of a protocol as the text of one cell."""
+    is_nested = isinstance(value, Mapping)
+    text = " ".join(f"{name}={item}" for name, item in flatten_mapping(value).items()) if is_nested else str(value)
+    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."

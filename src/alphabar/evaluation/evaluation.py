@@ -12,27 +12,28 @@ from lightning.fabric import Fabric
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.errors import UserError
-from alphabar.evaluation.compare import relevant
-from alphabar.evaluation.diagnostics import Diagnostics, draw_panel, find, record
+from alphabar.evaluation.compare import relevant_protocol
+from alphabar.evaluation.diagnostics import diagnose, memorisation_panel, record_of_seeds
 from alphabar.evaluation.files import open_samples
 from alphabar.evaluation.images_under_test import CheckpointSamples, HeldOutImages, ImagesUnderTest, SamplesInFiles
-from alphabar.evaluation.measurement import Measurement, measure
-from alphabar.evaluation.receipt import Figure, Receipt, circumstances, digest, write
+from alphabar.evaluation.measurement import Measurement, measure_images
+from alphabar.evaluation.receipt import Figure, Receipt, json_sha256, provenance, write_receipt
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
-from alphabar.evaluation.table import shown_figures
-from alphabar.metrics import Features, Splits
-from alphabar.metrics.measure import extractors_of
-from alphabar.metrics.names import floor_protocol, protocol
+from alphabar.evaluation.result import EvaluationResult
+from alphabar.evaluation.sources import check_sources
+from alphabar.evaluation.table import format_receipt
+from alphabar.metrics import Features, Splits, build_extractors
+from alphabar.metrics.names import figure_name, floor_figure_name
 from alphabar.metrics.statistics import Statistic
-from alphabar.runs.paths import display_path
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.prepare import withdrawn_on_error
 
 DEFAULT_NUM = 1000
-MAY_BE_SWEPT = ("weights", "sampler", "guidance", "precision", "seeds", "num_nonfinite")  # single checkpoint
 MAX_NOISE = 1000
+# Keys of protocols that a sweep may vary while it compares figures.
+SWEPT_KEYS = ("weights", "sampler", "guidance", "precision", "seeds", "num_nonfinite")
 # These settings of inference have no effect without a checkpoint.
-OF_CHECKPOINTS = ("sampler", "guidance", "weights", "ema_length", "ema_decay", "codec_name", "clip_name", "data_root", "precision")
+CHECKPOINT_KEYS = ("sampler", "guidance", "weights", "ema_length", "ema_decay", "codec_name", "clip_name", "data_root", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,67 +61,77 @@ class Evaluation:
             raise ValueError(f"need num >= 2, got num={self.num}")
         if self.num_seeds < 1:
             raise ValueError(f"need num_seeds >= 1, got num_seeds={self.num_seeds}")
-        if checkpoint is not None and (self.samples is not None or self.data is not None):
-            other = "samples" if self.samples is not None else "data"
-            raise ValueError(
-                f"need checkpoint=... or {other}=..., got both; the real images of a checkpoint are those of its training"
-            )
-        if checkpoint is None and self.data is None:
-            given = "samples=... needs the real images beside it" if self.samples is not None else "got none of them"
-            raise ValueError(f"need checkpoint=PATH, or samples=PATH data=NAME, or data=NAME alone: {given}")
+        check_sources(checkpoint is not None, self.samples is not None, self.data is not None)
         if checkpoint is None:
-            self._must_need_no_checkpoint()
+            self._check_unused_settings()
 
-    def _must_need_no_checkpoint(self) -> None:
-        """Raises ValueError for a setting that would do nothing."""
+    def _check_unused_settings(self) -> None:
+        """Raises ValueError for a setting that has no effect without a checkpoint."""
         defaults = {each.name: each.default for each in fields(Inference)}
         changed = ["num_seeds"] if self.num_seeds != 1 else []
-        changed += [key for key in OF_CHECKPOINTS if vars(self.inference)[key] != defaults[key]]
+        changed += [key for key in CHECKPOINT_KEYS if vars(self.inference)[key] != defaults[key]]
         changed += ["stages"] if self.inference.stages else []
         if changed:
             raise ValueError(f"{changed[0]}: only samples of a checkpoint have that; give checkpoint=..., or leave it out")
 
-    def run(self) -> dict[str, object]:
-        """Measures, prints a table, writes `receipt.json` and a picture; returns what a sweep compares."""
+    def run(self) -> EvaluationResult:
+        """Measures the images and writes `receipt.json`."""
         begin = time.perf_counter()
         if self.features is None:
             raise UserError("features=none: a figure needs features; take classifier, inception, dinov2, clip or all")
-        subject = self._subject()
-        fabric = subject.start()
-        seeds = () if subject.is_real else tuple(range(self.inference.seed, self.inference.seed + self.num_seeds))
+        images = self._images()
+        fabric = images.start()
+        seeds = () if images.is_real else tuple(range(self.inference.seed, self.inference.seed + self.num_seeds))
         with withdrawn_on_error(self.inference.run_dir):
-            judges = self._judges(self.features, subject, fabric)
-            shape = subject.data.shape
+            references = self._references(self.features, images, fabric)
+            shape = images.data.shape
             size = (shape.channels, shape.resolution, shape.resolution)
-            measured = [measure(subject.shares(seed), size, judges, subject.facts) for seed in seeds]
-        figures = collect(judges, measured, subject.label)
-        if isinstance(subject, CheckpointSamples):
-            figures += noise(subject, judges[0], self.inference.seed)
-        found = [find(judges[0], each, with_neighbours=index == 0) for index, each in enumerate(measured)]
-        protocol = self._protocol(subject, judges, seeds, measured)
-        if fabric.is_global_zero:
-            identity = {**subject.identity(), "content": [each.content for each in measured]}
-            run = {**circumstances(fabric, time.perf_counter() - begin), **subject.costs()}
-            receipt = Receipt(tuple(figures), protocol, identity, record(found, seeds), run)
-            self._leave(receipt, found, measured, judges[0])
-        return result(figures, subject, protocol)
+            measurements = [measure_images(images.batches(seed), size, references, images.targets) for seed in seeds]
+        description = images.describe()
+        figures = figures_over_seeds(references, measurements, description.label)
+        if isinstance(images, CheckpointSamples):
+            figures += noise_fid(images, references[0], self.inference.seed)
+        diagnostics = [diagnose(references[0], each, with_neighbours=index == 0) for index, each in enumerate(measurements)]
+        protocol = {**self._protocol(images, references, seeds, measurements), **description.protocol}
+        result = EvaluationResult(sweep_values(figures, protocol, description.costs))
+        if not fabric.is_global_zero:
+            return result
+        receipt = Receipt(
+            tuple(figures),
+            protocol,
+            {**description.identity, "content": [each.content for each in measurements]},
+            record_of_seeds(diagnostics, seeds),
+            {**provenance(fabric, time.perf_counter() - begin), **description.costs},
+        )
+        return result._replace(
+            table=format_receipt(receipt),
+            receipt=write_receipt(receipt, Path(self.inference.run_dir)),
+            panel=memorisation_panel(diagnostics[0], measurements[0], references[0].train_set) if diagnostics else None,
+        )
 
-    def _judges(self, features: Features, subject: ImagesUnderTest, fabric: Fabric) -> list[ReferenceStatistics]:
-        """Returns the statistics of the reference images for each kind of features.
+    def _references(self, features: Features, images: ImagesUnderTest, fabric: Fabric) -> list[ReferenceStatistics]:
+        """Returns the statistics of the real images for each kind of features.
 
         Raises UserError if real images or features are not available, or images are too few.
         """
-        data = subject.open()
+        data = images.open()
         splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
-        chosen = {name: each for name, each in self.statistics.items() if each is not None}
-        extractors = [each for each in extractors_of(features, splits) if any(one.applies(each) for one in chosen.values())]
+        statistics = self._chosen_statistics()
+        extractors = build_extractors(features, splits)
+        extractors = [each for each in extractors if any(statistic.applies(each) for statistic in statistics.values())]
         if not extractors:
-            raise UserError(f"statistics: nothing to measure, none of {', '.join(chosen) or 'no statistics'} is for these features")
+            raise UserError(
+                f"statistics: nothing to measure, none of {', '.join(statistics) or 'no statistics'} is for these features"
+            )
         return [
-            ReferenceStatistics(each, chosen, splits, fabric.device, subject.num, self.inference.batch_size) for each in extractors
+            ReferenceStatistics(each, statistics, splits, fabric.device, images.num, self.inference.batch_size)
+            for each in extractors
         ]
 
-    def _subject(self) -> ImagesUnderTest:
+    def _chosen_statistics(self) -> dict[str, Statistic]:
+        return {name: statistic for name, statistic in self.statistics.items() if statistic is not None}
+
+    def _images(self) -> ImagesUnderTest:
         settings = self.inference
         if settings.checkpoint is not None:
             return CheckpointSamples(replace(settings, num=self.num or DEFAULT_NUM))
@@ -132,72 +143,69 @@ class Evaluation:
         return SamplesInFiles(self.samples, files, self.data, self.num, settings.batch_size, settings.run_dir, devices)
 
     def _protocol(
-        self, subject: ImagesUnderTest, judges: Sequence[ReferenceStatistics], seeds: Sequence[int], measured: Sequence[Measurement]
+        self,
+        images: ImagesUnderTest,
+        references: Sequence[ReferenceStatistics],
+        seeds: Sequence[int],
+        measurements: Sequence[Measurement],
     ) -> dict[str, Any]:
-        first = judges[0]
+        first = references[0]
         held_out = first.held_out
         floor = None if held_out is None else {"split": "held-out", "num": held_out.num, "content": held_out.content}
         return {
-            "num": subject.num,
-            "seeds": list(seeds) if isinstance(subject, CheckpointSamples) else [],
-            "num_nonfinite": sum(each.num_nonfinite for each in measured),
+            "num": images.num,
+            "seeds": list(seeds) if isinstance(images, CheckpointSamples) else [],
+            "num_nonfinite": sum(each.num_nonfinite for each in measurements),
             "reference": {"split": "training", "num": first.real.num, "content": first.real.content},
             "floor": floor,
-            "extractors": {judge.extractor.name: judge.extractor.record for judge in judges},
-            "statistics": {name: each for name, each in self.statistics.items() if each is not None},
-            **subject.protocol(),
+            "extractors": {each.extractor.name: each.extractor.record for each in references},
+            "statistics": self._chosen_statistics(),
         }
 
-    def _leave(
-        self, receipt: Receipt, found: Sequence[Diagnostics], measured: Sequence[Measurement], judge: ReferenceStatistics
-    ) -> None:
-        folder = Path(self.inference.run_dir)
-        print(shown_figures(receipt))
-        print(f"receipt  {display_path(write(receipt, folder))}")
-        if found and (panel := draw_panel(found[0], measured[0], judge.training, folder)) is not None:
-            print(f"picture  {display_path(panel)}")
 
-
-def collect(judges: Sequence[ReferenceStatistics], measured: Sequence[Measurement], label: str) -> list[Figure]:
+def figures_over_seeds(references: Sequence[ReferenceStatistics], measurements: Sequence[Measurement], label: str) -> list[Figure]:
     """Returns every figure with its values over seeds and its floor, or the floor alone if no images were generated."""
     figures = []
-    for judge in judges:
-        origin = judge.origins
-        name, floor = judge.extractor.name, judge.floor()
-        num_floor = 0 if judge.held_out is None else judge.held_out.num
-        if not measured:
-            for what, value in floor.items():
-                figures.append(Figure(floor_protocol(what, num_floor, name), what, name, (value,), None, origin[what]))
-        whats = dict.fromkeys(what for each in measured for what in each.figures[name])
-        for what in whats:
-            values = tuple(each.figures[name].get(what, float("nan")) for each in measured)
-            figures.append(Figure(protocol(what, judge.num, name, label), what, name, values, floor.get(what), origin[what]))
+    for reference in references:
+        extractor, floor, statistics = reference.extractor.name, reference.floor(), reference.statistic_names
+        num_held_out = 0 if reference.held_out is None else reference.held_out.num
+        if not measurements:
+            for metric, value in floor.items():
+                name = floor_figure_name(metric, num_held_out, extractor)
+                figures.append(Figure(name, metric, extractor, (value,), None, statistics[metric]))
+        for metric in dict.fromkeys(metric for each in measurements for metric in each.figures[extractor]):
+            values = tuple(each.figures[extractor].get(metric, math.nan) for each in measurements)
+            name = figure_name(metric, reference.num, extractor, label)
+            figures.append(Figure(name, metric, extractor, values, floor.get(metric), statistics[metric]))
     return figures
 
 
-def noise(subject: CheckpointSamples, judge: ReferenceStatistics, seed: int) -> list[Figure]:
-    """Returns the FID of the noise that sampling starts from, for at most 1,000 images: the other end of the scale."""
-    if "fid" not in judge.statistics:
+def noise_fid(images: CheckpointSamples, reference: ReferenceStatistics, seed: int) -> list[Figure]:
+    """Returns the FID of the noise that sampling starts from, for at most 1,000 images: the other end of the scale.
+
+    There is none if FID is not measured.
+    """
+    if "fid" not in reference.statistics:
         return []
-    num, fabric = min(subject.num, MAX_NOISE), subject.fabric
-    collector = judge.collector(num)
-    for padded in subject.job.batches(num, fabric.global_rank, fabric.world_size):
+    num, fabric = min(images.num, MAX_NOISE), images.fabric
+    collector = reference.collector(num)
+    for padded in images.job.batches(num, fabric.global_rank, fabric.world_size):
         indices = [index for index in padded if index < num]
-        images = ImageNoise(seed, indices).draw(subject.job.space)
-        collector.add(indices, subject.loaded.model.codec.decode(images))
-    value = judge.figures(collector.collected(), only="fid").get("fid")
-    name = judge.extractor.name
-    return [] if value is None else [Figure(protocol("fid", num, name, "noise"), "fid", name, (value,), None, "fid")]
+        noise = ImageNoise(seed, indices).draw(images.job.space)
+        collector.add(indices, images.loaded.model.codec.decode(noise))
+    value = reference.figures(collector.compute(), only="fid").get("fid")
+    extractor = reference.extractor.name
+    return [] if value is None else [Figure(figure_name("fid", num, extractor, "noise"), "fid", extractor, (value,), None, "fid")]
 
 
-def result(figures: Sequence[Figure], subject: ImagesUnderTest, protocol: Mapping[str, Any]) -> dict[str, object]:
+def sweep_values(figures: Sequence[Figure], protocol: Mapping[str, Any], costs: Mapping[str, float]) -> dict[str, object]:
     """Returns the values for a sweep's table and picture: FID, if it was measured, with a hash of its protocol."""
-    found = {each.name: each.mean for each in figures}
-    fid = next((each for each in figures if each.what == "fid" and not each.name.endswith("-noise")), None)
+    values: dict[str, object] = {each.name: each.mean for each in figures}
+    fid = next((each for each in figures if each.metric == "fid" and not each.name.endswith("-noise")), None)
     if fid is None:
-        return {**found, **subject.costs()}
-    value = fid.mean if math.isfinite(fid.mean) else None
-    settings = relevant(protocol, [(fid.what, fid.extractor, fid.statistic)])
-    conditions = {key: value for key, value in settings.items() if key not in MAY_BE_SWEPT}
-    merit = {"name": fid.name, "value": value, "floor": fid.floor, "protocol": digest(conditions)}
-    return {**found, "fid": merit, **subject.costs(), "objective": math.inf if value is None else value}
+        return {**values, **costs}
+    mean = fid.mean if math.isfinite(fid.mean) else None
+    settings = relevant_protocol(protocol, [fid])
+    fixed = {key: value for key, value in settings.items() if key not in SWEPT_KEYS}
+    entry = {"name": fid.name, "value": mean, "floor": fid.floor, "protocol": json_sha256(fixed)}
+    return {**values, "fid": entry, **costs, "objective": math.inf if mean is None else mean}

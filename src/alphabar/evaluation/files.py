@@ -57,15 +57,15 @@ def open_samples(path: Path) -> SampleFiles:
     return SampleArray(path)
 
 
-def shares(num: int, batch_size: int, rank: int, world_size: int) -> Iterator[range]:
+def batches_of_rank(num: int, batch_size: int, rank: int, world_size: int) -> Iterator[range]:
     """Yields this process's batches of the indices 0..num - 1."""
     for start in range(rank * batch_size, num, world_size * batch_size):
         yield range(start, min(start + batch_size, num))
 
 
-def mixed(names: Sequence[str]) -> list[int]:
+def shuffled_order(names: Sequence[str]) -> list[int]:
     """Returns the shuffled order of the names, a permutation that depends on the names alone."""
-    return sorted(range(len(names)), key=lambda at: (hash_position(names[at]), names[at]))
+    return sorted(range(len(names)), key=lambda index: (hash_position(names[index]), names[index]))
 
 
 class SampleFolder(SampleFiles):
@@ -76,13 +76,14 @@ class SampleFolder(SampleFiles):
         names = list(image_files(root))
         if not names:
             raise UserError(f"samples={root}: there are no images in this folder")
-        self._size = self._look(names[0], size_of)
+        self._size = self._open(names[0], image_size)
         for name in names[1:]:
-            if (size := self._look(name, size_of)) != self._size:
+            if (size := self._open(name, image_size)) != self._size:
                 raise UserError(
-                    f"samples={root}: need images of one size, got {shown(self._size)} in {names[0]} and {shown(size)} in {name}"
+                    f"samples={root}: need images of one size, got "
+                    f"{format_size(self._size)} in {names[0]} and {format_size(size)} in {name}"
                 )
-        self.names = [names[at] for at in mixed(names)]
+        self.names = [names[index] for index in shuffled_order(names)]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -92,21 +93,21 @@ class SampleFolder(SampleFiles):
         return self._size
 
     def batches(self, num: int, batch_size: int, rank: int, world_size: int) -> Iterator[tuple[list[int], Tensor]]:
-        for indices in shares(num, batch_size, rank, world_size):
-            yield list(indices), torch.stack([self._look(self.names[index], self._pixels) for index in indices])
+        for indices in batches_of_rank(num, batch_size, rank, world_size):
+            yield list(indices), torch.stack([self._open(self.names[index], self._pixels) for index in indices])
 
     def _pixels(self, image: Image.Image) -> Tensor:
         return pixels_of(flattened(image, self._size[0]))
 
-    def _look(self, name: str, at: Callable[[Image.Image], T]) -> T:
+    def _open(self, name: str, read: Callable[[Image.Image], T]) -> T:
         try:
             with Image.open(self.root / name) as image:
-                return at(image)
+                return read(image)
         except Exception as error:  # any kind: a file may contain any bytes
             raise UserError(f"samples={self.root}: {unreadable_message(name, error)}") from error
 
 
-def size_of(image: Image.Image) -> Size:
+def image_size(image: Image.Image) -> Size:
     """Returns the size of an image without decoding it."""
     return 1 if image.mode in GREY else 3, image.height, image.width
 
@@ -121,15 +122,15 @@ class SampleArray(SampleFiles):
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
-                found = {name: self._header(archive, name) for name in archive.namelist() if name.endswith(".npy")}
+                headers = {name: self._header(archive, name) for name in archive.namelist() if name.endswith(".npy")}
         except (ValueError, RuntimeError, *DAMAGED) as error:  # RuntimeError: encrypted files and unsupported compression
             raise UserError(f"samples={path}: {' '.join(str(error).split()) or type(error).__name__}") from error
-        fitting = [name for name, (shape, dtype) in found.items() if len(shape) == 4 and dtype == np.uint8 and shape[3] in (1, 3)]
-        if not fitting or found[fitting[0]][0][0] == 0:
-            there = ", ".join(f"{name[:-4]} {dtype} {list(shape)}" for name, (shape, dtype) in found.items())
-            raise UserError(f"samples={path}: need an array uint8 [N, H, W, C] with N >= 1 and C = 1 or 3, got {there or 'none'}")
+        fitting = [name for name, (shape, dtype) in headers.items() if len(shape) == 4 and dtype == np.uint8 and shape[3] in (1, 3)]
+        if not fitting or headers[fitting[0]][0][0] == 0:
+            arrays = ", ".join(f"{name[:-4]} {dtype} {list(shape)}" for name, (shape, dtype) in headers.items())
+            raise UserError(f"samples={path}: need an array uint8 [N, H, W, C] with N >= 1 and C = 1 or 3, got {arrays or 'none'}")
         self.name = fitting[0]
-        self.shape = found[self.name][0]
+        self.shape = headers[self.name][0]
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -139,11 +140,11 @@ class SampleArray(SampleFiles):
         return self.shape[3], self.shape[1], self.shape[2]
 
     def batches(self, num: int, batch_size: int, rank: int, world_size: int) -> Iterator[tuple[list[int], Tensor]]:
-        order = mixed([f"{position:06d}.png" for position in range(len(self))])
+        order = shuffled_order([f"{position:06d}.png" for position in range(len(self))])
         chosen = sorted((position, index) for index, position in enumerate(order[:num]))  # sorted by their position in the file
-        mine = [chosen[part.start : part.stop] for part in shares(num, batch_size, rank, world_size)]
-        images = self._read({position for part in mine for position, _ in part})
-        for part in mine:
+        own = [chosen[part.start : part.stop] for part in batches_of_rank(num, batch_size, rank, world_size)]
+        images = self._read({position for part in own for position, _ in part})
+        for part in own:
             batch = torch.from_numpy(np.stack(list(islice(images, len(part)))))
             yield [index for _, index in part], batch.permute(0, 3, 1, 2)
         next(images, None)  # reads to the end, which checks the checksum
@@ -176,6 +177,6 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return read(file)
 
 
-def shown(size: Size) -> str:
-    """Returns the size (C, H, W) as in a message: "3 x 64 x 64"."""
+def format_size(size: Size) -> str:
+    """Returns the size of an image as text, such as "3 x 64 x 64"."""
     return " x ".join(map(str, size))

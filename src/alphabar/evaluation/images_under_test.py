@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
@@ -18,12 +18,25 @@ from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.evaluation.cost import Cost, counted
-from alphabar.evaluation.files import SampleFiles, shown
+from alphabar.evaluation.files import SampleFiles, format_size
 from alphabar.runs.distributed import raise_together
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images, null_conditions
 from alphabar.sampling.inference import Inference, launch, short_hash
 from alphabar.sampling.prepare import load_data, prepare
 from alphabar.sampling.sampling_job import Generated
+
+
+class Description(NamedTuple):
+    """The description of the evaluated images.
+
+    label: in the names of figures, such as "ema-ddim50". protocol: the settings that must be equal for figures to be compared.
+    identity: which images they are, for receipts. costs: the cost per image.
+    """
+
+    label: str
+    protocol: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    costs: Mapping[str, float] = {}
 
 
 class ImagesUnderTest(ABC):
@@ -46,33 +59,20 @@ class ImagesUnderTest(ABC):
 
     @property
     @abstractmethod
-    def label(self) -> str:
-        """The description of the images in the names of figures, such as "ema-ddim50"."""
-
-    @property
-    @abstractmethod
     def is_real(self) -> bool:
         """Whether the images are real, so that their figures are themselves the floor."""
 
     @abstractmethod
-    def shares(self, seed: int) -> Iterator[Generated]:
+    def batches(self, seed: int) -> Iterator[Generated]:
         """Yields this process's share of the images."""
 
     @abstractmethod
-    def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
+    def targets(self, indices: Tensor) -> Mapping[str, Tensor]:
         """Returns the conditions of the images of int64 indices [B]: "label" for classes, "caption" for captions or images."""
 
     @abstractmethod
-    def protocol(self) -> Mapping[str, Any]:
-        """Returns the settings that must be equal for figures to be compared."""
-
-    @abstractmethod
-    def identity(self) -> Mapping[str, Any]:
-        """Returns the identity of the images for receipts."""
-
-    @abstractmethod
-    def costs(self) -> Mapping[str, float]:
-        """Returns the cost per image."""
+    def describe(self) -> Description:
+        """Returns the description of the images; called when all of them have been measured."""
 
 
 @dataclass
@@ -114,14 +114,10 @@ class CheckpointSamples(ImagesUnderTest):
         return self.inference.num
 
     @property
-    def label(self) -> str:
-        return self.inference.label(self.loaded)
-
-    @property
     def is_real(self) -> bool:
         return False
 
-    def shares(self, seed: int) -> Iterator[Generated]:
+    def batches(self, seed: int) -> Iterator[Generated]:
         conditions = dataset_conditions(self.loaded.first.model.conditioner, self._condition_images)
         with ExitStack() as stack:
             for each in self.loaded.chain:
@@ -142,21 +138,30 @@ class CheckpointSamples(ImagesUnderTest):
             torch.cuda.synchronize(self.fabric.device)
         return time.perf_counter()
 
-    def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
+    def targets(self, indices: Tensor) -> Mapping[str, Tensor]:
         depicts = self.loaded.first.model.conditioner.depicts
-        known = {} if depicts is None else self._condition_images.metadata(indices % len(self._condition_images))
-        return {name: ids for name, ids in known.items() if name == depicts}
+        metadata = {} if depicts is None else self._condition_images.metadata(indices % len(self._condition_images))
+        return {name: ids for name, ids in metadata.items() if name == depicts}
 
-    def protocol(self) -> Mapping[str, Any]:
-        return {
+    def describe(self) -> Description:
+        inference, upstream = self.inference, self.loaded.before
+        stages = [
+            {"checkpoint": path, "sha256": short_hash(Path(path)), "step": each.step}
+            for path, each in zip(inference.stages, upstream, strict=True)
+        ]
+        protocol = {
             "images": "samples of a checkpoint",
-            "weights": {"which": self.inference.weights_label, "average": self._average()},
-            "sampler": self.inference.sampler_for(self.loaded),
-            "guidance": self.inference.guidance,
-            "precision": self.inference.precision,
+            "weights": {"which": inference.weights_label, "average": self._average()},
+            "sampler": inference.sampler_for(self.loaded),
+            "guidance": inference.guidance,
+            "precision": inference.precision,
             **({"told": "held-out"} if self._condition_images is self.data.held_out_set else {}),
-            **({"stages": [short_hash(Path(path)) for path in self.inference.stages]} if self.loaded.before else {}),
+            **({"stages": [stage["sha256"] for stage in stages]} if stages else {}),
         }
+        identity = {**inference.identity(self.loaded.step), **({"stages": stages} if stages else {})}
+        num_drawn = max(self.cost.images + self.cost.warm_up[1], 1)
+        costs = {"network_evaluations": self.cost.evaluations / num_drawn, "seconds_per_image": self.cost.seconds_per_image}
+        return Description(inference.label(self.loaded), protocol, identity, costs)
 
     def _average(self) -> Mapping[str, Any] | None:
         """Returns how the weights were averaged, as the run was configured; None for raw weights."""
@@ -167,17 +172,6 @@ class CheckpointSamples(ImagesUnderTest):
         settings: Any = OmegaConf.to_container(self.loaded.config.callbacks.ema)
         return {"name": str(settings.pop("_target_", "")).rpartition(".")[2], **settings}
 
-    def identity(self) -> Mapping[str, Any]:
-        stages = [
-            {"checkpoint": path, "sha256": short_hash(Path(path)), "step": each.step}
-            for path, each in zip(self.inference.stages, self.loaded.before, strict=True)
-        ]
-        return {**self.inference.identity(self.loaded.step), **({"stages": stages} if stages else {})}
-
-    def costs(self) -> Mapping[str, float]:
-        drawn = max(self.cost.images + self.cost.warm_up[1], 1)
-        return {"network_evaluations": self.cost.evaluations / drawn, "seconds_per_image": self.cost.seconds_per_image}
-
 
 @dataclass
 class SamplesInFiles(ImagesUnderTest):
@@ -186,7 +180,7 @@ class SamplesInFiles(ImagesUnderTest):
     path: str
     files: SampleFiles
     data: ImageDataModule
-    chosen: int | None
+    num_wanted: int | None
     batch_size: int
     run_dir: str
     devices: tuple[str, int | str]
@@ -195,7 +189,9 @@ class SamplesInFiles(ImagesUnderTest):
         shape = self.data.shape
         need = (shape.channels, shape.resolution, shape.resolution)
         if self.files.size != need:
-            raise UserError(f"samples={self.path}: need images of {shown(need)}, as the real ones, got {shown(self.files.size)}")
+            raise UserError(
+                f"samples={self.path}: need images of {format_size(need)}, as the real ones, got {format_size(self.files.size)}"
+            )
         if self.num > len(self.files):
             raise UserError(f"num={self.num}: there are {len(self.files)} images in samples={self.path}")
         self.fabric = launch(self.run_dir, *self.devices)
@@ -206,40 +202,30 @@ class SamplesInFiles(ImagesUnderTest):
 
     @property
     def num(self) -> int:
-        return len(self.files) if self.chosen is None else self.chosen
-
-    @property
-    def label(self) -> str:
-        return "samples"
+        return len(self.files) if self.num_wanted is None else self.num_wanted
 
     @property
     def is_real(self) -> bool:
         return False
 
-    def shares(self, seed: int) -> Iterator[Generated]:
+    def batches(self, seed: int) -> Iterator[Generated]:
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
-        quiet = True if rank else None  # None: the bar is hidden if there is no terminal
+        is_hidden = True if rank else None  # None: the bar is hidden if there is no terminal
         error: UserError | None = None
-        with tqdm(desc="looking at samples", total=self.num, unit="img", delay=2, leave=False, disable=quiet) as bar:
+        with tqdm(desc="looking at samples", total=self.num, unit="img", delay=2, leave=False, disable=is_hidden) as bar:
             try:
                 for indices, images in self.files.batches(self.num, self.batch_size, rank, world_size):
                     yield Generated(indices, images, torch.ones(len(images), dtype=torch.bool))
                     bar.update(len(images) * world_size)
-            except UserError as complaint:
-                error = complaint
+            except UserError as raised:
+                error = raised
         raise_together(error)
 
-    def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
+    def targets(self, indices: Tensor) -> Mapping[str, Tensor]:
         return {}
 
-    def protocol(self) -> Mapping[str, Any]:
-        return {"images": "files"}
-
-    def identity(self) -> Mapping[str, Any]:
-        return {"samples": self.path}
-
-    def costs(self) -> Mapping[str, float]:
-        return {}
+    def describe(self) -> Description:
+        return Description("samples", {"images": "files"}, {"samples": self.path})
 
 
 @dataclass
@@ -247,7 +233,7 @@ class HeldOutImages(ImagesUnderTest):
     """Real images that were not trained on, whose figures are those of a perfect model."""
 
     data: ImageDataModule
-    chosen: int | None
+    num_wanted: int | None
     run_dir: str
     devices: tuple[str, int | str]
 
@@ -258,33 +244,24 @@ class HeldOutImages(ImagesUnderTest):
     def open(self) -> ImageDataModule:
         prepare(self.data, self.fabric)
         available = len(self.data.held_out_set)
-        if available == 0 or (self.chosen or 0) > available:
-            raise UserError(f"data: it has {available} held-out images" + (f", fewer than num={self.chosen}" if available else ""))
+        if available == 0 or (self.num_wanted or 0) > available:
+            reason = f", fewer than num={self.num_wanted}" if available else ""
+            raise UserError(f"data: it has {available} held-out images{reason}")
         return self.data
 
     @property
     def num(self) -> int:
-        return len(self.data.held_out_set) if self.chosen is None else self.chosen
-
-    @property
-    def label(self) -> str:
-        return "heldout"
+        return len(self.data.held_out_set) if self.num_wanted is None else self.num_wanted
 
     @property
     def is_real(self) -> bool:
         return True
 
-    def shares(self, seed: int) -> Iterator[Generated]:
+    def batches(self, seed: int) -> Iterator[Generated]:
         return iter(())
 
-    def facts(self, indices: Tensor) -> Mapping[str, Tensor]:
+    def targets(self, indices: Tensor) -> Mapping[str, Tensor]:
         return {}
 
-    def protocol(self) -> Mapping[str, Any]:
-        return {"images": "held-out"}
-
-    def identity(self) -> Mapping[str, Any]:
-        return {"images": "held-out"}
-
-    def costs(self) -> Mapping[str, float]:
-        return {}
+    def describe(self) -> Description:
+        return Description("heldout", {"images": "held-out"}, {"images": "held-out"})

@@ -28,11 +28,12 @@ from alphabar.diffusion.samplers import changes
 from alphabar.diffusion.thresholdings import Static, Thresholded, Thresholding
 from alphabar.diffusion.variances import Variance
 from alphabar.errors import UserError
-from alphabar.evaluation.receipt import Figure, Receipt, circumstances, write
-from alphabar.metrics.content import content_hash, legible
-from alphabar.metrics.names import bound_protocol, flow_protocol
+from alphabar.evaluation.receipt import Figure, Receipt, provenance, write_receipt
+from alphabar.evaluation.result import EvaluationResult
+from alphabar.metrics.content import content_hash, hash_to_hex
+from alphabar.metrics.names import bound_name, flow_name
+from alphabar.metrics.real import indices_of_rank
 from alphabar.runs.distributed import sum_over_ranks
-from alphabar.runs.paths import display_path
 from alphabar.runs.text_table import aligned
 from alphabar.sampling.conditions import Conditions, dataset_conditions
 from alphabar.sampling.inference import Inference
@@ -40,16 +41,19 @@ from alphabar.sampling.model import Loaded
 from alphabar.sampling.prepare import load_data, withdrawn_on_error
 
 BOUND_KEYS = ("variance", "bpd_terms", "thresholding")  # settings that the probability flow does not use
-Done = Callable[[], object]
+OnStep = Callable[[], object]
 
 
-class Measure(NamedTuple):
-    """A quantity measured for every image: bits(x, indices, done) returns [B], and calls `done` `num_steps` times meanwhile."""
+class Estimator(NamedTuple):
+    """An estimator of bits per dimension: bits(x, indices, on_step) returns [B], and calls `on_step` `num_steps` times.
 
-    what: str
+    metric: "vlb" or "ode". name: the name of the figure.
+    """
+
+    metric: str
     name: str
     num_steps: int
-    bits: Callable[[Tensor, Sequence[int], Done], Tensor]
+    bits: Callable[[Tensor, Sequence[int], OnStep], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,7 @@ class Likelihood:
         if self.inference.precision != "32-true":
             raise ValueError(f"likelihoods need precision=32-true, got precision={self.inference.precision}")
 
-    def must_have_likelihood(self, loaded: Loaded) -> None:
+    def check_model(self, loaded: Loaded) -> None:
         """Raises UserError for a model without a likelihood, or a setting that does nothing for it."""
         denoiser, codec = loaded.model.denoiser, loaded.model.codec
         schedule = denoiser.schedule
@@ -97,43 +101,44 @@ class Likelihood:
                 "variance=learned: this network has learned none; choose posterior or beta (objective=hybrid trains it)"
             )
 
-    def run(self) -> dict[str, object]:
-        """Measures, prints a table and writes `receipt.json`; returns means and standard errors, and which one a sweep compares,
-        the bound if there is one."""
+    def run(self) -> EvaluationResult:
+        """Measures the images and writes `receipt.json`; returns means and standard errors, and which one a sweep compares, the
+        bound if there is one."""
         begin = time.perf_counter()
-        fabric, loaded = self.inference.start(self.must_have_likelihood)
+        fabric, loaded = self.inference.start(self.check_model)
         with withdrawn_on_error(self.inference.run_dir):
             held_out = load_data(loaded, self.inference.data_root, fabric).held_out_set
             if self.inference.num > len(held_out):
                 raise UserError(f"need num <= {len(held_out)}, the number of held-out images, got num={self.inference.num}")
         conditions = dataset_conditions(loaded.model.conditioner, held_out)
-        measured = [self._bound(loaded, conditions)] if loaded.model.denoiser.schedule.is_discrete else []
-        measured.append(self._flow(loaded.model.denoiser, conditions))
-        bits, content = self._measure(measured, held_out, loaded, fabric)
-        figures = [Figure(each.name, each.what, "", (float(row.mean()),)) for each, row in zip(measured, bits, strict=True)]
-        errors = {
-            f"{each.name}-standard_error": float(row.std()) / math.sqrt(self.inference.num)
-            for each, row in zip(measured, bits, strict=True)
-            if self.inference.num > 1
-        }
-        if fabric.is_global_zero:
-            run = circumstances(fabric, time.perf_counter() - begin)
-            receipt = Receipt(
-                tuple(figures),
-                self._protocol(content, len(measured) > 1),
-                self.inference.identity(loaded.step),
-                {"standard_errors": errors},
-                run,
-            )
-            path = write(receipt, Path(self.inference.run_dir))
-            print(aligned([["bits per dimension", "", "+-", "name"], *(self._row(each, errors) for each in figures)]))
-            print(f"receipt  {display_path(path)}")
+        estimators = [self._bound(loaded, conditions)] if loaded.model.denoiser.schedule.is_discrete else []
+        estimators.append(self._flow(loaded.model.denoiser, conditions))
+        bits, content = self._bits_per_dimension(estimators, held_out, loaded, fabric)
+        pairs = list(zip(estimators, bits, strict=True))
+        figures = [Figure(each.name, each.metric, "", (float(row.mean()),)) for each, row in pairs]
+        num = self.inference.num
+        errors = {f"{each.name}-standard_error": float(row.std()) / math.sqrt(num) for each, row in pairs if num > 1}
         bpd = {"name": figures[0].name, "value": figures[0].mean, "floor": None}
-        return {**{each.name: each.mean for each in figures}, **errors, "bpd": bpd, "objective": figures[0].mean}
+        result = EvaluationResult(
+            {**{each.name: each.mean for each in figures}, **errors, "bpd": bpd, "objective": figures[0].mean}
+        )
+        if not fabric.is_global_zero:
+            return result
+        receipt = Receipt(
+            tuple(figures),
+            self._protocol(content, len(estimators) > 1),
+            self.inference.identity(loaded.step),
+            {"standard_errors": errors},
+            provenance(fabric, time.perf_counter() - begin),
+        )
+        return result._replace(
+            table=aligned([["bits per dimension", "", "+-", "name"], *(self._row(each, errors) for each in figures)]),
+            receipt=write_receipt(receipt, Path(self.inference.run_dir)),
+        )
 
     def _row(self, figure: Figure, errors: dict[str, float]) -> list[str]:
         error = errors.get(f"{figure.name}-standard_error")
-        return [figure.what, f"{figure.mean:.4f}", "" if error is None else f"{error:.2g}", figure.name]
+        return [figure.metric, f"{figure.mean:.4f}", "" if error is None else f"{error:.2g}", figure.name]
 
     def _protocol(self, content: str, has_bound: bool) -> dict[str, object]:
         keys = ("bpd_steps", "probes", *(BOUND_KEYS if has_bound else ()))
@@ -148,55 +153,56 @@ class Likelihood:
             **{key: vars(self)[key] for key in keys},
         }
 
-    def _bound(self, loaded: Loaded, conditions: Conditions) -> Measure:
+    def _bound(self, loaded: Loaded, conditions: Conditions) -> Estimator:
         denoiser = loaded.model.denoiser
-        seen = denoiser if self.thresholding is None else Thresholded(denoiser, self.thresholding)
+        thresholded = denoiser if self.thresholding is None else Thresholded(denoiser, self.thresholding)
         variance: Variance = self.variance or ("learned" if learns_variance(loaded) else "beta")
         num_steps = len(denoiser.schedule.timesteps(None)) - 1
         num_terms = min(self.bpd_terms or num_steps, num_steps)
 
-        def bits(x: Tensor, indices: Sequence[int], done: Done) -> Tensor:
+        def bits(x: Tensor, indices: Sequence[int], on_step: OnStep) -> Tensor:
             noise = ImageNoise(derive_seed("bound", self.inference.seed), indices)
-            return variational_bound(seen, x, conditions(indices), variance, noise, None, num_terms, done) / math.log(2)
+            return variational_bound(thresholded, x, conditions(indices), variance, noise, None, num_terms, on_step) / math.log(2)
 
         terms = "" if num_terms == num_steps else f"-terms{num_terms}"
-        steps = f"{variance}{num_steps}{terms}{label(self.thresholding)}"
-        return Measure("vlb", bound_protocol(self.inference.num, self.inference.weights_label, steps), num_terms, bits)
+        steps = f"{variance}{num_steps}{terms}{thresholding_suffix(self.thresholding)}"
+        return Estimator("vlb", bound_name(self.inference.num, self.inference.weights_label, steps), num_terms, bits)
 
-    def _flow(self, denoiser: Denoiser, conditions: Conditions) -> Measure:
+    def _flow(self, denoiser: Denoiser, conditions: Conditions) -> Estimator:
         times = flow_times(denoiser.schedule, self.bpd_steps)
         num_steps = len(times) - 2  # the last time is that of data, which the ODE does not reach
 
-        def bits(x: Tensor, indices: Sequence[int], done: Done) -> Tensor:
+        def bits(x: Tensor, indices: Sequence[int], on_step: OnStep) -> Tensor:
             noise = ImageNoise(derive_seed("flow", self.inference.seed), indices)
             x = dequantised(x, noise)
-            log_p = probability_flow(denoiser, x, conditions(indices), times, rademacher(noise, x, self.probes), done)
+            log_p = probability_flow(denoiser, x, conditions(indices), times, rademacher(noise, x, self.probes), on_step)
             return bits_of_density(log_p, x[0].numel())
 
-        name = flow_protocol(self.inference.num, self.inference.weights_label, f"heun{num_steps}-probes{self.probes}")
-        return Measure("ode", name, num_steps, bits)
+        name = flow_name(self.inference.num, self.inference.weights_label, f"heun{num_steps}-probes{self.probes}")
+        return Estimator("ode", name, num_steps, bits)
 
-    def _measure(self, measured: Sequence[Measure], images: ImageSet, loaded: Loaded, fabric: Fabric) -> tuple[Tensor, str]:
-        """Returns bits per dimension [len(measured), num], float64, and a hash of the images, equal on every process."""
+    def _bits_per_dimension(
+        self, estimators: Sequence[Estimator], images: ImageSet, loaded: Loaded, fabric: Fabric
+    ) -> tuple[Tensor, str]:
+        """Returns bits per dimension [len(estimators), num], float64, and a hash of the images, equal on every process."""
         settings = self.inference
         home = torch.device("cpu") if fabric.device.type == "mps" else fabric.device  # Apple's GPUs have no float64
-        values = torch.zeros(len(measured), settings.num, dtype=torch.float64, device=home)
+        values = torch.zeros(len(estimators), settings.num, dtype=torch.float64, device=home)
         content = torch.zeros((), dtype=torch.int64, device=home)
-        shares = torch.arange(fabric.global_rank, settings.num, fabric.world_size).split(settings.batch_size)
-        shares = [share for share in shares if len(share)]
-        total_steps = len(shares) * sum(figure.num_steps for figure in measured)
-        shown = fabric.is_global_zero and sys.stderr.isatty()
+        batches = list(indices_of_rank(settings.num, settings.batch_size))
+        total_steps = len(batches) * sum(each.num_steps for each in estimators)
+        is_shown = fabric.is_global_zero and sys.stderr.isatty()
         with (
-            tqdm(total=total_steps, unit="step", desc=f"{settings.num} images", disable=not shown) as bar,
+            tqdm(total=total_steps, unit="step", desc=f"{settings.num} images", disable=not is_shown) as bar,
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # TF32 keeps only 10 bits of the factors of convolutions
         ):
-            for indices in shares:
+            for indices in batches:
                 pixels = images.images(indices)
                 content += content_hash(pixels)
                 x = loaded.model.codec.encode(pixels.to(fabric.device))
-                for row, figure in zip(values, measured, strict=True):
-                    row[indices.to(home)] = figure.bits(x, indices.tolist(), bar.update).to(home, torch.float64)
-        return sum_over_ranks(values), legible(int(sum_over_ranks(content)))  # each image is zero on all processes but one
+                for row, estimator in zip(values, estimators, strict=True):
+                    row[indices.to(home)] = estimator.bits(x, indices.tolist(), bar.update).to(home, torch.float64)
+        return sum_over_ranks(values), hash_to_hex(int(sum_over_ranks(content)))  # each image is zero on all processes but one
 
 
 def learns_variance(loaded: Loaded) -> bool:
@@ -208,7 +214,7 @@ def learns_variance(loaded: Loaded) -> bool:
         return denoiser(x, denoiser.schedule.time(torch.ones(1, device=x.device)), cond).variance is not None
 
 
-def label(thresholding: Thresholding | None) -> str:
+def thresholding_suffix(thresholding: Thresholding | None) -> str:
     """Returns the suffix for differences from the published bound: "", "-nothresholding" or "-dynamic-quantile0.9"."""
     if thresholding is None:
         return "-nothresholding"

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -30,12 +31,12 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "torch-fidelity
 class Figure(NamedTuple):
     """A figure over K seeds.
 
-    name: describes how it was measured. what: its kind, such as "fid". extractor: "" if none is used. values: one per seed, [K].
+    name: describes how it was measured. metric: its kind, such as "fid". extractor: "" if none is used. values: one per seed, [K].
     floor: the same figure of held-out real images; None if there is none. statistic: the protocol's statistic that computes it.
     """
 
     name: str
-    what: str
+    metric: str
     extractor: str
     values: tuple[float, ...]
     floor: float | None = None
@@ -43,6 +44,7 @@ class Figure(NamedTuple):
 
     @property
     def mean(self) -> float:
+        """The mean over seeds."""
         return sum(self.values) / len(self.values)
 
     @property
@@ -56,45 +58,42 @@ class Figure(NamedTuple):
 class Receipt(NamedTuple):
     """Figures with everything that they depend on.
 
-    figures: by name. protocol: the settings that must be equal for figures to be compared. subject: the evaluated images.
-
-    findings: further diagnostics of the images. run: the command, machine, time and code.
+    protocol: the settings that must be equal for figures to be compared. identity: which images were evaluated, "subject" in the
+    file. diagnostics: further checks of the images, "findings" in the file. run: the command, machine, time and code.
     """
 
     figures: tuple[Figure, ...]
     protocol: Mapping[str, Any]
-    subject: Mapping[str, Any]
-    findings: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    diagnostics: Mapping[str, Any]
     run: Mapping[str, Any]
 
 
-def circumstances(fabric: Fabric, seconds: float) -> dict[str, Any]:
+def provenance(fabric: Fabric, seconds: float) -> dict[str, Any]:
     """Returns the code, versions and hardware of a run that took `seconds`."""
     device = fabric.device
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv[1:],
-        "code": revision(),
-        "versions": {"alphabar": alphabar.__version__, "python": platform.python_version(), **versions()},
+        "code": code_revision(),
+        "versions": {"alphabar": alphabar.__version__, "python": platform.python_version(), **package_versions()},
         "hardware": f"{fabric.world_size} x {device.type} ({hardware})",
         "seconds": round(seconds, 2),
     }
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Returns the versions of the installed packages that figures may depend on."""
-    found = {}
+    versions = {}
     for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 @cache
-def revision() -> str | None:
+def code_revision() -> str | None:
     """Returns the commit of the source tree of this package, with "+changes" if files differ; None outside a repository."""
     folder = Path(alphabar.__file__).parent
     try:
@@ -104,24 +103,25 @@ def revision() -> str | None:
         return None
 
 
-def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
-def write(receipt: Receipt, folder: Path) -> Path:
-    """Writes `receipt.json`; returns its path."""
-    content = {
-        "format": FORMAT,
-        "figures": [{**each._asdict(), "mean": each.mean, "std": each.std} for each in receipt.figures],
-        "protocol": receipt.protocol,
-        "subject": receipt.subject,
-        "findings": receipt.findings,
-        "run": receipt.run,
-    }
-    plain = as_json(content)
+def write_receipt(receipt: Receipt, folder: Path) -> Path:
+    """Writes `receipt.json` and returns its path."""
+    content = json_content(
+        {
+            "format": FORMAT,
+            "figures": [_figure_record(each) for each in receipt.figures],
+            "protocol": receipt.protocol,
+            "subject": receipt.identity,
+            "findings": receipt.diagnostics,
+            "run": receipt.run,
+        }
+    )
     path = folder / FILE_NAME
-    write_text(path, json.dumps({**plain, "sha256": digest(plain)}, indent=2) + "\n")
+    write_text(path, json.dumps({**content, "sha256": json_sha256(content)}, indent=2) + "\n")
     return path
 
 
@@ -136,24 +136,24 @@ def without_nan(content: Any) -> Any:
     return None if isinstance(content, float) and math.isnan(content) else content
 
 
-def as_json(content: Any) -> Any:
+def json_content(content: Any) -> Any:
     """Returns the value as it would be read back from a JSON file."""
-    return without_nan(json.loads(json.dumps(content, default=named)))
+    return without_nan(json.loads(json.dumps(content, default=dataclass_record)))
 
 
-def digest(content: Mapping[str, Any]) -> str:
+def json_sha256(content: Mapping[str, Any]) -> str:
     """Returns the SHA-256 of the content, by which a receipt reveals accidental edits, though not forgery."""
-    return hashlib.sha256(json.dumps(as_json(content), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(json_content(content), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def named(settings: object) -> object:
+def dataclass_record(settings: object) -> dict[str, object]:
     """Returns a dataclass, such as a sampler, as the name of its class with its settings. Raises TypeError for anything else."""
     if not is_dataclass(settings):
         raise TypeError(f"cannot write {type(settings).__name__} into a receipt")
     return {"name": type(settings).__name__, **vars(settings)}
 
 
-def read(path: Path) -> Receipt:
+def read_receipt(path: Path) -> Receipt:
     """Returns the receipt in a file or a folder. Raises UserError if it is not a receipt, or was edited."""
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
@@ -165,7 +165,7 @@ def read(path: Path) -> Receipt:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{file}: not a receipt of evaluate.py, need format {FORMAT!r}")
     stored = content.pop("sha256", None)
-    if stored != digest(content):
+    if stored != json_sha256(content):
         raise UserError(f"{file}: was edited after it was written (its SHA-256 is not that of its content): measure again")
     if isinstance(guidance := content["protocol"].get("guidance"), dict):
         guidance.pop("rule", None)  # earlier versions wrote the settings of guidance twice
@@ -173,24 +173,30 @@ def read(path: Path) -> Receipt:
     return Receipt(figures, current_protocol(content["protocol"]), content["subject"], content["findings"], content["run"])
 
 
+def _figure_record(figure: Figure) -> dict[str, Any]:
+    """Returns the figure as the file holds it, which calls the metric "what"."""
+    record = figure._asdict()
+    return {"name": record.pop("name"), "what": record.pop("metric"), **record, "mean": figure.mean, "std": figure.std}
+
+
 def _figure(record: Mapping[str, Any]) -> Figure:
     values = tuple(math.nan if value is None else float(value) for value in record["values"])
     return Figure(record["name"], record["what"], record["extractor"], values, record["floor"], record["statistic"])
 
 
-def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_mapping(content: Any, prefix: str = "") -> dict[str, Any]:
     """Returns nested mappings as one mapping with dotted keys."""
     if not isinstance(content, Mapping):
         return {prefix: content}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in content.items():
-        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
+        flat |= flatten_mapping(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
 
 
 def differences(protocols: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Returns the dotted keys whose values differ between the protocols, with the value in each protocol."""
-    tables = [flat(protocol) for protocol in protocols]
+    tables = [flatten_mapping(protocol) for protocol in protocols]
     keys = dict.fromkeys(key for table in tables for key in table)
     values = {key: [table.get(key) for table in tables] for key in keys}
-    return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
+    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}

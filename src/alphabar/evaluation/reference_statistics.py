@@ -9,7 +9,7 @@ from alphabar.metrics import Splits
 from alphabar.metrics.collector import Collector
 from alphabar.metrics.extractor import Extractor
 from alphabar.metrics.feature_set import FeatureSet
-from alphabar.metrics.real import RealImages, learn
+from alphabar.metrics.real import RealImages, real_image_features
 from alphabar.metrics.statistics import Statistic
 from alphabar.runs.distributed import from_first
 
@@ -39,23 +39,23 @@ class ReferenceStatistics:
         self.statistics = {name: each for name, each in statistics.items() if each.applies(extractor)}
         self.device = device
         self.num = num
-        self.training = splits.train
-        self.origins: dict[str, str] = {}  # the statistic that computes each figure
-        self._must_suffice(len(splits.train))
+        self.train_set = splits.train
+        self.statistic_names: dict[str, str] = {}  # by kind of figure, the statistic that computes it
+        self._check_num_images(len(splits.train))
         key = splits.fingerprint
-        self.real = learn(extractor, device, splits.train, "train", key, len(splits.train), batch_size)
+        self.real = real_image_features(extractor, device, splits.train, "train", key, len(splits.train), batch_size)
         num_held_out = min(num, len(splits.held_out))
         self.held_out: RealImages | None = None
         if num_held_out >= 2:
-            self.held_out = learn(extractor, device, splits.held_out, "held-out", key, num_held_out, batch_size)
+            self.held_out = real_image_features(extractor, device, splits.held_out, "held-out", key, num_held_out, batch_size)
 
-    def _must_suffice(self, num_real: int) -> None:
+    def _check_num_images(self, num_real: int) -> None:
         for name, statistic in self.statistics.items():
             need = statistic.min_images(self.extractor.num_features)
-            for kind, there in (("generated", self.num), ("training", num_real)):
-                if there < need:
+            for kind, num in (("generated", self.num), ("training", num_real)):
+                if num < need:
                     raise UserError(
-                        f"statistics.{name}: takes {need} images of each kind in {self.extractor.name} features, got {there} "
+                        f"statistics.{name}: takes {need} images of each kind in {self.extractor.name} features, got {num} "
                         f"{kind} images; statistics.{name}=null leaves it out"
                     )
 
@@ -66,14 +66,14 @@ class ReferenceStatistics:
     def figures(self, images: FeatureSet, only: str | None = None) -> dict[str, float]:
         """Returns all figures by name, or those of one statistic, without statistics that need more images than there are."""
         size, chosen = self.extractor.num_features, self.statistics if only is None else {only: self.statistics[only]}
-        able = {name: each for name, each in chosen.items() if images.num >= each.min_images(size)}
+        computable = {name: each for name, each in chosen.items() if images.num >= each.min_images(size)}
 
-        def work() -> dict[str, dict[str, float]]:
-            return {name: each.compute(images, self.real.features) for name, each in able.items()}
+        def compute() -> dict[str, dict[str, float]]:
+            return {name: each.compute(images, self.real.features) for name, each in computable.items()}
 
-        found = from_first(work)  # the other processes have no rows of real images
-        self.origins |= {what: name for name, figures in found.items() for what in figures}
-        return {what: value for figures in found.values() for what, value in figures.items()}
+        computed = from_first(compute)  # the other processes have no rows of real images
+        self.statistic_names |= {what: name for name, figures in computed.items() for what in figures}
+        return {what: value for figures in computed.values() for what, value in figures.items()}
 
     def floor(self) -> dict[str, float]:
         """Returns the figures of the held-out images; none if there are too few of them."""

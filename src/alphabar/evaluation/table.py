@@ -1,9 +1,12 @@
-"""The table of a receipt for the terminal."""
+"""Receipts as text: the table of one for the terminal, and the pieces that other tables of receipts share."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from alphabar.evaluation.receipt import Figure, Receipt
 from alphabar.runs.text_table import aligned
 
-TITLES = {
+METRIC_TITLES = {
     "fid": "FID",
     "fid_infinity": "FID, many images",
     "kid": "KID",
@@ -12,32 +15,37 @@ TITLES = {
 }
 
 
-def shown_figures(receipt: Receipt) -> str:
+def format_receipt(receipt: Receipt) -> str:
     """Returns the table of the evaluated images and the reference, a row for each figure, and the diagnostics."""
-    protocol, run = receipt.protocol, receipt.run
-    reference, floor = protocol["reference"], protocol.get("floor")
-    lines = [f"{protocol['num']:,} images against {reference['num']:,} training images" + _seeds(protocol["seeds"])]
+    protocol = receipt.protocol
+    reference, floor, seeds = protocol["reference"], protocol.get("floor"), protocol["seeds"]
+    over_seeds = f", seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
     rows: list[list[str]] = [["figure", "features", "", f"floor, {floor['num']:,} held-out" if floor else "no floor", "name"]]
-    for figure in receipt.figures:
-        if not figure.what.endswith("_std"):
-            rows.append(
-                [TITLES.get(figure.what, figure.what), figure.extractor, spread(figure), _number(figure.floor), figure.name]
-            )
-    lines.append(aligned(rows))
-    if "network_evaluations" in run:
-        lines.append(f"{run['network_evaluations']:g} network evaluations and {run['seconds_per_image']:.3g} s an image")
-    lines += [f"! {line}" for line in receipt.findings.get("complaints", [])]
-    return "\n".join(lines)
+    for each in without_deviations(receipt):
+        floor_value = "" if each.floor is None else format_number(each.floor)
+        rows.append([METRIC_TITLES.get(each.metric, each.metric), each.extractor, mean_and_std(each, "+-"), floor_value, each.name])
+    lines = [f"{protocol['num']:,} images against {reference['num']:,} training images{over_seeds}", aligned(rows)]
+    lines += [cost] if (cost := format_cost(receipt.run)) else []
+    return "\n".join([*lines, *(f"! {line}" for line in receipt.diagnostics.get("complaints", []))])
 
 
-def spread(figure: Figure) -> str:
-    """Returns the mean over seeds and, for several seeds, the standard deviation."""
-    return _number(figure.mean) + ("" if figure.std is None else f" +- {figure.std:.2g}")
+def without_deviations(receipt: Receipt) -> list[Figure]:
+    """Returns the figures without those that are the deviation of another, such as `kid_std`."""
+    return [figure for figure in receipt.figures if not figure.metric.endswith("_std")]
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def mean_and_std(figure: Figure, sign: str) -> str:
+    """Returns the mean over seeds and, for several seeds, the standard deviation after the sign."""
+    return format_number(figure.mean) + ("" if figure.std is None else f" {sign} {figure.std:.2g}")
 
 
-def _seeds(seeds: list[int]) -> str:
-    return f", seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
+def format_number(value: float) -> str:
+    """Returns the number with four significant digits."""
+    return f"{value:.4g}"
+
+
+def format_cost(run: Mapping[str, Any]) -> str:
+    """Returns the cost of an image; "" for images that were not sampled."""
+    if "network_evaluations" not in run:
+        return ""
+    return f"{run['network_evaluations']:g} network evaluations and {run['seconds_per_image']:.3g} s an image"

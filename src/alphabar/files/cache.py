@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,15 +88,6 @@ class DiskCache:
         try:
             with self.writer(path) as write:
                 write(buffer.getbuffer())
-        except OSError as error:
-            _log_unwritable(path, error)
-
-    def store_file(self, path: Path, write: Callable[[BinaryIO], object]) -> None:
-        """Writes a file of another format beside the entries, by `write`; logs one line if it cannot be written."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_writer(path) as file:
-                write(file)
         except OSError as error:
             _log_unwritable(path, error)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from alphabar.data import ImageSet
+from alphabar.errors import UserError
 from alphabar.metrics.extractor import Extractor
 
 
@@ -32,3 +33,11 @@ class Features(ABC):
 
         Raises `UserError` on all of them if the data or a file does not allow it.
         """
+
+
+def build_extractors(features: Features, splits: Splits) -> list[Extractor]:
+    """Returns the extractors of the features. Raises UserError, with the name of the group, if the data do not allow them."""
+    try:
+        return features.extractors(splits)
+    except UserError as error:
+        raise UserError(f"features: {error}") from error

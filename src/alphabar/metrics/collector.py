@@ -1,15 +1,26 @@
 """Accumulation of the features of images in batches, on one or many processes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from alphabar.metrics.content import content_hash, hash_to_hex
 from alphabar.metrics.extractor import Extracted, Extractor, in_float32
 from alphabar.metrics.feature_set import NUM_PARTS, ClassSums, FeatureSet, Sums
-from alphabar.metrics.retrieval import candidates, found
+from alphabar.metrics.health import ImageStatistics
+from alphabar.metrics.retrieval import candidates, is_retrieved
 from alphabar.metrics.statistics.inception_score import class_sums
-from alphabar.runs.distributed import sum_over_ranks_
+from alphabar.runs.distributed import sum_over_ranks, sum_over_ranks_
+
+
+class Batch(NamedTuple):
+    """Images uint8 [B, C, H, W] with their places [B] in the set and their conditions, see `Collector.add`."""
+
+    indices: Sequence[int] | Tensor
+    images: Tensor
+    targets: Mapping[str, Tensor]
 
 
 class Collector:
@@ -33,17 +44,17 @@ class Collector:
         self.first = torch.zeros(num_parts, size, **home)
         self.second = torch.zeros(num_parts, size, size, **home)
         self.rows = torch.zeros(min(num_rows, num), size, dtype=torch.float32)
-        self.is_there = torch.zeros(len(self.rows), dtype=torch.float32)
-        self.hits = torch.zeros(2, **home)
+        self.is_kept = torch.zeros(len(self.rows), dtype=torch.float32)
+        self.matches = torch.zeros(2, **home)
         num_classes = extractor.num_classes
         self.classes = ClassSums(
             torch.zeros(NUM_PARTS, **home), torch.zeros(NUM_PARTS, num_classes or 0, **home), torch.zeros(NUM_PARTS, **home)
         )
 
-    def add(self, indices: Sequence[int] | Tensor, images: Tensor, facts: Mapping[str, Tensor] | None = None) -> None:
+    def add(self, indices: Sequence[int] | Tensor, images: Tensor, targets: Mapping[str, Tensor] | None = None) -> None:
         """Adds uint8 images [B, C, H, W], whose places among the `num` images are `indices`.
 
-        facts: the conditions of the images: "label" int64 [B], their classes, or "caption" int64 [B], their captions.
+        targets: the conditions of the images: "label" int64 [B], their classes, or "caption" int64 [B], their captions.
         """
         if len(images) == 0:
             return
@@ -60,31 +71,50 @@ class Collector:
                 self.second[part] += chosen.T @ chosen
             if logits is not None:
                 self.classes = ClassSums(*map(torch.add, self.classes, class_sums(logits, places, self.num)))
-            right = self._right(places, extracted, facts or {})
-            if right is not None:
-                self.hits[0] += right.sum().to(self.device)
-                self.hits[1] += len(right)
+            is_match = self._match(places, extracted, targets or {})
+            if is_match is not None:
+                self.matches[0] += is_match.sum().to(self.device)
+                self.matches[1] += len(is_match)
             kept = places < len(self.rows)
             self.rows[places[kept]] = features[kept.to(features.device)].cpu()
-            self.is_there[places[kept]] = 1
+            self.is_kept[places[kept]] = 1
 
-    def _right(self, places: Tensor, extracted: Extracted, facts: Mapping[str, Tensor]) -> Tensor | None:
+    def _match(self, places: Tensor, extracted: Extracted, targets: Mapping[str, Tensor]) -> Tensor | None:
         """Returns bool [B], whether the images match their conditions; None if these are not known."""
         labels, texts = self.extractor.labels, self.extractor.texts
-        if labels is not None and extracted.logits is not None and "label" in facts:
-            return labels.to(self.device)[extracted.logits.argmax(1)] == facts["label"].to(self.device)
-        if texts is not None and "caption" in facts:
-            options = texts[candidates(places, facts["caption"].cpu(), len(texts))]
-            return found(extracted.features.cpu(), options)
+        if labels is not None and extracted.logits is not None and "label" in targets:
+            return labels.to(self.device)[extracted.logits.argmax(1)] == targets["label"].to(self.device)
+        if texts is not None and "caption" in targets:
+            options = texts[candidates(places, targets["caption"].cpu(), len(texts))]
+            return is_retrieved(extracted.features.cpu(), options)
         return None
 
-    def collected(self) -> FeatureSet:
+    def compute(self) -> FeatureSet:
         """Returns the features of all processes; all of them call it, once and at the end, and get the same result."""
         parts = Sums(sum_over_ranks_(self.count), sum_over_ranks_(self.first), sum_over_ranks_(self.second))
         classes = None if self.extractor.num_classes is None else ClassSums(*map(sum_over_ranks_, self.classes))
         rows = sum_over_ranks_(self.rows.to(self.device)).cpu()
-        is_there = sum_over_ranks_(self.is_there.to(self.device)).cpu() > 0
-        hits = sum_over_ranks_(self.hits)
-        if not is_there.all():
-            rows = rows[is_there]
-        return FeatureSet(parts, rows, classes, hits if hits[1] > 0 else None, is_there.nonzero().flatten())
+        is_kept = sum_over_ranks_(self.is_kept.to(self.device)).cpu() > 0
+        matches = sum_over_ranks_(self.matches)
+        if not is_kept.all():
+            rows = rows[is_kept]
+        return FeatureSet(parts, rows, classes, matches if matches[1] > 0 else None, is_kept.nonzero().flatten())
+
+
+def collect(
+    batches: Iterable[Batch], collectors: Sequence[Collector], num_channels: int
+) -> tuple[list[FeatureSet], ImageStatistics, str]:
+    """Returns the features in each collector, the statistics of the pixels, and a hash of the images, of all processes.
+
+    All of them call it, each with its share of the images, and get the same result.
+    """
+    device = collectors[0].device
+    pixels = ImageStatistics.empty(num_channels, device)
+    content = torch.zeros((), dtype=torch.int64, device=device)
+    for batch in batches:
+        pixels += ImageStatistics.of(batch.images)
+        content += content_hash(batch.images)
+        for collector in collectors:
+            collector.add(*batch)
+    features = [collector.compute() for collector in collectors]
+    return features, pixels.of_all_processes(), hash_to_hex(int(sum_over_ranks(content)))

@@ -19,6 +19,6 @@ def _shape(images: Tensor) -> int:
     return one * len(images)
 
 
-def legible(value: int) -> str:
+def hash_to_hex(value: int) -> str:
     """Returns the hash as 16 hexadecimal digits."""
     return f"{value % 2**64:016x}"

@@ -40,14 +40,14 @@ class FeatureSet(NamedTuple):
     parts: sums over each of ten equal parts of the set (real images: over one), in the order of the images.
     rows: float32 [M, D] on the CPU, the features of the first images. row_places: int64 [M], their places; None: the first M.
     classes: None if the features have no classes.
-    hits: the number of images that a classifier of the data's classes assigns to the class of their condition, or that are nearer
-        to their own caption than to others, and the number of images tested, float64 [2]; None without classifier or condition.
+    matches: the number of images that match their condition (a classifier of the data's classes assigns them to its class, or they
+        are nearer to its caption than to others), and the number of images tested, float64 [2]; None without such a test.
     """
 
     parts: Sums
     rows: Tensor
     classes: ClassSums | None
-    hits: Tensor | None = None
+    matches: Tensor | None = None
     row_places: Tensor | None = None
 
     @property

@@ -45,10 +45,10 @@ class Memorisation(NamedTuple):
     is_flagged: bool
 
 
-def nearest(queries: Tensor, bank: Tensor, device: torch.device) -> Neighbours:
+def nearest_neighbours(queries: Tensor, bank: Tensor, device: torch.device) -> Neighbours:
     """Returns the nearest rows of the bank [N, D], N >= 1, for features [M, D], computed a few thousand at a time."""
-    found = [_nearest(part.to(device), bank, device) for part in queries.split(CHUNK)]
-    return Neighbours(torch.cat([each.distances for each in found]), torch.cat([each.indices for each in found]))
+    parts = [_nearest(part.to(device), bank, device) for part in queries.split(CHUNK)]
+    return Neighbours(torch.cat([each.distances for each in parts]), torch.cat([each.indices for each in parts]))
 
 
 def _nearest(queries: Tensor, bank: Tensor, device: torch.device) -> Neighbours:
@@ -63,7 +63,7 @@ def _nearest(queries: Tensor, bank: Tensor, device: torch.device) -> Neighbours:
     return Neighbours(best.values, indices.gather(1, best.indices))
 
 
-def compare(generated: Neighbours, held_out: Neighbours, num_searched: int) -> Memorisation:
+def compare_distances(generated: Neighbours, held_out: Neighbours, num_searched: int) -> Memorisation:
     """Compares the nearest distances of generated images with those of held-out ones, at least one of each."""
     ours, theirs = generated.distances[:, 0].double(), held_out.distances[:, 0].double()
     rank = max(1, math.ceil(QUANTILE * len(theirs)))

@@ -1,24 +1,22 @@
 """Features of real images: the training images, as the reference of generated ones, and the held-out images, as the floor."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from contextlib import nullcontext
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from alphabar.data import ImageSet
 from alphabar.files.cache import DiskCache
-from alphabar.metrics.collector import Collector
-from alphabar.metrics.content import content_hash, legible
+from alphabar.metrics.collector import Batch, Collector, collect
 from alphabar.metrics.extractor import Extractor
 from alphabar.metrics.feature_set import ClassSums, FeatureSet, Sums
 from alphabar.metrics.health import ImageStatistics
-from alphabar.runs.distributed import from_first, rank_and_size, sum_over_ranks
+from alphabar.runs.distributed import from_first, rank_and_size
 
-VERSION = 3  # the version of the cached files
+VERSION = 4  # the version of the cached files
 MAX_ROWS = 50_000  # the number of images whose single features are kept, among which nearest neighbours are searched
 
 
@@ -34,62 +32,61 @@ class RealImages(NamedTuple):
         return self.features.num
 
 
-def batches(num: int, batch_size: int) -> Iterator[Tensor]:
-    """Yields this process's share of the indices of the first `num` images, without the repetitions of training."""
+def real_image_features(
+    extractor: Extractor, device: torch.device, images: ImageSet, split: str, fingerprint: str, num: int, batch_size: int
+) -> RealImages:
+    """Returns the features of the first `num` images of a split, from the cache if an earlier run stored them.
+
+    Only the first process gets the rows of the cache, which are those of the first 50,000 images. All processes call it.
+    """
+    cache, is_first = DiskCache(extractor.cache_dir), rank_and_size()[0] == 0
+    path = cache.path("real", VERSION, fingerprint, split, num, extractor.record)
+    with cache.locked(path) if is_first else nullcontext():
+        stored = (cache.load(path) or {}) if is_first else {}
+        rows = stored.pop("rows", torch.zeros(0, extractor.num_features))
+        known = from_first(lambda: stored)
+        if not known:
+            real = _extract(extractor, device, images, num, batch_size)
+            if is_first:
+                cache.store(path, _to_dict(real))
+            return real
+    classes = None if known["classes"] is None else ClassSums(*known["classes"])
+    features = FeatureSet(Sums(*known["parts"]), rows, classes, known["matches"])
+    return RealImages(features, ImageStatistics(known["pixels"]), known["content"])
+
+
+def _extract(extractor: Extractor, device: torch.device, images: ImageSet, num: int, batch_size: int) -> RealImages:
+    rank, world_size = rank_and_size()
+
+    def batches() -> Iterator[Batch]:
+        is_hidden = True if rank else None  # None: the bar is hidden if there is no terminal
+        with tqdm(desc="looking at real images", total=num, unit="img", delay=2, leave=False, disable=is_hidden) as bar:
+            for indices in indices_of_rank(num, batch_size):
+                yield Batch(indices, images.images(indices), images.metadata(indices))
+                bar.update(len(indices) * world_size)
+
+    (features,), pixels, content = collect(
+        batches(), [Collector(extractor, device, num, MAX_ROWS, num_parts=1)], images.shape.channels
+    )
+    return RealImages(features, pixels, content)
+
+
+def indices_of_rank(num: int, batch_size: int) -> Iterator[Tensor]:
+    """Yields this process's share of the indices of the first `num` images in batches, without the repetitions of training."""
     rank, world_size = rank_and_size()
     for indices in torch.arange(rank, num, world_size).split(batch_size):
         if len(indices):
             yield indices
 
 
-def learn(
-    extractor: Extractor, device: torch.device, images: ImageSet, split: str, fingerprint: str, num: int, batch_size: int
-) -> RealImages:
-    """Returns the features of the first `num` images of a split, from the cache if an earlier run stored them.
-
-    Only the first process gets the rows, which are those of the first 50,000 images; rows from the cache stay on the disk until
-    they are used. All processes call it.
-    """
-    cache = DiskCache(extractor.cache_dir)
-    path = cache.path("real", VERSION, fingerprint, split, num, extractor.record)
-    rows_file = path.with_suffix(".npy")
-    shape = (min(num, MAX_ROWS), extractor.num_features)
-    known = from_first(lambda: cache.load(path) if _is_complete(rows_file, shape) else None)
-    if known is not None:
-        rows = torch.from_numpy(np.load(rows_file, mmap_mode="c")) if rank_and_size()[0] == 0 else torch.zeros(0, shape[1])
-        classes = ClassSums(*known["classes"]) if known["classes"] else None
-        features = FeatureSet(Sums(*known["parts"]), rows, classes, known["hits"])
-        return RealImages(features, ImageStatistics(known["pixels"]), known["content"])
-    found = _look_at(extractor, device, images, num, batch_size)
-    if rank_and_size()[0] == 0:
-        classes = None if found.features.classes is None else [value.cpu() for value in found.features.classes]
-        parts = [value.cpu() for value in found.features.parts]
-        cache.store_file(rows_file, lambda file: np.save(file, found.features.rows.numpy()))
-        hits = None if found.features.hits is None else found.features.hits.cpu()
-        content = {"parts": parts, "classes": classes, "hits": hits, "pixels": found.pixels.sums.cpu(), "content": found.content}
-        cache.store(path, content)
-    return found
-
-
-def _look_at(extractor: Extractor, device: torch.device, images: ImageSet, num: int, batch_size: int) -> RealImages:
-    rank, world_size = rank_and_size()
-    collector = Collector(extractor, device, num, MAX_ROWS, num_parts=1)
-    pixels = ImageStatistics.empty(images.shape.channels, collector.device)
-    content = torch.zeros((), dtype=torch.int64, device=collector.device)
-    quiet = True if rank else None  # None: the bar is hidden if there is no terminal
-    with tqdm(desc="looking at real images", total=num, unit="img", delay=2, leave=False, disable=quiet) as bar:
-        for indices in batches(num, batch_size):
-            batch = images.images(indices)
-            collector.add(indices, batch, images.metadata(indices))
-            pixels += ImageStatistics.of(batch)
-            content += content_hash(batch)
-            bar.update(len(indices) * world_size)
-    return RealImages(collector.collected(), pixels.of_all_processes(), legible(int(sum_over_ranks(content))))
-
-
-def _is_complete(rows_file: Path, shape: tuple[int, int]) -> bool:
-    try:
-        rows: Any = np.load(rows_file, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return False
-    return rows.shape == shape and rows.dtype == np.float32
+def _to_dict(real: RealImages) -> dict[str, object]:
+    """Returns plain tensors on the CPU, and texts, for the cache."""
+    features = real.features
+    return {
+        "parts": [value.cpu() for value in features.parts],
+        "rows": features.rows,
+        "classes": None if features.classes is None else [value.cpu() for value in features.classes],
+        "matches": None if features.matches is None else features.matches.cpu(),
+        "pixels": real.pixels.sums.cpu(),
+        "content": real.content,
+    }

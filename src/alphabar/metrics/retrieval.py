@@ -9,26 +9,26 @@ NUM = 10  # the number of candidates, including the right one: chance is 0.1
 SEED = derive_seed("retrieval")  # independent of the run's seed, so that runs are compared on the same candidates
 
 
-def candidates(indices: Tensor, right: Tensor, num_captions: int) -> Tensor:
+def candidates(indices: Tensor, captions: Tensor, num_captions: int) -> Tensor:
     """Returns int64 [B, 10]: each image's caption, first, and nine different others, or fewer if there are fewer captions.
 
     They depend on the image's index, its caption and the number of captions alone.
-    indices: int64 [B], the indices of the images. right: int64 [B] in 0..num_captions - 1, their captions.
+    indices: int64 [B], the indices of the images. captions: int64 [B] in 0..num_captions - 1, their captions.
     """
     rows = []
-    for index, caption in zip(indices.tolist(), right.tolist(), strict=True):
+    for index, caption in zip(indices.tolist(), captions.tolist(), strict=True):
         generator = torch.Generator().manual_seed(derive_seed("candidates", SEED, index))
         others = torch.randperm(num_captions - 1, generator=generator)[: NUM - 1]
         rows.append(torch.cat([torch.tensor([caption]), others + (others >= caption)]))
     return torch.stack(rows)
 
 
-def found(vectors: Tensor, options: Tensor) -> Tensor:
+def is_retrieved(vectors: Tensor, options: Tensor) -> Tensor:
     """Returns bool [B], whether the first of options [B, K, D] alone has the largest scalar product with vectors [B, D]."""
-    likeness = (options.double() @ vectors.double()[:, :, None]).squeeze(2)
-    return is_first(likeness[:, :1], likeness)
+    similarity = (options.double() @ vectors.double()[:, :, None]).squeeze(2)
+    return ranks_first(similarity[:, :1], similarity)
 
 
-def is_first(right: Tensor, likeness: Tensor) -> Tensor:
-    """Returns bool [B], whether right [B, 1], which is one of likeness [B, K], is larger than all others."""
-    return (~(likeness < right)).sum(1) == 1  # comparisons with NaN are false
+def ranks_first(right: Tensor, similarity: Tensor) -> Tensor:
+    """Returns bool [B], whether right [B, 1], which is one of similarity [B, K], is larger than all others."""
+    return (~(similarity < right)).sum(1) == 1  # comparisons with NaN are false

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from alphabar.evaluation.table import format_number
 from alphabar.plotting.line_chart import BOTTOM, SOFT, TOP, Chart, SvgChart, chart_svg, css_colour
 from alphabar.plotting.run_curves import all_charts, brief_charts
-from alphabar.reports.html import format_number, render
+from alphabar.reports.html import render
 from alphabar.reports.images import EmbeddedImage
 from alphabar.runs.metrics_csv import RunMetrics
 

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
+from alphabar.evaluation.table import format_number
 from alphabar.metrics.health import CAST_LEVELS, CONTRAST, DIVERSITY, SATURATION
 from alphabar.metrics.memorisation import SHARE
-from alphabar.reports.html import format_number
 from alphabar.runs.metrics_csv import RunMetrics
 
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import alphabar
+from alphabar.evaluation.table import format_number
 
 GENERATOR = '<meta name="generator" content="alphabar report">'  # the line by which a report is recognised
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # not allowed in HTML, not even escaped
@@ -80,11 +81,6 @@ def _asset(name: str) -> str:
 
 def _digest(content: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
-
-
-def format_number(value: float) -> str:
-    """Returns the number with four significant digits."""
-    return f"{value:.4g}"
 
 
 def format_duration(seconds: float) -> str:

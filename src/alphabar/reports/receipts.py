@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from alphabar.errors import UserError
-from alphabar.evaluation.compare import figures, relevant, short, title
-from alphabar.evaluation.diagnostics import PANEL
-from alphabar.evaluation.receipt import FILE_NAME, Figure, Receipt, differences, flat, read
-from alphabar.evaluation.table import TITLES
-from alphabar.reports.html import format_duration, format_number, render
+from alphabar.evaluation.compare import compare_receipts
+from alphabar.evaluation.receipt import FILE_NAME, Figure, Receipt, flatten_mapping, read_receipt
+from alphabar.evaluation.table import METRIC_TITLES, format_cost, format_number, mean_and_std, without_deviations
+from alphabar.plotting.memorisation import PANEL
+from alphabar.reports.html import format_duration, render
 from alphabar.reports.images import EmbeddedImage, embed_image
 
 COMPARABLE_KEYS = ("weights", "sampler", "guidance")  # keys of protocols whose values are compared on purpose
@@ -69,7 +69,7 @@ def find_receipt(path: Path) -> FoundReceipt:
     """Reads a receipt.json, given as the file or as its folder. Never raises for a bad receipt."""
     path = path / FILE_NAME if path.is_dir() else path
     try:
-        receipt = read(path)
+        receipt = read_receipt(path)
         return FoundReceipt(path, path.read_text(encoding="utf-8"), receipt, summarise_receipt(receipt))
     except UserError as error:
         return FoundReceipt(path, problem=str(error))
@@ -116,7 +116,7 @@ def render_receipts(receipts: Sequence[FoundReceipt], run: Path | None = None) -
     good = [found if run is None else _with_note(found, run) for found in receipts if found.receipt is not None]
     return render(
         "receipts",
-        comparison=compare_receipts([found.receipt for found in good if found.receipt]) if len(good) > 1 else None,
+        comparison=side_by_side([found.receipt for found in good if found.receipt]) if len(good) > 1 else None,
         problems=[found.problem for found in receipts if found.problem],
         receipts=good,
         is_folded=run is None,
@@ -126,7 +126,7 @@ def render_receipts(receipts: Sequence[FoundReceipt], run: Path | None = None) -
 def _with_note(found: FoundReceipt, run: Path) -> FoundReceipt:
     if is_about(found.path, run.resolve()):
         return found
-    subject = found.receipt.subject.get("checkpoint") if found.receipt else None
+    subject = found.receipt.identity.get("checkpoint") if found.receipt else None
     return found._replace(foreign=f"This receipt is not about a checkpoint in this run's folder, but {subject or 'other images'}.")
 
 
@@ -135,38 +135,36 @@ def summarise_receipt(receipt: Receipt) -> ReceiptSummary:
 
     Raises KeyError, TypeError or ValueError for a receipt in which something is missing.
     """
-    protocol, run, findings = receipt.protocol, receipt.run, receipt.findings
+    protocol, run, diagnostics = receipt.protocol, receipt.run, receipt.diagnostics
     floor, reference = protocol.get("floor"), protocol["reference"]
     seeds = [str(seed) for seed in protocol["seeds"]]
     over = f", over {len(seeds)} seeds ({', '.join(seeds)})" if len(seeds) > 1 else f", seed {seeds[0]}" if seeds else ""
     return ReceiptSummary(
-        subject=subject_title(receipt.subject),
+        subject=subject_title(receipt.identity),
         against=f"{protocol['num']:,} images against {reference['num']:,} {reference['split']} images{over}",
         date=str(run.get("when", "")),
-        complaints=[str(line) for line in findings.get("complaints", [])],
-        figures=[_figure_row(figure) for figure in receipt.figures if not figure.what.endswith("_std")],
+        complaints=[str(line) for line in diagnostics.get("complaints", [])],
+        figures=[_figure_row(figure) for figure in without_deviations(receipt)],
         spread_title=f"mean ± std, K = {len(seeds)}" if len(seeds) > 1 else "value",
         floor_title=f"floor, {floor['num']:,} held-out images" if floor else "floor",
         cost=_cost_line(run),
-        memorisation=_memorisation_line(findings.get("memorisation")),
-        protocol=flat(protocol),
-        run=flat({**run, "command": " ".join(map(str, run.get("command", []))), "subject": receipt.subject}),
+        memorisation=_memorisation_line(diagnostics.get("memorisation")),
+        protocol=flatten_mapping(protocol),
+        run=flatten_mapping({**run, "command": " ".join(map(str, run.get("command", []))), "subject": receipt.identity}),
     )
 
 
 def _figure_row(figure: Figure) -> FigureRow:
-    name = TITLES.get(figure.what, figure.what.replace("_", " ").capitalize())
+    name = METRIC_TITLES.get(figure.metric, figure.metric.replace("_", " ").capitalize())
     if figure.name.endswith("-noise"):
         name += " of pure noise"
     floor = "" if figure.floor is None else format_number(figure.floor)
-    return FigureRow(name, figure.extractor, mean_and_std(figure), floor, figure.name)
+    return FigureRow(name, figure.extractor, format_figure(figure), floor, figure.name)
 
 
-def mean_and_std(figure: Figure) -> str:
+def format_figure(figure: Figure) -> str:
     """Returns the mean over seeds with the standard deviation, such as "1.27 ± 0.05"."""
-    if not math.isfinite(figure.mean):
-        return "not a number"
-    return format_number(figure.mean) + ("" if figure.std is None else f" ± {figure.std:.2g}")
+    return mean_and_std(figure, "±") if math.isfinite(figure.mean) else "not a number"
 
 
 def subject_title(subject: Mapping[str, Any]) -> str:
@@ -178,10 +176,8 @@ def subject_title(subject: Mapping[str, Any]) -> str:
 
 
 def _cost_line(run: Mapping[str, Any]) -> str:
-    if "network_evaluations" not in run:
-        return ""
-    cost = f"{run['network_evaluations']:g} network evaluations and {run['seconds_per_image']:.3g} s an image"
-    return f"{cost} on {run.get('hardware', '?')}; in all {format_duration(run['seconds'])}"
+    cost = format_cost(run)
+    return f"{cost} on {run.get('hardware', '?')}; in all {format_duration(run['seconds'])}" if cost else ""
 
 
 def _memorisation_line(record: Mapping[str, Any] | None) -> str:
@@ -195,10 +191,10 @@ def _memorisation_line(record: Mapping[str, Any] | None) -> str:
     )
 
 
-class Comparison(NamedTuple):
-    """Several receipts side by side. incomparable: keys of protocols that should be equal and are not.
+class SideBySide(NamedTuple):
+    """Several receipts side by side: a column for each key of their protocols that differs, and for each common figure.
 
-    differences: all keys that differ. titles, rows: a column for each key that differs and each common figure.
+    differences: all keys that differ. incomparable: those that should be equal.
     """
 
     titles: list[str]
@@ -207,17 +203,10 @@ class Comparison(NamedTuple):
     incomparable: list[str]
 
 
-def compare_receipts(receipts: Sequence[Receipt]) -> Comparison:
+def side_by_side(receipts: Sequence[Receipt]) -> SideBySide:
     """Returns the figures that all receipts have, and what differs in their protocols; no titles without common figures."""
-    common = [key for key in figures(receipts[0]) if all(key in figures(other) for other in receipts[1:])]
-    common = [key for key in common if not key[0].endswith("_std")]
-    if not common:
-        return Comparison([], [], [], [])
-    origins = [(*key, figures(receipts[0])[key].statistic) for key in common]
-    unlike = differences([relevant(receipt.protocol, origins) for receipt in receipts])
-    rows = [
-        [short(values[index]) for values in unlike.values()] + [mean_and_std(figures(receipt)[key]) for key in common]
-        for index, receipt in enumerate(receipts)
-    ]
-    incomparable = [key for key in unlike if key.split(".")[0] not in COMPARABLE_KEYS]
-    return Comparison([*unlike, *map(title, common)], rows, list(unlike), incomparable)
+    comparison = compare_receipts([receipt._replace(figures=tuple(without_deviations(receipt))) for receipt in receipts])
+    if not comparison.figures:
+        return SideBySide([], [], [], [])
+    incomparable = list(comparison.refused(COMPARABLE_KEYS))
+    return SideBySide(comparison.titles(), comparison.rows(format_figure), list(comparison.unlike), incomparable)

@@ -18,8 +18,8 @@ REPORT = "report.html"
 RUN_FILES = ("config.yaml", "metrics.csv")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Writes the page and prints where it is.
+def main(arguments: Sequence[str]) -> str:
+    """Writes the page and returns the line that says where it is.
 
     Raises UserError for a folder that is neither a run nor a sweep, for a bad receipt, and for a file in the way.
     """
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
         *(find_receipt(path) for each in options.more for path in require_receipts(each)),
     ]
     write_page((render_sweep if is_sweep else render_run)(folder, receipts), out)
-    print(f"report   {display_path(out)}")
+    return f"report   {display_path(out)}"
 
 
 def fail(message: str) -> NoReturn:

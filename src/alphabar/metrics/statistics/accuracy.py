@@ -22,7 +22,7 @@ class Accuracy(Statistic):
 
     def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
         """Returns the accuracy; empty for images without a class."""
-        if generated.hits is None:
+        if generated.matches is None:
             return {}
-        hits, asked = generated.hits.tolist()
-        return {"accuracy": hits / asked}
+        num_matches, num_tested = generated.matches.tolist()
+        return {"accuracy": num_matches / num_tested}

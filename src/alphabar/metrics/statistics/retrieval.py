@@ -24,7 +24,7 @@ class Retrieval(Statistic):
 
     def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
         """Returns the share; empty for images without a caption."""
-        if generated.hits is None:
+        if generated.matches is None:
             return {}
-        hits, asked = generated.hits.tolist()
-        return {"retrieval": hits / asked}
+        num_matches, num_tested = generated.matches.tolist()
+        return {"retrieval": num_matches / num_tested}

@@ -9,7 +9,7 @@ from torch import Tensor
 from alphabar.diffusion.denoiser import Cond
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
-from alphabar.metrics.retrieval import candidates, found
+from alphabar.metrics.retrieval import candidates, is_retrieved
 from alphabar.runs.distributed import sum_over_ranks
 from alphabar.sampling.conditions import dataset_conditions
 from alphabar.sampling.guidance_config import Guide, guided
@@ -94,6 +94,6 @@ def figures_of(drawn: Tensor, images: Tensor, texts: Tensor) -> dict[str, float]
     return {
         "embeddings/cosine": float((drawn * images).sum(1).mean()),
         "embeddings/cosine_shuffled": float((drawn * images.roll(1, 0)).sum(1).mean()),
-        "embeddings/caption_of_10": float(found(drawn, options).double().mean()),
-        "embeddings/real_caption_of_10": float(found(images, options).double().mean()),
+        "embeddings/caption_of_10": float(is_retrieved(drawn, options).double().mean()),
+        "embeddings/real_caption_of_10": float(is_retrieved(images, options).double().mean()),
     }

@@ -7,13 +7,13 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
-from alphabar.evaluation.diagnostics import Diagnostics, draw_panel, find
-from alphabar.evaluation.measurement import Measurement, measure
+from alphabar.evaluation.diagnostics import Diagnostics, diagnose, memorisation_panel
+from alphabar.evaluation.measurement import Measurement, measure_images
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
-from alphabar.metrics import Features, Splits
-from alphabar.metrics.measure import extractors_of
-from alphabar.metrics.names import floor_protocol, protocol
+from alphabar.metrics import Features, Splits, build_extractors
+from alphabar.metrics.names import figure_name, floor_figure_name
 from alphabar.metrics.statistics.frechet import Frechet
+from alphabar.plotting.memorisation import PANEL, draw_memorisation
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images
 from alphabar.sampling.guidance_config import Guide, guidance_label, guided
 from alphabar.sampling.sampling_job import SamplingJob, sampler_for
@@ -62,7 +62,7 @@ class FID(Recurring):
         self.seed = seed
         self.num = num
         self.batch_size = batch_size
-        self.judge: ReferenceStatistics | None = None
+        self.reference: ReferenceStatistics | None = None
         self.name = ""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,26 +72,26 @@ class FID(Recurring):
         with evaluation(trainer, module):
             data = image_data(trainer)
             splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
-            extractor = extractors_of(self.features, splits)[0]
+            extractor = build_extractors(self.features, splits)[0]
             weights = "raw" if averages_of(trainer) is None else "ema"
             sampler = sampler_for(self.sampler, module.codec).label(module.denoiser.schedule)
             label = f"{weights}-{sampler}{guidance_label(self.guidance)}"
-            self.name = protocol("fid", self.num, extractor.name, label)
+            self.name = figure_name("fid", self.num, extractor.name, label)
             statistics = {"fid": Frechet(allow_few=True)}
-            judge = self.judge = ReferenceStatistics(extractor, statistics, splits, module.device, self.num, self.batch_size)
-            floor = judge.floor()
+            reference = ReferenceStatistics(extractor, statistics, splits, module.device, self.num, self.batch_size)
+            self.reference, floor = reference, reference.floor()
         if trainer.is_global_zero and self.num <= extractor.num_features:
             log.warning(
                 "callbacks.fid.num=%d: with fewer images than the %d features FID is mostly bias", self.num, extractor.num_features
             )
-        if judge.held_out is not None:
-            if trainer.is_global_zero and judge.held_out.num < self.num:
+        if reference.held_out is not None:
+            if trainer.is_global_zero and reference.held_out.num < self.num:
                 log.warning(
                     "the data has %d held-out images, so the floor of FID is not at n=%d as FID itself",
-                    judge.held_out.num,
+                    reference.held_out.num,
                     self.num,
                 )
-            module.figures[floor_protocol("fid", judge.held_out.num, extractor.name)] = floor["fid"]
+            module.figures[floor_figure_name("fid", reference.held_out.num, extractor.name)] = floor["fid"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         floor = {name: value for name, value in diffusion_module(pl_module).figures.items() if name.startswith("fid/floor")}
@@ -99,8 +99,8 @@ class FID(Recurring):
             log_figures(trainer, floor)
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        judge = self.judge
-        if judge is None:
+        reference = self.reference
+        if reference is None:
             return
         module = diffusion_module(pl_module)
         conditions = dataset_conditions(module.conditioner, evaluation_images(module.conditioner, image_data(trainer)))
@@ -110,17 +110,19 @@ class FID(Recurring):
             share = generation.images(
                 guided(module, self.guidance), self.num, module.device, trainer.global_rank, trainer.world_size
             )
-            measured = measure(share, generation.size, [judge])
-            findings = find(judge, measured, with_neighbours=is_last)
-        value = measured.figures[judge.extractor.name].get("fid", math.nan)
-        log_figures(trainer, {self.name: value, "samples/num_nonfinite": measured.num_nonfinite, **findings.figures()})
+            measurement = measure_images(share, generation.size, [reference])
+            diagnostics = diagnose(reference, measurement, with_neighbours=is_last)
+        value = measurement.figures[reference.extractor.name].get("fid", math.nan)
+        log_figures(trainer, {self.name: value, "samples/num_nonfinite": measurement.num_nonfinite, **diagnostics.figures()})
         module.figures["fid"] = value if math.isfinite(value) else math.inf
         if trainer.is_global_zero:
-            self._tell(trainer, judge, measured, findings)
+            self._report(trainer, reference, measurement, diagnostics)
 
-    def _tell(self, trainer: Trainer, judge: ReferenceStatistics, measured: Measurement, findings: Diagnostics) -> None:
-        for line in findings.complaints:
+    def _report(self, trainer: Trainer, reference: ReferenceStatistics, measurement: Measurement, diagnostics: Diagnostics) -> None:
+        for line in diagnostics.complaints:
             log.warning("samples at step %d: %s", trainer.global_step, line)
-        panel = draw_panel(findings, measured, judge.training, Path(trainer.default_root_dir))
+        panel = memorisation_panel(diagnostics, measurement, reference.train_set)
         if panel is not None:
-            log_file(trainer, "memorisation", panel)
+            path = Path(trainer.default_root_dir) / PANEL
+            draw_memorisation(panel, path)
+            log_file(trainer, "memorisation", path)

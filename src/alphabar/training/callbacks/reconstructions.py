@@ -10,9 +10,8 @@ from torch import Tensor
 from alphabar.data import ImageSet
 from alphabar.data.resident import ResidentImages
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
-from alphabar.metrics import Features, Splits
-from alphabar.metrics.measure import extractors_of
-from alphabar.metrics.names import protocol
+from alphabar.metrics import Features, Splits, build_extractors
+from alphabar.metrics.names import figure_name
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.runs.distributed import rank_and_size, sum_over_ranks
@@ -52,26 +51,28 @@ class Reconstructions(Recurring):
         self.num = num
         self.batch_size = batch_size
         self.num_shown = num_shown
-        self.judge: ReferenceStatistics | None = None
+        self.reference: ReferenceStatistics | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = image_data(trainer)
         if self.features is None:
             return
         fingerprint = data.source.fingerprint()
-        extractor = extractors_of(self.features, Splits(data.train_set, data.held_out_set, fingerprint))[0]
+        extractor = build_extractors(self.features, Splits(data.train_set, data.held_out_set, fingerprint))[0]
         images = self._images(trainer)
         num = self._count(images)
         # What reconstructions should look like is the images they are of.
         first = ResidentImages(images.images(range(num)), None)
         same = Splits(first, first, f"{fingerprint}-first-{num}")
-        self.judge = ReferenceStatistics(extractor, {"fid": Frechet(allow_few=True)}, same, pl_module.device, num, self.batch_size)
+        self.reference = ReferenceStatistics(
+            extractor, {"fid": Frechet(allow_few=True)}, same, pl_module.device, num, self.batch_size
+        )
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         module, images = autoencoder_module(pl_module), self._images(trainer)
         rank, world_size = rank_and_size()
-        num, judge = self._count(images), self.judge if is_last else None
-        collector = None if judge is None else judge.collector(num)
+        num, reference = self._count(images), self.reference if is_last else None
+        collector = None if reference is None else reference.collector(num)
         sums = torch.zeros(6, dtype=torch.float64)  # images, their PSNR and L1, latents, their sum and that of their squares
         with evaluation(trainer, module):
             for indices in torch.arange(num).split(self.batch_size)[rank::world_size]:
@@ -92,9 +93,9 @@ class Reconstructions(Recurring):
                     collector.add(indices, decoded)
             sums = sum_over_ranks(sums.float().to(module.device)).cpu().double()
             figures = figures_of(sums)
-            if collector is not None and judge is not None:
-                name = protocol("reconstruction/fid", num, judge.extractor.name, self._label(trainer))
-                figures[name] = judge.figures(collector.collected()).get("fid", math.nan)
+            if collector is not None and reference is not None:
+                name = figure_name("reconstruction/fid", num, reference.extractor.name, self._label(trainer))
+                figures[name] = reference.figures(collector.compute()).get("fid", math.nan)
             picture = self._picture(module, images)
         log_figures(trainer, figures)
         if trainer.is_global_zero:

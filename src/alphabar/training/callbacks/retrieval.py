@@ -6,7 +6,7 @@ from torch import Tensor
 
 from alphabar.data import ImageSet
 from alphabar.errors import UserError
-from alphabar.metrics.retrieval import candidates, is_first
+from alphabar.metrics.retrieval import candidates, ranks_first
 from alphabar.models.clip import must_be_images
 from alphabar.runs.distributed import from_first
 from alphabar.training.callbacks.recurring import Recurring
@@ -77,5 +77,5 @@ def figures_of(images: Tensor, texts: Tensor) -> dict[str, float]:
     for word, rows in (("caption", likeness), ("image", likeness.T)):
         right = rows.diagonal()[:, None]
         for label, options in (("10", rows.gather(1, some)), ("all", rows)):
-            figures[f"retrieval/{word}_of_{label}"] = float(is_first(right, options).double().mean())
+            figures[f"retrieval/{word}_of_{label}"] = float(ranks_first(right, options).double().mean())
     return figures
