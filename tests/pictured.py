@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -56,17 +55,17 @@ def call(script: str, *words: str, code: int = 0) -> int:
     return found
 
 
-def contrastive(factory, *more: str, folder: Path | None = None) -> Trained:
-    """A CLIP trained for 120 steps on the pictures, which are made if there are none."""
-    home = factory.mktemp("contrastive")
-    root = pictures(home / "pictures") if folder is None else folder
-    encoder = home / "encoder" if folder is None else folder.parent / "encoder"
-    if not encoder.exists():
-        tiny_texts.make("t5", encoder)  # unlike BERT, it tells texts apart without training
-    name = [f"module.towers.encoder.{word}" for word in (f"name={encoder}", "max_length=9")]
-    words = ["logger=csv", *name, "module.towers.text_channels=12", f"module.cache_dir={home}/cache"]
+def make(folder: Path) -> None:
+    """Fills a folder with pictures and a text encoder."""
+    pictures(folder / "pictures")
+    tiny_texts.make("t5", folder / "encoder")  # unlike BERT, it tells texts apart without training
+
+
+def contrastive(*more: str) -> Trained:
+    """A CLIP trained for 120 steps on the pictures, once for all tests of a session."""
+    files = runs.shared("pictured", make)
+    name = [f"module.towers.encoder.{word}" for word in (f"name={files / 'encoder'}", "max_length=9")]
+    words = ["logger=csv", *name, "module.towers.text_channels=12", f"module.cache_dir={runs.CACHE}/pictured-cache"]
     settings = ["optimizer.lr=3e-3", "data.held_out=0.25", "trainer.max_steps=120", "callbacks.retrieval.every_n_steps=40"]
-    here = ["experiment=smoke/contrastive", f"data.root={root}", f"hydra.run.dir={home}/run", "trainer.log_every_n_steps=20"]
-    with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):
-        call("train", *words, *here, *settings, *more)
-    return Trained(home / "run", root, words)
+    here = ["experiment=smoke/contrastive", f"data.root={files / 'pictures'}", "trainer.log_every_n_steps=20"]
+    return Trained(runs.finished("train.py", *words, *here, *settings, *more), files / "pictures", words)

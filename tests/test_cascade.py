@@ -7,7 +7,6 @@ import evaluate
 import pytest
 import sample
 import torch
-import train
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
@@ -17,7 +16,7 @@ from alphabar.cli.command import execute
 from alphabar.cli.hydra_app import App
 from alphabar.evaluation import receipt
 
-MAINS = {"train": train.main, "sample": sample.main, "evaluate": evaluate.main}
+MAINS = {"sample": sample.main, "evaluate": evaluate.main}
 FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")
 PROMPT = ("prompt=a red heart", "guidance=classifier_free", "guidance.weight=3")
 
@@ -30,10 +29,7 @@ def call(script, *words):
         return execute(MAINS[script].__wrapped__, App(runs.ROOT / "conf", script))
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A folder with images of two classes, with captions, and a text encoder."""
-    folder = tmp_path_factory.mktemp("cascade")
+def make(folder):
     tiny_texts.make("bert", folder / "bert")
     lines = []
     for kind, colour in {"cat": (200, 180, 20), "heart": (220, 20, 40)}.items():
@@ -44,32 +40,40 @@ def home(tmp_path_factory):
             image.save(folder / "photos" / kind / f"{index}.png")
             lines.append(json.dumps({"file_name": f"{kind}/{index}.png", "text": f"a red {kind}"}))
     (folder / "photos" / "metadata.jsonl").write_text("\n".join(lines))
-    return folder
 
 
-def trained(home, name, experiment, *words):
+@pytest.fixture(scope="module")
+def home():
+    """A folder with images of two classes, with captions, and a text encoder."""
+    return runs.shared("cascade", make)
+
+
+def trained(home, experiment, *words):
     quick = ("module.warmup_steps=0", "optimizer.lr=0.03")  # so that a few steps leave a trace
-    data = (f"data.root={home / 'photos'}", "logger=csv", f"hydra.run.dir={home / name}", *quick)
-    assert call("train", f"experiment=smoke/{experiment}", *data, *words) == 0
-    return home / name / "checkpoints" / "last.ckpt"
+    data = (f"data.root={home / 'photos'}", "logger=csv", *quick)
+    return runs.finished("train.py", f"experiment=smoke/{experiment}", *data, *words) / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture(scope="module")
 def base(home):
-    encoder = (f"conditioner.encoder.name={home / 'bert'}", "conditioning.tokens=8", f"conditioner.cache_dir={home / 'cache'}")
-    return trained(home, "base", "cascade_base", *encoder)
+    encoder = (
+        f"conditioner.encoder.name={home / 'bert'}",
+        "conditioning.tokens=8",
+        f"conditioner.cache_dir={runs.CACHE}/cascade-cache",
+    )
+    return trained(home, "cascade_base", *encoder)
 
 
 @pytest.fixture(scope="module")
 def classes(home):
-    """Another first model, which is told classes."""
+    """Another first model, which is conditioned on classes."""
     words = ("conditioner=class_label", "data.caption_key=null", "callbacks.film=null")
-    return trained(home, "classes", "cascade_base", *words)
+    return trained(home, "cascade_base", *words)
 
 
 @pytest.fixture(scope="module")
 def larger(home):
-    return trained(home, "larger", "cascade_super_resolution")
+    return trained(home, "cascade_super_resolution")
 
 
 def draw(folder, checkpoint, *words):
@@ -88,7 +92,7 @@ def width(path):
         return image.width
 
 
-def test_a_run_shows_what_its_samples_are_told(base, larger):
+def test_a_run_shows_the_conditions_of_its_samples(base, larger):
     for checkpoint in (base, larger):
         (last,) = (checkpoint.parents[1] / "samples").glob("step_0000004.png")
         assert width(last) > 3 * 52  # captions, or what the model sees and what the picture was

@@ -1,6 +1,7 @@
 """Training a CLIP: the loss, the augmentation, and a run from images with captions to a folder that others read."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -56,8 +57,8 @@ def test_an_augmentation_that_makes_no_sense_is_refused(settings):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return pictured.contrastive(tmp_path_factory)
+def trained():
+    return pictured.contrastive()
 
 
 def test_a_run_leaves_a_pair_with_averaged_weights(trained):
@@ -87,10 +88,10 @@ def test_a_trained_pair_tells_captions_apart(trained):
     assert float(rows[-1]["retrieval/caption_of_10"]) > 0.5  # chance is 0.1
 
 
-def test_resumed_it_goes_on_as_if_it_had_not_stopped(trained, tmp_path_factory):
-    stopped = pictured.contrastive(tmp_path_factory, "trainer.max_steps=60", folder=trained.folder)
-    pictured.call("train", f"resume={stopped.run}", "trainer.max_steps=120")
-    one, other = (runs.checkpoint(each.run)["state_dict"] for each in (trained, stopped))
+def test_resumed_it_goes_on_as_if_it_had_not_stopped(trained, tmp_path):
+    stopped = shutil.copytree(pictured.contrastive("trainer.max_steps=60").run, tmp_path / "stopped")
+    pictured.call("train", f"resume={stopped}", "trainer.max_steps=120")
+    one, other = (runs.checkpoint(folder)["state_dict"] for folder in (trained.run, stopped))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 

@@ -21,9 +21,8 @@ from alphabar.sampling.image_grid import save_png
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of a run of 40 steps with snapshots every 4, and, beside it, that of one with two exponential averages."""
-    folder = tmp_path_factory.mktemp("runs")
+def trained():
+    """The folders of a run of 40 steps with snapshots every 4, and of one with two exponential averages."""
     common = (
         "trainer.max_steps=40",
         "callbacks.fid=null",
@@ -31,10 +30,8 @@ def trained(tmp_path_factory):
         "callbacks.curves=null",
         "callbacks.snapshots.every_n_steps=4",
     )
-    for name, words in {"power": ["ema=power"], "several": ["ema.decay=0.9", "ema.more_decays=[0.5]"]}.items():
-        code, err = command("train", *runs.words(*common, *words, folder=folder / name))
-        assert code == 0, err
-    return folder
+    several = ("ema.decay=0.9", "ema.more_decays=[0.5]")
+    return {"power": runs.trained(*common, "ema=power"), "several": runs.trained(*common, *several)}
 
 
 def command(script, *words):
@@ -48,8 +45,8 @@ def command(script, *words):
 
 
 def test_a_run_of_the_command_line_has_its_snapshots(trained):
-    assert runs.checkpoints(trained / "power" / "ema") == [f"step_{step:07d}.ckpt" for step in range(4, 41, 4)]
-    assert not (trained / "several" / "ema").exists()
+    assert runs.checkpoints(trained["power"] / "ema") == [f"step_{step:07d}.ckpt" for step in range(4, 41, 4)]
+    assert not (trained["several"] / "ema").exists()
 
 
 @pytest.mark.parametrize(
@@ -66,15 +63,15 @@ def test_a_run_of_the_command_line_has_its_snapshots(trained):
     ids=["length", "length that was kept", "decay"],
 )
 def test_images_are_those_of_the_average_that_was_asked_for(trained, tmp_path, run, words, chosen):
-    saved = runs.checkpoint(trained / run)
-    saved["ema"]["weights"] = chosen(trained / run)
+    saved = runs.checkpoint(trained[run])
+    saved["ema"]["weights"] = chosen(trained[run])
     torch.save(saved, tmp_path / "replaced.ckpt")
     common = ("num=4", "sampler.num_steps=3", "film=0", "accelerator=cpu")
     given = {
-        "asked": [f"checkpoint={trained / run}/checkpoints/last.ckpt", *words],
+        "asked": [f"checkpoint={trained[run]}/checkpoints/last.ckpt", *words],
         "made": [f"checkpoint={tmp_path}/replaced.ckpt"],
     }
-    given["used"] = [f"checkpoint={trained / run}/checkpoints/last.ckpt"]
+    given["used"] = [f"checkpoint={trained[run]}/checkpoints/last.ckpt"]
     for name, which in given.items():
         code, err = command("sample", *common, *which, f"hydra.run.dir={tmp_path / name}")
         assert code == 0, err
@@ -93,7 +90,7 @@ def test_fid_over_the_length_is_a_sweep(trained, tmp_path):
         "features.max_images=200",
         f"features.cache_dir={runs.CACHE}",
     )
-    checkpoint = trained / "power" / "checkpoints" / "last.ckpt"
+    checkpoint = trained["power"] / "checkpoints" / "last.ckpt"
     code, _, err = runs.run(
         "evaluate.py",
         "-m",
@@ -168,9 +165,7 @@ def test_a_sweep_over_lengths_is_one_protocol_and_needs_no_samples(tmp_path):
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_an_average_that_is_not_there_is_one_line(trained, tmp_path, run, words, complaint):
-    code, lines = command(
-        "sample", f"checkpoint={trained / run}/checkpoints/last.ckpt", *words, f"hydra.run.dir={tmp_path / 'out'}"
-    )
+    code, lines = command("sample", f"checkpoint={trained[run]}/checkpoints/last.ckpt", *words, f"hydra.run.dir={tmp_path / 'out'}")
     assert code == 2
     assert len(lines) == 1
     assert lines[0].startswith(complaint)
@@ -180,7 +175,7 @@ def test_an_average_that_is_not_there_is_one_line(trained, tmp_path, run, words,
 def test_snapshots_that_cannot_be_used_are_one_line(trained, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     checkpoint = tmp_path / "checkpoints" / "last.ckpt"
-    checkpoint.write_bytes((trained / "power" / "checkpoints" / "last.ckpt").read_bytes())
+    checkpoint.write_bytes((trained["power"] / "checkpoints" / "last.ckpt").read_bytes())
     words = (f"checkpoint={checkpoint}", "ema_length=0.15", f"hydra.run.dir={tmp_path / 'out'}")
     (line,) = command("sample", *words)[1]
     assert line == f"ema_length=0.15: there are no snapshots before step 40 in {tmp_path / 'ema'} to make it from"

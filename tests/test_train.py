@@ -13,13 +13,18 @@ import runs
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """(Folder of a finished run with wandb offline, what it printed, what it complained of)."""
-    cwd = tmp_path_factory.mktemp("run")
-    words = runs.words("trainer.max_steps=40", folder=cwd / "out", logger="wandb")
-    code, out, err = runs.finish(runs.start_cold("train.py", *words, cwd=cwd, env={"ALPHABAR_RESULT": str(cwd / "result.json")}))
-    assert code == 0, err
-    return cwd / "out", out, err
+def finished():
+    """(Folder of a finished run with wandb offline, its standard output, its standard error)."""
+
+    def make(cwd):
+        words = runs.words("trainer.max_steps=40", folder=cwd / "out", logger="wandb")
+        process = runs.start_cold("train.py", *words, cwd=cwd, env={"ALPHABAR_RESULT": str(cwd / "result.json")})
+        code, out, err = runs.finish(process)
+        assert code == 0, err
+        (cwd / "printed.json").write_text(json.dumps([out, err]))
+
+    cwd = runs.shared("finished", make)
+    return cwd / "out", *json.loads((cwd / "printed.json").read_text())
 
 
 def metrics(folder):

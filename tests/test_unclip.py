@@ -1,6 +1,7 @@
 """unCLIP from captions to images: a CLIP, a prior and a decoder, all tiny, trained and used by the commands of the documentation."""
 
 import json
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from alphabar.sampling.model import load_model
 from alphabar.sampling.tasks.interpolate import Interpolate
 from alphabar.training.callbacks.embeddings import figures_of
 
+CACHE_DIR = f"{runs.CACHE}/unclip-cache"
 DRAW = ["sampler.num_steps=3", "film=0"]
 
 
@@ -29,22 +31,22 @@ class Runs(NamedTuple):
     prior: str
     decoder: str
     words: list[str]
+    pictures: Path
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained():
     """The three of them."""
-    clip, home = pictured.contrastive(tmp_path_factory), tmp_path_factory.mktemp("unclip")
+    clip = pictured.contrastive()
     words = ["logger=csv", f"clip={clip.run}/clip", f"data.root={clip.folder}", "data.held_out=0.25"]
-    encoder = ["encoder.name=" + str(clip.folder.parent / "encoder"), "encoder.max_length=9", f"cache_dir={home}/cache"]
+    encoder = ["encoder.name=" + str(clip.folder.parent / "encoder"), "encoder.max_length=9", f"cache_dir={CACHE_DIR}"]
     text = [*(f"conditioner.{word}" for word in encoder), "conditioning.tokens=12", "optimizer.lr=3e-3", "trainer.max_steps=120"]
-    text.append(f"codec.cache_dir={home}/cache")
-    pictured.call("train", "experiment=smoke/unclip_prior", *words, *text, "callbacks.embeddings.every_n_steps=60",
-                  f"hydra.run.dir={home}/prior")  # fmt: skip
+    text.append(f"codec.cache_dir={CACHE_DIR}")
+    prior = runs.finished("train.py", "experiment=smoke/unclip_prior", *words, *text, "callbacks.embeddings.every_n_steps=60")
     longer = ["optimizer.lr=3e-3", "trainer.max_steps=60"]
-    pictured.call("train", "experiment=smoke/unclip_decoder", *words, *longer, f"hydra.run.dir={home}/decoder")
-    prior, decoder = (f"{home}/{name}/checkpoints/last.ckpt" for name in ("prior", "decoder"))
-    return Runs(f"{clip.run}/clip", prior, decoder, [*words, *text])
+    decoder = runs.finished("train.py", "experiment=smoke/unclip_decoder", *words, *longer)
+    prior, decoder = (f"{folder}/checkpoints/last.ckpt" for folder in (prior, decoder))
+    return Runs(f"{clip.run}/clip", prior, decoder, [*words, *text], clip.folder)
 
 
 def complaint(capsys, script, *words) -> str:
@@ -97,7 +99,7 @@ def test_figures_of_drawn_vectors():
 
 
 def test_a_prior_logs_how_near_it_comes(trained):
-    rows = runs.table(runs.Path(trained.prior).parents[1] / "metrics.csv")
+    rows = runs.table(Path(trained.prior).parents[1] / "metrics.csv")
     drawn = [row for row in rows if row["embeddings/cosine"]]
     assert [row["step"] for row in drawn] == ["60", "120"]
     for row in drawn:
@@ -130,7 +132,7 @@ def test_a_prompt_becomes_images_by_way_of_the_prior(trained, tmp_path):
 
 
 def test_variations_of_a_picture(trained, tmp_path):
-    picture = next((runs.Path(trained.clip).parents[1] / "pictures").rglob("*.png"))
+    picture = next(trained.pictures.rglob("*.png"))
     pictured.call("sample", f"checkpoint={trained.decoder}", f"images={picture}", "num=4", *DRAW, f"hydra.run.dir={tmp_path}/out")
     files = sorted((tmp_path / "out" / "images").iterdir())
     assert len(files) >= 4
@@ -139,7 +141,7 @@ def test_variations_of_a_picture(trained, tmp_path):
 
 def test_interpolation_between_embeddings(trained, tmp_path, capsys):
     words = [f"checkpoint={trained.decoder}", "task=interpolate", "num=2", "task.num_frames=3", "sampler.num_steps=3"]
-    folder = runs.Path(trained.clip).parents[1] / "pictures"
+    folder = trained.pictures
     pictured.call("sample", *words, "task.between=embeddings", f"images={folder}", f"hydra.run.dir={tmp_path}/out")
     files = {file.name: file.read_bytes() for file in (tmp_path / "out" / "images").iterdir()}
     assert sorted(files) == [f"00000{row}_frame0{frame}.png" for row in (0, 1) for frame in (0, 1, 2)]
@@ -151,7 +153,7 @@ def test_interpolation_between_embeddings(trained, tmp_path, capsys):
 
 
 def test_the_ends_of_an_interpolation_are_variations_of_its_images(trained, tmp_path):
-    folder, loaded = runs.Path(trained.clip).parents[1] / "pictures", load_model(trained.decoder, "ema")
+    folder, loaded = trained.pictures, load_model(trained.decoder, "ema")
     settings = Inference(checkpoint=trained.decoder, run_dir=str(tmp_path), sampler=DDIM(num_steps=3), files=str(folder), num=1)
     task = Interpolate(inference=settings, between="embeddings", num_frames=2)
     with torch.no_grad():
@@ -200,9 +202,9 @@ def test_what_is_no_good_is_said_in_one_line(trained, tmp_path, capsys):
     assert "conditioned on images" in complaint(capsys, "sample", *between)
 
 
-def test_another_clip_under_the_same_name_is_refused(trained, tmp_path, tmp_path_factory):
+def test_another_clip_under_the_same_name_is_refused(trained, tmp_path):
     saved = torch.load(trained.decoder, weights_only=True)
-    other = pictured.contrastive(tmp_path_factory, "trainer.max_steps=2", "seed=1")
+    other = pictured.contrastive("trainer.max_steps=2", "seed=1")
     saved["config"]["module"]["conditioner"]["clip"]["name"] = f"{other.run}/clip"
     torch.save(saved, tmp_path / "moved.ckpt")
     with pytest.raises(UserError, match="this was trained with another CLIP, of digest"):
