@@ -22,6 +22,7 @@ from alphabar.models.codecs.pixels import Pixels
 from alphabar.runs.distributed import rank_and_size
 from alphabar.training.callbacks.held_out_loss import BINS, HeldOutLoss, levels, named
 from alphabar.training.modules.diffusion import DiffusionModule
+from warm_process import warm_context
 
 SYSTEMS = {
     "linear": (LinearSchedule, Epsilon()),
@@ -195,7 +196,8 @@ def bank_sums(num):
 
 def test_two_processes_measure_what_one_does(tmp_path):
     """33 images, and 1, of which the second process has none."""
-    second = torch.multiprocessing.spawn(second_rank, (tmp_path,), nprocs=1, join=False)
+    method = warm_context().get_start_method()
+    second = torch.multiprocessing.start_processes(second_rank, (tmp_path,), join=False, start_method=method)
     first = shared_sums(0, tmp_path)
     second.join()
     for num, other in torch.load(tmp_path / "second.pt", weights_only=True).items():

@@ -18,6 +18,7 @@ from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.runs.distributed import from_first, rank_and_size
 from alphabar.sampling.sampling_job import Generated
 from simple_features import CPU, Witness, collected, fid, gaussian_images, pixels_as_features, splits_of
+from warm_process import warm_context
 
 
 def reference_of(splits, num, extractor, **statistics):
@@ -167,7 +168,8 @@ def fail(rank):
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_several_processes_measure_what_one_does(tmp_path, world_size):
     """19 images: dealt out without padding; sums from the cache are not counted twice; what fails on one fails on all."""
-    torch.multiprocessing.spawn(work_of_one_rank, (tmp_path, world_size), nprocs=world_size)
+    method = warm_context().get_start_method()
+    torch.multiprocessing.start_processes(work_of_one_rank, (tmp_path, world_size), nprocs=world_size, start_method=method)
     real = gaussian_images(41, 16, seed=0)
     expected = fid(real, gaussian_images(19, 16, seed=1)), fid(real, gaussian_images(20, 16, seed=2)[:19])
     content = real_image_features(

@@ -36,16 +36,26 @@ def modules():
     return [".".join(file.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__") for file in files]
 
 
+def warm_context():
+    """Returns the context of multiprocessing whose processes are forked from one that has imported everything.
+
+    On macOS they are new interpreters: frameworks of the system do not survive a fork.
+    """
+    if sys.platform == "darwin":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*LIBRARIES, *modules()])
+    return context
+
+
 class WarmProcess:
     """A script or `-m module` in a forked process, with the part of the interface of `subprocess.Popen` that the tests use."""
 
     def __init__(self, arguments, cwd, env):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([*LIBRARIES, *modules()])
         self.args = list(arguments)
         self.folder = tempfile.TemporaryDirectory(prefix="alphabar-output-")
         self.files = [str(Path(self.folder.name) / name) for name in ("stdout", "stderr")]
-        self.process = context.Process(target=main, args=(self.args, str(cwd), dict(env), self.files))
+        self.process = warm_context().Process(target=main, args=(self.args, str(cwd), dict(env), self.files))
         self.process.start()
         self.pid = self.process.pid
 
