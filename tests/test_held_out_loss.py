@@ -20,7 +20,7 @@ from alphabar.diffusion.schedules.shifted_cosine import ShiftedCosineSchedule
 from alphabar.diffusion.schedules.straight import StraightSchedule
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.runs.distributed import rank_and_size
-from alphabar.training.callbacks.held_out_loss import BINS, HeldOutLoss, levels, named
+from alphabar.training.callbacks.held_out_loss import BINS, HeldOutLoss, levels, loss_figures
 from alphabar.training.modules.diffusion import DiffusionModule
 from warm_process import warm_context
 
@@ -102,7 +102,7 @@ def test_a_network_that_gives_the_target_has_no_loss_and_every_bin_has_pairs(sch
 @pytest.mark.parametrize("factor", [1, 2], ids=["fixed variance", "learned variance"])
 def test_the_loss_of_no_prediction_is_that_of_the_noise_in_every_bin(factor):
     module = module_of(NetworkDenoiser(Constant(0.0, factor), LinearSchedule(), Epsilon()))
-    figures = named("loss", sums(module, digits(512)))
+    figures = loss_figures("loss", sums(module, digits(512)))
     assert list(figures) == ["loss", *(f"loss_snr_{name}" for name in BINS)]
     assert figures["loss"] == pytest.approx(1.0, abs=0.01)
     assert list(figures.values()) == pytest.approx([1.0] * 7, abs=0.05)
@@ -114,7 +114,7 @@ def test_the_loss_has_no_weighting_and_is_of_the_output():
     first = sums(module_of(denoiser), digits(64))
     other = sums(module_of(denoiser, Denoising(MinSNR(5.0)), seed=7), digits(64))
     assert torch.equal(first, other)
-    assert named("loss", first)["loss"] == pytest.approx(1.25, abs=0.05)
+    assert loss_figures("loss", first)["loss"] == pytest.approx(1.25, abs=0.05)
 
 
 def test_bins_are_of_the_signal_to_noise_ratio():
@@ -129,7 +129,7 @@ def test_bins_are_of_the_signal_to_noise_ratio():
 
 def test_bins_without_pairs_are_left_out():
     module = module_of(NetworkDenoiser(Constant(), EDMSchedule(sigma_min=0.5, sigma_max=2.0), EDM()))
-    assert list(named("loss", sums(module, digits(8)))) == ["loss", "loss_snr_1e-1_1e0", "loss_snr_1e0_1e1"]
+    assert list(loss_figures("loss", sums(module, digits(8)))) == ["loss", "loss_snr_1e-1_1e0", "loss_snr_1e0_1e1"]
 
 
 def test_levels_are_even_over_the_bank_and_over_each_image():

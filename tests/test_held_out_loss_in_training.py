@@ -10,7 +10,7 @@ from alphabar.data.resident import ResidentImages
 from alphabar.plotting.run_curves import draw_curves
 from alphabar.runs.metrics_csv import read_metrics
 from alphabar.training.callbacks.checkpoints import Checkpoints
-from alphabar.training.callbacks.held_out_loss import HeldOutLoss, named
+from alphabar.training.callbacks.held_out_loss import HeldOutLoss, loss_figures
 from alphabar.training.ema import EMA, trainable
 from alphabar.training.loggers.metrics_file import MetricsFile
 from test_held_out_loss import fit
@@ -46,9 +46,9 @@ def test_live_and_averaged_weights_are_measured_side_by_side(tmp_path, logged):
     assert last["held_out/loss"] < last["held_out/loss_ema"] < 1  # averages come after
     module.eval()
     with torch.no_grad():
-        live = named("held_out/loss", made.sums(module))
+        live = loss_figures("held_out/loss", made.sums(module))
         with averages.applied(module):
-            averaged = named("held_out/loss_ema", made.sums(module))
+            averaged = loss_figures("held_out/loss_ema", made.sums(module))
     assert last == live | averaged
     assert module.figures["held_out/loss_ema_snr_1e-1_1e0"] == last["held_out/loss_ema_snr_1e-1_1e0"]
     assert module.seconds_evaluating > 0

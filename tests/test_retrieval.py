@@ -12,7 +12,7 @@ from alphabar.metrics.real import real_image_features
 from alphabar.metrics.retrieval import candidates, is_retrieved
 from alphabar.metrics.statistics.accuracy import Accuracy
 from alphabar.metrics.statistics.retrieval import Retrieval
-from alphabar.training.callbacks.retrieval import figures_of, one_of_each
+from alphabar.training.callbacks.retrieval import one_of_each, retrieval_figures
 
 CPU = torch.device("cpu")
 NUM = 30
@@ -92,10 +92,10 @@ def test_real_images_have_their_own_captions_also_out_of_the_cache(tmp_path):
 
 def test_figures_of_pairs_in_training():
     vectors = torch.eye(20)
-    assert set(figures_of(vectors, vectors).values()) == {1.0}
+    assert set(retrieval_figures(vectors, vectors).values()) == {1.0}
     texts = vectors.clone()
     texts[:5] = vectors[5:10]  # whose own captions are as near
-    figures = figures_of(vectors, texts)
+    figures = retrieval_figures(vectors, texts)
     assert figures["retrieval/caption_of_all"] == 0.5
     assert figures["retrieval/image_of_all"] == 0.75
     assert 0.5 <= figures["retrieval/caption_of_10"] <= 0.75
@@ -104,7 +104,7 @@ def test_figures_of_pairs_in_training():
 def test_vectors_that_are_no_numbers_are_not_found():
     vectors = torch.eye(20)
     vectors[3] = float("nan")
-    figures = figures_of(vectors, torch.eye(20))
+    figures = retrieval_figures(vectors, torch.eye(20))
     assert figures["retrieval/caption_of_all"] == figures["retrieval/caption_of_10"] == 0.95
     assert figures["retrieval/image_of_all"] == 0
 

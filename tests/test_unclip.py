@@ -20,7 +20,7 @@ from alphabar.models.networks.prior import Prior
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import load_model
 from alphabar.sampling.tasks.interpolate import Interpolate
-from alphabar.training.callbacks.embeddings import figures_of
+from alphabar.training.callbacks.embeddings import similarity_figures
 
 CACHE_DIR = f"{runs.CACHE}/unclip-cache"
 DRAW = ["sampler.num_steps=3", "film=0"]
@@ -91,11 +91,11 @@ def test_a_network_that_makes_no_sense_is_refused(settings):
 
 def test_figures_of_drawn_vectors():
     images = torch.nn.functional.normalize(torch.randn(12, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    figures = figures_of(images, images, images)
+    figures = similarity_figures(images, images, images)
     assert figures["embeddings/cosine"] == pytest.approx(1)
     assert abs(figures["embeddings/cosine_shuffled"]) < 0.4
     assert figures["embeddings/caption_of_10"] == figures["embeddings/real_caption_of_10"] == 1
-    assert figures_of(images.roll(1, 0), images, images)["embeddings/caption_of_10"] < 0.3
+    assert similarity_figures(images.roll(1, 0), images, images)["embeddings/caption_of_10"] < 0.3
 
 
 def test_a_prior_logs_how_near_it_comes(trained):

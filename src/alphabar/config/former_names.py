@@ -27,7 +27,9 @@ FORMER_CLASSES: dict[str, str] = {
     "alphabar.models.pairs.towers.Towers": "alphabar.models.clip.towers.Towers",
     "alphabar.training.callbacks.ema.EMA": "alphabar.training.ema.EMA",
     "alphabar.training.callbacks.ema.PowerEMA": "alphabar.training.ema.PowerEMA",
+    "alphabar.training.callbacks.embeddings.Embeddings": "alphabar.training.callbacks.embeddings.EmbeddingSimilarity",
     "alphabar.training.callbacks.pair.WritePair": "alphabar.training.callbacks.clip.ExportCLIP",
+    "alphabar.training.callbacks.retrieval.Retrieval": "alphabar.training.callbacks.retrieval.HeldOutRetrieval",
 }
 # Arguments that have been renamed: (the module of the class, or a package with all in it, the former name) -> the name.
 FORMER_ARGUMENTS: dict[tuple[str, str], str] = {

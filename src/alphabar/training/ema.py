@@ -1,6 +1,5 @@
 """Averages of the weights, one or several at once."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -14,22 +13,20 @@ from alphabar.errors import UserError
 from alphabar.runs.ema.profiles import Exponential, PowerFunction, Profile
 
 
-class WeightAverages(Callback, ABC):
+class WeightAverages(Callback):
     """The averages average <- average + weight(n) * (weights - average) after optimizer step n, for the weight of each profile.
 
     The averages (`shadows`) are float32, of the trainable parameters only: a schedule's buffers are not averaged. They are kept in
     checkpoints under the key "ema"; `state_dict` always holds the live weights. Weights are swapped only inside `applied`, whose
     end, by whatever way, brings the live ones back.
+
+    profiles: the profile of each average, one or more, all different; samples, FID and weights=ema use the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, profiles: Sequence[Profile]) -> None:
+        self.profiles = tuple(profiles)
         self.num_updates = 0
         self.shadows: dict[Profile, dict[str, Tensor]] = {}
-
-    @property
-    @abstractmethod
-    def profiles(self) -> Sequence[Profile]:
-        """Returns the profile of each average, one or more, all different; samples, FID and weights=ema use the first."""
 
     @property
     def shadow(self) -> dict[str, Tensor]:
@@ -86,7 +83,7 @@ class WeightAverages(Callback, ABC):
         if saved["weights"].keys() != trainable(pl_module).keys():
             raise UserError("ema: the averaged weights in the checkpoint belong to another network")
         records = saved.get("averages", [])
-        there, kept = [settings(record) for record in records], [settings(vars(profile)) for profile in self.profiles]
+        there, kept = [list_settings(record) for record in records], [list_settings(vars(profile)) for profile in self.profiles]
         if there != kept:
             raise UserError(
                 f"ema: the checkpoint has averages with {', '.join(there) or 'unknown settings'}, they cannot go on with "
@@ -104,13 +101,8 @@ class EMA(WeightAverages):
     """
 
     def __init__(self, decay: float = 0.9999, more_decays: Sequence[float] = ()) -> None:
-        super().__init__()
-        self.decays = tuple(Exponential(float(each)) for each in (decay, *more_decays))
+        super().__init__([Exponential(float(each)) for each in (decay, *more_decays)])
         must_differ("decays", [decay, *more_decays])
-
-    @property
-    def profiles(self) -> Sequence[Profile]:
-        return self.decays
 
 
 class PowerEMA(WeightAverages):
@@ -120,18 +112,13 @@ class PowerEMA(WeightAverages):
     """
 
     def __init__(self, lengths: Sequence[float]) -> None:
-        super().__init__()
         if not lengths:
             raise ValueError("need lengths, such as lengths=[0.05, 0.1], got none")
-        self.lengths = tuple(PowerFunction(float(each)) for each in lengths)
+        super().__init__([PowerFunction(float(each)) for each in lengths])
         must_differ("lengths", lengths)
 
-    @property
-    def profiles(self) -> Sequence[Profile]:
-        return self.lengths
 
-
-def settings(record: Mapping[str, Any]) -> str:
+def list_settings(record: Mapping[str, Any]) -> str:
     """Returns the settings that tell an average from others: "decay=0.9999"."""
     return ", ".join(f"{name}={value}" for name, value in record.items() if name != "weights")
 

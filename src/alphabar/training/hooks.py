@@ -1,17 +1,20 @@
-"""Functions by which callbacks and loggers look at a Trainer, each with a type that is checked."""
+"""Functions by which callbacks and loggers reach the parts of a Trainer, each with a type that is checked."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
+from alphabar.errors import UserError
 from alphabar.training.ema import averaged
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.modules.diffusion import DiffusionModule
+
+M = TypeVar("M", bound=BaseModule)
 
 
 def ends_step(trainer: Trainer, batch_idx: int) -> bool:
@@ -25,31 +28,29 @@ def log_every_n_steps(trainer: Trainer) -> int:
     return trainer.log_every_n_steps  # type: ignore[attr-defined]
 
 
-def base_module(pl_module: LightningModule) -> BaseModule:
-    """Returns the module as a BaseModule. Raises TypeError for another one."""
-    if not isinstance(pl_module, BaseModule):
-        raise TypeError(f"this callback looks at a BaseModule, got {type(pl_module).__name__}")
+def checked_module(pl_module: LightningModule, kind: type[M]) -> M:
+    """Returns the module. Raises UserError unless it is of the class `kind`, which the callback is for."""
+    if not isinstance(pl_module, kind):
+        raise UserError(f"callbacks: one of them needs a {kind.__name__}, this run trains a {type(pl_module).__name__}")
     return pl_module
+
+
+def base_module(pl_module: LightningModule) -> BaseModule:
+    """Returns the module as a BaseModule; see `checked_module`."""
+    return checked_module(pl_module, BaseModule)
 
 
 def diffusion_module(pl_module: LightningModule) -> DiffusionModule:
-    """Returns the module as a DiffusionModule. Raises TypeError for another one."""
-    if not isinstance(pl_module, DiffusionModule):
-        raise TypeError(f"this callback looks at a DiffusionModule, got {type(pl_module).__name__}")
-    return pl_module
+    """Returns the module as a DiffusionModule; see `checked_module`."""
+    return checked_module(pl_module, DiffusionModule)
 
 
 def image_data(trainer: Trainer) -> ImageDataModule:
     """Returns the run's data as an ImageDataModule. Raises TypeError for another one."""
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     if not isinstance(datamodule, ImageDataModule):
-        raise TypeError(f"this callback looks at an ImageDataModule, got {type(datamodule).__name__}")
+        raise TypeError(f"callbacks need an ImageDataModule, got {type(datamodule).__name__}")
     return datamodule
-
-
-def image_shape(trainer: Trainer) -> Shape:
-    """Returns the shape of the run's images."""
-    return image_data(trainer).shape
 
 
 @contextmanager

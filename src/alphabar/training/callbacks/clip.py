@@ -4,10 +4,9 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from alphabar.errors import UserError
 from alphabar.models.clip.small import save_clip
 from alphabar.runs.paths import display_path
-from alphabar.training.hooks import evaluation
+from alphabar.training.hooks import checked_module, evaluation
 from alphabar.training.modules.contrastive import ContrastiveModule
 
 FOLDER = "clip"
@@ -17,10 +16,9 @@ class ExportCLIP(Callback):
     """Writes RUN/clip/ at the end of training, with averaged weights if the run keeps any."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not isinstance(pl_module, ContrastiveModule):
-            raise UserError(f"callbacks.clip: exports the towers of a CLIP, this run trains a {type(pl_module).__name__}")
+        module = checked_module(pl_module, ContrastiveModule)
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / FOLDER
-            with evaluation(trainer, pl_module):
-                save_clip(pl_module.towers, folder)
+            with evaluation(trainer, module):
+                save_clip(module.towers, folder)
             print(f"CLIP: {display_path(folder)}", flush=True)

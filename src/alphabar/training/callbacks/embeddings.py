@@ -12,41 +12,31 @@ from alphabar.errors import UserError
 from alphabar.metrics.retrieval import candidates, is_retrieved
 from alphabar.runs.distributed import sum_over_ranks
 from alphabar.sampling.conditions import dataset_conditions
-from alphabar.sampling.guidance_config import Guide, guided
-from alphabar.sampling.sampling_job import SamplingJob, sampler_for
-from alphabar.training.callbacks.recurring import Recurring
+from alphabar.sampling.guidance_config import Guide
+from alphabar.training.callbacks.drawing import SamplingCallback
 from alphabar.training.callbacks.retrieval import one_of_each
-from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
+from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures
 from alphabar.training.modules.diffusion import DiffusionModule
 
 
-class Embeddings(Recurring):
+class EmbeddingSimilarity(SamplingCallback):
     """Draws a vector for each of the first held-out captions, again and again from the same noise.
 
     `embeddings/cosine` is its scalar product with that of the held-out image, `embeddings/cosine_shuffled` with that of another,
     and `embeddings/caption_of_10` the share of vectors to which, of ten captions, their own is the nearest (chance 0.1);
     `embeddings/real_caption_of_10` is that of the held-out images themselves.
 
-    num: captions at most, drawn by all ranks together, `batch_size` at a time. guidance: of a model with a condition; None: none.
-    Raises ValueError unless num >= 2 and every_n_steps, batch_size >= 1, and UserError for a codec that embeds no images and for
-    data with fewer held-out captions than two.
+    num: the number of captions at most. Other arguments and errors: see `SamplingCallback`.
+    Raises UserError for a codec that embeds no images and for data with fewer held-out captions than two.
     """
+
+    min_num = 2
 
     def __init__(
         self, sampler: Sampler, seed: int, num: int, every_n_steps: int, batch_size: int = 128, guidance: Guide | None = None
     ) -> None:
-        if num < 2 or min(every_n_steps, batch_size) < 1:
-            raise ValueError(
-                f"need num >= 2 and every_n_steps, batch_size >= 1, got num={num}, every_n_steps={every_n_steps}, "
-                f"batch_size={batch_size}"
-            )
-        super().__init__(every_n_steps)
-        self.sampler = sampler
-        self.guidance = guidance
-        self.seed = seed
-        self.num = num
-        self.batch_size = batch_size
+        super().__init__(sampler, seed, num, every_n_steps, batch_size, guidance)
         self.rows = torch.zeros(0, dtype=torch.int64)
         self.images = self.texts = torch.zeros(0, 0)  # vectors of the held-out images and of their captions
 
@@ -65,29 +55,25 @@ class Embeddings(Recurring):
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         module = diffusion_module(pl_module)
         with evaluation(trainer, module):
-            drawn = self._drawn(trainer, module)
-        log_figures(trainer, figures_of(drawn, self.images, self.texts))
+            vectors = self._vectors(trainer, module)
+        log_figures(trainer, similarity_figures(vectors, self.images, self.texts))
 
-    def _drawn(self, trainer: Trainer, module: DiffusionModule) -> Tensor:
+    def _vectors(self, trainer: Trainer, module: DiffusionModule) -> Tensor:
         """Returns sampled unit vectors [num, D], one for each caption, on the CPU of every process."""
         of_row = dataset_conditions(module.conditioner, image_data(trainer).held_out_set)
 
         def conditions(indices: Sequence[int]) -> Cond:
             return of_row([int(self.rows[index % len(self.rows)]) for index in indices])
 
-        num, batch_size = len(self.rows), min(self.batch_size, len(self.rows))
-        sampler = sampler_for(self.sampler, module.codec)
-        generation = SamplingJob(sampler, module.codec, image_shape(trainer), self.seed, batch_size, conditions)
-        drawn = torch.zeros(num, *generation.space)
-        ranks = (trainer.global_rank, trainer.world_size)
-        for part in generation.images(guided(module, self.guidance), num, module.device, *ranks):
-            kept = [index for index in part.indices if index < num]
-            drawn[kept] = part.images[: len(kept)].float().cpu()
+        job, share = self.drawn(trainer, module, conditions, len(self.rows))
+        vectors = torch.zeros(len(self.rows), *job.space)
+        for part in share:
+            vectors[part.indices] = part.images.float().cpu()
         # Each vector is zero on all processes but one.
-        return sum_over_ranks(drawn.to(module.device)).cpu()
+        return sum_over_ranks(vectors.to(module.device)).cpu()
 
 
-def figures_of(drawn: Tensor, images: Tensor, texts: Tensor) -> dict[str, float]:
+def similarity_figures(drawn: Tensor, images: Tensor, texts: Tensor) -> dict[str, float]:
     """Returns the four figures of N sampled embeddings [N, D], given those of the images and of their captions, all different."""
     places = torch.arange(len(drawn))
     options = texts[candidates(places, places, len(places))]

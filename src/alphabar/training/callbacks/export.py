@@ -5,8 +5,8 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.files.atomic import replaced_folder
-from alphabar.training.callbacks.reconstructions import autoencoder_module
-from alphabar.training.hooks import evaluation
+from alphabar.training.hooks import checked_module, evaluation
+from alphabar.training.modules.autoencoder import AutoencoderModule
 
 FOLDER = "autoencoder"
 
@@ -14,11 +14,11 @@ FOLDER = "autoencoder"
 class Export(Callback):
     """Writes RUN/autoencoder/ at the end of training, as diffusers' save_pretrained does: averaged weights if the run keeps any.
 
-    Whoever looks meanwhile finds a whole folder, the new one or one of an earlier end, or none.
+    Another process finds a complete folder at any time, the new one or an earlier one, or none.
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = autoencoder_module(pl_module)
+        module = checked_module(pl_module, AutoencoderModule)
         if not trainer.is_global_zero:
             return
         with replaced_folder(Path(trainer.default_root_dir) / FOLDER) as folder, evaluation(trainer, module):

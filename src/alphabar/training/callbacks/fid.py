@@ -15,9 +15,9 @@ from alphabar.metrics.names import figure_name, floor_figure_name
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.plotting.memorisation import PANEL, draw_memorisation
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images
-from alphabar.sampling.guidance_config import Guide, guidance_label, guided
-from alphabar.sampling.sampling_job import SamplingJob, sampler_for
-from alphabar.training.callbacks.recurring import Recurring
+from alphabar.sampling.guidance_config import Guide, guidance_label
+from alphabar.sampling.sampling_job import sampler_for
+from alphabar.training.callbacks.drawing import SamplingCallback
 from alphabar.training.ema import averages_of
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures, log_file
@@ -25,18 +25,18 @@ from alphabar.training.loggers.log_helpers import log_figures, log_file
 log = logging.getLogger(__name__)
 
 
-class FID(Recurring):
+class FID(SamplingCallback):
     """Logs, every so many steps and at the end, the FID of `num` samples to the training images, under a name with its protocol.
 
-    All ranks sample their share, `batch_size` at a time. The floor, that of as many held-out images, is logged at the start. The
-    same samples tell of colour casts, contrast, saturation and diversity (`health/...`) and, at the end, of copied training images.
-    Images with NaN or infinity are counted as `samples/num_nonfinite` and left out. A conditional
-    model samples image i under the condition of training image i, or of held-out image i if conditions are made from images.
+    The floor, the FID of as many held-out images, is logged at the start. The same samples show colour casts, contrast, saturation
+    and diversity (`health/...`) and, at the end, copied training images. Images with NaN or infinity are counted as
+    `samples/num_nonfinite` and left out. A conditional model samples image i under the condition of training image i, or of
+    held-out image i if conditions are made from images.
 
-    features: None for no FID.
-    Raises ValueError unless num >= 2 and every_n_steps, batch_size >= 1.
+    features: the features to compare, or None for no FID. Other arguments and errors: see `SamplingCallback`.
     """
 
+    min_num = 2
     draws_images = True
     differs_at_end = True  # by copies of training images
 
@@ -50,18 +50,8 @@ class FID(Recurring):
         batch_size: int = 250,
         guidance: Guide | None = None,
     ) -> None:
-        if num < 2 or every_n_steps < 1 or batch_size < 1:
-            raise ValueError(
-                f"need num >= 2, every_n_steps >= 1 and batch_size >= 1, got num={num}, every_n_steps={every_n_steps}, "
-                f"batch_size={batch_size}"
-            )
-        super().__init__(every_n_steps)
+        super().__init__(sampler, seed, num, every_n_steps, batch_size, guidance)
         self.features = features
-        self.sampler = sampler
-        self.guidance = guidance
-        self.seed = seed
-        self.num = num
-        self.batch_size = batch_size
         self.reference: ReferenceStatistics | None = None
         self.name = ""
 
@@ -104,13 +94,9 @@ class FID(Recurring):
             return
         module = diffusion_module(pl_module)
         conditions = dataset_conditions(module.conditioner, evaluation_images(module.conditioner, image_data(trainer)))
-        sampler, shape = sampler_for(self.sampler, module.codec), image_data(trainer).shape
-        generation = SamplingJob(sampler, module.codec, shape, self.seed, min(self.batch_size, self.num), conditions)
         with evaluation(trainer, module):
-            share = generation.images(
-                guided(module, self.guidance), self.num, module.device, trainer.global_rank, trainer.world_size
-            )
-            measurement = measure_images(share, generation.size, [reference])
+            job, share = self.drawn(trainer, module, conditions, self.num)
+            measurement = measure_images(share, job.size, [reference])
             diagnostics = diagnose(reference, measurement, with_neighbours=is_last)
         value = measurement.figures[reference.extractor.name].get("fid", math.nan)
         log_figures(trainer, {self.name: value, "samples/num_nonfinite": measurement.num_nonfinite, **diagnostics.figures()})

@@ -8,17 +8,17 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.sampling.conditions import dataset_conditions, preview_images
 from alphabar.sampling.film import record_film, write_film
 from alphabar.sampling.guidance_config import Guide, guided
-from alphabar.sampling.sampling_job import SamplingJob, sampler_for
 from alphabar.training.callbacks import RunCallback
-from alphabar.training.hooks import diffusion_module, evaluation, image_data, image_shape
+from alphabar.training.callbacks.drawing import sampling_job
+from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_film, log_picture
 
 
 class Film(RunCallback):
     """Writes `film.png`, one row an image, and `film.gif` at the end of training.
 
-    num: images, conditioned on the first held-out images. num_frames: moments of the sampler's steps, the first x_T and the last
-    x_0; they come closer together towards the end, where images take shape.
+    num: the number of images, conditioned on the first held-out images. num_frames: the number of states of the sampler that are
+    shown, from x_T to x_0; they come closer together towards the end, where images take shape.
     Raises ValueError unless num >= 1 and num_frames >= 2.
     """
 
@@ -38,11 +38,9 @@ class Film(RunCallback):
             return
         module = diffusion_module(pl_module)
         conditions = dataset_conditions(module.conditioner, preview_images(image_data(trainer)))
-        generation = SamplingJob(
-            sampler_for(self.sampler, module.codec), module.codec, image_shape(trainer), self.seed, self.num, conditions
-        )
+        job = sampling_job(trainer, module, self.sampler, self.seed, self.num, conditions)
         with evaluation(trainer, module):
-            frames = record_film(generation, guided(module, self.guidance), module.device, self.num_frames)
+            frames = record_film(job, guided(module, self.guidance), module.device, self.num_frames)
         strip = write_film(frames, Path(trainer.default_root_dir))
         log_picture(trainer, "film/strip", strip)
         log_film(trainer, "film/film", Path(trainer.default_root_dir) / "film.gif")

@@ -73,12 +73,12 @@ class HeldOutLoss(Recurring):
         module, averages = diffusion_module(pl_module), averages_of(trainer)
         with evaluation(trainer, module, live=True):
             sums = self.sums(module)
-        figures = named("held_out/loss", sums)
+        figures = loss_figures("held_out/loss", sums)
         if averages is not None:
             if averages.num_updates > 0:  # else they are the live weights
                 with evaluation(trainer, module):
                     sums = self.sums(module)
-            figures |= named("held_out/loss_ema", sums)
+            figures |= loss_figures("held_out/loss_ema", sums)
         log_figures(trainer, figures)
 
     def sums(self, module: DiffusionModule) -> Tensor:
@@ -117,7 +117,7 @@ def levels(indices: Tensor, num_times: int) -> Tensor:
     return ((0.5 + pairs.double() * GOLDEN) % 1).float()
 
 
-def named(name: str, sums: Tensor) -> dict[str, float]:
+def loss_figures(name: str, sums: Tensor) -> dict[str, float]:
     """Returns the mean over all pairs under `name`, and the mean of each bin that has any."""
     losses, counts = sums
     figures = {name: float(losses.sum() / counts.sum())}

@@ -17,7 +17,7 @@ from alphabar.models.codecs.pixels import to_uint8
 from alphabar.runs.distributed import rank_and_size, sum_over_ranks
 from alphabar.sampling.image_grid import grid, save_png
 from alphabar.training.callbacks.recurring import Recurring
-from alphabar.training.hooks import evaluation, image_data
+from alphabar.training.hooks import checked_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures, log_picture
 from alphabar.training.modules.autoencoder import AutoencoderModule
 
@@ -60,8 +60,8 @@ class Reconstructions(Recurring):
         fingerprint = data.source.fingerprint()
         extractor = build_extractors(self.features, Splits(data.train_set, data.held_out_set, fingerprint))[0]
         images = self._images(trainer)
-        num = self._count(images)
-        # What reconstructions should look like is the images they are of.
+        num = min(self.num, len(images))
+        # Reconstructions are compared with the very images that they are of.
         first = ResidentImages(images.images(range(num)), None)
         same = Splits(first, first, f"{fingerprint}-first-{num}")
         self.reference = ReferenceStatistics(
@@ -69,9 +69,9 @@ class Reconstructions(Recurring):
         )
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        module, images = autoencoder_module(pl_module), self._images(trainer)
+        module, images = checked_module(pl_module, AutoencoderModule), self._images(trainer)
         rank, world_size = rank_and_size()
-        num, reference = self._count(images), self.reference if is_last else None
+        num, reference = min(self.num, len(images)), self.reference if is_last else None
         collector = None if reference is None else reference.collector(num)
         sums = torch.zeros(6, dtype=torch.float64)  # images, their PSNR and L1, latents, their sum and that of their squares
         with evaluation(trainer, module):
@@ -92,7 +92,7 @@ class Reconstructions(Recurring):
                 if collector is not None:
                     collector.add(indices, decoded)
             sums = sum_over_ranks(sums.float().to(module.device)).cpu().double()
-            figures = figures_of(sums)
+            figures = reconstruction_figures(sums)
             if collector is not None and reference is not None:
                 name = figure_name("reconstruction/fid", num, reference.extractor.name, self._label(trainer))
                 figures[name] = reference.figures(collector.compute()).get("fid", math.nan)
@@ -116,11 +116,8 @@ class Reconstructions(Recurring):
         """Returns the split of the images, as the names of figures have it."""
         return "heldout" if len(image_data(trainer).held_out_set) > 1 else "train"
 
-    def _count(self, images: ImageSet) -> int:
-        return min(self.num, len(images))
 
-
-def figures_of(sums: Tensor) -> dict[str, float]:
+def reconstruction_figures(sums: Tensor) -> dict[str, float]:
     """Returns the figures from sums: images, their PSNR and L1, number of latents, their sum and that of their squares."""
     count, decibels, distance, numbers, first, second = sums.tolist()
     std = math.sqrt(max(second / numbers - (first / numbers) ** 2, 0.0))
@@ -138,10 +135,3 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Returns 10 log10(255^2 / mean squared difference) of uint8 images: [B], at most MAX_PSNR decibels."""
     error = (a.float() - b.float()).square().flatten(1).mean(1)
     return (10 * torch.log10(255**2 / error)).clamp(max=MAX_PSNR)
-
-
-def autoencoder_module(pl_module: LightningModule) -> AutoencoderModule:
-    """Returns the module as an AutoencoderModule. Raises TypeError for another one."""
-    if not isinstance(pl_module, AutoencoderModule):
-        raise TypeError(f"this callback looks at an AutoencoderModule, got {type(pl_module).__name__}")
-    return pl_module

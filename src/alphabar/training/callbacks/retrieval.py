@@ -10,14 +10,14 @@ from alphabar.metrics.retrieval import candidates, ranks_first
 from alphabar.models.clip import must_be_images
 from alphabar.runs.distributed import from_first
 from alphabar.training.callbacks.recurring import Recurring
-from alphabar.training.hooks import evaluation, image_data
+from alphabar.training.hooks import checked_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures
 from alphabar.training.modules.contrastive import ContrastiveModule
 
 BATCH = 128
 
 
-class Retrieval(Recurring):
+class HeldOutRetrieval(Recurring):
     """Logs the share of held-out images whose own caption is the nearest, and of captions whose own image is; of averaged weights.
 
     `retrieval/caption_of_10` is among its caption and nine others (chance 0.1), `retrieval/caption_of_all` among all held-out
@@ -40,11 +40,9 @@ class Retrieval(Recurring):
             raise UserError("callbacks.retrieval: needs two held-out images or more, of different captions; null leaves it out")
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        if not isinstance(pl_module, ContrastiveModule):
-            raise UserError(f"callbacks.retrieval: measures the towers of a CLIP, this run trains a {type(pl_module).__name__}")
-        held_out = image_data(trainer).held_out_set
-        with evaluation(trainer, pl_module):
-            figures = from_first(lambda: measure(pl_module, held_out, self.rows))
+        module, held_out = checked_module(pl_module, ContrastiveModule), image_data(trainer).held_out_set
+        with evaluation(trainer, module):
+            figures = from_first(lambda: measure_retrieval(module, held_out, self.rows))
         log_figures(trainer, figures)
 
 
@@ -58,17 +56,17 @@ def one_of_each(images: ImageSet, num: int) -> Tensor:
     return torch.tensor(list(first.values())[:num], dtype=torch.int64)
 
 
-def measure(module: ContrastiveModule, held_out: ImageSet, rows: Tensor) -> dict[str, float]:
+def measure_retrieval(module: ContrastiveModule, held_out: ImageSet, rows: Tensor) -> dict[str, float]:
     """Returns the four figures of the held-out images `rows`."""
     images, texts = [], []
     for part in rows.split(BATCH):
         batch = held_out.batch(part)
         images.append(module.towers.images(must_be_images(batch["image"].to(module.device))).cpu())
         texts.append(module.captions(batch["caption"]).cpu())
-    return figures_of(torch.cat(images), torch.cat(texts))
+    return retrieval_figures(torch.cat(images), torch.cat(texts))
 
 
-def figures_of(images: Tensor, texts: Tensor) -> dict[str, float]:
+def retrieval_figures(images: Tensor, texts: Tensor) -> dict[str, float]:
     """Returns the four figures of N pairs: unit vectors [N, D] of images and of their captions, all different."""
     places = torch.arange(len(images))
     some = candidates(places, places, len(places))

@@ -6,6 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.runs.ema import posthoc
 from alphabar.runs.ema.profiles import PowerFunction
+from alphabar.runs.paths import unused_path
 from alphabar.training.callbacks.checkpoints import AtomicCheckpointIO
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.ema import averages_of
@@ -14,8 +15,8 @@ from alphabar.training.ema import averages_of
 class Snapshots(Recurring):
     """Writes `ema/step_N.ckpt`, every so many steps and at the end, with the averages of a run that keeps power-function ones.
 
-    Nothing is overwritten. Those that a run wrote after the checkpoint with which it is taken up will be made again; they are set
-    aside in `ema_after_step_N/`.
+    Nothing is overwritten. Snapshots from after the checkpoint with which a run is resumed will be made again; the earlier ones are
+    moved to `ema_after_step_N/`.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -25,10 +26,7 @@ class Snapshots(Recurring):
         later = [path for when, path in posthoc.snapshots(folder).items() if when > step]
         if not later:
             return
-        aside, number = folder / f"{posthoc.FOLDER}_after_step_{step}", 1
-        while aside.exists():
-            number += 1
-            aside = folder / f"{posthoc.FOLDER}_after_step_{step}_{number}"
+        aside = unused_path(folder / f"{posthoc.FOLDER}_after_step_{step}")
         aside.mkdir()
         for path in later:
             path.replace(aside / path.name)

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from alphabar.files.atomic import write_text
 from alphabar.runs.metrics_csv import read_rows
+from alphabar.runs.paths import unused_path
 
 
 class MetricsFile(Logger):
@@ -77,9 +78,5 @@ class MetricsFile(Logger):
         self.columns = list(rows[0]) if rows else self.columns
         self.rows = [row for row in rows if int(row["step"]) <= step]
         if len(self.rows) < len(rows):
-            aside, number = self.path.with_name(f"metrics_after_step_{step}.csv"), 1
-            while aside.exists():
-                number += 1
-                aside = self.path.with_name(f"metrics_after_step_{step}_{number}.csv")
-            shutil.copyfile(self.path, aside)
+            shutil.copyfile(self.path, unused_path(self.path.with_name(f"metrics_after_step_{step}.csv")))
         self._rewrite()  # also where nothing is set aside: the last row may have been cut off

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from wandb.errors import Error as WandbError
 
+from alphabar.config.build import first_line
 from alphabar.errors import UserError
 from alphabar.files.atomic import write_text
 from alphabar.runs.paths import display_path
@@ -54,7 +55,7 @@ class WandbRun(WandbLogger):
             project=project,
             id=self.run_id(Path(run_dir) / ID_FILE),
             offline=self.mode == "offline",
-            settings=settings(self.mode),
+            settings=wandb_settings(self.mode),
             group=group,
             resume="allow" if self.mode == "online" else None,
         )
@@ -77,7 +78,7 @@ class WandbRun(WandbLogger):
             log.warning("wandb cannot be used online (%s): this run is logged offline", first_line(error))
             wandb.teardown()  # else the id would be taken
             self.mode, self._offline = "offline", True
-            self._wandb_init |= {"settings": settings("offline"), "resume": None}
+            self._wandb_init |= {"settings": wandb_settings("offline"), "resume": None}
             super().log_hyperparams(params)
 
     @rank_zero_only
@@ -111,14 +112,9 @@ def keep_out_of_home(run_dir: Path) -> None:
         os.environ.setdefault(name, str((run_dir / "wandb" / name.split("_")[1].lower()).absolute()))
 
 
-def settings(mode: str) -> wandb.Settings:
+def wandb_settings(mode: str) -> wandb.Settings:
     """Returns settings with which wandb prints nothing and waits at most 15 seconds for a server."""
     return wandb.Settings(silent=True, console="off", x_disable_stats=mode == "offline", init_timeout=15, mode=mode)  # type: ignore[arg-type]
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def server() -> SplitResult:

@@ -3,18 +3,15 @@
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
-from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.metrics.perceptual import MIN_RESOLUTION, Perceptual
 from alphabar.models.autoencoder import KLAutoencoder
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.discriminator import PatchDiscriminator, hinge
-from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, describe
+from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
 
 
 class AutoencoderModule(BaseModule):
@@ -82,7 +79,7 @@ class AutoencoderModule(BaseModule):
             )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
-        torch.manual_seed(derive_seed("step", self.seed, self.global_step, batch_idx, self.global_rank))
+        self.seed_step(batch_idx)
         x = self.pixels.encode(batch["image"])
         posterior = self.autoencoder.posterior(x)
         y = self.autoencoder.decode(posterior.sample())
@@ -111,13 +108,6 @@ class AutoencoderModule(BaseModule):
         found = self.figures.get("reconstruction/psnr")
         return None if found is None else -found
 
-    def check_config(self, config: DictConfig, shape: Shape) -> None:
-        """Accepts every configuration: an autoencoder is not sampled, so that nothing beside it can be unsuitable."""
-
-    @property
-    def makes_images(self) -> bool:
-        return False
-
     @property
     def composition(self) -> dict[str, str]:
         losses = {
@@ -125,7 +115,7 @@ class AutoencoderModule(BaseModule):
             "adversarial": self.discriminator is not None,
         }
         return {
-            "network": describe(self.autoencoder),
+            "network": network_summary(self.autoencoder),
             "method": ", ".join(["L1", "KL", *(name for name, is_used in losses.items() if is_used)]),
         }
 

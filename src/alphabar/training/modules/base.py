@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
 from omegaconf import DictConfig
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
+from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.models.codecs.pixels import check_images
 
@@ -31,8 +33,8 @@ class BaseModule(LightningModule, ABC):
     """A model that is trained on images.
 
     optimizer: makes an optimizer of parameters.
-    seed: with it the step, the batch and the rank fix every random number of a step, so that a resumed run repeats them.
-    warmup_steps: over which the learning rate rises linearly to its value; 0 for none. Raises ValueError if negative.
+    seed: fixes, with the step, the batch and the rank, every random number of a step, so that a resumed run repeats them.
+    warmup_steps: the number of steps over which the learning rate rises linearly to its value. Raises ValueError if negative.
     """
 
     def __init__(self, optimizer: MakeOptimizer, seed: int, warmup_steps: int) -> None:
@@ -52,14 +54,13 @@ class BaseModule(LightningModule, ABC):
     def attach_data(self, data: ImageDataModule) -> None:
         """Gives the module what it needs to know of the data before training. Raises UserError if they do not go together."""
 
-    @abstractmethod
     def check_config(self, config: DictConfig, shape: Shape) -> None:
-        """Raises UserError if parts of the configuration that are no parts of the module do not suit it, such as the sampler."""
+        """Raises UserError if other parts of the configuration, such as the sampler, do not suit the module; by default they do."""
 
     @property
-    @abstractmethod
     def makes_images(self) -> bool:
-        """Returns whether samples of the model are images."""
+        """Returns whether the model is sampled and its samples are images."""
+        return False
 
     @property
     @abstractmethod
@@ -82,6 +83,10 @@ class BaseModule(LightningModule, ABC):
     @abstractmethod
     def next_steps(self) -> tuple[NextStep, ...]:
         """Returns the commands that can follow a run."""
+
+    def seed_step(self, batch_idx: int) -> None:
+        """Seeds the random numbers of a step, which differ on every rank."""
+        torch.manual_seed(derive_seed("step", self.seed, self.global_step, batch_idx, self.global_rank))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
@@ -129,6 +134,6 @@ class BaseModule(LightningModule, ABC):
             self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
 
 
-def describe(network: nn.Module) -> str:
+def network_summary(network: nn.Module) -> str:
     """Returns the class of a network and the number of its parameters: "UNet, 427,009 parameters"."""
     return f"{type(network).__name__}, {sum(parameter.numel() for parameter in network.parameters()):,} parameters"

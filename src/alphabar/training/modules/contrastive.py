@@ -6,19 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional as F
 
-from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.models.clip import must_be_images
 from alphabar.models.clip.towers import Towers, pool
 from alphabar.models.embeddings import cached_embeddings
 from alphabar.models.resize import resize
-from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, describe
+from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ class ContrastiveModule(BaseModule):
         return self.towers.texts(self.pooled[rows.to(self.device)])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
-        torch.manual_seed(derive_seed("step", self.seed, self.global_step, batch_idx, self.global_rank))
+        self.seed_step(batch_idx)
         images = self.augmentation(must_be_images(batch["image"]), self.towers.resolution)
         losses = contrast(self.towers.images(images), self.captions(batch["caption"]), batch["caption"], self.towers.scale)
         return {"loss": losses.mean(), "losses": losses.detach(), "parts": {"scale": self.towers.scale.detach()}}
@@ -112,16 +109,9 @@ class ContrastiveModule(BaseModule):
         found = self.figures.get("retrieval/caption_of_all")
         return None if found is None else -found
 
-    def check_config(self, config: DictConfig, shape: Shape) -> None:
-        """Accepts every configuration: a CLIP is not sampled, so that nothing beside it can be unsuitable."""
-
-    @property
-    def makes_images(self) -> bool:
-        return False
-
     @property
     def composition(self) -> dict[str, str]:
-        return {"network": describe(self.towers), "method": f"contrastive, texts by {self.towers.encoder.name}"}
+        return {"network": network_summary(self.towers), "method": f"contrastive, texts by {self.towers.encoder.name}"}
 
     @property
     def next_steps(self) -> tuple[NextStep, ...]:

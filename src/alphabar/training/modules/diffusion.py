@@ -20,7 +20,7 @@ from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.sampling.guidance_config import guided
 from alphabar.sampling.sampling_job import must_fit
-from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, describe
+from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
 
 OBJECTIVE_ADVICE: Advice = {
     LeavesVarianceUntrained: "choose objective=hybrid, or network.learned_variance=false",
@@ -87,7 +87,7 @@ class DiffusionModule(BaseModule):
             prepare_latents(codec, data, self.device, with_images=self.conditioner.takes_images)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        torch.manual_seed(derive_seed("step", self.seed, self.global_step, batch_idx, self.global_rank))
+        self.seed_step(batch_idx)
         common = derive_seed("batch", self.seed, self.global_step, batch_idx)
         share = RankShare(self.global_rank, self.trainer.world_size, common)
         terms = self.objective(self.denoiser, self.codec(batch), self.conditioner(batch), share)
@@ -104,7 +104,7 @@ class DiffusionModule(BaseModule):
     def composition(self) -> dict[str, str]:
         schedule, parameterization = self.denoiser.schedule, self.denoiser.parameterization
         method = (parameterization, schedule, self.objective, self.codec, self.conditioner)
-        return {"network": describe(self.denoiser.network), "method": ", ".join(type(part).__name__ for part in method)}
+        return {"network": network_summary(self.denoiser.network), "method": ", ".join(type(part).__name__ for part in method)}
 
     @property
     def next_steps(self) -> tuple[NextStep, ...]:
