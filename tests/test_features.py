@@ -47,8 +47,8 @@ def brief(monkeypatch):
 def trainings(monkeypatch, brief):
     """The trainings that have taken place."""
     done = []
-    train = classifier.train
-    monkeypatch.setattr(classifier, "train", lambda *arguments: done.append(arguments) or train(*arguments))
+    train = classifier.train_classifier
+    monkeypatch.setattr(classifier, "train_classifier", lambda *arguments: done.append(arguments) or train(*arguments))
     return done
 
 
@@ -67,7 +67,7 @@ def accuracy(extractor, train, test):
 def test_classifier_tells_two_classes_apart(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(classifier, "MIN_STEPS", 60)
     splits = splits_of(**kind)
-    extractor = ClassifierFeatures(str(tmp_path), 200).extractor(splits)
+    extractor = ClassifierFeatures(str(tmp_path), 200).extractors(splits)[0]
     features = extractor(splits.held_out.pixels)
     assert features.shape == (100, extractor.num_features) == (100, 64)
     assert features.dtype == torch.float32
@@ -76,7 +76,7 @@ def test_classifier_tells_two_classes_apart(tmp_path, monkeypatch, kind):
 
 def test_both_halves_of_the_features_have_a_mean_variance_of_one(tmp_path, brief):
     splits = splits_of()
-    features = ClassifierFeatures(str(tmp_path), 200).extractor(splits)(splits.train.pixels)
+    features = ClassifierFeatures(str(tmp_path), 200).extractors(splits)[0](splits.train.pixels)
     for half in features.split(32, 1):
         assert half.var(0).mean() == pytest.approx(1, rel=1e-4)
 
@@ -84,7 +84,7 @@ def test_both_halves_of_the_features_have_a_mean_variance_of_one(tmp_path, brief
 def test_logits_are_those_that_were_trained(tmp_path, monkeypatch):
     """From features that were scaled afterwards, also when they come from the cache."""
     trained = []
-    fit = classifier.fit
+    fit = classifier.minimise_cross_entropy
 
     def keep(model, *arguments):
         fit(model, *arguments)
@@ -92,10 +92,10 @@ def test_logits_are_those_that_were_trained(tmp_path, monkeypatch):
             trained.append(model(splits.held_out.pixels))
 
     monkeypatch.setattr(classifier, "MIN_STEPS", 60)
-    monkeypatch.setattr(classifier, "fit", keep)
+    monkeypatch.setattr(classifier, "minimise_cross_entropy", keep)
     splits = splits_of()
     for _ in range(2):
-        extractor = ClassifierFeatures(str(tmp_path), 200).extractor(splits)
+        extractor = ClassifierFeatures(str(tmp_path), 200).extractors(splits)[0]
         features, logits = extractor.extract(splits.held_out.pixels)
         torch.testing.assert_close(logits, trained[0])
         assert torch.equal(features, extractor(splits.held_out.pixels))
@@ -107,7 +107,7 @@ def test_logits_are_those_that_were_trained(tmp_path, monkeypatch):
 def test_classifier_is_trained_once(tmp_path, trainings, caplog):
     caplog.set_level("INFO")
     images = halves(9).pixels
-    first, second = (ClassifierFeatures(str(tmp_path), 200).extractor(splits_of()) for _ in range(2))
+    first, second = (ClassifierFeatures(str(tmp_path), 200).extractors(splits_of())[0] for _ in range(2))
     assert len(trainings) == 1
     assert first.record == second.record
     assert torch.equal(first(images), second(images))
@@ -121,8 +121,8 @@ def test_classifier_is_trained_once(tmp_path, trainings, caplog):
     ids=["setting", "data", "resolution"],
 )
 def test_classifier_is_trained_again_after_a_change(tmp_path, trainings, max_images, splits):
-    ClassifierFeatures(str(tmp_path), 200).extractor(splits_of())
-    ClassifierFeatures(str(tmp_path), max_images).extractor(splits)
+    ClassifierFeatures(str(tmp_path), 200).extractors(splits_of())[0]
+    ClassifierFeatures(str(tmp_path), max_images).extractors(splits)[0]
     assert len(trainings) == 2
 
 
@@ -138,11 +138,11 @@ def flip_a_byte(path):
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_byte])
 def test_damaged_cache_is_made_again(tmp_path, trainings, caplog, damage):
-    first = ClassifierFeatures(str(tmp_path), 200).extractor(splits_of())
+    first = ClassifierFeatures(str(tmp_path), 200).extractors(splits_of())[0]
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     damage(path)
-    second = ClassifierFeatures(str(tmp_path), 200).extractor(splits_of())
+    second = ClassifierFeatures(str(tmp_path), 200).extractors(splits_of())[0]
     assert len(trainings) == 2
     assert len(caplog.messages) == 1
     assert str(path) in caplog.messages[0]
@@ -153,17 +153,17 @@ def test_damaged_cache_is_made_again(tmp_path, trainings, caplog, damage):
 
 def test_classifier_without_a_folder_to_write_into_goes_on(tmp_path, brief, caplog):
     (tmp_path / "file").touch()
-    ClassifierFeatures(str(tmp_path / "file" / "cache"), 200).extractor(splits_of())
+    ClassifierFeatures(str(tmp_path / "file" / "cache"), 200).extractors(splits_of())[0]
     assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize("surroundings", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
 def test_classifier_does_not_depend_on_its_surroundings_nor_change_them(tmp_path, brief, surroundings):
-    expected = ClassifierFeatures(str(tmp_path / "a"), 200).extractor(splits_of()).record
+    expected = ClassifierFeatures(str(tmp_path / "a"), 200).extractors(splits_of())[0].record
     torch.manual_seed(5)
     state, grad = torch.get_rng_state(), torch.is_grad_enabled()
     with surroundings():
-        extractor = ClassifierFeatures(str(tmp_path / "b"), 200).extractor(splits_of())
+        extractor = ClassifierFeatures(str(tmp_path / "b"), 200).extractors(splits_of())[0]
     assert extractor.record == expected
     assert not any(parameter.requires_grad for parameter in extractor.parameters())
     assert torch.equal(torch.get_rng_state(), state)
@@ -171,10 +171,10 @@ def test_classifier_does_not_depend_on_its_surroundings_nor_change_them(tmp_path
 
 
 def test_classifier_does_not_depend_on_the_default_precision(tmp_path, brief):
-    expected = ClassifierFeatures(str(tmp_path), 200).extractor(splits_of())
+    expected = ClassifierFeatures(str(tmp_path), 200).extractors(splits_of())[0]
     torch.set_default_dtype(torch.bfloat16)
     try:
-        found = ClassifierFeatures(str(tmp_path), 200).extractor(splits_of()).extract(halves(9).pixels)
+        found = ClassifierFeatures(str(tmp_path), 200).extractors(splits_of())[0].extract(halves(9).pixels)
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(map(torch.equal, found, expected.extract(halves(9).pixels)))
@@ -188,7 +188,7 @@ def test_classifier_does_not_depend_on_the_default_precision(tmp_path, brief):
 def test_classifier_needs_classes(tmp_path, labels, lack):
     images = ResidentImages(halves(9).pixels, labels)
     with pytest.raises(UserError, match=f"^{lack}.*features=inception does without") as error:
-        ClassifierFeatures(str(tmp_path), 200).extractor(Splits(images, images, "data"))
+        ClassifierFeatures(str(tmp_path), 200).extractors(Splits(images, images, "data"))[0]
     assert "\n" not in str(error.value)
 
 
@@ -199,7 +199,7 @@ def test_classifier_refuses_fewer_than_two_images():
 
 def test_classifier_works_without_held_out_images(tmp_path, brief):
     train = halves(50)
-    extractor = ClassifierFeatures(str(tmp_path), 200).extractor(Splits(train, halves(0), "data"))
+    extractor = ClassifierFeatures(str(tmp_path), 200).extractors(Splits(train, halves(0), "data"))[0]
     assert "no held-out images" in extractor.record
 
 
@@ -212,7 +212,7 @@ def test_figures_for_digits(tmp_path):
     """The default experiment's measure sees whole noise, a missing class, blur and a change of brightness."""
     source = DigitsSource()
     splits = Splits(source.train(), source.held_out(), source.fingerprint())
-    extractor = ClassifierFeatures(str(tmp_path), 20000).extractor(splits)
+    extractor = ClassifierFeatures(str(tmp_path), 20000).extractors(splits)[0]
     assert float(extractor.record.split(", ")[1].split("%")[0]) > 95
     real = gaussian(extractor(splits.train.pixels))
     images = splits.held_out.pixels

@@ -36,7 +36,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def random_inception(weights):
-    return InceptionFeatures(str(weights), "cache").extractor(SPLITS)
+    return InceptionFeatures(str(weights), "cache").extractors(SPLITS)[0]
 
 
 @pytest.fixture
@@ -89,12 +89,12 @@ def test_usual_weights_are_found_where_torch_hub_puts_them(weights, hub, monkeyp
     (hub / FILE_NAME).symlink_to(weights)
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     monkeypatch.setattr(inception, "HASH_PREFIX", sha256[:8])
-    assert InceptionFeatures(None, "cache").extractor(SPLITS).name == "inception"
+    assert InceptionFeatures(None, "cache").extractors(SPLITS)[0].name == "inception"
 
 
 def test_missing_inception_weights_without_a_network(hub):
     with pytest.raises(UserError, match="no network") as error:
-        InceptionFeatures(None, "cache").extractor(SPLITS)
+        InceptionFeatures(None, "cache").extractors(SPLITS)[0]
     message = str(error.value)
     for part in (str(hub / FILE_NAME), "https://github.com/toshas/torch-fidelity/releases", "features=classifier"):
         assert part in message
@@ -105,7 +105,7 @@ def test_download_is_checked(hub, monkeypatch):
     seen = {}
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, path, **options: seen.update(options, path=path))
     with pytest.raises(UserError, match="there is no file"):
-        InceptionFeatures(None, "cache").extractor(SPLITS)
+        InceptionFeatures(None, "cache").extractors(SPLITS)[0]
     assert seen == {"hash_prefix": "6726825d", "path": str(hub / FILE_NAME)}
 
 
@@ -128,7 +128,7 @@ def test_wrong_inception_weights(tmp_path, weights, content, reason):
     elif content != "nothing":
         torch.save(nn.Linear(2, 2).state_dict() if content == "other network" else [1, 2], path)
     with pytest.raises(UserError, match=reason) as error:
-        InceptionFeatures(str(path), "cache").extractor(SPLITS)
+        InceptionFeatures(str(path), "cache").extractors(SPLITS)[0]
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -136,16 +136,16 @@ def test_wrong_inception_weights(tmp_path, weights, content, reason):
 def test_damaged_usual_weights(hub):
     (hub / FILE_NAME).write_text("half")
     with pytest.raises(UserError, match=r"is damaged .*delete it and run again"):
-        InceptionFeatures(None, "cache").extractor(SPLITS)
+        InceptionFeatures(None, "cache").extractors(SPLITS)[0]
 
 
 def test_weights_cannot_run_code(tmp_path):
     torch.save({"weight": Path("x"), "code": print}, tmp_path / "file.pth")
     with pytest.raises(UserError, match="cannot read weights from"):
-        InceptionFeatures(str(tmp_path / "file.pth"), "cache").extractor(SPLITS)
+        InceptionFeatures(str(tmp_path / "file.pth"), "cache").extractors(SPLITS)[0]
 
 
 def test_inception_leaves_the_global_random_state_alone(weights):
     state = torch.get_rng_state()
-    InceptionFeatures(str(weights), "cache").extractor(SPLITS)
+    InceptionFeatures(str(weights), "cache").extractors(SPLITS)[0]
     assert torch.equal(torch.get_rng_state(), state)

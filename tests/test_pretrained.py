@@ -12,7 +12,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection, Dino
 
 from alphabar.metrics.clip import CLIPFeatures
 from alphabar.metrics.dinov2 import DINOv2Features
-from alphabar.metrics.pretrained import Colours, Images, resize
+from alphabar.metrics.pretrained import Colours, Preprocessing, resize
 from alphabar.models.frozen import silence
 from tiny_models import SPLITS, complaint, pictures, save
 
@@ -36,7 +36,7 @@ def test_resize_is_that_of_pillow(side, size):
 
 def test_images_of_the_right_size_are_only_normalised():
     images = pictures(channels=1, height=28, width=28)
-    found = Images(28, Colours((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))(images)
+    found = Preprocessing(28, Colours((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))(images)
     for channel in range(3):
         expected = (images[:, 0] / 255 - 0.1 * (channel + 1)) / (0.4 + 0.1 * channel)
         torch.testing.assert_close(found[:, channel], expected)
@@ -44,7 +44,7 @@ def test_images_of_the_right_size_are_only_normalised():
 
 def test_dinov2_gives_the_class_token_of_transformers(dinov2_folder):
     images = pictures()
-    extractor = DINOv2Features(str(dinov2_folder), "cache").extractor(SPLITS)
+    extractor = DINOv2Features(str(dinov2_folder), "cache").extractors(SPLITS)[0]
     with silence():
         model = Dinov2Model.from_pretrained(dinov2_folder).eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -60,14 +60,14 @@ def test_dinov2_gives_the_class_token_of_transformers(dinov2_folder):
 def test_clip_gives_the_embedding_of_transformers(clip_folder):
     """With its own preprocessing too, to within the grey level by which resizing differs."""
     images = pictures(height=30)
-    extractor = CLIPFeatures(str(clip_folder), "cache").extractor(SPLITS)
+    extractor = CLIPFeatures(str(clip_folder), "cache").extractors(SPLITS)[0]
     with silence():
         model = CLIPVisionModelWithProjection.from_pretrained(clip_folder).eval()
     processor = CLIPImageProcessor(size={"height": 28, "width": 28}, do_center_crop=False)
     pixels = processor(list(images), return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(extractor.network.images(images), pixels, rtol=0, atol=1.01 / 255 / 0.26)
+    torch.testing.assert_close(extractor.network.preprocessing(images), pixels, rtol=0, atol=1.01 / 255 / 0.26)
     with torch.no_grad():
-        expected = F.normalize(model(extractor.network.images(images)).image_embeds, dim=1)
+        expected = F.normalize(model(extractor.network.preprocessing(images)).image_embeds, dim=1)
     found = extractor(images)
     assert found.shape == (3, 8) == (3, extractor.num_features)
     torch.testing.assert_close(found, expected)
@@ -78,7 +78,7 @@ def test_clip_gives_the_embedding_of_transformers(clip_folder):
 def test_a_clip_without_texts_is_the_same_clip(clip_folder, tmp_path):
     with silence():
         save(CLIPVisionModelWithProjection.from_pretrained(clip_folder), tmp_path)
-    whole, half = (CLIPFeatures(str(folder), "cache").extractor(SPLITS) for folder in (clip_folder, tmp_path))
+    whole, half = (CLIPFeatures(str(folder), "cache").extractors(SPLITS)[0] for folder in (clip_folder, tmp_path))
     assert torch.equal(whole(pictures()), half(pictures()))
     assert whole.record == half.record
 
@@ -87,7 +87,7 @@ def test_a_clip_without_texts_is_the_same_clip(clip_folder, tmp_path):
 def test_what_an_extractor_says_of_itself(kind, dinov2_folder, clip_folder):
     folder, features = {"dinov2": (dinov2_folder, DINOv2Features), "clip": (clip_folder, CLIPFeatures)}[kind]
     states = torch.get_rng_state(), np.random.get_state()[1].copy()
-    extractor = features(str(folder), "cache").extractor(SPLITS)
+    extractor = features(str(folder), "cache").extractors(SPLITS)[0]
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1])
     digest = extractor.record.rsplit(" ", 1)[1]
@@ -104,7 +104,7 @@ def test_other_weights_have_another_name(dinov2_folder, tmp_path):
         model = Dinov2Model.from_pretrained(dinov2_folder)
     model.layernorm.bias.data[0] += 1
     save(model, tmp_path)
-    first, second = (DINOv2Features(str(folder), "cache").extractor(SPLITS) for folder in (dinov2_folder, tmp_path))
+    first, second = (DINOv2Features(str(folder), "cache").extractors(SPLITS)[0] for folder in (dinov2_folder, tmp_path))
     assert first.name != second.name
     assert first.record != second.record
 
@@ -112,15 +112,15 @@ def test_other_weights_have_another_name(dinov2_folder, tmp_path):
 def test_half_precision_in_the_file_becomes_float32(dinov2_folder, tmp_path):
     with silence():
         save(Dinov2Model.from_pretrained(dinov2_folder).half(), tmp_path)
-    extractor = DINOv2Features(str(tmp_path), "cache").extractor(SPLITS)
+    extractor = DINOv2Features(str(tmp_path), "cache").extractors(SPLITS)[0]
     assert {parameter.dtype for parameter in extractor.parameters()} == {torch.float32}
 
 
 def test_the_default_precision_of_the_trainer_does_not_matter(clip_folder):
-    expected = CLIPFeatures(str(clip_folder), "cache").extractor(SPLITS)
+    expected = CLIPFeatures(str(clip_folder), "cache").extractors(SPLITS)[0]
     torch.set_default_dtype(torch.bfloat16)
     try:
-        found = CLIPFeatures(str(clip_folder), "cache").extractor(SPLITS)
+        found = CLIPFeatures(str(clip_folder), "cache").extractors(SPLITS)[0]
     finally:
         torch.set_default_dtype(torch.float32)
     assert found.record == expected.record
@@ -131,9 +131,9 @@ def test_the_default_precision_of_the_trainer_does_not_matter(clip_folder):
 def test_colours_of_the_folder_count(dinov2_folder, tmp_path):
     folder = shutil.copytree(dinov2_folder, tmp_path / "x")
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
-    extractor = DINOv2Features(str(folder), "cache").extractor(SPLITS)
+    extractor = DINOv2Features(str(folder), "cache").extractors(SPLITS)[0]
     assert "mean 0.5/0.5/0.5, std 0.25/0.25/0.25" in extractor.record
-    assert extractor.network.images(torch.full((1, 1, 4, 4), 255, dtype=torch.uint8)).unique() == 2
+    assert extractor.network.preprocessing(torch.full((1, 1, 4, 4), 255, dtype=torch.uint8)).unique() == 2
     for wrong in ({}, {"image_mean": [0.5] * 2, "image_std": [1] * 2}, {"image_mean": "x", "image_std": [1] * 3}, [1]):
         (folder / "preprocessor_config.json").write_text(json.dumps(wrong))
         assert "preprocessor_config.json" in complaint(DINOv2Features(str(folder), "cache"))

@@ -17,14 +17,14 @@ from tiny_models import SPLITS, complaint, put_into
 @pytest.mark.parametrize("weights", [None, "facebook/dinov2-large"])
 def test_the_usual_model_is_found_in_the_cache_and_bears_the_bare_name(hub, dinov2_folder, weights):
     put_into(hub, "facebook/dinov2-large", dinov2_folder)
-    extractor = DINOv2Features(weights, "cache").extractor(SPLITS)
+    extractor = DINOv2Features(weights, "cache").extractors(SPLITS)[0]
     assert extractor.name == "dinov2"
     assert "facebook/dinov2-large" in extractor.record
 
 
 def test_another_model_of_the_hub_has_its_hash_in_the_name(hub, clip_folder):
     put_into(hub, "some/clip", clip_folder)
-    extractor = CLIPFeatures("some/clip", "cache").extractor(SPLITS)
+    extractor = CLIPFeatures("some/clip", "cache").extractors(SPLITS)[0]
     assert extractor.name.startswith("clip_")
     assert "some/clip" in extractor.record
 
@@ -116,7 +116,7 @@ def test_foreign_code_is_not_run(tmp_path, dinov2_folder):
     content = json.loads((folder / "config.json").read_text())
     content["auto_map"] = {"AutoModel": "evil.Evil", "AutoConfig": "evil.Evil"}
     (folder / "config.json").write_text(json.dumps(content))
-    DINOv2Features(str(folder), "cache").extractor(SPLITS)
+    DINOv2Features(str(folder), "cache").extractors(SPLITS)[0]
     (folder / "model.safetensors").unlink()
     torch.save({"weight": print}, folder / "pytorch_model.bin")
     assert "cannot read the weights" in complaint(DINOv2Features(str(folder), "cache"))
@@ -132,6 +132,6 @@ def test_loading_is_silent_and_leaves_the_settings_of_transformers_alone(clip_fo
     from transformers.utils import logging
 
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    CLIPFeatures(str(clip_folder), "cache").extractor(SPLITS)
+    CLIPFeatures(str(clip_folder), "cache").extractors(SPLITS)[0]
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
     assert capfd.readouterr() == ("", "")

@@ -9,7 +9,7 @@ from torch import nn
 
 from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
-from alphabar.evaluation.diagnostics import diagnose
+from alphabar.evaluation.diagnostics import diagnose_images
 from alphabar.evaluation.measurement import measure_images
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import names
@@ -119,11 +119,13 @@ def test_images_that_are_not_finite_are_counted_and_left_out(tmp_path):
     assert measured.num_nonfinite == 3
     assert measured.figures["pixels"]["fid"] == pytest.approx(fid(real, generated[finite]), rel=1e-9)
     assert measured.pixels.num_images == 97
-    found = diagnose(reference, measured)
+    found = diagnose_images(reference, measured)
     assert found.complaints[0] == "3 of 100 images have NaN or infinity in them, and are in no figure"
     nothing = measure_images([Generated(list(range(100)), broken, torch.zeros(100, dtype=torch.bool))], (1, 16, 1), [reference])
     assert nothing.figures == {"pixels": {}}
-    assert diagnose(reference, nothing).complaints == ("100 of 100 images have NaN or infinity in them, and are in no figure",)
+    assert diagnose_images(reference, nothing).complaints == (
+        "100 of 100 images have NaN or infinity in them, and are in no figure",
+    )
 
 
 def test_names_carry_the_protocol():

@@ -75,7 +75,7 @@ def test_whole_path_equals_that_of_torch_fidelity(weights, tmp_path):
         feature_extractor_weights_path=str(weights),
     )
     splits = Splits(ResidentImages(real, None), ResidentImages(real[:0], None), "data")
-    extractor = InceptionFeatures(str(weights), str(tmp_path)).extractor(splits)
+    extractor = InceptionFeatures(str(weights), str(tmp_path)).extractors(splits)[0]
     statistics = {"fid": Frechet(True), "kid": KID(10, 12), "score": InceptionScore(), "prdc": PRDC()}
     reference = ReferenceStatistics(extractor, statistics, splits, torch.device("cpu"), len(generated), batch_size=10)
     collector = reference.collector()

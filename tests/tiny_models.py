@@ -63,6 +63,6 @@ def pictures(num=3, channels=3, height=40, width=30):
 def complaint(features):
     """The one line."""
     with pytest.raises(UserError) as error:
-        features.extractor(SPLITS)
+        features.extractors(SPLITS)
     assert "\n" not in str(error.value)
     return str(error.value)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from alphabar.errors import UserError
 from alphabar.evaluation.receipt import FILE_NAME, Figure, Receipt, differences, flatten_mapping, read_receipt
-from alphabar.evaluation.table import METRIC_TITLES, mean_and_std
+from alphabar.evaluation.table import METRIC_TITLES, format_mean
 from alphabar.runs.text_table import aligned
 
 MAX_LENGTH = 60  # characters of a value in the table
@@ -98,7 +98,7 @@ def comparison_table(paths: Sequence[Path], receipts: Sequence[Receipt], allowed
     if refused := comparison.refused(allowed):
         refuse(describe_differences(paths, refused))
     names = [path.parent.name if path.name == FILE_NAME else path.name for path in paths]
-    rows = [[name, *row] for name, row in zip(names, comparison.rows(lambda figure: mean_and_std(figure, "+-")), strict=True)]
+    rows = [[name, *row] for name, row in zip(names, comparison.rows(lambda figure: format_mean(figure, "+-")), strict=True)]
     note = f"\nnot measured alike: {', '.join(comparison.unlike)} differ" if comparison.unlike else ""
     return aligned([["receipt", *comparison.titles()], *rows]) + note
 

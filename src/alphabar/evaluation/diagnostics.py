@@ -64,7 +64,7 @@ class Diagnostics:
         return figures
 
 
-def diagnose(reference: ReferenceStatistics, measurement: Measurement, with_neighbours: bool = True) -> Diagnostics:
+def diagnose_images(reference: ReferenceStatistics, measurement: Measurement, with_neighbours: bool = True) -> Diagnostics:
     """Returns the diagnostics of a set of images; all processes call it.
 
     with_neighbours: whether copies of training images are searched for, which takes the longest.

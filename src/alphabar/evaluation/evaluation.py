@@ -13,7 +13,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.errors import UserError
 from alphabar.evaluation.compare import relevant_protocol
-from alphabar.evaluation.diagnostics import diagnose, memorisation_panel, record_of_seeds
+from alphabar.evaluation.diagnostics import diagnose_images, memorisation_panel, record_of_seeds
 from alphabar.evaluation.files import open_samples
 from alphabar.evaluation.images_under_test import CheckpointSamples, HeldOutImages, ImagesUnderTest, SamplesInFiles
 from alphabar.evaluation.measurement import Measurement, measure_images
@@ -91,7 +91,7 @@ class Evaluation:
         figures = figures_over_seeds(references, measurements, description.label)
         if isinstance(images, CheckpointSamples):
             figures += noise_fid(images, references[0], self.inference.seed)
-        diagnostics = [diagnose(references[0], each, with_neighbours=index == 0) for index, each in enumerate(measurements)]
+        diagnostics = [diagnose_images(references[0], each, with_neighbours=index == 0) for index, each in enumerate(measurements)]
         protocol = {**self._protocol(images, references, seeds, measurements), **description.protocol}
         result = EvaluationResult(sweep_values(figures, protocol, description.costs))
         if not fabric.is_global_zero:

@@ -23,7 +23,7 @@ def format_receipt(receipt: Receipt) -> str:
     rows: list[list[str]] = [["figure", "features", "", f"floor, {floor['num']:,} held-out" if floor else "no floor", "name"]]
     for each in without_deviations(receipt):
         floor_value = "" if each.floor is None else format_number(each.floor)
-        rows.append([METRIC_TITLES.get(each.metric, each.metric), each.extractor, mean_and_std(each, "+-"), floor_value, each.name])
+        rows.append([METRIC_TITLES.get(each.metric, each.metric), each.extractor, format_mean(each, "+-"), floor_value, each.name])
     lines = [f"{protocol['num']:,} images against {reference['num']:,} training images{over_seeds}", aligned(rows)]
     lines += [cost] if (cost := format_cost(receipt.run)) else []
     return "\n".join([*lines, *(f"! {line}" for line in receipt.diagnostics.get("complaints", []))])
@@ -34,7 +34,7 @@ def without_deviations(receipt: Receipt) -> list[Figure]:
     return [figure for figure in receipt.figures if not figure.metric.endswith("_std")]
 
 
-def mean_and_std(figure: Figure, sign: str) -> str:
+def format_mean(figure: Figure, sign: str) -> str:
     """Returns the mean over seeds and, for several seeds, the standard deviation after the sign."""
     return format_number(figure.mean) + ("" if figure.std is None else f" {sign} {figure.std:.2g}")
 

@@ -45,21 +45,21 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         self.max_side = max_side
         stride = 1 if min(shape.resolution, max_side) <= SMALL else 2
-        self.early = nn.Sequential(*block(shape.channels, 32, stride), *block(32, 64, 2), *block(64, HALF, 1))
-        self.late = nn.Sequential(*block(HALF, HALF, 2))
+        self.early = nn.Sequential(*conv_block(shape.channels, 32, stride), *conv_block(32, 64, 2), *conv_block(64, HALF, 1))
+        self.late = nn.Sequential(*conv_block(HALF, HALF, 2))
         self.register_buffer("scale", torch.ones(2 * HALF))
 
     def forward(self, images: Tensor) -> Tensor:
-        early = self.early(shrink(images, self.max_side).float() / 127.5 - 1)
+        early = self.early(downscale(images, self.max_side).float() / 127.5 - 1)
         return torch.cat([early.mean((2, 3)), self.late(early).mean((2, 3))], 1) * self.scale
 
 
-def block(channels: int, out_channels: int, stride: int) -> tuple[nn.Module, ...]:
+def conv_block(channels: int, out_channels: int, stride: int) -> tuple[nn.Module, ...]:
     """Returns a block of 3x3 convolution, normalisation and ReLU."""
     return nn.Conv2d(channels, out_channels, 3, stride, padding=1), nn.GroupNorm(8, out_channels), nn.ReLU()
 
 
-def shrink(images: Tensor, max_side: int) -> Tensor:
+def downscale(images: Tensor, max_side: int) -> Tensor:
     """Returns uint8 images, averaged over areas down to at most max_side x max_side."""
     height, width = images.shape[2:]
     if max(height, width) <= max_side:
@@ -86,47 +86,42 @@ class ClassifierFeatures(Features):
             raise ValueError(f"need max_images >= 2 and max_side >= 8, got max_images={self.max_images}, max_side={self.max_side}")
 
     def extractors(self, splits: Splits) -> list[Extractor]:
-        return [self.extractor(splits)]
-
-    def extractor(self, splits: Splits) -> Extractor:
-        """Returns the only extractor."""
-        made = from_first(
-            lambda: self._cached(splits)
-        )  # trained on the first process alone, since two trainings may differ in the last bit
+        # Trained on the first process alone, since two trainings may differ in the last bit.
+        trained = from_first(lambda: self._trained(splits))
         shape = splits.train.shape
         with in_float32(torch.device("cpu")), own_randomness(SEED):
-            network, head = FeatureNetwork(shape, self.max_side), LateHead(len(made["head"]["linear.bias"]))
-        network.load_state_dict(made["weights"])
-        head.load_state_dict(made["head"])
-        quality, weights = made["quality"], digest(made["weights"] | made["head"])
+            network, head = FeatureNetwork(shape, self.max_side), LateHead(len(trained["head"]["linear.bias"]))
+        network.load_state_dict(trained["weights"])
+        head.load_state_dict(trained["head"])
+        quality, weights = trained["quality"], hash_of_weights(trained["weights"] | trained["head"])
         record = f"classifier of {2 * HALF} features, {quality}, weights {weights}, areas down to {self.max_side} pixels, float32"
         labels = None if splits.train.labels is None else splits.train.labels[: self.max_images].unique()
         name = "classifier" if self.max_side == type(self).max_side else f"classifier{self.max_side}"
-        return Extractor(network, 2 * HALF, name, record, (shape.channels,), CHUNK, Path(self.cache_dir), head, labels)
+        return [Extractor(network, 2 * HALF, name, record, (shape.channels,), CHUNK, Path(self.cache_dir), head, labels)]
 
-    def _cached(self, splits: Splits) -> dict[str, Any]:
+    def _trained(self, splits: Splits) -> dict[str, Any]:
         labels = splits.train.labels
         if labels is None or len(labels.unique()) < 2:
-            lack = "the training images have no classes" if labels is None else "the training images are all of one class"
-            raise UserError(f"{lack}, which features=classifier learns from; features=inception does without (none: no FID)")
+            reason = "the training images have no classes" if labels is None else "the training images are all of one class"
+            raise UserError(f"{reason}, which features=classifier learns from; features=inception does without (none: no FID)")
         cache = DiskCache(Path(self.cache_dir))
         path = cache.path("classifier", VERSION, splits.fingerprint, splits.train.shape, self.max_images, self.max_side)
-        made = cache.load_or_make(path, lambda: train(splits, self.max_images, self.max_side))
-        log.info("classifier features: %s", made["quality"])
-        return made
+        trained = cache.load_or_make(path, lambda: train_classifier(splits, self.max_images, self.max_side))
+        log.info("classifier features: %s", trained["quality"])
+        return trained
 
 
-def train(splits: Splits, max_images: int, max_side: int) -> dict[str, Any]:
+def train_classifier(splits: Splits, max_images: int, max_side: int) -> dict[str, Any]:
     """Returns {"weights": of the network, "head": of its class scores, "quality": a line about its accuracy}."""
-    images, labels = load(splits.train, max_images, max_side)
+    images, labels = load_images(splits.train, max_images, max_side)
     log.info("classifier features: training on %d images, once for this data", len(images))
     classes, targets = labels.unique(return_inverse=True)
     with in_float32(torch.device("cpu")), torch.enable_grad(), own_randomness(SEED):
         network, head = FeatureNetwork(splits.train.shape, max_side), LateHead(len(classes))
         model = nn.Sequential(network, head)
-        fit(model, images, targets)
+        minimise_cross_entropy(model, images, targets)
     with in_float32(torch.device("cpu")), torch.no_grad():
-        quality = f"{judge(model, classes, splits.held_out, max_side)}, trained on {len(images)} images"
+        quality = f"{held_out_accuracy(model, classes, splits.held_out, max_side)}, trained on {len(images)} images"
         network.scale.copy_(unit_variance(torch.cat([network(part) for part in images.split(CHUNK)])))
         head.linear.weight /= network.scale[HALF:]  # the class scores remain as they were trained
     return {"weights": network.state_dict(), "head": head.state_dict(), "quality": quality}
@@ -143,20 +138,22 @@ class LateHead(nn.Module):
         return self.linear(features[:, HALF:])
 
 
-def load(images: ImageSet, max_num: int, max_side: int) -> tuple[Tensor, Tensor]:
+def load_images(images: ImageSet, max_num: int, max_side: int) -> tuple[Tensor, Tensor]:
     """Returns the first images, reduced in size, and their labels."""
     parts = [images.batch(indices) for indices in torch.arange(min(max_num, len(images))).split(CHUNK)]
-    return torch.cat([shrink(part["image"].cpu(), max_side) for part in parts]), torch.cat([part["label"].cpu() for part in parts])
+    return torch.cat([downscale(part["image"].cpu(), max_side) for part in parts]), torch.cat(
+        [part["label"].cpu() for part in parts]
+    )
 
 
-def fit(model: nn.Module, images: Tensor, targets: Tensor) -> None:
+def minimise_cross_entropy(model: nn.Module, images: Tensor, targets: Tensor) -> None:
     """Trains with AdamW on the cross-entropy, with a learning rate that decays to zero."""
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
     num_steps = max(MIN_STEPS, MIN_EPOCHS * len(images) // BATCH_SIZE)
     for step in range(num_steps):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / num_steps)
-        picked = torch.randint(len(images), (BATCH_SIZE,))
-        loss = F.cross_entropy(model(images[picked]), targets[picked])
+        chosen = torch.randint(len(images), (BATCH_SIZE,))
+        loss = F.cross_entropy(model(images[chosen]), targets[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -168,16 +165,16 @@ def unit_variance(features: Tensor) -> Tensor:
     return torch.cat(halves)
 
 
-def judge(model: nn.Module, classes: Tensor, held_out: ImageSet, max_side: int) -> str:
+def held_out_accuracy(model: nn.Module, classes: Tensor, held_out: ImageSet, max_side: int) -> str:
     """Returns a line with the accuracy of the network on held-out images."""
     if len(held_out) == 0 or held_out.labels is None:
         return "no held-out images to test it on"
-    images, labels = load(held_out, MAX_TESTED, max_side)
-    found = torch.cat([classes[model(part).argmax(1)] for part in images.split(CHUNK)])
-    return f"{(found == labels).double().mean():.1%} on {len(labels)} held-out images"
+    images, labels = load_images(held_out, MAX_TESTED, max_side)
+    predicted = torch.cat([classes[model(part).argmax(1)] for part in images.split(CHUNK)])
+    return f"{(predicted == labels).double().mean():.1%} on {len(labels)} held-out images"
 
 
-def digest(weights: dict[str, Tensor]) -> str:
-    """Returns a hash of the values."""
+def hash_of_weights(weights: dict[str, Tensor]) -> str:
+    """Returns a hash of the values, in their order."""
     content = b"".join(value.contiguous().numpy().tobytes() for value in weights.values())
     return hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -1,6 +1,5 @@
 """Embeddings of both towers of a CLIP as features, with which retrieval is measured."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from alphabar.models.clip import CLIP
 from alphabar.models.clip.stored import StoredCLIP
 from alphabar.runs.distributed import from_first
 
-VERSION = 1
+VERSION = 2
 MAX_BATCH = 250
 
 
@@ -51,7 +50,6 @@ class ContrastiveFeatures(Features):
         captions = splits.captions
         if captions is None or len(captions) < 2:
             return None
-        key = hashlib.blake2b(repr(list(captions)).encode(errors="surrogateescape"), digest_size=16).hexdigest()
         cache = DiskCache(Path(self.cache_dir))
-        path = cache.path("captions", VERSION, clip.digest, key)
+        path = cache.path("captions", VERSION, clip.digest, list(captions))
         return cache.load_or_make(path, lambda: {"texts": clip.texts(list(captions), torch.device("cpu"))})["texts"]

@@ -65,10 +65,6 @@ class InceptionFeatures(Features):
     cache_dir: str
 
     def extractors(self, splits: Splits) -> list[Extractor]:
-        return [self.extractor(splits)]
-
-    def extractor(self, splits: Splits) -> Extractor:
-        """Returns the only extractor."""
         state, sha256, path = from_first(self._resolve)
         try:
             with in_float32(torch.device("cpu")), own_randomness(0):
@@ -77,7 +73,7 @@ class InceptionFeatures(Features):
             raise UserError(f"{path} does not hold the weights of torch-fidelity's InceptionV3") from error
         name = "inception" if sha256.startswith(HASH_PREFIX) else f"inception_{sha256[:8]}"
         record = f"InceptionV3, {NUM_FEATURES} features, resized to 299 without antialiasing, float32, weights {sha256[:16]}"
-        return Extractor(network, NUM_FEATURES, name, record, (1, 3), MAX_BATCH, Path(self.cache_dir), network.head())
+        return [Extractor(network, NUM_FEATURES, name, record, (1, 3), MAX_BATCH, Path(self.cache_dir), network.head())]
 
     def _resolve(self) -> tuple[bytes, str, Path]:
         """Returns the weights, which are nothing but tensors, the SHA-256 of the file, and its path."""
@@ -85,7 +81,7 @@ class InceptionFeatures(Features):
         if self.weights is None and not path.exists():
             download(path)
         if not path.is_file():
-            raise UserError(f"there is no file {path} (features.weights); {remedy()}")
+            raise UserError(f"there is no file {path} (features.weights); {how_to_get_weights()}")
         content = path.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
         if self.weights is None and not sha256.startswith(HASH_PREFIX):
@@ -99,7 +95,7 @@ def published_file() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
 
 
-def remedy() -> str:
+def how_to_get_weights() -> str:
     """Returns what a user can do about a missing file."""
     return f"get {URL_INCEPTION_V3} and set features.weights=PATH, or take features=classifier, which works offline"
 
@@ -109,15 +105,15 @@ def download(path: Path) -> None:
     log.info("inception features: downloading %s to %s", URL_INCEPTION_V3, path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with timeout(TIMEOUT):
+        with socket_timeout(TIMEOUT):
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=HASH_PREFIX)
     except (OSError, RuntimeError) as error:  # RuntimeError: another hash
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} is missing and cannot be downloaded ({reason}); {remedy()}") from error
+        raise UserError(f"{path} is missing and cannot be downloaded ({reason}); {how_to_get_weights()}") from error
 
 
 @contextmanager
-def timeout(seconds: float) -> Iterator[None]:
+def socket_timeout(seconds: float) -> Iterator[None]:
     """Makes connections without an answer fail after `seconds` inside, instead of after minutes."""
     default = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from alphabar.errors import UserError
 from alphabar.metrics.extractor import Extractor
-from alphabar.models.frozen import PREPROCESSOR, Colours, load_transformers, transformers_library
+from alphabar.models.frozen import PREPROCESSOR, Colours, image_colours, load_transformers, transformers_library
 from alphabar.models.hub import CONFIG, HUB, Wanted, hub_folder, model_folder, read_json
 from alphabar.models.resize import resize
 from alphabar.runs.distributed import from_first
@@ -20,32 +21,33 @@ EXTRA = "transformers"
 MAX_BATCH = 32
 
 
-class Kind(NamedTuple):
-    """The kind of a pretrained network.
+class PretrainedKind(NamedTuple):
+    """A kind of pretrained network.
 
-    name: the one in the names of figures. usual: its usual model on the hub. class_name: its class in transformers. model_types:
-    what its config.json may call it. colours: the normalisation of images if the weights come without their own.
+    name: the one in the names of figures. default_model: its usual model on the hub. class_name: its class in transformers.
+    model_types: what its config.json may call it. colours: the normalisation of images if the weights come without their own.
+    image_size, num_features: return them for the configuration of a model. embed: returns the features [B, num_features] of the
+    output of a model.
     """
 
     name: str
-    usual: str
+    default_model: str
     class_name: str
     model_types: tuple[str, ...]
     colours: Colours
+    image_size: Callable[[Any], int]
+    num_features: Callable[[Any], int]
+    embed: Callable[[Any], Tensor]
 
-    @property
-    def wanted(self) -> Wanted:
-        return Wanted(self.name, files=(PREPROCESSOR,), setting="set features.weights=PATH", example=f"{HUB}/{self.usual}")
 
-
-class Found(NamedTuple):
+class WeightsFolder(NamedTuple):
     """A folder as `save_pretrained` writes it; the hub's name of the model if it is one of the hub's."""
 
-    folder: Path
+    path: Path
     hub_name: str | None
 
 
-class Images(nn.Module):
+class Preprocessing(nn.Module):
     """Maps uint8 [B, 1 or 3, H, W] to float32 [B, 3, size, size], normalised; grey is repeated.
 
     Images are resized as Pillow does it, bicubic with antialiasing and rounded to whole grey levels, but on any device.
@@ -64,62 +66,77 @@ class Images(nn.Module):
         return (resize(images.expand(-1, 3, -1, -1), self.size) / 255 - self.mean) / self.std
 
 
-def load_pretrained(kind: Kind, weights: str | None) -> tuple[Any, Found]:
-    """Returns transformers' model, float32 and on the CPU, and where it was found.
+class PretrainedNetwork(nn.Module):
+    """Maps uint8 images [B, 1 or 3, H, W] to the features float32 [B, D] of a model of transformers."""
 
-    The first process finds, downloads and loads it before the others do, so that all of them raise its errors. Each process loads
-    the files itself.
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing, embed: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.preprocessing = preprocessing
+        self.embed = embed
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.embed(self.model(self.preprocessing(images)))
+
+
+def pretrained_extractor(kind: PretrainedKind, weights: str | None, cache_dir: str) -> Extractor:
+    """Returns the extractor of a pretrained network. All processes call it, so that all of them raise its errors.
+
+    Only the hub's usual model has the bare name, since figures of others cannot be compared with it.
 
     weights: a local folder or a name on the hub; None: the usual one.
     """
-    loaded: list[Any] = []
-
-    def find_and_load() -> Found:
-        found = find(kind, weights)
-        loaded.append(_load(kind, found.folder))
-        log.info("%s features: weights from %s", kind.name, found.folder)
-        return found
-
-    found = from_first(find_and_load)
-    return (loaded[0] if loaded else _load(kind, found.folder)), found
-
-
-def make_extractor(
-    kind: Kind, network: nn.Module, model: nn.Module, found: Found, num_features: int, images: Images, cache_dir: str
-) -> Extractor:
-    """Returns the extractor around a network, which consists of the preprocessing and the model.
-
-    Only the hub's usual model has the bare name, since figures of others cannot be compared with it.
-    """
-    sha256 = weights_digest(model)
-    name = kind.name if found.hub_name == kind.usual else f"{kind.name}_{sha256[:8]}"
-    mean, std = ("/".join(f"{value:.4g}" for value in values.flatten().tolist()) for values in (images.mean, images.std))
+    model, folder = _load(kind, weights)
+    size, num_features = kind.image_size(model.config), kind.num_features(model.config)
+    preprocessing = Preprocessing(size, image_colours(kind.name, folder.path, kind.colours))
+    sha256 = weights_sha256(model)
+    name = kind.name if folder.hub_name == kind.default_model else f"{kind.name}_{sha256[:8]}"
+    mean, std = ("/".join(f"{value:.4g}" for value in each.flatten().tolist()) for each in (preprocessing.mean, preprocessing.std))
     record = (
-        f"{kind.name} ({found.hub_name or 'own weights'}), {num_features} features, "
-        f"resized to {images.size} bicubic with antialiasing, mean {mean}, std {std}, float32, weights {sha256[:16]}"
+        f"{kind.name} ({folder.hub_name or 'own weights'}), {num_features} features, "
+        f"resized to {size} bicubic with antialiasing, mean {mean}, std {std}, float32, weights {sha256[:16]}"
     )
+    network = PretrainedNetwork(model, preprocessing, kind.embed)
     return Extractor(network, num_features, name, record, (1, 3), MAX_BATCH, Path(cache_dir))
 
 
-def find(kind: Kind, weights: str | None) -> Found:
+def _load(kind: PretrainedKind, weights: str | None) -> tuple[Any, WeightsFolder]:
+    """Returns transformers' model, float32 and on the CPU, and where it was found.
+
+    The first process finds, downloads and loads it before the others do. Each process loads the files itself.
+    """
+    loaded: list[Any] = []
+
+    def find_and_load() -> WeightsFolder:
+        folder = _find_weights(kind, weights)
+        loaded.append(_load_model(kind, folder.path))
+        log.info("%s features: weights from %s", kind.name, folder.path)
+        return folder
+
+    folder = from_first(find_and_load)
+    return (loaded[0] if loaded else _load_model(kind, folder.path)), folder
+
+
+def _find_weights(kind: PretrainedKind, weights: str | None) -> WeightsFolder:
     """Returns the folder with the weights, which are downloaded if they are the hub's and not in the cache."""
     transformers_library(kind.name, EXTRA)
+    wanted = Wanted(kind.name, files=(PREPROCESSOR,), setting="set features.weights=PATH", example=f"{HUB}/{kind.default_model}")
     if weights is None:
-        return Found(hub_folder(kind.wanted, kind.usual), kind.usual)
+        return WeightsFolder(hub_folder(wanted, kind.default_model), kind.default_model)
     is_local = Path(weights).expanduser().is_dir()
-    return Found(model_folder(kind.wanted, weights), None if is_local else weights)
+    return WeightsFolder(model_folder(wanted, weights), None if is_local else weights)
 
 
-def _load(kind: Kind, folder: Path) -> Any:
+def _load_model(kind: PretrainedKind, folder: Path) -> Any:
     model_type = read_json(kind.name, folder / CONFIG).get("model_type")
     if model_type not in kind.model_types:
         raise UserError(f"{kind.name}: {folder} holds a network of type {model_type}, not {' or '.join(kind.model_types)}")
     return load_transformers(kind.name, kind.class_name, folder, EXTRA)
 
 
-def weights_digest(model: nn.Module) -> str:
+def weights_sha256(model: nn.Module) -> str:
     """Returns the SHA-256 of the values of all weights, in their order."""
-    found = hashlib.sha256()
+    content = hashlib.sha256()
     for value in model.state_dict().values():
-        found.update(value.detach().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        content.update(value.detach().contiguous().numpy().tobytes())
+    return content.hexdigest()

@@ -17,10 +17,10 @@ def newest_samples(folder: Path) -> np.ndarray | None:
         picture = np.asarray(file)
     is_white = picture == picture.max()
     is_white = is_white.all(axis=-1) if is_white.ndim == 3 else is_white
-    return picture[: _end(is_white.all(axis=1)), : _end(is_white.all(axis=0))]
+    return picture[: _cut(is_white.all(axis=1)), : _cut(is_white.all(axis=0))]
 
 
-def _end(is_gap: np.ndarray) -> int:
+def _cut(is_gap: np.ndarray) -> int:
     """Returns where to cut a side: after the last gap within MAX_SIDE pixels, if that is in the second half of them."""
     if len(is_gap) <= MAX_SIDE:
         return len(is_gap)

@@ -39,7 +39,7 @@ SIGNS = (
 )
 
 
-class Row(NamedTuple):
+class HealthRow(NamedTuple):
     """A row of the table of signs. healthy: the range, empty for a sign that this version does not know."""
 
     title: str
@@ -50,20 +50,20 @@ class Row(NamedTuple):
     step: str
 
 
-def rows(metrics: RunMetrics) -> list[Row]:
+def health_rows(metrics: RunMetrics) -> list[HealthRow]:
     """Returns a row for each sign of health that was logged, with its last value."""
     known = {sign.column: sign for sign in SIGNS}
-    found = []
+    rows = []
     for column, (steps, values) in metrics.columns.items():
         value, step = format_number(values[-1]), f"{steps[-1]:,}"
         if sign := known.get(column):
-            found.append(Row(sign.title, value, sign.healthy_range, sign.is_healthy(values[-1]), sign.description, step))
+            rows.append(HealthRow(sign.title, value, sign.healthy_range, sign.is_healthy(values[-1]), sign.description, step))
         elif column.startswith("health/"):
-            found.append(Row(column.removeprefix("health/").replace("_", " "), value, "", False, "", step))
-    return found
+            rows.append(HealthRow(column.removeprefix("health/").replace("_", " "), value, "", False, "", step))
+    return rows
 
 
-def warnings(metrics: RunMetrics) -> list[str]:
+def health_warnings(metrics: RunMetrics) -> list[str]:
     """Returns a line if the last samples had NaN or infinity in them."""
     num = metrics.last("samples/num_nonfinite")
     return [f"{num:g} samples have NaN or infinity in them, and are in no figure"] if num else []

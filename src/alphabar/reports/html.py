@@ -45,7 +45,7 @@ def render_page(title: str, header: Markup, sections: Sequence[Section]) -> Mark
         style=Markup(style),
         script=Markup(script),
         policy=(
-            f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+            f"default-src 'none'; img-src data:; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'; "
             "base-uri 'none'; form-action 'none'"
         ),
         version=alphabar.__version__,
@@ -79,7 +79,7 @@ def _asset(name: str) -> str:
     return (files("alphabar.reports") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _digest(content: str) -> str:
+def _csp_hash(content: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from alphabar.errors import UserError
 from alphabar.evaluation.compare import compare_receipts
 from alphabar.evaluation.receipt import FILE_NAME, Figure, Receipt, flatten_mapping, read_receipt
-from alphabar.evaluation.table import METRIC_TITLES, format_cost, format_number, mean_and_std, without_deviations
+from alphabar.evaluation.table import METRIC_TITLES, format_cost, format_mean, format_number, without_deviations
 from alphabar.plotting.memorisation import PANEL
 from alphabar.reports.html import format_duration, render
 from alphabar.reports.images import EmbeddedImage, embed_image
@@ -116,7 +116,7 @@ def render_receipts(receipts: Sequence[FoundReceipt], run: Path | None = None) -
     good = [found if run is None else _with_note(found, run) for found in receipts if found.receipt is not None]
     return render(
         "receipts",
-        comparison=side_by_side([found.receipt for found in good if found.receipt]) if len(good) > 1 else None,
+        comparison=compare_on_page([found.receipt for found in good if found.receipt]) if len(good) > 1 else None,
         problems=[found.problem for found in receipts if found.problem],
         receipts=good,
         is_folded=run is None,
@@ -164,7 +164,7 @@ def _figure_row(figure: Figure) -> FigureRow:
 
 def format_figure(figure: Figure) -> str:
     """Returns the mean over seeds with the standard deviation, such as "1.27 ± 0.05"."""
-    return mean_and_std(figure, "±") if math.isfinite(figure.mean) else "not a number"
+    return format_mean(figure, "±") if math.isfinite(figure.mean) else "not a number"
 
 
 def subject_title(subject: Mapping[str, Any]) -> str:
@@ -203,7 +203,7 @@ class SideBySide(NamedTuple):
     incomparable: list[str]
 
 
-def side_by_side(receipts: Sequence[Receipt]) -> SideBySide:
+def compare_on_page(receipts: Sequence[Receipt]) -> SideBySide:
     """Returns the figures that all receipts have, and what differs in their protocols; no titles without common figures."""
     comparison = compare_receipts([receipt._replace(figures=tuple(without_deviations(receipt))) for receipt in receipts])
     if not comparison.figures:

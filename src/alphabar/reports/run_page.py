@@ -9,9 +9,9 @@ from markupsafe import Markup
 
 from alphabar.evaluation.table import format_number
 from alphabar.plotting.memorisation import PANEL
-from alphabar.reports import health
 from alphabar.reports.charts import render_curves
 from alphabar.reports.config_summary import class_name, method_name, parse_config, summarise_config
+from alphabar.reports.health import health_rows, health_warnings
 from alphabar.reports.html import Section, format_duration, render, render_page
 from alphabar.reports.images import EmbeddedImage, embed_image, evenly_spaced
 from alphabar.reports.receipts import FoundReceipt, receipt_complaints, receipts_of_run, render_receipts, unique_receipts
@@ -48,13 +48,13 @@ def render_run(folder: Path, receipts: Sequence[FoundReceipt]) -> Markup:
         name=name,
         subtitle=subtitle(config),
         tiles=tiles(metrics),
-        warnings=[*health.warnings(metrics), *receipt_complaints(shown_receipts)],
+        warnings=[*health_warnings(metrics), *receipt_complaints(shown_receipts)],
     )
     sections = [
         Section("samples", "Samples", render_samples(folder)),
         Section("curves", "Curves", render_curves(metrics, embed_image(folder / "curves.png"))),
         Section("evaluations", "Evaluations", render_receipts(shown_receipts, folder)),
-        Section("health", "Health", render("health", rows=health.rows(metrics), panel=embed_image(folder / PANEL))),
+        Section("health", "Health", render("health", rows=health_rows(metrics), panel=embed_image(folder / PANEL))),
         Section("config", "Configuration", render("configuration", content=content, summary=summarise_config(config))),
     ]
     return render_page(name, header, sections)

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
-from alphabar.evaluation.diagnostics import Diagnostics, diagnose, memorisation_panel
+from alphabar.evaluation.diagnostics import Diagnostics, diagnose_images, memorisation_panel
 from alphabar.evaluation.measurement import Measurement, measure_images
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import Features, Splits, build_extractors
@@ -97,7 +97,7 @@ class FID(SamplingCallback):
         with evaluation(trainer, module):
             job, share = self.drawn(trainer, module, conditions, self.num)
             measurement = measure_images(share, job.size, [reference])
-            diagnostics = diagnose(reference, measurement, with_neighbours=is_last)
+            diagnostics = diagnose_images(reference, measurement, with_neighbours=is_last)
         value = measurement.figures[reference.extractor.name].get("fid", math.nan)
         log_figures(trainer, {self.name: value, "samples/num_nonfinite": measurement.num_nonfinite, **diagnostics.figures()})
         module.figures["fid"] = value if math.isfinite(value) else math.inf
