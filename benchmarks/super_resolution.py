@@ -30,7 +30,6 @@ from alphabar.models.codecs.pixels import to_uint8
 from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.runs.text_table import aligned
 from alphabar.sampling.cascade import source_conditions
-from alphabar.sampling.command import size_of
 from alphabar.sampling.image_grid import grid, save_png, side_by_side
 from alphabar.sampling.model import Loaded, load_model
 from alphabar.sampling.prepare import load_data
@@ -91,7 +90,7 @@ def main() -> None:
     results = {"bicubic": bicubic(conditioner, originals), "model": made, "the images themselves": originals}
     rows = [["", "FID", "PSNR"]]
     for name, images in results.items():
-        fid = measure_images(share(images), size_of(loaded), [reference]).figures[extractor.name]["fid"]
+        fid = measure_images(share(images), loaded.shape.size, [reference]).figures[extractor.name]["fid"]
         rows.append([name, f"{fid:.3f}", "" if images is originals else f"{psnr(images, originals):.2f}"])
     low = to_uint8(conditioner.low(originals))
     picture = arguments.checkpoint.parents[1] / "super_resolution.png"

@@ -22,7 +22,7 @@ from alphabar.evaluation.files import SampleFiles, format_size
 from alphabar.runs.distributed import raise_together
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images, null_conditions
 from alphabar.sampling.inference import Inference, launch, short_hash
-from alphabar.sampling.prepare import load_data, prepare
+from alphabar.sampling.prepare import load_data, prepare_data
 from alphabar.sampling.sampling_job import Generated
 
 
@@ -198,7 +198,7 @@ class SamplesInFiles(ImagesUnderTest):
         return self.fabric
 
     def open(self) -> ImageDataModule:
-        return prepare(self.data, self.fabric)
+        return prepare_data(self.data, self.fabric)
 
     @property
     def num(self) -> int:
@@ -242,7 +242,7 @@ class HeldOutImages(ImagesUnderTest):
         return self.fabric
 
     def open(self) -> ImageDataModule:
-        prepare(self.data, self.fabric)
+        prepare_data(self.data, self.fabric)
         available = len(self.data.held_out_set)
         if available == 0 or (self.num_wanted or 0) > available:
             reason = f", fewer than num={self.num_wanted}" if available else ""

@@ -58,7 +58,7 @@ class Sampling:
         drawn = settings.images(
             fabric, loaded, conditions, wrap_upstream=lambda images: RecordingSamples(images, MAX_IN_GRID, upstream)
         )
-        images = gather(size_of(loaded), kept, self._written(drawn, folder, num_nonfinite), fabric.device)
+        images = gather(loaded.shape.size, kept, self._written(drawn, folder, num_nonfinite), fabric.device)
         broken = int(sum_over_ranks(num_nonfinite))
         columns = self._upstream_column(fabric, loaded, upstream)
         if fabric.is_global_zero:
@@ -92,7 +92,7 @@ class Sampling:
         indices = sorted(upstream)
         images = torch.stack([upstream[index] for index in indices]) if indices else torch.empty(0)
         mine = [Generated(indices, images, torch.ones(len(indices)).bool())] if indices else []
-        return [gather(size_of(loaded.before[-1]), min(self.inference.num, MAX_IN_GRID), mine, fabric.device)]
+        return [gather(loaded.before[-1].shape.size, min(self.inference.num, MAX_IN_GRID), mine, fabric.device)]
 
     def _written(self, share: Iterator[Generated], folder: Path, num_nonfinite: Tensor) -> Iterator[Generated]:
         """Writes each image as it is drawn, if they go into single files, and counts those that are not finite."""
@@ -132,11 +132,6 @@ class Sampling:
         print(f"{self.inference.num} images of step {loaded.step:,} in {display_path(folder)}: grid.png, images{suffix}{film}")
         if broken > 0:
             print(f"{broken} of them had NaN or infinity in them, and are black there")
-
-
-def size_of(loaded: Loaded) -> tuple[int, int, int]:
-    """Returns (C, H, W) of an image."""
-    return loaded.shape.channels, loaded.shape.resolution, loaded.shape.resolution
 
 
 def grid_by_prompt(images: Tensor, prompts: Sequence[str]) -> Tensor:

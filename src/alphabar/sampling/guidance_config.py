@@ -32,28 +32,31 @@ class Guide(ABC):
         """
 
 
+class ConditionGuide(guidance.Guidance, Guide):
+    """Guidance away from the prediction of the same model under the negative or the null condition."""
+
+    @property
+    def is_by_condition(self) -> bool:
+        return True
+
+    def guided(self, model: DiffusionModel, null: Cond) -> Denoiser:
+        """Returns the guided denoiser; see `Guide.guided`. Raises UserError for a model that cannot do without its condition."""
+        null = model.conditioner.null(1) if null is None else null
+        if null is None:
+            raise UserError("guidance: this model was trained without a condition (conditioner=unconditional), need guidance=none")
+        if not model.conditioner.is_optional:
+            raise UserError("guidance: this model was never trained to do without its condition (conditioner.dropout=0)")
+        return guidance.CFGDenoiser(model.denoiser, self, null)
+
+
 @dataclass(frozen=True, kw_only=True)
-class ClassifierFree(guidance.Linear, Guide):
+class ClassifierFree(guidance.Linear, ConditionGuide):
     """Guidance away from the model's unconditional prediction (Ho & Salimans 2022); settings as in `guidance.Linear`."""
 
-    @property
-    def is_by_condition(self) -> bool:
-        return True
-
-    def guided(self, model: DiffusionModel, null: Cond) -> Denoiser:
-        return guided_by_condition(model, self, null)
-
 
 @dataclass(frozen=True, kw_only=True)
-class APG(guidance.Projected, Guide):
+class APG(guidance.Projected, ConditionGuide):
     """Adaptive projected guidance (Sadat et al. 2024); settings as in `guidance.Projected`."""
-
-    @property
-    def is_by_condition(self) -> bool:
-        return True
-
-    def guided(self, model: DiffusionModel, null: Cond) -> Denoiser:
-        return guided_by_condition(model, self, null)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,16 +125,3 @@ def guided_stages(models: Sequence[DiffusionModel], guide: Guide | None, null: C
 def guidance_label(guide: Guide | None) -> str:
     """Returns what guidance adds to the name of a figure."""
     return "" if guide is None else f"-{guide.label}"
-
-
-def guided_by_condition(model: DiffusionModel, rule: guidance.Guidance, null: Cond) -> Denoiser:
-    """Returns the denoiser guided away from its prediction under `null`, or under the null condition if that is None.
-
-    Raises UserError for a model that was not trained to do without its condition, or has none.
-    """
-    null = model.conditioner.null(1) if null is None else null
-    if null is None:
-        raise UserError("guidance: this model was trained without a condition (conditioner=unconditional), need guidance=none")
-    if not model.conditioner.is_optional:
-        raise UserError("guidance: this model was never trained to do without its condition (conditioner.dropout=0)")
-    return guidance.CFGDenoiser(model.denoiser, rule, null)

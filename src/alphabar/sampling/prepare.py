@@ -35,14 +35,14 @@ def load_data(loaded: Loaded, data_root: str | None, fabric: Fabric) -> ImageDat
         if "root" not in config.data:
             raise UserError(f"data_root={data_root}: this checkpoint was trained on data without a root")
         OmegaConf.update(config, "data.root", data_root)
-    data = prepare(build(config.data, "data"), fabric)
+    data = prepare_data(build(config.data, "data"), fabric)
     with fabric.rank_zero_first():  # stores its results for the other processes
         for each in loaded.chain:
             each.model.conditioner.attach_captions(data.captions)
     return data
 
 
-def prepare(data: ImageDataModule, fabric: Fabric) -> ImageDataModule:
+def prepare_data(data: ImageDataModule, fabric: Fabric) -> ImageDataModule:
     """Returns the data after its files were prepared, by one process first."""
     with fabric.rank_zero_first():
         data.prepare_data()

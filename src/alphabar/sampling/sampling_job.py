@@ -58,11 +58,6 @@ class SamplingJob:
     conditions: Conditions = lambda indices: None
 
     @property
-    def size(self) -> tuple[int, int, int]:
-        """The size (C, H, W) of an image."""
-        return self.shape.channels, self.shape.resolution, self.shape.resolution
-
-    @property
     def space(self) -> tuple[int, ...]:
         """The shape of x without B."""
         return tuple(self.codec.space(*self.shape))
@@ -128,7 +123,7 @@ def must_fit(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape, c
 
     Raises UserError if the sampler does not work with the denoiser's schedule or network.
     """
-    images = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, dtype=torch.uint8)
+    images = torch.zeros(1, *shape.size, dtype=torch.uint8)
     sampler = sampler_for(sampler, codec)
     try:
         x = codec.encode(images)

@@ -34,7 +34,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
     if stopped is None:
         claim(Path(cfg.run_dir))
     begin = time.perf_counter()
-    trainer = fit(cfg, module, datamodule, callbacks, stopped)
+    trainer = fit_module(cfg, module, datamodule, callbacks, stopped)
     result = outcome(trainer, module, time.perf_counter() - begin)
     report_profile(trainer)
     if trainer.is_global_zero:
@@ -108,7 +108,7 @@ def build_callbacks(cfg: DictConfig, module: BaseModule) -> list[Callback]:
     return [callback for callback in callbacks.values() if callback is not None]
 
 
-def fit(
+def fit_module(
     cfg: DictConfig, module: BaseModule, datamodule: ImageDataModule, callbacks: list[Callback], stopped: Stopped | None
 ) -> Trainer:
     """Trains and returns the Trainer. Gives the folder of a new run back if bad input ends it before its first step."""

@@ -96,7 +96,7 @@ class FID(SamplingCallback):
         conditions = dataset_conditions(module.conditioner, evaluation_images(module.conditioner, image_data(trainer)))
         with evaluation(trainer, module):
             job, share = self.drawn(trainer, module, conditions, self.num)
-            measurement = measure_images(share, job.size, [reference])
+            measurement = measure_images(share, job.shape.size, [reference])
             diagnostics = diagnose_images(reference, measurement, with_neighbours=is_last)
         value = measurement.figures[reference.extractor.name].get("fid", math.nan)
         log_figures(trainer, {self.name: value, "samples/num_nonfinite": measurement.num_nonfinite, **diagnostics.figures()})

@@ -37,7 +37,7 @@ class Samples(SamplingCallback):
         shown = preview(module.conditioner, image_data(trainer), self.num)
         with evaluation(trainer, module):
             job, share = self.drawn(trainer, module, shown.conditions, shown.num)
-            picture = shown.picture(gather(job.size, shown.num, share, module.device))
+            picture = shown.picture(gather(job.shape.size, shown.num, share, module.device))
         if trainer.is_global_zero:
             save_png(picture, Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png")
             log_picture(trainer, "samples", picture, shown.text)
