@@ -1,4 +1,4 @@
-"""What stands for the placeholders of the documents' commands: tiny files, and models that are trained when first asked for."""
+"""Files and models in place of the placeholders of the documents' commands: tiny files, and models that are trained when first asked for."""
 
 import re
 import struct
@@ -37,17 +37,17 @@ def make(folder):
 
 
 def encoder(prefix="conditioner."):
-    """Returns the words that name the tiny text encoder."""
+    """Returns the overrides that name the tiny text encoder."""
     return [f"{prefix}encoder.name={home() / 'encoder'}", f"{prefix}encoder.max_length=9"]
 
 
 def text():
-    """Returns the words of a model that is conditioned on captions."""
+    """Returns the overrides of a model that is conditioned on captions."""
     return [*encoder(), "conditioning.tokens=12", f"conditioner.cache_dir={CACHE_DIR}"]
 
 
 def contrastive():
-    """Returns the words of an CLIP."""
+    """Returns the overrides of a CLIP."""
     return [*encoder("module.towers."), "module.towers.text_channels=12", f"module.cache_dir={CACHE_DIR}"]
 
 
@@ -102,7 +102,7 @@ EVALUATION = [
 
 
 def filled(words):
-    """Returns the words with files in the place of placeholders; "checkpoint=..." takes the model that the other words need."""
+    """Returns the arguments with files in the place of placeholders; "checkpoint=..." takes the model that the others need."""
     words = [re.sub(r"^checkpoint=(CKPT|\.\.\.\S*)$", f"checkpoint={last(MODELS[model_for(words)]())}", word) for word in words]
     for placeholder, file in PLACEHOLDERS.items():
         words = [re.sub(placeholder, lambda _, file=file: str(file()), word) for word in words]

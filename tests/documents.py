@@ -44,7 +44,7 @@ def commands():
 
 
 def commands_of(text):
-    """Yields the commands of a document's bash blocks, table cells and running text, as lists of words."""
+    """Yields the commands of a document's bash blocks, table cells and running text, each as a list of arguments."""
     for block in blocks(text, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
             if words := shlex.split(line, comments=True):
@@ -77,7 +77,7 @@ def key(word):
 
 
 def jobs(words):
-    """Returns the words of the jobs of a sweep such that each swept value is in one of them; of another command its words alone."""
+    """Returns the arguments of the jobs of a sweep, with each swept value in one of them; of another command its arguments alone."""
     if "-m" not in words:
         return [list(words)]
     choices = [values(word) for word in words if word != "-m"]
@@ -92,6 +92,6 @@ def _each_value_once(choices):
 
 
 def values(word):
-    """Returns a word for each of the values that it sweeps over."""
+    """Returns an override for each of the values that an override sweeps over."""
     name, _, value = word.partition("=")
     return [word] if value.startswith("[") or "," not in value else [f"{name}={each}" for each in value.split(",")]

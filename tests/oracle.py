@@ -1,4 +1,4 @@
-"""What is tested against: data whose exact denoiser is known."""
+"""Data whose exact denoiser is known, to test against."""
 
 import math
 from dataclasses import dataclass
@@ -69,9 +69,9 @@ class ConditionalGaussianDenoiser(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Prediction:
         assert cond is not None
-        told = cond["vector"].to(x_t.dtype)
-        assert len(told) == len(x_t)
-        mean, std = (value.view(-1, *(1,) * (x_t.ndim - 1)) for value in told.unbind(1))
+        moments = cond["vector"].to(x_t.dtype)
+        assert len(moments) == len(x_t)
+        mean, std = (value.view(-1, *(1,) * (x_t.ndim - 1)) for value in moments.unbind(1))
         alpha, sigma = self.schedule.at(t, x_t)
         x_hat = mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x_t - alpha * mean)
         return Prediction(x_hat, (x_t - alpha * x_hat) / sigma)

@@ -1,4 +1,4 @@
-"""Folders of runs and sweeps made by hand, and what their pages hold."""
+"""Folders of runs and sweeps made by hand, and a parser of their pages."""
 
 import csv
 import re
@@ -39,7 +39,7 @@ seed: 0
 
 
 class Page(HTMLParser):
-    """What a test asks of a page. Fails for tags that are not closed in order, and for an id that is there twice."""
+    """A parsed page. Fails for tags that are not closed in order, and for an id that is there twice."""
 
     def __init__(self, content):
         super().__init__()

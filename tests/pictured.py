@@ -22,7 +22,7 @@ COLOURS = {"red": (230, 20, 20), "a": (20, 60, 230), "and": (20, 170, 40), "": (
 
 
 class Trained(NamedTuple):
-    """run: its folder. folder: of the pictures. words: that name the tiny text encoder."""
+    """A tiny CLIP: the folder of its run, the folder of the pictures, and the overrides (`words`) that name its text encoder."""
 
     run: Path
     folder: Path
@@ -58,7 +58,7 @@ def call(script: str, *words: str, code: int = 0) -> int:
 def make(folder: Path) -> None:
     """Fills a folder with pictures and a text encoder."""
     pictures(folder / "pictures")
-    tiny_texts.make("t5", folder / "encoder")  # unlike BERT, it tells texts apart without training
+    tiny_texts.make("t5", folder / "encoder")  # unlike BERT, it separates texts without training
 
 
 def contrastive(*more: str) -> Trained:

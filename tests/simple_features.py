@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class Witness(nn.Module):
-    """Pixels as features; remembers what it was shown."""
+    """Pixels as features; keeps the images that it was given."""
 
     def forward(self, images: Tensor) -> Tensor:
         self.seen = images

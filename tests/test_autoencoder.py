@@ -91,7 +91,7 @@ def test_the_discriminators_loss_moves_the_discriminator_alone(counted):
     assert any(float(weight.grad.abs().sum()) > 0 for weight in contest.discriminator.parameters())
 
 
-def test_before_it_is_heeded_the_discriminator_learns_and_the_autoencoder_does_not_mind(counted):
+def test_before_adversarial_from_the_discriminator_learns_and_the_autoencoder_ignores_it(counted):
     counted(9)
     alone, model = module(), module(adversarial_weight=0.5, adversarial_from=10)
     for each in (alone, model):

@@ -102,7 +102,7 @@ def test_the_frechet_distance_at_the_end_is_to_the_images_themselves(tmp_path):
     assert float(psnr(images, made).mean()) == pytest.approx(model.figures["reconstruction/psnr"], rel=1e-4)
 
 
-def test_a_run_that_ends_by_its_epochs_has_the_distance_too_and_says_of_which_images(tmp_path):
+def test_a_run_that_ends_by_its_epochs_logs_the_distance_and_names_its_images(tmp_path):
     data, model = Digits(batch_size=512, seed=0, num_held_out=1), module()
     callbacks = [Reconstructions(PixelFeatures(tmp_path / "cache"), 1, num=40, batch_size=40)]
     toy.trainer(tmp_path, callbacks, max_steps=-1, max_epochs=1).fit(model, datamodule=data)
@@ -110,7 +110,7 @@ def test_a_run_that_ends_by_its_epochs_has_the_distance_too_and_says_of_which_im
     assert "reconstruction/fid/n40-pixels-train" in model.figures
 
 
-def test_the_smoke_experiment_trains_measures_and_says_what_to_do_next(command, tmp_path):
+def test_the_smoke_experiment_trains_measures_and_prints_the_next_command(command, tmp_path):
     code, out, err = command("train", *SMOKE)
     assert code == 0, err
     (folder,) = (tmp_path / "outputs" / "train").iterdir()

@@ -196,7 +196,7 @@ def test_within_reach_a_length_is_near_the_average(walks, every):
                 reconstruct(kept, length, STEPS)
 
 
-def test_what_is_within_reach_is_said_in_ranges():
+def test_lengths_within_reach_are_printed_as_ranges():
     few = vector(1000, 1000), vector(gamma_of(0.05), gamma_of(0.1))
     assert reachable_lengths(*few, 1000, {0.05, 0.1}) == ["0.043 to 0.068", "0.077 to 0.112"]
     assert reachable_lengths(*few, 2000, {0.05, 0.1}) == []

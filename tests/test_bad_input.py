@@ -15,7 +15,7 @@ from alphabar.cli.hydra_app import App
 
 
 @pytest.fixture
-def told(monkeypatch, tmp_path, capsys):
+def error_line(monkeypatch, tmp_path, capsys):
     """Runs a command in this process, away from the repository; gives its complaint, which must be the only one."""
     monkeypatch.chdir(tmp_path)
 
@@ -89,8 +89,8 @@ def trained():
     ],
     ids=lambda value: "-".join(value)[:40].replace("/", "_") if isinstance(value, list) else None,
 )  # fmt: skip
-def test_training_refuses(told, words, parts):
-    complaint = told("train", *runs.words(*words, tiny=()))
+def test_training_refuses(error_line, words, parts):
+    complaint = error_line("train", *runs.words(*words, tiny=()))
     for part in parts:
         assert part in complaint
 
@@ -107,8 +107,8 @@ def test_training_refuses(told, words, parts):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )  # fmt: skip
-def test_changes_of_a_resumed_run_are_judged_against_its_own_configuration(told, trained, words, line):
-    assert line in told("train", f"resume='{trained.parents[1]}'", *words)
+def test_changes_of_a_resumed_run_are_judged_against_its_own_configuration(error_line, trained, words, line):
+    assert line in error_line("train", f"resume='{trained.parents[1]}'", *words)
 
 
 def test_a_key_that_only_the_resumed_run_has_can_change(command):
@@ -122,22 +122,22 @@ def test_a_key_that_only_the_resumed_run_has_can_change(command):
 
 
 @pytest.mark.parametrize("content", ["empty", "text"])
-def test_training_refuses_a_folder_without_images(told, tmp_path, content):
+def test_training_refuses_a_folder_without_images(error_line, tmp_path, content):
     (tmp_path / "photos").mkdir()
     if content == "text":
         (tmp_path / "photos" / "notes.txt").write_text("no image")
-    complaint = told("train", *runs.words("data=folder", "data.root=photos", tiny=()))
+    complaint = error_line("train", *runs.words("data=folder", "data.root=photos", tiny=()))
     assert "photos" in complaint
     assert ".png" in complaint
 
 
-def test_strict_folders_refuse_what_cannot_be_read(told, tmp_path):
+def test_strict_folders_refuse_what_cannot_be_read(error_line, tmp_path):
     (tmp_path / "photos").mkdir()
     for index in range(8):
         Image.new("RGB", (9, 9), (index, 0, 0)).save(tmp_path / "photos" / f"{index}.png")
     (tmp_path / "photos" / "broken.png").write_bytes(b"\x89PNG not at all")
     words = ("data=folder", "data.root=photos", "data.resolution=8", "data.strict=true", "data.batch_size=2")
-    assert "broken.png" in told("train", *runs.words(*words, tiny=()))
+    assert "broken.png" in error_line("train", *runs.words(*words, tiny=()))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_strict_folders_refuse_what_cannot_be_read(told, tmp_path):
     ],
     ids=lambda value: "-".join(value)[:50].replace("/", "_") if isinstance(value, list) else None,
 )  # fmt: skip
-def test_sampling_refuses(told, trained, tmp_path, words, parts):
+def test_sampling_refuses(error_line, trained, tmp_path, words, parts):
     good = trained.read_bytes()
     (tmp_path / "good.ckpt").write_bytes(good)
     (tmp_path / "cut.ckpt").write_bytes(good[: len(good) // 2])
@@ -171,24 +171,24 @@ def test_sampling_refuses(told, trained, tmp_path, words, parts):
     foreign = torch.load(trained, weights_only=True)
     foreign["config"]["module"]["codec"] = {"_target_": "os.system", "command": "touch hacked"}
     torch.save(foreign, tmp_path / "foreign.ckpt")
-    complaint = told("sample", *words)
+    complaint = error_line("sample", *words)
     for part in parts:
         assert part in complaint
     assert not (tmp_path / "hacked").exists()
 
 
-def test_a_checkpoint_that_would_execute_something_is_refused_unread(told, tmp_path):
+def test_a_checkpoint_that_would_execute_something_is_refused_unread(error_line, tmp_path):
     class Payload:
         def __reduce__(self):
             return (exec, ("open('hacked', 'w')",))
 
     torch.save({"state_dict": Payload()}, tmp_path / "payload.ckpt")
-    assert "payload.ckpt: cannot be read" in told("sample", "checkpoint=payload.ckpt")
+    assert "payload.ckpt: cannot be read" in error_line("sample", "checkpoint=payload.ckpt")
     assert not (tmp_path / "hacked").exists()
 
 
-def test_a_folder_with_something_in_it_is_not_written_into(told, tmp_path):
+def test_a_folder_with_something_in_it_is_not_written_into(error_line, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    assert "is not empty" in told("train", *runs.words(folder=tmp_path / "mine"))
+    assert "is not empty" in error_line("train", *runs.words(folder=tmp_path / "mine"))
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]

@@ -83,7 +83,7 @@ def test_the_command_measures_held_out_images(monkeypatch, tmp_path, capsys, tra
         assert f"bpd/{name}\n" in printed
 
 
-def test_a_name_says_what_else_there_is(monkeypatch, tmp_path, trained):
+def test_a_name_contains_the_settings_that_are_not_the_default(monkeypatch, tmp_path, trained):
     """All terms, as the schedule has fewer than 100; probes; and what is not as published."""
     words = ("num=2", "probes=2", "thresholding=none")
     assert call(monkeypatch, "evaluate", f"checkpoint={trained['improved_ddpm']}", *BPD, *words, f"hydra.run.dir={tmp_path}") == 0

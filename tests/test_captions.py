@@ -1,4 +1,4 @@
-"""Captions of images in a folder: which image has which, wherever the images live, and what is said about bad files."""
+"""Captions of images in a folder: which image has which, wherever the images lie, and messages about bad files."""
 
 import json
 from pathlib import Path
@@ -124,7 +124,7 @@ def test_without_the_file_there_are_no_captions(root):
     assert DigitsSource().captions is None
 
 
-def test_the_fingerprint_knows_the_captions(root):
+def test_the_fingerprint_depends_on_the_captions(root):
     def fingerprint() -> str:
         return FolderSource(str(root), 4).fingerprint()
 
@@ -165,7 +165,7 @@ def test_a_bad_file_is_one_line(root, more, settings, message):
     assert "\n" not in str(caught.value)
 
 
-def test_what_to_do_about_missing_captions_is_said(root):
+def test_missing_captions_are_named_with_a_remedy(root):
     describe(root, key="caption")
     with pytest.raises(UserError) as caught:
         make(root).source.train()

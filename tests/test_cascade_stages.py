@@ -78,12 +78,12 @@ class OfVectors(ImageConditioner):
 
 
 class Told(Network):
-    """x_hat is half of x, and the mean of what it is told."""
+    """A network whose x_hat is half of x plus the mean of its condition."""
 
     def forward(self, x: Tensor, label: Tensor, cond: Cond = None) -> Tensor:
         means = [value.flatten(1).mean(dim=1) for value in (cond or {}).values()]
-        told = torch.stack(means).sum(0) if means else torch.zeros(len(x))
-        return x / 2 + told.view(-1, *(1,) * (x.ndim - 1))
+        conditions = torch.stack(means).sum(0) if means else torch.zeros(len(x))
+        return x / 2 + conditions.view(-1, *(1,) * (x.ndim - 1))
 
 
 def loaded(conditioner: Conditioner, resolution: int, codec: Codec | None = None) -> Loaded:
@@ -104,11 +104,11 @@ def chain():
     ]
 
 
-def draw(chain, num, batch_size, seed=0, told=None, wrap_upstream=lambda pictures: pictures):
+def draw(chain, num, batch_size, seed=0, conditions=None, wrap_upstream=lambda pictures: pictures):
     samplers = samplers_for(chain, DDIM(num_steps=3))
-    told = told or null_conditions(chain[0].model.conditioner)
+    conditions = conditions or null_conditions(chain[0].model.conditioner)
     denoisers = [each.model.denoiser for each in chain]
-    generation = cascade_job(chain, denoisers, samplers, told, seed, batch_size, CPU, wrap_upstream=wrap_upstream)
+    generation = cascade_job(chain, denoisers, samplers, conditions, seed, batch_size, CPU, wrap_upstream=wrap_upstream)
     with torch.no_grad():
         return torch.cat([part.images for part in generation.images(denoisers[-1], num, CPU)])
 
@@ -122,8 +122,8 @@ def test_a_prior_a_decoder_and_a_larger_model_follow_each_other(chain):
     assert torch.equal(images, draw(chain, 5, 5))
     assert not torch.equal(images, draw(chain, 5, 5, seed=1))
     classes = chain[0].model.conditioner
-    told = draw(chain, 5, 5, told=lambda indices: classes.from_prompts(["1"] * len(indices)))
-    assert not torch.equal(images, told)  # what the first is told reaches the last
+    labelled = draw(chain, 5, 5, conditions=lambda indices: classes.from_prompts(["1"] * len(indices)))
+    assert not torch.equal(images, labelled)  # the condition of the first reaches the last
 
 
 def test_the_first_draws_what_it_draws_alone_and_each_has_its_own_noise(chain):

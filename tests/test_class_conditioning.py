@@ -1,4 +1,4 @@
-"""Models that are told classes: trained, guided, sampled and judged."""
+"""Class-conditional models: trained, guided, sampled and evaluated."""
 
 import json
 import sys
@@ -34,11 +34,11 @@ def trained():
 
 
 @pytest.fixture(scope="module")
-def untold():
+def unconditional():
     return runs.trained(*runs.BRIEF) / "checkpoints" / "last.ckpt"
 
 
-def test_dropout_tells_some_images_nothing_in_training_alone():
+def test_dropout_drops_the_condition_of_some_images_in_training_alone():
     torch.manual_seed(0)
     conditioner = ClassLabel(10, 4, dropout=0.25)
     batch = {"label": torch.zeros(4000, dtype=torch.int64)}
@@ -48,20 +48,20 @@ def test_dropout_tells_some_images_nothing_in_training_alone():
     assert torch.equal(conditioner.eval()(batch)["vector"], conditioner.from_prompts(["0"])["vector"].expand(4000, -1))
 
 
-def test_every_image_is_told_what_is_known_of_it():
+def test_every_image_has_the_condition_of_its_own_label():
     images = DigitsSource().train()
     conditioner = ClassLabel(10, 4).eval()
-    told = dataset_conditions(conditioner, images)
+    conditions = dataset_conditions(conditioner, images)
     expected = conditioner.from_prompts([str(int(label)) for label in images.labels[[0, 5]]])["vector"]
-    assert torch.equal(told([0, 5])["vector"], expected)
-    assert torch.equal(told([len(images), len(images) + 5])["vector"], expected)
+    assert torch.equal(conditions([0, 5])["vector"], expected)
+    assert torch.equal(conditions([len(images), len(images) + 5])["vector"], expected)
     assert dataset_conditions(Unconditional(), images)([0, 1]) is None
 
 
-def test_words_start_anew_when_they_end():
+def test_labels_are_repeated_for_more_images():
     conditioner = ClassLabel(10, 4).eval()
-    told = prompt_conditions(conditioner, ["3", "7"], "labels")
-    assert torch.equal(told([0, 1, 2])["vector"], conditioner.from_prompts(["3", "7", "3"])["vector"])
+    conditions = prompt_conditions(conditioner, ["3", "7"], "labels")
+    assert torch.equal(conditions([0, 1, 2])["vector"], conditioner.from_prompts(["3", "7", "3"])["vector"])
 
 
 @pytest.mark.parametrize(
@@ -149,12 +149,12 @@ def test_bad_input_is_one_line(trained, monkeypatch, shell, capsys, script, word
     assert complaint in line
 
 
-def test_a_model_that_is_told_nothing_takes_no_labels_and_no_guidance(untold, monkeypatch, shell, capsys):
+def test_an_unconditional_model_takes_no_labels_and_no_guidance(unconditional, monkeypatch, shell, capsys):
     for words, part in (
         (["labels=3"], "labels=3: this model was not trained on classes"),
         (["guidance=classifier_free"], "guidance: this model was trained without a condition (conditioner=unconditional)"),
     ):
-        assert call(monkeypatch, "sample", f"checkpoint={untold}", *words, "hydra.run.dir=out") == 2
+        assert call(monkeypatch, "sample", f"checkpoint={unconditional}", *words, "hydra.run.dir=out") == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert part in line
 

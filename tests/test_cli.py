@@ -1,4 +1,4 @@
-"""The command around its words: how it ends, what it shows without a run, and in which folder it may run."""
+"""The command line around a configuration: exit codes, help, and the folders in which it may run."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_every_ending_has_its_exit_code(monkeypatch, capfd, tmp_path, error, cod
     assert json.loads((tmp_path / "result.json").read_text())["state"] == state
 
 
-def test_ctrl_c_is_told_from_other_exits_though_lightning_makes_it_one(monkeypatch):
+def test_ctrl_c_is_distinguished_from_other_exits_though_lightning_makes_it_one(monkeypatch):
     def main(cfg):
         try:
             raise KeyboardInterrupt
@@ -90,7 +90,7 @@ def test_the_result_is_handed_over(monkeypatch, tmp_path):
     assert not path.exists()
 
 
-def test_processes_of_one_run_say_the_same_thing_once_and_another_thing_too(monkeypatch, capfd, tmp_path):
+def test_processes_of_one_run_print_the_same_error_once_and_another_error_too(monkeypatch, capfd, tmp_path):
     monkeypatch.setenv("ALPHABAR_ERRORS", str(tmp_path / "said"))
     for rank, line in [("0", "same"), ("1", "same"), ("2", "only here")]:
         monkeypatch.setenv("LOCAL_RANK", rank)
@@ -284,7 +284,7 @@ def test_help_of_an_unknown_group_is_one_line(monkeypatch, capfd):
     assert capfd.readouterr().err == "error: --help samplr: there is no group of this name. Did you mean sampler?\n"
 
 
-def test_help_of_sampling_knows_what_a_model_can_be_conditioned_on(monkeypatch, capfd):
+def test_help_of_sampling_lists_the_keys_of_conditions(monkeypatch, capfd):
     assert say(monkeypatch, "--help", app=App(ROOT / "conf", "sample")) == 0
     out = capfd.readouterr().out
     assert all(f"{key}=" in out for key in ("labels", "prompt", "prompts", "negative", "stages", "images"))

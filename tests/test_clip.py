@@ -241,15 +241,15 @@ def test_the_codec_scales_vectors_to_a_mean_square_of_one(folder):
     assert CLIPEmbeddings(codec.clip, cache=False).cache_dir is None
 
 
-def test_the_conditioner_is_told_images_or_vectors_of_them(folder):
+def test_the_conditioner_takes_images_or_their_vectors(folder):
     clip = StoredCLIP(str(folder))
     conditioner, images = ImageEmbedding(clip, 6, dropout=0.5), tiny_models.pictures(num=64, height=8, width=8)
     nn.init.constant_(conditioner.nothing, 7.0)
     x = CLIPEmbeddings(clip).encode(images)
     assert torch.equal(conditioner.eval()({"image": images})["vector"], x)
     for mode in (True, False):
-        told = conditioner.train(mode).from_image(images, None)["vector"]
-        assert torch.equal(told, x)
+        made = conditioner.train(mode).from_image(images, None)["vector"]
+        assert torch.equal(made, x)
         torch.testing.assert_close(conditioner.from_image(5 * clip.images(images), None)["vector"], x)
     torch.manual_seed(0)
     vector = conditioner.train()({"image": images})["vector"]

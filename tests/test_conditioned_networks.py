@@ -1,4 +1,4 @@
-"""What every network makes of vectors, tokens and images that it is told of."""
+"""Networks with conditions: vectors, tokens and images."""
 
 import pytest
 import torch
@@ -13,11 +13,11 @@ from alphabar.models.networks.unet import UNet
 from test_networks import SMALL, randomise
 
 DIT = {"channels": 2, "resolution": 8, "patch_size": 2, "width": 16, "depth": 2, "num_heads": 4}
-TOLD = {"vector_channels": 6, "token_channels": 5, "image_channels": 3}
+WIDTHS = {"vector_channels": 6, "token_channels": 5, "image_channels": 3}
 MAKERS = {
-    "ddpm": lambda **told: UNet(**SMALL, **told),
-    "adm": lambda **told: UNet(**SMALL, scale_shift=True, head_channels=4, **told),
-    "dit": lambda **told: DiT(**DIT, **told),
+    "ddpm": lambda **widths: UNet(**SMALL, **widths),
+    "adm": lambda **widths: UNet(**SMALL, scale_shift=True, head_channels=4, **widths),
+    "dit": lambda **widths: DiT(**DIT, **widths),
 }
 NETWORKS = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 LENGTHS = [4, 1, 2]
@@ -42,16 +42,16 @@ def condition(batch=3, **changes):
 
 @NETWORKS
 def test_gradient_reaches_every_parameter(make):
-    network = randomise(make(**TOLD))
+    network = randomise(make(**WIDTHS))
     network(*inputs(), condition()).square().mean().backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9]
     assert silent == []
 
 
 @NETWORKS
-@pytest.mark.parametrize("key", TOLD)
+@pytest.mark.parametrize("key", WIDTHS)
 def test_one_condition_alone_is_read(make, key):
-    network = randomise(make(**{key: TOLD[key]}))
+    network = randomise(make(**{key: WIDTHS[key]}))
     names = {"vector_channels": ["vector"], "token_channels": ["tokens", "mask"], "image_channels": ["image"]}[key]
     cond = {name: value for name, value in condition().items() if name in names}
     y = network(*inputs(), cond)
@@ -62,7 +62,7 @@ def test_one_condition_alone_is_read(make, key):
 @NETWORKS
 @pytest.mark.parametrize("name", ["vector", "tokens", "image"])
 def test_each_condition_changes_its_own_images_alone(make, name):
-    network = randomise(make(**TOLD))
+    network = randomise(make(**WIDTHS))
     cond = condition()
     changed = cond[name].clone()
     changed[1, :1] += 1  # the first token, the first channel
@@ -74,7 +74,7 @@ def test_each_condition_changes_its_own_images_alone(make, name):
 @NETWORKS
 @pytest.mark.parametrize("value", [7.0, -1e30, float("nan")])
 def test_masked_tokens_have_no_influence_not_even_on_the_last_bit(make, value):
-    network = randomise(make(**TOLD))
+    network = randomise(make(**WIDTHS))
     cond = condition()
     changed = cond["tokens"].masked_fill(~cond["mask"][:, :, None], value)
     assert not torch.equal(changed, cond["tokens"])
@@ -83,7 +83,7 @@ def test_masked_tokens_have_no_influence_not_even_on_the_last_bit(make, value):
 
 @NETWORKS
 def test_masked_tokens_may_as_well_not_be_there(make):
-    network = randomise(make(**TOLD))
+    network = randomise(make(**WIDTHS))
     cond = condition()
     y = network(*inputs(), cond)
     x, label = inputs()
@@ -94,8 +94,8 @@ def test_masked_tokens_may_as_well_not_be_there(make):
 
 
 @NETWORKS
-def test_no_words_at_all_are_one_token_of_zeros(make):
-    network = randomise(make(**TOLD))
+def test_a_mask_without_tokens_attends_to_zeros(make):
+    network = randomise(make(**WIDTHS))
     nothing = condition(mask=torch.zeros(3, 4, dtype=torch.bool))
     zero = condition(tokens=torch.zeros(3, 1, 5), mask=torch.ones(3, 1, dtype=torch.bool))
     y = network(*inputs(), nothing)
@@ -106,7 +106,7 @@ def test_no_words_at_all_are_one_token_of_zeros(make):
 
 @NETWORKS
 def test_permuted_rows_are_permuted_outputs(make):
-    network = randomise(make(**TOLD))
+    network = randomise(make(**WIDTHS))
     x, label = inputs()
     order = torch.tensor([2, 0, 1])
     permuted = {name: value[order] for name, value in condition().items()}
@@ -116,7 +116,7 @@ def test_permuted_rows_are_permuted_outputs(make):
 
 @NETWORKS
 def test_channels_last_is_the_same(make):
-    network = randomise(make(**TOLD))
+    network = randomise(make(**WIDTHS))
     x, label = inputs()
     expected = network(x, label, condition())
     image = condition()["image"].to(memory_format=torch.channels_last)
@@ -127,7 +127,7 @@ def test_channels_last_is_the_same(make):
 
 @NETWORKS
 def test_bfloat16_autocast_is_close_to_float32(make):
-    network = randomise(make(**TOLD))
+    network = randomise(make(**WIDTHS))
     exact = network(*inputs(), condition())
     with torch.autocast("cpu", torch.bfloat16):
         y = network(*inputs(), condition())
@@ -139,7 +139,7 @@ def test_bfloat16_autocast_is_close_to_float32(make):
 
 @NETWORKS
 def test_compiles_to_one_graph(make):
-    network = randomise(make(**TOLD))
+    network = randomise(make(**WIDTHS))
     expected = network(*inputs(), condition())
     counter = CompileCounter()
     compiled = torch.compile(network, backend=counter, fullgraph=True)
@@ -150,9 +150,9 @@ def test_compiles_to_one_graph(make):
 @NETWORKS
 def test_a_network_that_reads_nothing_has_nothing_to_read_with(make):
     shared = make().state_dict()
-    told = make(**TOLD).state_dict()
-    more = {name for name in told if name not in shared}
-    assert shared.keys() <= told.keys()
+    conditioned = make(**WIDTHS).state_dict()
+    more = {name for name in conditioned if name not in shared}
+    assert shared.keys() <= conditioned.keys()
     assert all(".cross." in name or name.startswith("embedding.vector.") for name in more)
     torch.manual_seed(0)
     network = make()
@@ -165,14 +165,14 @@ def test_a_network_that_reads_nothing_has_nothing_to_read_with(make):
 
 @NETWORKS
 def test_the_image_joins_behind_the_channels_of_the_input(make):
-    plain, told = randomise(make()), make(image_channels=3)
+    plain, conditioned = randomise(make()), make(image_channels=3)
     weights = plain.state_dict()
-    name = next(name for name, weight in told.state_dict().items() if weight.shape != weights[name].shape)
-    wide = torch.zeros_like(told.state_dict()[name])
+    name = next(name for name, weight in conditioned.state_dict().items() if weight.shape != weights[name].shape)
+    wide = torch.zeros_like(conditioned.state_dict()[name])
     wide[:, : weights[name].shape[1]] = weights[name]
-    told.load_state_dict({**weights, name: wide})
+    conditioned.load_state_dict({**weights, name: wide})
     expected = plain(*inputs())
-    torch.testing.assert_close(told(*inputs(), {"image": condition()["image"]}), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(conditioned(*inputs(), {"image": condition()["image"]}), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_attention_to_tokens_follows_every_attention_to_pixels():
@@ -239,9 +239,9 @@ def test_the_vector_joins_the_noise_level_before_the_last_silu():
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
-def test_what_is_missing_or_does_not_fit_is_said_in_one_line(make, changes, message):
+def test_a_condition_that_is_missing_or_does_not_fit_is_one_line(make, changes, message):
     with pytest.raises(ValueError) as caught:
-        make(**TOLD)(*inputs(), condition(**changes))
+        make(**WIDTHS)(*inputs(), condition(**changes))
     assert str(caught.value) == message
 
 
@@ -265,7 +265,7 @@ def test_what_is_not_read_is_refused_by_the_key_to_set(make, names, message):
 
 
 @NETWORKS
-@pytest.mark.parametrize("key", TOLD)
+@pytest.mark.parametrize("key", WIDTHS)
 def test_widths_below_zero_are_refused(make, key):
     with pytest.raises(ValueError, match=rf"^need {key} >= 0 \(0: read none\), got {key}=-1$"):
         make(**{key: -1})

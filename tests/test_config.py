@@ -1,4 +1,4 @@
-"""`check`: what a configuration may say, and what is said about the rest; and that ours pass."""
+"""`check`: valid configurations, messages about invalid ones, and that all of conf/ passes."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Sources of images: what is read, how it is cropped and scaled, what is held out, and what is said about bad input."""
+"""Sources of images: what is read, how it is cropped and scaled, what is held out, and messages about bad input."""
 
 import pickle
 from pathlib import Path

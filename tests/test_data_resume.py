@@ -30,7 +30,7 @@ MODES = [
 
 
 def numbered_images(num: int = NUM_IMAGES) -> ResidentImages:
-    """Image i has the value i on its left half and 255 on its right: the batch tells which images, and whether mirrored."""
+    """Image i has the value i on its left half and 255 on its right: so a batch shows which images it has, and whether they are mirrored."""
     pixels = torch.full((num, 1, 4, 4), 255, dtype=torch.uint8)
     pixels[..., :2] = torch.arange(num, dtype=torch.uint8)[:, None, None, None]
     return ResidentImages(pixels, torch.arange(num))

@@ -49,11 +49,11 @@ def test_positions_are_neither_trained_nor_saved():
     assert "positions" in dict(network.named_buffers())
 
 
-@pytest.mark.parametrize("told", [{}, {"token_channels": 5}], ids=["alone", "tokens"])
-def test_it_starts_at_zero_and_every_block_as_identity(told):
-    network = DiT(**SMALL, **told)
+@pytest.mark.parametrize("widths", [{}, {"token_channels": 5}], ids=["alone", "tokens"])
+def test_it_starts_at_zero_and_every_block_as_identity(widths):
+    network = DiT(**SMALL, **widths)
     x, label = inputs()
-    cond = {"tokens": torch.randn(3, 4, 5), "mask": torch.ones(3, 4, dtype=torch.bool)} if told else None
+    cond = {"tokens": torch.randn(3, 4, 5), "mask": torch.ones(3, 4, dtype=torch.bool)} if widths else None
     assert torch.equal(network(x, label, cond), torch.zeros_like(x))
     h = torch.randn(3, 16, 16)
     tokens = network.reader.read(cond, x).tokens

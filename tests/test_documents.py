@@ -61,7 +61,7 @@ def test_training(command, tmp_path):
 
 
 def smoke_training(words, tmp_path):
-    """Returns the words of a training of two steps; those of an experiment that has a smoke size take it."""
+    """Returns the arguments of a training of two steps; an experiment that has a smoke size takes it."""
     words = document_files.filled(words)
     experiment = next((word.partition("=")[2] for word in words if word.startswith("experiment=")), "")
     if "--help" in words:
@@ -107,7 +107,7 @@ def test_evaluating(command, tmp_path):
 
 
 def smoke_evaluation(words, tmp_path):
-    """Returns the words of an evaluation of a few images."""
+    """Returns the arguments of an evaluation of a few images."""
     words = [*without(words, NUMBERS), f"hydra.run.dir={tmp_path / 'out'}", "accelerator=cpu"]
     if "ema_length" in map(documents.key, words):
         words = [*without(words, ["ema_length"]), "ema_length=0.1"]  # in reach of so short a run

@@ -216,7 +216,7 @@ def test_averages_do_not_go_on_as_others(tmp_path, saved, resumed):
         fit(tmp_path, resumed, max_steps=2, path=tmp_path / "one.ckpt")
 
 
-def test_averages_of_which_nobody_knows_how_they_were_made_do_not_go_on(tmp_path):
+def test_averages_of_unknown_profiles_are_not_resumed(tmp_path):
     trainer, _ = fit(tmp_path, EMA(0.5), max_steps=2)
     trainer.save_checkpoint(tmp_path / "two.ckpt")
     saved = torch.load(tmp_path / "two.ckpt", weights_only=True)

@@ -146,7 +146,7 @@ def test_receipts_measured_alike_are_put_side_by_side(monkeypatch, receipts, cap
     ("other", "key", "words"),
     [("more", "num is 70 in one and 80 in more", "num"), ("steps", "sampler.num_steps is 3", "sampler"), ("raw", "weights.which is ema", "weights")],
 )  # fmt: skip
-def test_unlike_protocols_are_not_compared_unless_told_otherwise(monkeypatch, receipts, capsys, other, key, words):
+def test_unlike_protocols_are_not_compared_unless_allowed(monkeypatch, receipts, capsys, other, key, words):
     monkeypatch.chdir(receipts)
     assert call(monkeypatch, "compare", "one", other) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -176,7 +176,7 @@ def test_a_receipt_that_was_edited_is_refused(monkeypatch, receipts, tmp_path, c
     assert call(monkeypatch, "compare", str(receipts / "one"), str(tmp_path / "copy")) == 0
 
 
-def test_receipts_say_what_figures_depend_on(receipts):
+def test_receipts_record_everything_that_figures_depend_on(receipts):
     found = receipt.read_receipt(receipts / "one")
     assert found.protocol["sampler"]["name"] == "DDIM"
     assert found.protocol["extractors"]["classifier"].startswith("classifier of 64 features")

@@ -29,7 +29,7 @@ BRIEF = (
 
 
 def stand_ins() -> dict[str, list[str]]:
-    """Returns the experiments that need no more than images, with words for small networks and for local files instead of downloads.
+    """Returns the experiments that need no more than images, with overrides for small networks and for local files instead of downloads.
 
     Those with captions, with files of other runs or with a module of their own are trained where these are tested.
     """

@@ -64,7 +64,7 @@ def accuracy(extractor, train, test):
     [{}, {"channels": 3}, {"resolution": 20}, {"channels": 3, "resolution": 72}],
     ids=["grey", "rgb", "middle", "large"],
 )
-def test_classifier_tells_two_classes_apart(tmp_path, monkeypatch, kind):
+def test_classifier_separates_two_classes(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(classifier, "MIN_STEPS", 60)
     splits = splits_of(**kind)
     extractor = ClassifierFeatures(str(tmp_path), 200).extractors(splits)[0]

@@ -34,12 +34,12 @@ class Net(nn.Module):
 
     def __init__(self, seed=0):
         super().__init__()
-        self.mix, self.told = seeded(seed, 3, 6) / 2, seeded(seed + 1, 5, 6)
+        self.mix, self.conditioned = seeded(seed, 3, 6) / 2, seeded(seed + 1, 5, 6)
         self.seen = []
 
     def forward(self, x, label, cond=None):
         self.seen.append(len(x))
-        vector = self.told.sum(0) if cond is None else cond["vector"] @ self.told
+        vector = self.conditioned.sum(0) if cond is None else cond["vector"] @ self.conditioned
         h = torch.einsum("bchw,cd->bdhw", x, self.mix) + (vector + label[:, None] / 1000)[..., None, None]
         return h.tanh()
 
@@ -222,7 +222,7 @@ def test_a_network_that_learns_no_variance_gives_none():
         (Projected(weight=4.5, parallel=0.5, max_norm=15, interval=(0, 1)), "apg4.5-parallel0.5-max_norm15.0-interval0.0-1.0"),
     ],
 )
-def test_a_label_says_what_changes_a_figure(rule, label):
+def test_a_label_contains_the_settings_that_change_a_figure(rule, label):
     assert rule.label == label
 
 

@@ -68,7 +68,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts the toy command with some words, in a folder of its own."""
+    """Starts the toy command with some arguments, in a folder of its own."""
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "train.yaml").write_text(CONF)
     (tmp_path / "train.py").write_text(SCRIPT)
@@ -188,7 +188,7 @@ def test_jobs_get_the_primary_config_the_search_path_and_hydra_s_other_options(s
     assert seen_by(again) == (100, "mine", again.name)
 
 
-def test_a_main_file_may_say_that_it_is_a_sweep(start, tmp_path):
+def test_a_main_file_may_be_a_sweep_by_itself(start, tmp_path):
     (tmp_path / "conf" / "many.yaml").write_text(
         'defaults: [train, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {x: "1,2"}}}'
     )

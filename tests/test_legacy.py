@@ -67,7 +67,7 @@ def test_reports_of_old_folders(tmp_path, name):
 
 
 @pytest.mark.parametrize(("former", "now"), FORMER_MODULES.items())
-def test_what_was_moved_is_where_the_table_says(former, now):
+def test_moved_classes_are_found_under_their_former_names(former, now):
     assert importlib.util.find_spec(now) is not None
     assert current_target(f"{former}.Name") == f"{now}.Name"
 

@@ -168,7 +168,7 @@ def test_dequantised_bytes_fill_their_grey_level():
 
 
 @pytest.mark.parametrize("num_dims", [1, 192])
-def test_a_density_that_tells_nothing_takes_eight_bits(num_dims):
+def test_a_uniform_density_takes_eight_bits(num_dims):
     """256 grey levels as broad as 2/255, all as likely."""
     log_p = torch.tensor([-num_dims * math.log(256 * 2 / 255)], dtype=torch.float64)
     assert bits_of_density(log_p, num_dims).item() == pytest.approx(8)

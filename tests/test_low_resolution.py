@@ -1,4 +1,4 @@
-"""What a model is told of an image at low resolution."""
+"""The image at a low resolution as a condition."""
 
 import pytest
 import torch
@@ -28,8 +28,8 @@ def test_without_noise_it_is_the_image_made_small_and_large_again(images):
 
 def test_noise_is_of_the_low_resolution_and_keeps_the_variance():
     grey = torch.full((4000, 1, 8, 8), 255, dtype=torch.uint8)  # x = 1
-    told = LowResolution(1, 8, 4, width=8, max_level=0.9, sample_level=0.6)
-    low = told.from_image(grey, ImageNoise(0, range(4000)))["image"][
+    conditioned = LowResolution(1, 8, 4, width=8, max_level=0.9, sample_level=0.6)
+    low = conditioned.from_image(grey, ImageNoise(0, range(4000)))["image"][
         :, :, 1::2, 1::2
     ]  # bilinear: 3/4 of one pixel, 1/4 of the next
     assert low.mean().item() == pytest.approx(0.8, abs=0.01)  # sqrt(1 - 0.6^2)
@@ -39,9 +39,9 @@ def test_noise_is_of_the_low_resolution_and_keeps_the_variance():
 
 def test_the_vector_is_of_the_level_that_the_noise_has(images):
     torch.manual_seed(0)
-    told = conditioner(max_level=0.5).train()
+    conditioned = conditioner(max_level=0.5).train()
     grey = torch.full((3000, 3, 16, 16), 128, dtype=torch.uint8)  # nearly x = 0, so that all there is is noise
-    cond = told({"image": grey})
+    cond = conditioned({"image": grey})
     angles = cond["vector"][:, 3].asin()  # sin(s), of the lowest frequency, 10000^(-3/4) = 0.001
     assert angles.min() >= 0
     assert angles.max() <= 0.5
@@ -50,33 +50,33 @@ def test_the_vector_is_of_the_level_that_the_noise_has(images):
     assert torch.corrcoef(torch.stack([angles, spread]))[0, 1] > 0.95
 
 
-def test_in_eval_mode_it_always_says_the_same(images):
-    told = conditioner().eval()
+def test_in_eval_mode_it_is_deterministic(images):
+    conditioned = conditioner().eval()
     torch.manual_seed(0)
-    first = told({"image": images})
+    first = conditioned({"image": images})
     torch.manual_seed(1)
-    assert all(torch.equal(value, told({"image": images})[name]) for name, value in first.items())
-    few = told({"image": images[:2]})
+    assert all(torch.equal(value, conditioned({"image": images})[name]) for name, value in first.items())
+    few = conditioned({"image": images[:2]})
     assert torch.equal(few["image"], first["image"][:2])
 
 
 def test_an_earlier_models_image_is_taken_as_the_data_are(images):
-    told = conditioner(sample_level=0.2)
+    conditioned = conditioner(sample_level=0.2)
     low = interpolate(images.float(), (4, 4), mode="bicubic", antialias=True).round().clamp(0, 255).byte()
-    made, known = (told.from_image(each, ImageNoise(3, range(6))) for each in (low, images))
+    made, known = (conditioned.from_image(each, ImageNoise(3, range(6))) for each in (low, images))
     assert torch.allclose(made["image"], known["image"], atol=1e-6)
 
 
-def test_dropout_tells_some_images_nothing_in_training_alone(images):
+def test_dropout_drops_the_condition_of_some_images_in_training_alone(images):
     torch.manual_seed(0)
-    told = conditioner(dropout=0.25).train()
-    null = told.null(1)
-    cond = told({"image": images[:1].expand(2000, -1, -1, -1)})
+    conditioned = conditioner(dropout=0.25).train()
+    null = conditioned.null(1)
+    cond = conditioned({"image": images[:1].expand(2000, -1, -1, -1)})
     for name in ("image", "vector"):
         nothing = (cond[name] == null[name]).flatten(1).all(1)
         assert nothing.float().mean().item() == pytest.approx(0.25, abs=0.03)
-    assert not (told.eval()({"image": images})["vector"] == 0).all(1).any()
-    assert told.is_optional
+    assert not (conditioned.eval()({"image": images})["vector"] == 0).all(1).any()
+    assert conditioned.is_optional
     assert not conditioner().is_optional
 
 
@@ -97,13 +97,13 @@ def test_bad_settings_are_refused(settings, complaint):
 
 
 def test_pictures_of_other_sizes_are_refused(images):
-    told = conditioner()
+    conditioned = conditioner()
     with pytest.raises(ValueError, match=r"need uint8 images of 3 x 4 x 4 or 3 x 16 x 16, got torch\.uint8 3 x 8 x 8"):
-        told.from_image(images[..., :8, :8], ImageNoise(0, range(6)))
+        conditioned.from_image(images[..., :8, :8], ImageNoise(0, range(6)))
     with pytest.raises(ValueError, match=r"got torch\.float32 3 x 16 x 16"):
-        told.from_image(images.float(), ImageNoise(0, range(6)))
+        conditioned.from_image(images.float(), ImageNoise(0, range(6)))
     with pytest.raises(ValueError, match="need a stage that makes images of 3 x 4 x 4, got 3 x 8 x 8"):
-        told.must_follow(Pixels(), 3, 8)
+        conditioned.must_follow(Pixels(), 3, 8)
     with pytest.raises(ValueError, match="got 1 x 4 x 4"):
-        told.must_follow(Pixels(), 1, 4)
-    told.must_follow(Pixels(), 3, 4)
+        conditioned.must_follow(Pixels(), 1, 4)
+    conditioned.must_follow(Pixels(), 3, 4)

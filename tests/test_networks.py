@@ -30,8 +30,8 @@ SMALL = {
 def preset(name, channels, resolution, learned_variance=False):
     node = OmegaConf.load(CONF / f"{name}.yaml")
     shape = {"channels": channels, "resolution": resolution}
-    told = {"vector": 0, "tokens": 0, "image": 0}
-    config = OmegaConf.create({"space": shape, "learned_variance": learned_variance, "conditioning": told, "network": node})
+    widths = {"vector": 0, "tokens": 0, "image": 0}
+    config = OmegaConf.create({"space": shape, "learned_variance": learned_variance, "conditioning": widths, "network": node})
     arguments = OmegaConf.to_container(config, resolve=True)["network"]
     module, _, leaf = arguments.pop("_target_").rpartition(".")
     return getattr(importlib.import_module(module), leaf)(**arguments)
@@ -95,7 +95,7 @@ def test_a_learned_variance_doubles_the_channels_that_come_out():
         ("prior", 128, 1, 3_057_024),
     ],
 )
-def test_preset_has_the_size_that_it_says(name, channels, resolution, num_parameters):
+def test_preset_has_the_number_of_parameters_that_its_comment_gives(name, channels, resolution, num_parameters):
     with torch.device("meta"):
         network = preset(name, channels, resolution)
     assert sum(parameter.numel() for parameter in network.parameters()) == num_parameters
@@ -165,7 +165,7 @@ def test_gradient_reaches_every_parameter(options):
     assert silent == []
 
 
-def test_attention_is_where_the_resolution_says_and_in_the_middle():
+def test_attention_is_at_attention_resolutions_and_in_the_middle():
     arguments = {**SMALL, "channel_multipliers": [1, 1, 2], "num_res_blocks": 2, "attention_resolutions": [4, 16]}
     network = UNet(**arguments)
     names = [name for name, module in network.named_modules() if isinstance(module, SelfAttention)]

@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 class Net(nn.Module):
-    """Some function of the input with `channels` times as many channels; remembers what it was shown."""
+    """Some function of the input with `channels` times as many channels; keeps its last input."""
 
     def __init__(self, channels=1):
         super().__init__()
@@ -142,7 +142,7 @@ def test_in_one_dimension_optimal_transport_is_sorting():
 
 
 @pytest.mark.parametrize("coupling", [Offset(0.5), Immiscible(), OptimalTransport()], ids=lambda c: type(c).__name__)
-def test_the_network_is_to_find_the_noise_that_was_added(coupling):
+def test_the_target_is_the_noise_that_was_added(coupling):
     """Regression of a bug elsewhere: noise permuted for x_t, but not in the target. A perfect network has no loss."""
     schedule, x = LinearSchedule(), seeded(0, 32, 1, 2, 2)
 
@@ -304,6 +304,6 @@ def test_the_bound_counts_every_step_as_one_of_t():
         (Denoising(), 3, LinearSchedule(), r"need a network whose output is \[1, 4, 4\].*got \[3, 4, 4\]"),
     ],
 )
-def test_what_does_not_go_together_is_refused(objective, channels, schedule, message):
+def test_objectives_refuse_a_network_or_schedule_that_does_not_fit(objective, channels, schedule, message):
     with pytest.raises(ValueError, match=message):
         objective(NetworkDenoiser(Net(channels), schedule, X()), torch.zeros(2, 1, 4, 4))

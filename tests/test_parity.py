@@ -165,7 +165,7 @@ def test_euler_with_churn_and_the_preconditioning_of_edm(churn):
 
 
 def algorithm_2(denoiser, sampler, x, noise):
-    """Karras et al. 2022, Alg. 2, lines 3 to 8, in their own words; without the correction for Euler."""
+    """Karras et al. 2022, Alg. 2, lines 3 to 8, as they state it; without the correction for Euler."""
     sigmas = [*sampler.times(denoiser.schedule).tolist()]
     states = []
     for t, s in pairwise(sigmas):

@@ -84,7 +84,7 @@ def test_a_clip_without_texts_is_the_same_clip(clip_folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "clip"])
-def test_what_an_extractor_says_of_itself(kind, dinov2_folder, clip_folder):
+def test_properties_of_an_extractor(kind, dinov2_folder, clip_folder):
     folder, features = {"dinov2": (dinov2_folder, DINOv2Features), "clip": (clip_folder, CLIPFeatures)}[kind]
     states = torch.get_rng_state(), np.random.get_state()[1].copy()
     extractor = features(str(folder), "cache").extractors(SPLITS)[0]

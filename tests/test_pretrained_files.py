@@ -1,4 +1,4 @@
-"""Weights of DINOv2 and CLIP: where they are looked for, and what is said when they are missing or others."""
+"""Weights of DINOv2 and CLIP: where they are looked for, and messages when they are missing or others."""
 
 import json
 import shutil

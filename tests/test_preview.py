@@ -1,4 +1,4 @@
-"""Grids that show what their images were told."""
+"""Grids that show the conditions of their images."""
 
 import torch
 
@@ -52,7 +52,7 @@ def test_pictures_of_two_sizes_stand_side_by_side():
     assert torch.equal(side_by_side(small), small)
 
 
-def test_what_a_grid_shows_depends_on_what_the_model_is_told():
+def test_what_a_grid_shows_depends_on_the_condition_of_the_model():
     data = Digits()
     images = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
     classes = preview(ClassLabel(10, 4).eval(), data, 24)

@@ -15,7 +15,7 @@ from alphabar.reports.report import main
 from pages import EVIL, Page, make_grid, make_receipt, make_run, make_sweep, report
 
 
-def test_a_run_is_told_whole(tmp_path):
+def test_the_page_of_a_run_has_all_sections(tmp_path):
     run = make_run(tmp_path / "outputs" / "train" / "one")
     make_receipt(tmp_path / "outputs" / "evaluate" / "first", run / "checkpoints" / "last.ckpt", complaints=["colour cast: red"])
     make_receipt(tmp_path / "outputs" / "evaluate" / "other", tmp_path / "outputs" / "train" / "two" / "last.ckpt")
@@ -142,7 +142,7 @@ def test_a_receipt_with_holes_is_a_line(tmp_path):
     assert "not a whole receipt: KeyError" in report(run, "--receipts", tmp_path).text
 
 
-def test_a_sweep_is_told_whole(tmp_path):
+def test_the_page_of_a_sweep_has_all_sections(tmp_path):
     sweep = make_sweep(tmp_path / "sweep")
     make_grid(sweep / "pareto.png")
     (sweep / "1" / "error.txt").write_text("went wrong")
@@ -159,7 +159,7 @@ def test_a_sweep_is_told_whole(tmp_path):
     assert [table["class"] for table in page.all("table")] == ["sortable"]
 
 
-def test_a_sweep_says_where_its_figures_are_unlike(tmp_path):
+def test_the_page_of_a_sweep_marks_figures_that_are_unlike(tmp_path):
     sweep = make_sweep(tmp_path / "sweep", ("fid/n100-classifier-ema-ddim50", "fid/n100-inception-ema-ddim50"))
     page = report(sweep)
     assert "Not measured alike, so not to be compared" in page.text

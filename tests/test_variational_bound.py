@@ -90,7 +90,7 @@ def test_the_ranges_part_all_steps():
 def test_the_bound_closes_in_on_the_entropy_of_the_bytes():
     """Bytes of N(MEAN, STD^2), 5.049 nats: no model does better than that, and with more steps less is lost.
 
-    It does not go down to nothing: the first noise, 0.014, still tells more of x than which grey level it is. The lower bound of the
+    It does not go down to nothing: the first noise, 0.014, still carries more information on x than its grey level. The lower bound of the
     variance is too narrow for Gaussian data, and costs more, however many steps there are.
     """
     log_p = byte_log_likelihood(BYTES, torch.tensor(MEAN).double(), torch.tensor(2 * math.log(STD)).double())

@@ -23,7 +23,7 @@ def save(model, path):
 
 
 def dinov2(folder):
-    """Trained for another size of image than it gets, like the real one."""
+    """A DINOv2 for another size of image than it gets, like the real one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         settings = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2, "patch_size": 14}
@@ -34,7 +34,7 @@ def dinov2(folder):
 
 
 def clip(folder):
-    """Pictures and texts together, as OpenAI's is published."""
+    """A CLIP with both towers, as OpenAI's is published."""
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision |= {"image_size": 28, "patch_size": 14, "projection_dim": 8}
     text = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 50}
@@ -48,7 +48,7 @@ def clip(folder):
 
 
 def put_into(hub, name, folder):
-    """Where the hub's client would have put it."""
+    """A folder in the cache of the hub's client, as if downloaded."""
     home = hub / f"models--{name.replace('/', '--')}"
     (home / "refs").mkdir(parents=True)
     (home / "refs" / "main").write_text("0123456789")
@@ -61,7 +61,7 @@ def pictures(num=3, channels=3, height=40, width=30):
 
 
 def complaint(features):
-    """The one line."""
+    """Returns the message of the error, which is one line."""
     with pytest.raises(UserError) as error:
         features.extractors(SPLITS)
     assert "\n" not in str(error.value)

@@ -59,7 +59,7 @@ def clip_text() -> nn.Module:
 
 
 def t5() -> nn.Module:
-    """With the decoder, as published."""
+    """A T5 with its decoder, as published."""
     sizes = {"d_model": 12, "d_kv": 6, "d_ff": 8, "num_layers": 2, "num_heads": 2}
     return T5ForConditionalGeneration(T5Config(vocab_size=20, decoder_start_token_id=0, **sizes))
 

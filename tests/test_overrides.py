@@ -1,4 +1,4 @@
-"""The words of a command line: those that reach `main`, those that get one clear line each, and how they are quoted."""
+"""The arguments of a command line: those that reach `main`, those that get one clear line each, and how they are quoted."""
 
 from pathlib import Path
 
@@ -134,7 +134,7 @@ def own_files(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_words_are_judged_by_the_files_on_the_search_path(monkeypatch, capfd, own_files, words, line):
+def test_overrides_are_checked_against_the_files_on_the_search_path(monkeypatch, capfd, own_files, words, line):
     assert say(monkeypatch, *words) == exit_status.BAD_INPUT
     (message,) = capfd.readouterr().err.splitlines()
     assert line in message
@@ -151,7 +151,7 @@ def test_files_on_the_search_path_are_composed_and_shown(monkeypatch, capfd, own
     assert "extra: 1" in capfd.readouterr().out
 
 
-def test_all_bad_words_are_named_at_once(monkeypatch, capfd):
+def test_all_bad_overrides_are_named_at_once(monkeypatch, capfd):
     assert say(monkeypatch, "sead=1", "schedule=cosin", "trainer.device=2", "network") == 2
     assert [line.split(":")[1] for line in capfd.readouterr().err.splitlines()] == [
         " network",
@@ -262,13 +262,13 @@ def test_whatever_is_done_with_a_checkpoint_takes_every_key_of_its_command(name,
         assert keys - {"defaults", "hydra"} <= taken, choice
 
 
-def test_words_reach_main_as_they_were_given(monkeypatch):
+def test_overrides_reach_main_as_they_were_given(monkeypatch):
     seen = []
     say(monkeypatch, "seed=3", "hydra.verbose=false", "~callbacks.film", main=lambda cfg: seen.extend(cli.task_overrides()) or {})
     assert seen == ["seed=3", "~callbacks.film"]
 
 
-def test_options_may_stand_between_the_words(monkeypatch, capfd):
+def test_options_may_stand_between_overrides(monkeypatch, capfd):
     assert say(monkeypatch, "schedule=cosine", "--cfg", "job", "seed=5", "-p", "schedule") == 0
     assert "CosineSchedule" in capfd.readouterr().out
 
@@ -290,6 +290,6 @@ def test_the_folder_that_lightning_hands_to_its_processes_can_be_read(value):
     assert OmegaConf.create({"key": OverridesParser.create().parse_override(read).value()}).key == value
 
 
-def test_words_of_the_user_are_not_quoted_again():
+def test_overrides_of_the_user_are_not_quoted_again():
     words = ['hydra.run.dir="a\\"b"', "seed=1"]
     assert requoted(words) == words
