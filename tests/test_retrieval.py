@@ -55,23 +55,23 @@ def test_a_draw_is_not_found():
 def test_the_statistic_is_the_share_that_is_nearest(tmp_path, wrong, expected):
     """Images up to `wrong` show another caption than that of their condition."""
     collector = Collector(extractor(tmp_path, torch.eye(NUM)), CPU, NUM)
-    conditioned = torch.arange(NUM)
+    captions = torch.arange(NUM)
     shown = [(level + 1) % NUM if level < wrong else level for level in range(NUM)]
-    for indices in conditioned.split(7):
-        collector.add(indices, greys([shown[index] for index in indices]), {"caption": conditioned[indices]})
+    for indices in captions.split(7):
+        collector.add(indices, greys([shown[index] for index in indices]), {"caption": captions[indices]})
     # Image i shows caption i + 1, which is among its ten for some i: they are wrong, the others are draws, and no hits either.
     assert Retrieval().compute(collector.compute(), collector.compute()) == {"retrieval": expected}
 
 
 def test_blind_vectors_are_at_chance(tmp_path):
     generator = torch.Generator().manual_seed(0)
-    conditioned = torch.randint(NUM, (4000,), generator=generator)
+    captions = torch.randint(NUM, (4000,), generator=generator)
     texts = F.normalize(torch.randn(NUM, NUM, generator=generator), dim=1)
-    collector = Collector(extractor(tmp_path, texts), CPU, len(conditioned))
+    collector = Collector(extractor(tmp_path, texts), CPU, len(captions))
     collector.add(
-        torch.arange(len(conditioned)),
-        greys(torch.randint(NUM, (len(conditioned),), generator=generator).tolist()),
-        {"caption": conditioned},
+        torch.arange(len(captions)),
+        greys(torch.randint(NUM, (len(captions),), generator=generator).tolist()),
+        {"caption": captions},
     )
     value = Retrieval().compute(collector.compute(), collector.compute())["retrieval"]
     assert 0.07 < value < 0.13
