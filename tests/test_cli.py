@@ -131,6 +131,44 @@ def test_a_resolved_configuration_shows_what_is_filled_in_later(monkeypatch, cap
     assert "channels: ???" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("resolve", [(), ("--resolve",)], ids=["as-written", "resolved"])
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (["trainer.max_steps=1e5"], "trainer.max_steps", 100_000),
+        (["data=folder", "data.root=2024"], "data.root", "2024"),
+        (["name=1e3"], "name", "1e3"),
+        (["callbacks=null"], "callbacks", {}),
+        (["logger=null", "recipe=images"], "logger", {}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_configuration_that_is_shown_is_the_one_that_would_run(monkeypatch, capfd, words, key, value, resolve):
+    seen = []
+    assert say(monkeypatch, *words, main=lambda cfg: seen.append(OmegaConf.select(cfg, key)) or {}) == 0
+    capfd.readouterr()
+    assert say(monkeypatch, "--cfg", "job", *resolve, *words) == 0
+    shown = OmegaConf.select(OmegaConf.create(capfd.readouterr().out), key)
+    assert shown == seen[0] == value
+    assert type(shown) is type(seen[0])
+
+
+def test_a_part_of_the_configuration_that_does_not_exist_is_one_line(monkeypatch, capfd):
+    for resolve in ((), ("--resolve",)):
+        assert say(monkeypatch, "--cfg", "job", "-p", "shedule", *resolve) == 2
+        assert capfd.readouterr().err == "error: --package=shedule: there is no such key in the configuration\n"
+
+
+def test_a_command_that_is_refused_removes_the_folders_that_it_made_and_no_others(monkeypatch, tmp_path):
+    def refuse(cfg):
+        raise UserError("no")
+
+    (tmp_path / "mine").mkdir()
+    assert say(monkeypatch, main=refuse) == 2
+    assert say(monkeypatch, "paths.outputs=mine/new", main=refuse) == 2
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
 @pytest.mark.parametrize(
     "words", [["--help"], ["sead=1"], ["-sc", "query=bash"], ["--cfg", "job", "--resolve"]], ids=lambda words: words[0]
 )

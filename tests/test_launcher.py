@@ -231,6 +231,12 @@ def test_a_stopped_sweep_stops_its_job_and_starts_no_other(start, tmp_path, sign
     assert "not started" in out
 
 
+def test_jobs_get_values_as_they_are_written(start, tmp_path):
+    sweep = start("-m", "y=1e3,2e3")
+    assert "[1/2] y=1e3\n" in sweep.out, sweep.err
+    assert {row["y"] for row in table(tmp_path / "sweep" / "results.csv")} == {"1e3", "2e3"}
+
+
 def test_a_folder_for_all_jobs_is_refused(start, tmp_path):
     sweep = start("-m", "x=1,2", "hydra.sweep.subdir=same")
     assert sweep.returncode == 2

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from alphabar.cli import command as cli
 from alphabar.cli import exit_status
 from alphabar.cli.hydra_app import App
-from alphabar.cli.overrides import quoted, requoted
+from alphabar.cli.overrides import quoted, requoted, swept_values
 from alphabar.cli.unused_keys import references
 from alphabar.config.interpolation import written
 from runs import ROOT, say
@@ -226,6 +226,21 @@ def test_values_become_what_the_constructor_asks_for(monkeypatch, words, key, va
     assert say(monkeypatch, *words, main=lambda cfg: seen.append(OmegaConf.select(cfg, key)) or {}) == 0
     assert seen == [value]
     assert type(seen[0]) is type(value)
+
+
+@pytest.mark.parametrize("sweep", ["1e3,2e3", "choice(1e3,2e3)", "1e3, 2e3"])
+def test_texts_of_a_sweep_are_texts(monkeypatch, sweep):
+    seen = []
+    words = ("-m", "hydra/launcher=basic", "data=folder", f"name={sweep}", f"data.root={sweep}", "optimizer.lr=1e-3,1e-4")
+    assert say(monkeypatch, *words, main=lambda cfg: seen.append((cfg.name, cfg.data.root, cfg.optimizer.lr)) or {}) == 0
+    assert len(seen) == 8
+    assert {name for name, _, _ in seen} == {root for _, root, _ in seen} == {"1e3", "2e3"}
+    assert {lr for _, _, lr in seen} == {1e-3, 1e-4}
+
+
+def test_values_of_a_sweep_may_have_commas_in_them():
+    assert swept_values("a='x,1',[1,2],2e3") == ["'x,1'", "[1,2]", "2e3"]
+    assert swept_values("a=[1,2]") == swept_values("a=1e3") == swept_values("a=range(1,3)") == []
 
 
 def test_a_run_folder_stands_for_its_last_checkpoint(monkeypatch, capfd, tmp_path):

@@ -116,7 +116,7 @@ def test_a_file_with_anything_else_is_refused(tmp_path, content):
 
 @pytest.mark.parametrize("schedule", [EDMSchedule(), StraightSchedule(), ShiftedCosineSchedule(64)])
 def test_there_is_no_end_of_the_steps_of_continuous_time(schedule):
-    with pytest.raises(ValueError, match="need num_steps >= 1 on a schedule with continuous time, got num_steps=null"):
+    with pytest.raises(ValueError, match="need num_steps >= 1 on a schedule with continuous time, got num_steps=None"):
         schedule.timesteps(None)
 
 

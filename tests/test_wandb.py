@@ -59,12 +59,21 @@ def test_jobs_of_a_sweep_share_a_group(tmp_path):
 
 @pytest.mark.parametrize(("project", "found"), [("a/b", "got /"), ("x" * 129, "got 129 characters"), ("''", "got 0 characters")])
 def test_a_project_that_wandb_refuses_is_one_line_and_leaves_nothing(command, tmp_path, project, found):
-    words = runs.words(f"logger.wandb.project={project}", folder="run", logger="wandb")
-    code, _, err = command("train", *words)
+    code, _, err = command("train", *runs.words(f"logger.wandb.project={project}", logger="wandb"))
     assert code == 2
-    assert err.startswith("error: logger.wandb: project=")
+    assert err.startswith("error: logger.wandb.project=")
     assert err.endswith(f"{found}\n")
-    assert not (tmp_path / "run").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_is_no_folder_makes_no_noise(tmp_path):
+    (tmp_path / "home").touch()
+    words = runs.words("trainer.max_steps=1", "callbacks=null", folder="run", logger="wandb", tiny=runs.TINY[:3])
+    code, out, err = runs.run("train.py", *words, cwd=tmp_path, env={"HOME": str(tmp_path / "home"), "WANDB_MODE": "offline"})
+    assert (code, err) == (0, "")
+    assert "wandb ran offline" in out
+    assert (tmp_path / "home").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "run"]
 
 
 def test_without_a_home_caches_lie_in_the_folder_of_the_run(monkeypatch, tmp_path):

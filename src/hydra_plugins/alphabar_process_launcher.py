@@ -21,7 +21,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from alphabar.cli.overrides import quoted, search_options, words_for_jobs
+from alphabar.cli.overrides import as_swept, quoted, search_options, words_for_jobs
 from alphabar.cli.processes import Stop, run_job, stoppable
 from alphabar.config.interpolation import written
 from alphabar.errors import UserError
@@ -65,7 +65,7 @@ class ProcessLauncher(Launcher):
         configs = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
         waiting = []
         for config in configs:
-            words = [word.partition("=") for word in written(config.hydra.overrides.task)]
+            words = [word.partition("=") for word in self._overrides(config)]
             given = {key: value for key, _, value in words}
             waiting.append(Job(config.hydra.job.num, given, sweep.folder / str(config.hydra.sweep.subdir)))
         returns = []
@@ -88,8 +88,11 @@ class ProcessLauncher(Launcher):
             config.hydra.job.num = num
         return config
 
+    def _overrides(self, config: DictConfig) -> list[str]:
+        return as_swept(written(config.hydra.overrides.task), sys.argv[1:])
+
     def _run(self, config: DictConfig, job: Job, stop: Stop) -> None:
-        alone = [*_script(), *search_options(sys.argv[1:]), *written(config.hydra.overrides.task)]
+        alone = [*_script(), *search_options(sys.argv[1:]), *self._overrides(config)]
         alone += words_for_jobs(written(config.hydra.overrides.hydra))
         alone += [f"hydra.job.num={job.num}", "hydra.mode=RUN"]
         command = [*alone, f"hydra.run.dir={quoted(str(job.folder))}"]

@@ -11,7 +11,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,16 +24,17 @@ from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli import exit_status, resolvers
-from alphabar.cli.complete_config import complete
+from alphabar.cli.complete_config import complete, config_as_yaml
 from alphabar.cli.console import configure_logging
 from alphabar.cli.diagnose import diagnose
-from alphabar.cli.hydra_app import App, resolved
-from alphabar.cli.overrides import dropped, for_resumed_run, requoted, resumed_folder, text_quoted
+from alphabar.cli.hydra_app import App
+from alphabar.cli.overrides import as_swept, dropped, for_resumed_run, requoted, resumed_folder, text_quoted
 from alphabar.cli.sweep_summary import finish_sweeps
 from alphabar.cli.unused_keys import unused
 from alphabar.cli.usage import group_usage, usage
 from alphabar.config.interpolation import written
 from alphabar.errors import UserError
+from alphabar.files.paths import starting_in
 
 Main = Callable[[DictConfig], dict[str, object]]
 
@@ -59,15 +60,14 @@ def command(config_name: str, verbs: Mapping[str, str] | None = None) -> Callabl
 
 def task_overrides() -> list[str]:
     """Returns the words of the command line, without those that are Hydra's own."""
-    return written(HydraConfig.get().overrides.task)  # type: ignore[arg-type]
+    return as_swept(written(HydraConfig.get().overrides.task), sys.argv[1:])  # type: ignore[arg-type]
 
 
 def execute(main: Main, app: App) -> int:
     """Executes the command line and returns the exit code. An unforeseen error is raised, with its traceback."""
     resolvers.register()
     exit_status.prepare()
-    result: dict[str, Any] = {}
-    failure: BaseException | None = None
+    job = Job()
     args = None
     try:
         if (verb := app.verbs.get("".join(sys.argv[1:2]))) is not None:
@@ -75,20 +75,27 @@ def execute(main: Main, app: App) -> int:
         else:
             args = parse_args()
             app = app.with_options(args)
-            run(main, app, args, result)
+            run(main, app, args, job)
     except BaseException as error:
-        failure = error.__cause__ if isinstance(error, Inside) else explained(error, app, args)
-    ending = exit_status.FINISHED if failure is None else exit_status.ending_of(failure)
-    exit_status.hand_over(ending, result, failure)
+        job.error = explained(error, app, args)
+    ending = exit_status.FINISHED if job.error is None else exit_status.ending_of(job.error)
+    exit_status.hand_over(ending, job.result, job.error)
     ending = finish_sweeps(ending)
-    if failure is not None and (ending.is_bug or os.environ.get("ALPHABAR_TRACEBACK")):
-        raise failure
+    if job.error is not None and (ending.is_bug or os.environ.get("ALPHABAR_TRACEBACK")):
+        raise job.error
     exit_status.say(ending)
     return ending.code
 
 
-class Inside(SystemExit):
-    """Carries an error of `main` as its cause through Hydra, which would otherwise print the error in its own format."""
+@dataclass
+class Job:
+    """The result of `main`, and the error that ended the command, if one did.
+
+    An error of `main` does not pass through Hydra, which would print it in its own format.
+    """
+
+    result: dict[str, Any] = field(default_factory=dict)
+    error: BaseException | None = None
 
 
 def parse_args() -> Namespace:
@@ -115,7 +122,7 @@ def is_sweep(args: Namespace) -> bool:
     return args.multirun or "hydra.mode=MULTIRUN" in args.overrides
 
 
-def run(main: Main, app: App, args: Namespace, result: dict[str, Any]) -> None:
+def run(main: Main, app: App, args: Namespace, job: Job) -> None:
     """Prints help or the configuration, or lets Hydra run `main`, a sweep, or any other request of the command line."""
     if args.help and (words := [word for word in args.overrides if "=" not in word and word.isidentifier()]):
         print(group_usage(app, words))
@@ -127,18 +134,18 @@ def run(main: Main, app: App, args: Namespace, result: dict[str, Any]) -> None:
         raise_if_any(diagnose(app, args.overrides, is_sweep(args), resumed))
     if args.help:
         print(usage(app, args.overrides))
-    elif args.cfg and args.resolve:
-        print(resolved(app, args.overrides, args.cfg, args.package), end="")
+    elif args.cfg:
+        print(config_as_yaml(app, args), end="")
     else:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
         changes = for_resumed_run(args.overrides, app.groups()) if resumed else []
         args.overrides = [word for word in args.overrides if word not in changes]
         version.setbase("1.3")
-        task = make_task(main, app, changes, result)
+        task = make_task(main, app, changes, job)
         _run_hydra(args, get_args_parser(), task, config_path=str(app.folder), config_name=app.name)
 
 
-def make_task(main: Main, app: App, changes: list[str], result: dict[str, Any]) -> Callable[[DictConfig], Any]:
+def make_task(main: Main, app: App, changes: list[str], job: Job) -> Callable[[DictConfig], Any]:
     """Returns the task function that Hydra calls: it completes and checks the configuration, calls `main`, and keeps the result.
 
     changes: overrides that are withheld from Hydra, since they change the configuration of the run that is resumed.
@@ -147,22 +154,22 @@ def make_task(main: Main, app: App, changes: list[str], result: dict[str, Any]) 
     @functools.wraps(main)
     def task(cfg: DictConfig) -> Any:
         configure_logging()
-        folder = Path(HydraConfig.get().runtime.output_dir)
+        hydra = HydraConfig.get()
         if "choices" in cfg:
             cfg.choices = chosen(app)
         try:
-            complete(cfg, app, task_overrides(), folder)
-            raise_if_any(unused(app, cfg, task_overrides(), HydraConfig.get().runtime.choices))
-            with read_write(HydraConfig.get().overrides):  # type: ignore[arg-type]
-                HydraConfig.get().overrides.task += changes
-            result.update(main(cfg) or {})
+            with starting_in(hydra.runtime.cwd):
+                complete(cfg, app, task_overrides(), Path(hydra.runtime.output_dir))
+                raise_if_any(unused(app, cfg, task_overrides(), hydra.runtime.choices))
+                with read_write(hydra.overrides):  # type: ignore[arg-type]
+                    hydra.overrides.task += changes
+                job.result.update(main(cfg) or {})
         except Exception as error:
-            drop_if_empty(folder)
-            if HydraConfig.get().mode == RunMode.MULTIRUN:  # another launcher than ours wants to see it
+            if hydra.mode == RunMode.MULTIRUN:  # another launcher than ours wants to see it
                 raise
-            raise Inside from error
-        objective = result.get("objective")
-        return result if objective is None else float(objective)  # a number is what sweepers optimise
+            job.error = error
+        objective = job.result.get("objective")
+        return job.result if objective is None else float(objective)  # a number is what sweepers optimise
 
     return task
 
@@ -171,12 +178,6 @@ def chosen(app: App) -> dict[str, str]:
     """Returns the choice of each group that has one, without Hydra's own groups."""
     choices = HydraConfig.get().runtime.choices
     return {group: str(choices[group]) for group in app.groups() if choices.get(group) is not None}
-
-
-def drop_if_empty(folder: Path) -> None:
-    """Removes the folder of a run that did not start, if the folder is empty."""
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def explained(error: BaseException, app: App, args: Namespace | None) -> BaseException:

@@ -1,7 +1,9 @@
 """Completes and checks a composed configuration before it is passed to a command's `main`."""
 
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -10,9 +12,10 @@ from alphabar.cli.hydra_app import App
 from alphabar.cli.overrides import bare, split
 from alphabar.config.build import ConfigError, check
 from alphabar.config.coercion import coerce
-from alphabar.config.interpolation import walk, written
+from alphabar.config.interpolation import Blank, Broken, dig, plain, walk, written
 from alphabar.config.missing import missing
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 
 # Groups that a command can do without: each holds a mapping of objects, which may be empty.
 MAPPINGS = ("callbacks", "logger")
@@ -32,8 +35,45 @@ def complete(cfg: DictConfig, app: App, words: Sequence[str], folder: Path) -> N
     if lines := missing(cfg):
         raise ConfigError("\n".join(lines))
     take_last_checkpoints(cfg)
-    coerce(cfg, {bare(key): value for key, value in map(split, words)})
+    coerce(cfg, values_as_written(words))
     check(cfg, app.groups())
+
+
+def config_as_yaml(app: App, args: Namespace) -> str:
+    """Returns what `--cfg`, `--package` and `--resolve` ask for: the configuration that would run, as YAML.
+
+    Values that the command line gives have the types of their arguments. With `--resolve`, ??? stands where a value is filled in
+    later. Raises UserError for a package that does not exist.
+    """
+    cfg = app.compose(args.overrides)
+    HydraConfig.instance().set_config(cfg)
+    empty_dropped_groups(cfg, app, cfg.hydra.runtime.choices)
+    values = values_as_written(args.overrides)
+    coerce(cfg, values, only=values.keys())
+    parts = {"job": cfg.keys() - {"hydra"}, "hydra": {"hydra"}, "all": cfg.keys()}[args.cfg]
+    content = legible(plain(cfg)) if args.resolve else written(cfg)
+    content = {key: value for key, value in content.items() if key in parts}
+    if args.package in (None, "_global_"):
+        return OmegaConf.to_yaml(OmegaConf.create(content))
+    try:
+        node = dig(content, tuple(args.package.split(".")))
+    except (LookupError, ValueError):
+        raise UserError(f"--package={args.package}: there is no such key in the configuration") from None
+    return f"# @package {args.package}\n{OmegaConf.to_yaml(node)}" if isinstance(node, dict | list) else f"{node}\n"
+
+
+def legible(value: Any) -> Any:
+    """Returns `plain` content with ??? in the place of values that are not known."""
+    if isinstance(value, dict):
+        return {key: legible(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [legible(item) for item in value]
+    return "???" if isinstance(value, Blank | Broken) else value
+
+
+def values_as_written(words: Sequence[str]) -> dict[str, str | None]:
+    """Returns the values of the overrides by their keys, in the words of the command line."""
+    return {bare(key): value for key, value in map(split, words)}
 
 
 def empty_dropped_groups(cfg: DictConfig, app: App, choices: Mapping[str, str]) -> None:
@@ -64,9 +104,9 @@ def take_last_checkpoints(cfg: DictConfig) -> None:
 
 def last_checkpoint(key: str, path: str) -> str:
     """Returns the last checkpoint of a run's folder, and any other path unchanged. Raises UserError if the folder has none."""
-    if not Path(path).is_dir():
+    if not user_path(path).is_dir():
         return path
     last = Path(path) / "checkpoints" / "last.ckpt"
-    if not last.is_file():
+    if not user_path(last).is_file():
         raise UserError(f"{key}={path}: a folder without checkpoints/last.ckpt; give the folder of a run, or a checkpoint")
     return str(last)

@@ -1,8 +1,8 @@
 """Prints the result of an evaluation, and draws its picture."""
 
 from alphabar.evaluation.result import EvaluationResult
+from alphabar.files.paths import display_path
 from alphabar.plotting.memorisation import PANEL, draw_memorisation
-from alphabar.runs.paths import display_path
 
 
 def report_evaluation(result: EvaluationResult) -> dict[str, object]:

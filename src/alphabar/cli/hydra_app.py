@@ -18,11 +18,10 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
-from alphabar.config.interpolation import Blank, Broken, plain, written
+from alphabar.config.interpolation import written
 from alphabar.errors import UserError
 
 
@@ -154,28 +153,3 @@ class App:
         with self.loaded() as loader:
             names = [f"hydra/{name}" for name in loader.get_group_options("hydra", ObjectType.GROUP)]
             return {name: sorted(loader.get_group_options(name, ObjectType.CONFIG)) for name in names}
-
-
-def resolved(app: App, overrides: list[str], part: str, package: str | None) -> str:
-    """Returns the configuration as YAML with references resolved, and ??? where a value is filled in later.
-
-    part: "job", "hydra" or "all". package: the dotted key of the node to return; None for all of it.
-    """
-    cfg = app.compose(overrides)
-    HydraConfig.instance().set_config(cfg)
-    content = _legible(plain(cfg))
-    if part == "hydra":
-        content = {"hydra": content["hydra"]}
-    elif part == "job":
-        del content["hydra"]
-    for key in [] if package in (None, "_global_") else str(package).split("."):
-        content = content[key]
-    return OmegaConf.to_yaml(OmegaConf.create(content)) if isinstance(content, dict | list) else f"{content}\n"
-
-
-def _legible(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _legible(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_legible(item) for item in value]
-    return "???" if isinstance(value, Blank | Broken) else value

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 # Keys and groups of Hydra that control how a sweep runs and have no effect on one of its jobs.
@@ -13,6 +14,8 @@ OF_SWEEPS = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra.sweeper", "hydra.l
 MAY_BE_DROPPED = ("callbacks", "logger", "experiment", "debug")
 # Keys at the root whose values are texts; code reads them, so that no constructor's type hint states their type.
 TEXTS = ("name", "resume", "codec_name", "clip_name")
+# A value in a list of values: it ends at a comma that is in no quotes, brackets, braces or parentheses.
+VALUE = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\[[^]]*\]|\{[^}]*\}|\([^)]*\)|[^,])+""")
 
 
 def quoted(value: str) -> str:
@@ -62,20 +65,49 @@ def dropped(word: str) -> str:
 
 
 def text_quoted(word: str) -> str:
-    """Returns the word, with its value in quotes if it is a number or a truth value where the key takes a text: `name=1e3`."""
+    """Returns the word with quotes around each number or truth value where the key takes a text: `name=1e3`, `name=1e3,2e3`."""
     key, value = split(word)
     if bare(key) not in TEXTS or value is None:
         return word
-    return f"{key}={quoted(value)}" if isinstance(value_of(word), int | float) else word
+    texts = [
+        quoted(part.strip()) if isinstance(value_of(f"key={part}"), int | float) else part for part in swept_values(word) or [value]
+    ]
+    return f"{key}={','.join(texts)}"
+
+
+def swept_values(word: str) -> list[str]:
+    """Returns the values of `key=a,b` or `key=choice(a,b)` as they are written; an empty list for any other word."""
+    override = parsed(word)
+    if override is None or not override.is_choice_sweep():
+        return []
+    value = str(split(word)[1]).strip()
+    parts = VALUE.findall(value.removeprefix("choice(").removesuffix(")") if value.startswith("choice(") else value)
+    return parts if len(parts) == len(list(override.sweep_string_iterator())) else []
+
+
+def as_swept(words: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Returns the overrides of a job of a sweep with their values as `arguments` write them: Hydra makes 1000.0 of 1e3."""
+    sources = {}
+    for argument in arguments:
+        for part in swept_values(argument):
+            key = split(argument)[0]
+            if isinstance(number := value_of(f"key={part}"), float):
+                sources[f"{key}={number}"] = f"{key}={part.strip()}"
+    return [sources.get(word, word) for word in words]
 
 
 def value_of(word: str) -> object:
     """Returns the value of a word as Hydra parses it; None if it cannot be parsed, or is a sweep over several values."""
+    override = parsed(word)
+    return None if override is None or override.is_sweep_override() else override.value()
+
+
+def parsed(word: str) -> Override | None:
+    """Returns the override as Hydra parses it, or None if it cannot be parsed."""
     try:
-        override = OverridesParser.create().parse_override(word)
+        return OverridesParser.create().parse_override(word)
     except HydraException:
         return None
-    return None if override.is_sweep_override() else override.value()
 
 
 def resumed_folder(words: Iterable[str]) -> str | None:

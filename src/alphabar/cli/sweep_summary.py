@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from alphabar.cli.exit_status import Ending
+from alphabar.files.paths import display_path
 from alphabar.runs.pareto import CostTradeOff, cost_trade_off
-from alphabar.runs.paths import display_path
 from alphabar.runs.sweep import METRICS, NETWORK_EVALUATIONS, PARETO_PICTURE, PICTURE, TABLE, Sweep, open_sweeps
 from alphabar.runs.text_table import aligned
 

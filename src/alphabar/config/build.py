@@ -118,12 +118,16 @@ def _make(content: Any, path: Path, root: Any) -> Any:
         cls = locate(content["_target_"])
     except ValueError as error:
         raise ConfigError(at(place, str(error))) from error
-    make = partial(construct, cls, place, **values)
+    make = partial(construct, cls, place, root, **values)
     return make if content.get("_partial_") is True else make()
 
 
-def construct(cls: type, place: Path, /, *args: Any, **kwargs: Any) -> Any:
-    """Returns cls(*args, **kwargs). Raises ConfigError, with the place in the configuration, if the arguments are invalid."""
+def construct(cls: type, place: Path, root: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Returns cls(*args, **kwargs). Raises ConfigError, with the place in the configuration, if the arguments are invalid.
+
+    A message that begins with an argument, `project=a/b: ...`, gets the key of the argument: `logger.wandb.project=a/b: ...`.
+    root: the content of the configuration, as it is written.
+    """
     try:
         return cls(*args, **kwargs)
     except ConfigError:
@@ -131,7 +135,11 @@ def construct(cls: type, place: Path, /, *args: Any, **kwargs: Any) -> Any:
     except Exception as error:
         if not is_complaint(error):
             raise
-        raise ConfigError(at(place, first_line(error))) from error
+        line = first_line(error)
+        name = line.partition("=")[0]
+        if name in kwargs:
+            raise ConfigError(dotted(home(root, (*place, name))) + line.removeprefix(name)) from error
+        raise ConfigError(at(place, line)) from error
 
 
 def is_complaint(error: BaseException) -> bool:

@@ -1,6 +1,6 @@
 """Converts values of the wrong type whose meaning is unambiguous: a whole float for an int, a number for a text."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,34 +11,36 @@ from alphabar.config.signatures import type_hints
 from alphabar.config.type_hints import fits
 
 
-def coerce(cfg: DictConfig, texts: Mapping[str, str | None]) -> None:
+def coerce(cfg: DictConfig, texts: Mapping[str, str | None], only: Collection[str] | None = None) -> None:
     """Converts arguments of `_target_` nodes whose type does not fit, in the place where they are written.
 
     A whole float becomes an int where the constructor takes an int (`trainer.max_steps=1e5`); a number or a truth value becomes
     the text that the user wrote where the constructor takes a text (`data.root=2024`).
 
-    texts: the values of the command line's overrides as they were written, by key.
+    texts: the values of the command line's overrides as they were written, by key. only: the keys whose values may be converted;
+        None: all of them. Classes of nodes without such values are not imported.
     """
     raw, content = written(cfg), plain(cfg)
     nodes = [(path, node) for path, node in walk(raw, content) if isinstance(node, dict) and "_target_" in node]
+    nodes = [(path, node) for path, node in nodes if path[:1] != ("hydra",)]
     if any(refusal(node["_target_"]) for _, node in nodes):  # nothing is imported then
         return
     for path, node in nodes:
-        for name, value, hint in _misfits(node):
-            place = home(raw, (*path, name))
-            text = texts.get(dotted(place))
+        numbers = {name: value for name, value in node.items() if isinstance(value, int | float)}  # truth values are ints
+        places = {name: dotted(home(raw, (*path, name))) for name in numbers}
+        hints = _hints(node["_target_"]) if any(only is None or place in only for place in places.values()) else {}
+        for name, value in numbers.items():
+            hint, place = hints.get(name, Any), places[name]
+            if fits(value, hint) or not (only is None or place in only):
+                continue
             if isinstance(value, float) and value.is_integer() and fits(int(value), hint):
-                OmegaConf.update(cfg, dotted(place), int(value))
-            elif text is not None and fits(text, hint):
-                OmegaConf.update(cfg, dotted(place), text.strip())
+                OmegaConf.update(cfg, place, int(value))
+            elif (text := texts.get(place)) is not None and fits(text, hint):
+                OmegaConf.update(cfg, place, text.strip())
 
 
-def _misfits(node: dict[str, Any]) -> Iterator[tuple[str, int | float, Any]]:
-    """Yields (name, value, type hint) of the arguments that are numbers or truth values and do not fit their hints."""
+def _hints(target: str) -> Mapping[str, Any]:
     try:
-        hints = type_hints(locate(node["_target_"]))
+        return type_hints(locate(target))
     except ValueError:
-        return
-    for name, value in node.items():
-        if isinstance(value, int | float) and name in hints and not fits(value, hints[name]):
-            yield name, value, hints[name]
+        return {}

@@ -16,6 +16,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedSource, ImageReader
 from alphabar.data.files import SUFFIXES, fingerprint, image_files
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class FolderSource(DecodedSource):
         caption_key: str | None = "text",
     ) -> None:
         super().__init__(resolution, channels, held_out, strict)
-        self.root = Path(root).expanduser().absolute()
+        self.root = user_path(root).absolute()
         self.caption_key = caption_key
         _check(self.root)
 

@@ -16,6 +16,7 @@ from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedSource, ImageReader
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 
 ORDER_SEED = 0  # the order belongs to the data, not to a run
 SAVED = ("state.json", "dataset_dict.json")  # marks of save_to_disk
@@ -135,7 +136,7 @@ class HuggingFaceSource(DecodedSource):
             import datasets
         except ImportError as error:
             raise UserError("data=huggingface needs Hugging Face's datasets: pip install 'alphabar[huggingface]'") from error
-        folder = Path(self.name).expanduser()
+        folder = user_path(self.name)
         try:
             if any((folder / mark).is_file() for mark in SAVED):
                 found = datasets.load_from_disk(str(folder))

@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from alphabar.data.pixels import square_shape
 from alphabar.data.resident import ResidentImages
 from alphabar.data.torchvision_catalogue import CATALOGUE
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 
 ORDER_SEED = 0  # the order belongs to the data, not to a run
 
@@ -65,7 +65,7 @@ class TorchvisionSource(ImageSource):
             hint = f"did you mean {by_lower[near[0]]}? " if near else ""
             raise UserError(f"unknown dataset {name!r}: {hint}data.name takes {', '.join(CATALOGUE)}")
         self.name = name
-        self.root = Path(root).expanduser().absolute()
+        self.root = user_path(root).absolute()
         self.download = download
         self._entry = CATALOGUE[name]
         own = self._entry.shape

@@ -12,6 +12,7 @@ from alphabar.data.files import SUFFIXES, image_files
 from alphabar.data.folder import FileReader
 from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 
 
 def read_user_images(path: str, shape: Shape, num: int) -> Tensor:
@@ -41,7 +42,7 @@ def common_side(path: str, num: int) -> int | None:
 
 def _found(path: str, num: int) -> tuple[Path, list[str]]:
     """Returns the folder and the names of the first `num` images in it."""
-    place = Path(path).expanduser().absolute()
+    place = user_path(path).absolute()
     if place.is_dir():
         names = list(islice(image_files(place), num))
     elif place.is_file():

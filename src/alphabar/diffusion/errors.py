@@ -19,3 +19,7 @@ class NeedsLearnedVariance(ValueError):
 
 class LeavesVarianceUntrained(ValueError):
     """A network has channels for the variance of the reverse step, and the objective does not train them."""
+
+
+class NeedsNumSteps(ValueError):
+    """A sampler asks for all steps of the schedule, and the schedule has continuous time."""

@@ -3,14 +3,14 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from alphabar.diffusion.errors import NeedsNoiseRange
+from alphabar.diffusion.errors import NeedsNoiseRange, NeedsNumSteps
 from alphabar.diffusion.schedules import Schedule
 from alphabar.diffusion.schedules.edm import rho_spaced
+from alphabar.files.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class FromFile(Timesteps):
 
     def _ratios(self) -> Tensor:
         """Returns the numbers of the file, float64 [N]. Raises ValueError as the class does."""
-        file = Path(self.path).expanduser()
+        file = user_path(self.path)
         if not file.is_file():
             raise ValueError(f"timesteps: path={self.path}: no such file; it has sigma / alpha of each step, one a line")
         try:
@@ -139,5 +139,6 @@ class FromFile(Timesteps):
 def falling(num_steps: int | None, name: str) -> Tensor:
     """Returns 1 - i / N for i = 0 .. N - 1, float64 [N]. Raises ValueError unless N = num_steps >= 1."""
     if num_steps is None or num_steps < 1:
-        raise ValueError(f"timesteps {name}: need num_steps >= 1, got num_steps={'null' if num_steps is None else num_steps}")
+        error = NeedsNumSteps if num_steps is None else ValueError
+        raise error(f"timesteps {name}: need num_steps >= 1, got num_steps={num_steps}")
     return 1 - torch.arange(num_steps, dtype=torch.float64) / num_steps

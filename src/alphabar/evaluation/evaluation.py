@@ -22,6 +22,7 @@ from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.evaluation.result import EvaluationResult
 from alphabar.evaluation.sources import check_sources
 from alphabar.evaluation.table import format_receipt
+from alphabar.files.paths import user_path
 from alphabar.metrics import Features, Splits, build_extractors
 from alphabar.metrics.names import figure_name, floor_figure_name
 from alphabar.metrics.statistics import Statistic
@@ -139,7 +140,7 @@ class Evaluation:
         devices = (settings.accelerator, settings.devices)
         if self.samples is None:
             return HeldOutImages(self.data, self.num, settings.run_dir, devices)
-        files = open_samples(Path(self.samples))
+        files = open_samples(user_path(self.samples))
         return SamplesInFiles(self.samples, files, self.data, self.num, settings.batch_size, settings.run_dir, devices)
 
     def _protocol(

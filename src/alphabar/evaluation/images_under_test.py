@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.evaluation.cost import Cost, counted
 from alphabar.evaluation.files import SampleFiles, format_size
+from alphabar.files.paths import user_path
 from alphabar.runs.distributed import raise_together
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images, null_conditions
 from alphabar.sampling.inference import Inference, launch, short_hash
@@ -146,7 +146,7 @@ class CheckpointSamples(ImagesUnderTest):
     def describe(self) -> Description:
         inference, upstream = self.inference, self.loaded.before
         stages = [
-            {"checkpoint": path, "sha256": short_hash(Path(path)), "step": each.step}
+            {"checkpoint": path, "sha256": short_hash(user_path(path)), "step": each.step}
             for path, each in zip(inference.stages, upstream, strict=True)
         ]
         protocol = {

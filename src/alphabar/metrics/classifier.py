@@ -3,7 +3,6 @@
 import hashlib
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from alphabar.data import ImageSet, Shape
 from alphabar.errors import UserError
 from alphabar.files.cache import DiskCache
+from alphabar.files.paths import user_path
 from alphabar.metrics import Extractor, Features, Splits
 from alphabar.metrics.extractor import in_float32, own_randomness
 from alphabar.runs.distributed import from_first
@@ -97,14 +97,14 @@ class ClassifierFeatures(Features):
         record = f"classifier of {2 * HALF} features, {quality}, weights {weights}, areas down to {self.max_side} pixels, float32"
         labels = None if splits.train.labels is None else splits.train.labels[: self.max_images].unique()
         name = "classifier" if self.max_side == type(self).max_side else f"classifier{self.max_side}"
-        return [Extractor(network, 2 * HALF, name, record, (shape.channels,), CHUNK, Path(self.cache_dir), head, labels)]
+        return [Extractor(network, 2 * HALF, name, record, (shape.channels,), CHUNK, user_path(self.cache_dir), head, labels)]
 
     def _trained(self, splits: Splits) -> dict[str, Any]:
         labels = splits.train.labels
         if labels is None or len(labels.unique()) < 2:
             reason = "the training images have no classes" if labels is None else "the training images are all of one class"
             raise UserError(f"{reason}, which features=classifier learns from; features=inception does without (none: no FID)")
-        cache = DiskCache(Path(self.cache_dir))
+        cache = DiskCache(user_path(self.cache_dir))
         path = cache.path("classifier", VERSION, splits.fingerprint, splits.train.shape, self.max_images, self.max_side)
         trained = cache.load_or_make(path, lambda: train_classifier(splits, self.max_images, self.max_side))
         log.info("classifier features: %s", trained["quality"])

@@ -1,12 +1,12 @@
 """Embeddings of both towers of a CLIP as features, with which retrieval is measured."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from alphabar.files.cache import DiskCache
+from alphabar.files.paths import user_path
 from alphabar.metrics import Extractor, Features, Splits
 from alphabar.models.clip import CLIP
 from alphabar.models.clip.stored import StoredCLIP
@@ -43,13 +43,15 @@ class ContrastiveFeatures(Features):
         digest, texts = from_first(lambda: (clip.digest, self._texts(clip, splits)))
         # Both texts stand in receipts since before CLIPs were called so here: with others, figures could not be compared.
         name, record = f"pair_{digest[:8]}", f"image-text pair, {clip.width} features, weights {digest[:16]}"
-        return [Extractor(ContrastiveNetwork(clip), clip.width, name, record, (1, 3), MAX_BATCH, Path(self.cache_dir), texts=texts)]
+        return [
+            Extractor(ContrastiveNetwork(clip), clip.width, name, record, (1, 3), MAX_BATCH, user_path(self.cache_dir), texts=texts)
+        ]
 
     def _texts(self, clip: CLIP, splits: Splits) -> Tensor | None:
         """Returns the embeddings [N, D] of the data's captions, or None if there are fewer than two."""
         captions = splits.captions
         if captions is None or len(captions) < 2:
             return None
-        cache = DiskCache(Path(self.cache_dir))
+        cache = DiskCache(user_path(self.cache_dir))
         path = cache.path("captions", VERSION, clip.digest, list(captions))
         return cache.load_or_make(path, lambda: {"texts": clip.texts(list(captions), torch.device("cpu"))})["texts"]

@@ -15,6 +15,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torchmetrics.image.fid import NoTrainInceptionV3
 
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 from alphabar.metrics import Extractor, Features, Splits
 from alphabar.metrics.extractor import in_float32, own_randomness
 from alphabar.runs.distributed import from_first
@@ -73,11 +74,11 @@ class InceptionFeatures(Features):
             raise UserError(f"{path} does not hold the weights of torch-fidelity's InceptionV3") from error
         name = "inception" if sha256.startswith(HASH_PREFIX) else f"inception_{sha256[:8]}"
         record = f"InceptionV3, {NUM_FEATURES} features, resized to 299 without antialiasing, float32, weights {sha256[:16]}"
-        return [Extractor(network, NUM_FEATURES, name, record, (1, 3), MAX_BATCH, Path(self.cache_dir), network.head())]
+        return [Extractor(network, NUM_FEATURES, name, record, (1, 3), MAX_BATCH, user_path(self.cache_dir), network.head())]
 
     def _resolve(self) -> tuple[bytes, str, Path]:
         """Returns the weights, which are nothing but tensors, the SHA-256 of the file, and its path."""
-        path = published_file() if self.weights is None else Path(self.weights).expanduser()
+        path = published_file() if self.weights is None else user_path(self.weights)
         if self.weights is None and not path.exists():
             download(path)
         if not path.is_file():

@@ -9,6 +9,7 @@ from torchmetrics.functional.image.lpips import _LPIPS
 from torchvision.models import SqueezeNet1_1_Weights
 
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 
 URL = SqueezeNet1_1_Weights.IMAGENET1K_V1.url
 FILE_NAME = URL.rsplit("/", 1)[-1]
@@ -25,7 +26,7 @@ class Perceptual:
     """
 
     def __init__(self, weights: str | None = None) -> None:
-        self.path = Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME if weights is None else Path(weights).expanduser()
+        self.path = Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME if weights is None else user_path(weights)
         self._network: _LPIPS | None = None
 
     def load(self) -> None:

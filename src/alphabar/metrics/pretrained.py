@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 from alphabar.metrics.extractor import Extractor
 from alphabar.models.frozen import PREPROCESSOR, Colours, image_colours, load_transformers, transformers_library
 from alphabar.models.hub import CONFIG, HUB, Wanted, hub_folder, model_folder, read_json
@@ -97,7 +98,7 @@ def pretrained_extractor(kind: PretrainedKind, weights: str | None, cache_dir: s
         f"resized to {size} bicubic with antialiasing, mean {mean}, std {std}, float32, weights {sha256[:16]}"
     )
     network = PretrainedNetwork(model, preprocessing, kind.embed)
-    return Extractor(network, num_features, name, record, (1, 3), MAX_BATCH, Path(cache_dir))
+    return Extractor(network, num_features, name, record, (1, 3), MAX_BATCH, user_path(cache_dir))
 
 
 def _load(kind: PretrainedKind, weights: str | None) -> tuple[Any, WeightsFolder]:
@@ -123,7 +124,7 @@ def _find_weights(kind: PretrainedKind, weights: str | None) -> WeightsFolder:
     wanted = Wanted(kind.name, files=(PREPROCESSOR,), setting="set features.weights=PATH", example=f"{HUB}/{kind.default_model}")
     if weights is None:
         return WeightsFolder(hub_folder(wanted, kind.default_model), kind.default_model)
-    is_local = Path(weights).expanduser().is_dir()
+    is_local = user_path(weights).is_dir()
     return WeightsFolder(model_folder(wanted, weights), None if is_local else weights)
 
 

@@ -51,7 +51,7 @@ class FrozenAutoencoder:
     def config(self) -> dict[str, Any]:
         """The content of config.json. Raises UserError for another kind of network."""
         path = self.folder / CONFIG
-        content = read_json(WHAT, path)
+        content = read_json(WHAT, path, Wanted(WHAT, DIFFUSERS).remedy())
         try:
             kind = content["_class_name"]
             sizes = content["in_channels"], content["out_channels"], content["latent_channels"], *content["block_out_channels"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 
 log = logging.getLogger(__name__)
 CONFIG = "config.json"
@@ -84,13 +85,13 @@ def model_folder(wanted: Wanted, name: str) -> Path:
     """
     if name in PACKAGES and wanted.layout == TRANSFORMERS:
         return _in_package(wanted, name, PACKAGES[name])
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         if not has_weights(folder, wanted.layout):
             need = f"{CONFIG} with {' or '.join(wanted.layout.names)}"
             raise UserError(f"{wanted.what}: the folder {folder} has no {need}; {wanted.remedy()}")
         return folder.absolute()
-    if folder.exists() or not HUB_NAME.fullmatch(name) or folder.parts[0] == OUTPUTS:
+    if folder.exists() or not HUB_NAME.fullmatch(name) or Path(name).parts[0] == OUTPUTS:
         found = "is a file, not a folder as save_pretrained writes" if folder.exists() else "does not exist"
         raise UserError(f"{wanted.what}: {folder} {found}; {wanted.remedy()}")
     return hub_folder(wanted, name)
@@ -143,7 +144,7 @@ def hub_folder(wanted: Wanted, name: str) -> Path:
     if downloaded is None:
         where = f"is neither a local folder nor in {constants.HF_HUB_CACHE} and cannot be downloaded ({reason})"
         first = Path(name).parts[0]
-        lacks = f"there is no folder {name}, and " if Path(first).is_dir() else ""
+        lacks = f"there is no folder {name}, and " if user_path(first).is_dir() else ""
         raise UserError(f"{wanted.what}: {lacks}the model {name} {where}; {wanted.remedy(f'{HUB}/{name}')}")
     return downloaded
 
@@ -166,15 +167,15 @@ def _snapshot(wanted: Wanted, name: str, local: bool) -> Path | None:
     return None
 
 
-def read_json(what: str, path: Path) -> dict[str, Any]:
-    """Returns the mapping in a JSON file. Raises UserError, which begins with `what`, for any other content."""
+def read_json(what: str, path: Path, remedy: str = "") -> dict[str, Any]:
+    """Returns the mapping in a JSON file. Raises UserError, which begins with `what` and ends with `remedy`, for other content."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("no mapping")
     except (OSError, ValueError) as error:
         state = "is damaged or another kind of file" if path.is_file() else "does not exist"
-        raise UserError(f"{what}: {path} {state}") from error
+        raise UserError(f"{what}: {path} {state}{f'; {remedy}' if remedy else ''}") from error
     return content
 
 

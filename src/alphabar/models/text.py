@@ -67,7 +67,7 @@ class TextEncoder:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The configuration of the text encoder, from config.json. Raises UserError for a network that encodes no text."""
-        content = read_json(WHAT, self.folder / CONFIG)
+        content = read_json(WHAT, self.folder / CONFIG, FILES.remedy())
         kind = content.get("model_type")
         part = content.get("text_config") if kind == "clip" else content
         if kind not in CLASSES:

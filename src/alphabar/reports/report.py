@@ -7,11 +7,11 @@ from typing import NoReturn
 
 from alphabar.errors import UserError
 from alphabar.files.atomic import write_text
+from alphabar.files.paths import display_path
 from alphabar.reports.html import GENERATOR
 from alphabar.reports.receipts import FoundReceipt, find_receipt, receipt_files
 from alphabar.reports.run_page import render_run
 from alphabar.reports.sweep_page import render_sweep
-from alphabar.runs.paths import display_path
 from alphabar.runs.sweep import TABLE
 
 REPORT = "report.html"

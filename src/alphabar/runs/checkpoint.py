@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.former_names import upgraded
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 from alphabar.runs.torch_files import load_torch_file
 
 
@@ -28,10 +29,10 @@ LACKS = {"codec_name": "not one in the latents of an autoencoder", "clip_name": 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Returns the content of a training checkpoint; nothing in it is executed. Raises UserError if it is not one."""
-    path = Path(path)
-    if not path.is_file():
+    file = user_path(path)
+    if not file.is_file():
         raise UserError(f"checkpoint={path}: no such file; a run keeps its own in checkpoints/last.ckpt and best.ckpt")
-    content = load_torch_file(path, f"checkpoint={path}")
+    content = load_torch_file(file, f"checkpoint={path}")
     missing = {"state_dict", "config", "global_step"} - set(content if isinstance(content, dict) else ())
     if missing:
         raise UserError(f"checkpoint={path}: not a checkpoint of alphabar, it has no {', '.join(sorted(missing))}")

@@ -1,7 +1,7 @@
 """Cascades: each model is conditioned on the samples of the one before, the first on what the user gives."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -106,9 +106,8 @@ def samplers_for(chain: Sequence[Loaded], sampler: Sampler) -> list[Sampler]:
 
     Raises UserError for a thresholding other than the default if no model has a bounded space.
     """
-    if not any(each.model.codec.is_bounded for each in chain):
-        return [sampler_for(sampler, each.model.codec) for each in chain]
-    return [sampler if each.model.codec.is_bounded else replace(sampler, thresholding=None) for each in chain]
+    is_used = any(each.model.codec.is_bounded for each in chain)
+    return [sampler_for(sampler, each.model.codec, is_of_cascade=is_used) for each in chain]
 
 
 def source_images(loaded: Loaded, files: str | None, data_root: str | None, fabric: Fabric, num: int) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.files.atomic import atomic_writer, write_text
+from alphabar.files.paths import display_path
 from alphabar.runs.distributed import sum_over_ranks
-from alphabar.runs.paths import display_path
 from alphabar.sampling.cascade import RecordingSamples, source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.film import record_film, write_film

@@ -17,6 +17,7 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts
 from alphabar.runs.ema.profiles import MAX_LENGTH
 from alphabar.runs.run_dir import claim
@@ -123,7 +124,7 @@ class Inference:
 
     def identity(self, step: int) -> dict[str, object]:
         """Returns what receipts say of the checkpoint, which was written at `step`."""
-        return {"checkpoint": self.checkpoint, "sha256": short_hash(Path(self.checkpoints[-1])), "step": step}
+        return {"checkpoint": self.checkpoint, "sha256": short_hash(user_path(self.checkpoints[-1])), "step": step}
 
     def start(self, check: Callable[[Loaded], None]) -> tuple[Fabric, Loaded]:
         """Returns the Fabric of this process, and the model on its device.
@@ -179,7 +180,7 @@ class Inference:
         if self.prompt is not None:
             return [self.prompt]
         if self.prompts is not None:
-            return read_prompts(Path(self.prompts))
+            return read_prompts(self.prompts)
         if self.labels is None:
             return []
         if not conditioner.classes:
@@ -248,10 +249,10 @@ class Inference:
                     yield part.without(broken)
 
 
-def read_prompts(path: Path) -> list[str]:
+def read_prompts(path: str) -> list[str]:
     """Returns the lines of a text file that are not empty. Raises UserError if there are none."""
     try:
-        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        found = [line.strip() for line in user_path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"prompts={path}: cannot be read as text ({type(error).__name__})") from error
     if not found:

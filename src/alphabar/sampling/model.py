@@ -11,6 +11,7 @@ from alphabar.config.build import build, check
 from alphabar.data import Shape
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
@@ -97,7 +98,7 @@ def load_model(
         if "ema" not in content:
             raise UserError(f"checkpoint={path}: has no averaged weights; use weights=raw")
         if ema_length is not None:
-            averages = average_of_length(content, Path(path), ema_length)
+            averages = average_of_length(content, user_path(path), ema_length)
         else:
             averages = content["ema"]["weights"] if ema_decay is None else average_of_decay(content, ema_decay)
         state = state | averages

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alphabar.data import Shape
 from alphabar.diffusion.denoiser import Cond, Denoiser
-from alphabar.diffusion.errors import NeedsContinuousSchedule, NeedsLearnedVariance, NeedsNoiseRange
+from alphabar.diffusion.errors import NeedsContinuousSchedule, NeedsLearnedVariance, NeedsNoiseRange, NeedsNumSteps
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.thresholdings import Static
@@ -23,6 +23,7 @@ SAMPLER_ADVICE: Advice = {
         "choose churn=0, sampler=ddpm or ddim with eta=1, or a schedule with continuous time (edm, straight, shifted_cosine)"
     ),
     NeedsLearnedVariance: "choose posterior or beta; objective=hybrid trains it",
+    NeedsNumSteps: "give sampler.num_steps=50 or another number; num_steps=null is for schedules that have num_steps",
     NeedsNoiseRange: "give timesteps.sigma_min and timesteps.sigma_max, such as 0.002 and 80",
 }
 
@@ -95,14 +96,15 @@ class SamplingJob:
             yield Generated(indices, self.codec.decode(x), x.isfinite().flatten(1).all(1))
 
 
-def sampler_for(sampler: Sampler, codec: Codec) -> Sampler:
+def sampler_for(sampler: Sampler, codec: Codec, is_of_cascade: bool = False) -> Sampler:
     """Returns the sampler, without thresholding if the codec's space has no bounds to keep predictions in.
 
     Raises UserError in that case for a thresholding other than the configuration's default, which the user must have asked for.
+    is_of_cascade: whether another model, whose space has bounds, uses the thresholding, so that it may be left out here.
     """
     if codec.is_bounded:
         return sampler
-    if sampler.thresholding not in (None, Static()):
+    if not is_of_cascade and sampler.thresholding not in (None, Static()):
         name = type(sampler.thresholding).__name__.lower()
         raise UserError(f"thresholding={name}: this model's latents have no range to be kept in, need thresholding=none")
     return replace(sampler, thresholding=None)

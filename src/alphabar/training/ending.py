@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import WandbLogger
 
-from alphabar.runs.paths import display_path
+from alphabar.files.paths import display_path
 from alphabar.training.modules.base import BaseModule
 
 LAST = "checkpoints/last.ckpt"

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from alphabar.config.build import build
 from alphabar.errors import UserError
 from alphabar.files.atomic import write_text
-from alphabar.runs.paths import display_path
+from alphabar.files.paths import display_path
 from alphabar.runs.resume import Stopped
 from alphabar.training.callbacks.composition import Composition
 from alphabar.training.loggers.metrics_file import MetricsFile
@@ -73,8 +73,13 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
 
 
 def write_config(config: dict[str, Any], path: Path, stopped: Stopped | None) -> None:
-    """Writes the resolved configuration; another one, of an earlier sitting, is kept beside it."""
-    text = OmegaConf.to_yaml(OmegaConf.create(config))
-    if stopped is not None and path.read_text(encoding="utf-8") != text:
+    """Writes the resolved configuration of a run. If it was resumed with changes, the earlier configuration is kept beside it."""
+    if stopped is not None and not is_unchanged(OmegaConf.load(path), config):
         path.replace(path.with_name(f"config_until_step_{stopped.step}.yaml"))
-    write_text(path, text)
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(config)))
+
+
+def is_unchanged(stored: Any, config: dict[str, Any]) -> bool:
+    """Returns whether two configurations of a run are equal in everything but `resume`."""
+    content: Any = OmegaConf.to_container(stored)
+    return content | {"resume": None} == config | {"resume": None}

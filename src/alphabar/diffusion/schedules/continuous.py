@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from alphabar.diffusion.errors import NeedsNumSteps
 from alphabar.diffusion.schedules import Schedule
 
 
@@ -81,8 +82,8 @@ def derivative(y: Tensor, x: Tensor) -> Tensor:
 
 
 def need_steps(num_steps: int | None) -> int:
-    """Returns the number of steps in continuous time. Raises ValueError for None, since there is no end of them, or less than 1."""
+    """Returns the number of steps in continuous time. Raises NeedsNumSteps for None, and ValueError for less than 1."""
     if num_steps is None or num_steps < 1:
-        got = "null" if num_steps is None else num_steps
-        raise ValueError(f"need num_steps >= 1 on a schedule with continuous time, got num_steps={got}")
+        error = NeedsNumSteps if num_steps is None else ValueError
+        raise error(f"need num_steps >= 1 on a schedule with continuous time, got num_steps={num_steps}")
     return num_steps

@@ -81,7 +81,7 @@ class PretrainedCLIP(CLIP):
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        content = read_json(WHAT, self.folder / CONFIG)
+        content = read_json(WHAT, self.folder / CONFIG, FILES.remedy())
         if content.get("model_type") != "clip" or not isinstance(content.get("projection_dim"), int):
             raise UserError(f"{WHAT}: {self.folder} holds a network of type {content.get('model_type')}, not clip with both towers")
         return content

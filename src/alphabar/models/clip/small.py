@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alphabar.errors import UserError
 from alphabar.files.atomic import replaced_folder
+from alphabar.files.paths import user_path
 from alphabar.models.clip import CLIP, must_be_images
 from alphabar.models.clip.towers import Towers, pool
 from alphabar.models.embeddings import concatenate, encode_texts
@@ -34,7 +35,7 @@ class SmallCLIP(CLIP):
     """
 
     def __init__(self, folder: str) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = user_path(folder)
 
     @property
     def name(self) -> str:
@@ -103,7 +104,7 @@ def save_clip(towers: Towers, folder: Path) -> None:
     from safetensors.torch import save_file
 
     encoder = towers.encoder
-    name = str(encoder.folder) if Path(encoder.name).expanduser().is_dir() else encoder.name
+    name = str(encoder.folder) if user_path(encoder.name).is_dir() else encoder.name
     config = {"model_type": KIND, **towers.settings, "text_encoder": name, "max_length": encoder.max_length}
     config["text_digest"] = encoder.digest
     weights = {key: value.detach().cpu().contiguous() for key, value in towers.state_dict().items()}

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from alphabar.files.paths import user_path
 from alphabar.models.clip import CLIP
 from alphabar.models.clip.pretrained import PretrainedCLIP
 from alphabar.models.clip.small import KINDS, SmallCLIP
@@ -44,7 +44,7 @@ class StoredCLIP(CLIP):
     @cached_property
     def _clip(self) -> CLIP:
         try:
-            content = json.loads((Path(self.name).expanduser() / CONFIG).read_text(encoding="utf-8"))
+            content = json.loads((user_path(self.name) / CONFIG).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             content = {}  # a name of the hub, or a damaged file, which PretrainedCLIP reports
         is_small = isinstance(content, dict) and content.get("model_type") in KINDS

@@ -1,11 +1,11 @@
 """Diffusion in the latents of an autoencoder."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from alphabar.files.paths import user_path
 from alphabar.models.autoencoder_files import FrozenAutoencoder
 from alphabar.models.codecs import LatentCodec
 from alphabar.models.codecs.pixels import to_model_range, to_uint8
@@ -31,7 +31,7 @@ class Autoencoder(LatentCodec):
     def __init__(
         self, name: str, channels: int, digest: str | None = None, cache: bool = True, cache_dir: str = "outputs/cache/latents"
     ) -> None:
-        super().__init__(Path(cache_dir) if cache else None)
+        super().__init__(user_path(cache_dir) if cache else None)
         if channels < 1:
             raise ValueError(f"need channels >= 1, got channels={channels}")
         self.autoencoder = FrozenAutoencoder(name, digest)

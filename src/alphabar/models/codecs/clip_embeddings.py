@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alphabar.files.paths import user_path
 from alphabar.models.clip import CLIP, must_have_digest
 from alphabar.models.codecs import LatentCodec
 
@@ -22,7 +22,7 @@ class CLIPEmbeddings(LatentCodec):
     """
 
     def __init__(self, clip: CLIP, digest: str | None = None, cache: bool = True, cache_dir: str = "outputs/cache/latents") -> None:
-        super().__init__(Path(cache_dir) if cache else None)
+        super().__init__(user_path(cache_dir) if cache else None)
         must_have_digest(clip, digest)
         self.clip = clip
 

@@ -1,7 +1,6 @@
 """The caption of an image as its condition."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from alphabar.diffusion.denoiser import Cond
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 from alphabar.models.conditioners import Conditioner
 from alphabar.models.embeddings import TokenEmbeddings, cached_embeddings, concatenate, encode_texts
 from alphabar.models.text import TextEncoder
@@ -36,7 +36,7 @@ class Text(Conditioner):
             raise ValueError(f"need channels >= 1, got channels={channels}")
         self.encoder = encoder
         self.channels = channels
-        self.cache_dir = Path(cache_dir)
+        self.cache_dir = user_path(cache_dir)
         self.register_buffer("home", torch.zeros(1), persistent=False)  # follows the module to its device
         # No buffers: DDP would send them from process to process in each step.
         self._captions: TokenEmbeddings | None = None  # the first row is the empty prompt

@@ -19,8 +19,8 @@ from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
+from alphabar.files.paths import display_path
 from alphabar.runs.distributed import sum_over_ranks
-from alphabar.runs.paths import display_path
 from alphabar.sampling.cascade import source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.image_grid import grid, save_png

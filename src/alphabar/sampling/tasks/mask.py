@@ -1,7 +1,6 @@
 """Masks of inpainting: which pixels of an image are known, by a word or by a picture."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -11,6 +10,7 @@ from alphabar.data import Shape
 from alphabar.data.pixels import to_pixels
 from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 
 # What is hidden: from top to bottom and from left to right, as fractions of the image.
 HIDDEN = {
@@ -59,7 +59,7 @@ def _around(hidden: tuple[float, float, float, float], resolution: int) -> Tenso
 
 
 def _drawn(path: str, resolution: int) -> Tensor:
-    file = Path(path).expanduser()
+    file = user_path(path)
     if not file.is_file():
         raise UserError(f"task.mask={path}: there is no such file; the words are: {', '.join(HIDDEN)}")
     try:

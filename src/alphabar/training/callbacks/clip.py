@@ -4,8 +4,8 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from alphabar.files.paths import display_path
 from alphabar.models.clip.small import save_clip
-from alphabar.runs.paths import display_path
 from alphabar.training.hooks import checked_module, evaluation
 from alphabar.training.modules.contrastive import ContrastiveModule
 

@@ -52,12 +52,9 @@ def describe_training(trainer: Trainer, batch_size: int) -> dict[str, str]:
     """Returns the lines of precision and steps; batch_size: of each process."""
     processes, accumulated = trainer.world_size, trainer.accumulate_grad_batches
     device = f"{trainer.strategy.root_device.type} x {processes}" if processes > 1 else trainer.strategy.root_device.type
-    limits = {
-        "steps": f"{trainer.max_steps:,}" if trainer.max_steps > 0 else None,
-        "epochs": f"{trainer.max_epochs:,}" if trainer.max_epochs is not None and trainer.max_epochs > 0 else None,
-    }
-    limit = " or ".join(f"{number} {name}" for name, number in limits.items() if number is not None) or "no limit"
+    limits = {"step": trainer.max_steps, "epoch": trainer.max_epochs or -1}
+    known = [f"{number:,} {name}{'' if number == 1 else 's'}" for name, number in limits.items() if number > 0]
     return {
         "precision": f"{trainer.precision} on {device}",
-        "steps": f"{limit}, {batch_size * processes * accumulated:,} images a step",
+        "steps": f"{' or '.join(known) or 'no limit'}, {batch_size * processes * accumulated:,} images a step",
     }

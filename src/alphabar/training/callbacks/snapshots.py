@@ -4,9 +4,9 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
+from alphabar.files.paths import unused_path
 from alphabar.runs.ema import posthoc
 from alphabar.runs.ema.profiles import PowerFunction
-from alphabar.runs.paths import unused_path
 from alphabar.training.callbacks.checkpoints import AtomicCheckpointIO
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.ema import averages_of

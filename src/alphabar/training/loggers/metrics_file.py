@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from alphabar.files.atomic import write_text
+from alphabar.files.paths import unused_path
 from alphabar.runs.metrics_csv import read_rows
-from alphabar.runs.paths import unused_path
 
 
 class MetricsFile(Logger):

@@ -18,7 +18,7 @@ from wandb.errors import Error as WandbError
 from alphabar.config.build import first_line
 from alphabar.errors import UserError
 from alphabar.files.atomic import write_text
-from alphabar.runs.paths import display_path
+from alphabar.files.paths import display_path
 
 log = logging.getLogger(__name__)
 ID_FILE = "wandb_id.txt"
@@ -106,7 +106,7 @@ def check_project(project: str) -> None:
 def keep_out_of_home(run_dir: Path) -> None:
     """Moves wandb's caches and settings into the folder of the run if there is no home directory that can be written to."""
     home = os.environ.get("HOME")
-    if home is not None and os.access(home, os.W_OK):
+    if home is not None and os.path.isdir(home) and os.access(home, os.W_OK | os.X_OK):
         return
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         os.environ.setdefault(name, str((run_dir / "wandb" / name.split("_")[1].lower()).absolute()))

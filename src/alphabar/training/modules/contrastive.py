@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 from alphabar.models.clip import must_be_images
 from alphabar.models.clip.towers import Towers, pool
 from alphabar.models.embeddings import cached_embeddings
@@ -75,7 +75,7 @@ class ContrastiveModule(BaseModule):
         super().__init__(optimizer, seed, warmup_steps)
         self.towers = towers
         self.augmentation = augmentation
-        self.cache_dir = Path(cache_dir)
+        self.cache_dir = user_path(cache_dir)
         self.pooled: Tensor | None = None  # no buffer: DDP would send it from process to process in each step
 
     def attach_data(self, data: ImageDataModule) -> None:

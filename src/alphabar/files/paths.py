@@ -1,0 +1,37 @@
+"""Paths as users write and read them, relative to the folder in which the command was started, and paths that are not in use."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+_start_folder = Path()  # the working directory, unless Hydra has changed it
+
+
+@contextmanager
+def starting_in(folder: str | Path) -> Iterator[None]:
+    """Makes relative paths of the user start in `folder`; `hydra.job.chdir=true` moves the process to that of its run."""
+    global _start_folder
+    before = _start_folder
+    _start_folder = Path() if Path(folder).absolute() == Path.cwd() else Path(folder).absolute()
+    try:
+        yield
+    finally:
+        _start_folder = before
+
+
+def user_path(path: str | Path) -> Path:
+    """Returns the path that a user gave, which may be relative or begin with ~, as one that can be opened."""
+    return _start_folder / Path(path).expanduser()
+
+
+def display_path(path: str | Path) -> str:
+    """Returns the path as the user would type it, in the shell in which the command was started."""
+    path, start = Path(path), _start_folder.absolute()
+    return str(path.relative_to(start) if path.is_relative_to(start) else path)
+
+
+def unused_path(path: Path) -> Path:
+    """Returns the path or, if it exists, the first of name_2, name_3, ... that does not, with the same suffix."""
+    numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in count(2))
+    return path if not path.exists() else next(each for each in numbered if not each.exists())

@@ -1,0 +1,89 @@
+"""`hydra.job.chdir=true`: the process works in the folder of its run, and the paths of the user are still those of their shell."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import runs
+from alphabar.files.paths import display_path, starting_in, user_path
+from test_run_lines import lines, words_after
+
+TRAIN = (
+    "data=folder",
+    "data.root=photos",
+    "data.resolution=8",
+    "data.batch_size=8",
+    "network.base_channels=8",
+    "network.norm_groups=4",
+)
+BRIEF = ("callbacks.held_out_loss.num=4", "callbacks.samples=null", "callbacks.film=null", "callbacks.curves=null", "logger=csv")
+EVALUATE = ("num=70", "sampler.num_steps=2", "features.max_images=40", "statistics.kid=null", "statistics.prdc=null")
+
+
+def test_paths_of_the_user_start_where_the_command_did(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert user_path("photos") == Path("photos")
+    assert user_path("~/photos") == Path.home() / "photos"
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir("run")
+    with starting_in(tmp_path):
+        assert user_path("photos") == tmp_path / "photos"
+        assert user_path("/photos") == Path("/photos")
+        assert display_path(tmp_path / "photos") == "photos"
+        assert display_path("/photos") == "/photos"
+    assert user_path("photos") == Path("photos")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for index in range(160):
+        path = folder / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(path)
+    return folder
+
+
+def test_every_command_does_what_it_does_without(command, tmp_path, photos):
+    (tmp_path / "photos").symlink_to(photos)
+    (tmp_path / "sigmas.txt").write_text("80 20 5 1\n")
+    outputs, figures = {}, {}
+    for folder, chdir in (("stays", "false"), ("moves", "true")):
+        where = f"hydra.job.chdir={chdir}"
+
+        def run(name, *words, folder=folder, where=where):
+            code, out, err = command(name, *words, where)
+            assert code == 0, err
+            outputs[folder] = [*outputs.get(folder, ()), out.replace(folder, "FOLDER")]
+
+        run("train", *TRAIN, *BRIEF, "trainer.max_steps=2", "module.warmup_steps=1", f"hydra.run.dir={folder}/run")
+        run("train", f"resume={folder}/run", "trainer.max_steps=3")
+        drawn = ("num=4", "format=npz", "film=2", "timesteps=file", "timesteps.path=sigmas.txt", "sampler.num_steps=null")
+        run("sample", f"checkpoint={folder}/run", *drawn, f"hydra.run.dir={folder}/drawn")
+        run(
+            "sample",
+            f"checkpoint={folder}/run",
+            "task=image_to_image",
+            "images=photos/a",
+            "num=2",
+            f"hydra.run.dir={folder}/varied",
+        )
+        checkpoint = f"checkpoint={folder}/run/checkpoints/last.ckpt"
+        run("evaluate", checkpoint, *EVALUATE, f"paths.outputs={folder}", f"hydra.run.dir={folder}/measured")
+        assert list(Path(folder, "cache", "features").glob("classifier*"))
+        figures[folder] = runs.figures(f"{folder}/measured")
+    for name in ("run/config.yaml", "drawn/grid.png", "varied/grid.png"):
+        stays, moves = (Path(folder, name).read_bytes().replace(folder.encode(), b"FOLDER") for folder in outputs)
+        assert stays == moves, name
+    receipts = [json.loads(Path(folder, "measured", "receipt.json").read_text()) for folder in outputs]
+    assert receipts[0]["protocol"] == receipts[1]["protocol"]
+    assert figures["stays"] == figures["moves"]
+    first, second = outputs.values()
+    assert [list(lines(out)) for out in first] == [list(lines(out)) for out in second]
+    code, out, err = command("train", *words_after(outputs["moves"][1].replace("FOLDER", "moves")))
+    assert code == 0, err
+    assert "done: 6 steps" in out
