@@ -192,7 +192,7 @@ def test_one_model_and_the_whole_cascade_are_judged(base, classes, larger, shell
             ["checkpoint={larger}", "stages=[{classes}]", "guidance=classifier_free", "negative=dog"],
             "negative: need labels 0..1, got dog",
         ),
-        (["checkpoint={larger}", "stages=[nowhere]"], "checkpoint=nowhere: no such file"),
+        (["checkpoint={larger}", "stages=[nowhere]"], "stages=nowhere: no such file"),
         (["checkpoint={base}", "images=nowhere"], "images=nowhere: this model is not conditioned on images (it has Text)"),
         (["checkpoint={larger}", "images=nowhere"], "images=nowhere: there is no such file or folder"),
         (["checkpoint={larger}", "stages=[{base}]", "images=nowhere"], "images=nowhere: this model is not conditioned on images"),

@@ -248,6 +248,7 @@ def test_a_run_folder_stands_for_its_last_checkpoint(monkeypatch, capfd, tmp_pat
         (tmp_path / name / "checkpoints").mkdir(parents=True)
         (tmp_path / name / "checkpoints" / "last.ckpt").touch()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "other.ckpt").touch()
     seen = []
     words = ("checkpoint='c=d'", "stages=[a,other.ckpt]", "guidance=autoguidance", "guidance.checkpoint=b")
     app = App(ROOT / "conf", "sample")

@@ -27,7 +27,7 @@ from alphabar.cli import exit_status, resolvers
 from alphabar.cli.complete_config import complete, config_as_yaml
 from alphabar.cli.console import configure_logging
 from alphabar.cli.diagnose import diagnose
-from alphabar.cli.hydra_app import App
+from alphabar.cli.hydra_app import App, accept
 from alphabar.cli.overrides import as_swept, dropped, for_resumed_run, requoted, resumed_folder, text_quoted
 from alphabar.cli.sweep_summary import finish_sweeps
 from alphabar.cli.unused_keys import unused
@@ -39,10 +39,12 @@ from alphabar.files.paths import starting_in
 Main = Callable[[DictConfig], dict[str, object]]
 
 
-def command(config_name: str, verbs: Mapping[str, str] | None = None) -> Callable[[Main], Callable[[], NoReturn]]:
+def command(
+    config_name: str, verbs: Mapping[str, str] | None = None, check: Callable[[DictConfig], None] = accept
+) -> Callable[[Main], Callable[[], NoReturn]]:
     """Returns a decorator that makes a command of a function of the configuration in `conf/<config_name>.yaml`, beside the script.
 
-    verbs: first words of a command line after which no configuration follows; see `App`.
+    verbs, check: first words of a command line after which no configuration follows, and a check of other ones; see `App`.
 
     The command exits with 0, 1 (a bug of ours, or a sweep with failed jobs), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM).
     """
@@ -51,7 +53,7 @@ def command(config_name: str, verbs: Mapping[str, str] | None = None) -> Callabl
         @functools.wraps(main)
         def start() -> NoReturn:
             folder = Path(inspect.getfile(main)).resolve().parent / "conf"
-            sys.exit(execute(main, App(folder, config_name, verbs or {})))
+            sys.exit(execute(main, App(folder, config_name, verbs or {}, check)))
 
         return start
 

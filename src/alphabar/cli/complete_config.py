@@ -35,6 +35,7 @@ def complete(cfg: DictConfig, app: App, words: Sequence[str], folder: Path) -> N
     if lines := missing(cfg):
         raise ConfigError("\n".join(lines))
     take_last_checkpoints(cfg)
+    app.check(cfg)
     coerce(cfg, values_as_written(words))
     check(cfg, app.groups())
 
@@ -103,7 +104,12 @@ def take_last_checkpoints(cfg: DictConfig) -> None:
 
 
 def last_checkpoint(key: str, path: str) -> str:
-    """Returns the last checkpoint of a run's folder, and any other path unchanged. Raises UserError if the folder has none."""
+    """Returns the last checkpoint of a run's folder, and the path of a file unchanged.
+
+    Raises UserError if the folder has none, or if there is nothing at the path.
+    """
+    if not user_path(path).exists():
+        raise UserError(f"{key}={path}: no such file; a run keeps its own in checkpoints/last.ckpt and best.ckpt")
     if not user_path(path).is_dir():
         return path
     last = Path(path) / "checkpoints" / "last.ckpt"

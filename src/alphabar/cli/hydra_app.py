@@ -3,7 +3,7 @@
 import os
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,11 +25,16 @@ from alphabar.config.interpolation import written
 from alphabar.errors import UserError
 
 
+def accept(cfg: DictConfig) -> None:
+    """Accepts every configuration."""
+
+
 @dataclass(frozen=True)
 class App:
     """A script, the folder and the main name of its YAML files, and the options of Hydra that change where these are looked for.
 
-    verbs: first words after which no configuration follows, with the module whose `main` takes the rest.
+    verbs: first words after which no configuration follows, with the module whose `main` takes the rest and returns what to print.
+    check: raises UserError for a configuration that the command cannot work with; it is called before torch is loaded.
     config_name, config_path, config_dir: Hydra's options of these names; None if they are not given.
     searchpath: the words of the command line that set `hydra.searchpath`.
     """
@@ -37,6 +42,7 @@ class App:
     folder: Path
     name: str
     verbs: Mapping[str, str] = field(default_factory=dict)
+    check: Callable[[DictConfig], None] = accept
     config_name: str | None = None
     config_path: str | None = None
     config_dir: str | None = None

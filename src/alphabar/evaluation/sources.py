@@ -1,4 +1,20 @@
-"""The combinations of a checkpoint, samples and data that can be evaluated. Imports nothing, so that mistakes are found at once."""
+"""What can be evaluated: the combinations of checkpoint, samples and data. Imports no torch, so that mistakes are found at once."""
+
+from omegaconf import DictConfig
+
+from alphabar.errors import UserError
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Raises UserError if the configuration of evaluate.py does not say what to evaluate."""
+    if "samples" not in cfg:  # a metric of checkpoints alone
+        if cfg.get("checkpoint", "") is None:
+            raise UserError("checkpoint: missing, give checkpoint=...")
+        return
+    try:
+        check_sources(*(cfg.get(key) is not None for key in ("checkpoint", "samples", "data")))
+    except ValueError as error:
+        raise UserError(f"metric: {error}") from error
 
 
 def check_sources(has_checkpoint: bool, has_samples: bool, has_data: bool) -> None:
