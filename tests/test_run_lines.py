@@ -1,11 +1,12 @@
 """The lines at the beginning and at the end of a run: they are true, and their commands work in the shell where it was started."""
 
+import itertools
 import shlex
 import signal
-from datetime import timedelta
 
 import pytest
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Timer
 
 import runs
 import toy
@@ -77,10 +78,18 @@ def test_the_command_to_go_on_raises_the_limit_that_ended_the_run(command, limit
     assert "done: 4 steps" in out
 
 
-def test_a_run_that_is_out_of_time_prints_so(command):
-    out = start(command, "trainer.max_steps=1000000", "+trainer.max_time=00:00:00:01")
-    assert words_after(out)[-1] >= "+trainer.max_time=00:00:00:02"  # a step may take long
-    assert clock(timedelta(days=1, hours=2, minutes=3, seconds=4)) == "01:02:03:04"
+def test_a_run_that_is_out_of_time_prints_so(command, monkeypatch):
+    clock_of_test = itertools.count(0, 0.25)  # seconds, one look at it after the other
+    monkeypatch.setattr(Timer, "time_elapsed", lambda self, stage="train": next(clock_of_test))
+    out = start(command, "trainer.max_steps=1000000", "+trainer.max_time=00:00:00:05")
+    assert words_after(out)[-1] >= "+trainer.max_time=00:00:00:10"  # the last step may have taken long
+    assert clock(86400 + 2 * 3600 + 3 * 60 + 4) == "01:02:03:04"
+
+
+def test_a_run_whose_time_is_over_before_the_first_step_prints_so(command):
+    out = start(command, "trainer.max_steps=1000000", "+trainer.max_time=00:00:00:00")
+    assert "no step was taken: the time was over (trainer.max_time=00:00:00:00)\n" in out
+    assert "go on" not in lines(out)
 
 
 def test_a_path_that_a_shell_would_break_is_quoted(command, tmp_path):

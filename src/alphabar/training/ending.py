@@ -1,7 +1,6 @@
 """The result of a run, and the lines at its end: what came out, which files were written, how to go on."""
 
 import shlex
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,9 @@ def report_end(result: dict[str, Any], trainer: Trainer, module: BaseModule, fir
         print(done_line(result))
     else:
         limit = limit_reached(trainer)
-        print(f"nothing to do: already at step {first_step:,}{f' ({limit[0]})' if limit else ''}")
+        is_late = timer_that_ended(trainer) is not None
+        reason = "no step was taken: the time was over" if is_late else f"nothing to do: already at step {first_step:,}"
+        print(f"{reason}{f' ({limit[0]})' if limit else ''}")
     folder = Path(result["folder"])
     for label, names in FILES.items():
         if found := [name for name in names if (folder / name).exists()]:
@@ -91,21 +92,24 @@ def limit_reached(trainer: Trainer) -> tuple[str, str] | None:
     epochs = trainer.max_epochs
     if epochs is not None and 0 < epochs <= trainer.current_epoch:
         return f"trainer.max_epochs={epochs}", f"+trainer.max_epochs={2 * trainer.current_epoch}"
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    for timer in (callback for callback in callbacks if isinstance(callback, Timer)):
-        remaining = timer.time_remaining()
-        if remaining is not None and remaining <= 0:
-            duration = timedelta(seconds=timer.time_elapsed() + remaining)
-            return (
-                f"trainer.max_time={clock(duration)}",
-                f"+trainer.max_time={clock(2 * max(duration, timedelta(seconds=timer.time_elapsed())))}",
-            )
+    if timer := timer_that_ended(trainer):
+        elapsed = timer.time_elapsed()
+        duration = elapsed + (timer.time_remaining() or 0.0)
+        return f"trainer.max_time={clock(duration)}", f"+trainer.max_time={clock(2 * max(duration, elapsed))}"
     return None
 
 
-def clock(duration: timedelta) -> str:
-    """Returns DD:HH:MM:SS, as the Trainer reads it."""
-    minutes, seconds = divmod(round(duration.total_seconds()), 60)
+def timer_that_ended(trainer: Trainer) -> Timer | None:
+    """Returns the timer of `trainer.max_time` if its time is over."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    timers = [callback for callback in callbacks if isinstance(callback, Timer)]
+    remaining = ((timer, timer.time_remaining()) for timer in timers)
+    return next((timer for timer, seconds in remaining if seconds is not None and seconds <= 0), None)
+
+
+def clock(seconds: float) -> str:
+    """Returns a duration as DD:HH:MM:SS, as the Trainer reads it."""
+    minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{seconds:02}"
 
 
