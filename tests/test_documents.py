@@ -48,7 +48,7 @@ def without(words, keys):
 def test_a_command_is_a_good_one_as_it_stands(command, monkeypatch, capsys):
     app = runs.App(runs.ROOT / "conf", command.script.removesuffix(".py"))
     for words in documents.jobs(command.arguments):
-        words = document_files.filled(words) if "resume" in map(documents.key, words) else words  # its configuration is there
+        words = document_files.filled(words)  # checkpoints and runs are looked at before anything else
         if words[:1] not in (["compare"], ["report"]):
             assert runs.say(monkeypatch, *words, app=app) == 0, capsys.readouterr().err
 

@@ -139,7 +139,7 @@ def test_a_sweep_over_lengths_is_one_protocol_and_needs_no_samples(tmp_path):
         (
             "power",
             ["ema_length=0.1", "weights=raw"],
-            "inference: ema_length=0.1: need weights=ema, got weights=raw, which are not averaged",
+            "ema_length=0.1: need weights=ema, got weights=raw, which are not averaged",
         ),
         ("power", ["ema_length=0.1", "ema_decay=0.9"], "inference: need ema_length or ema_decay, got ema_length=0.1 ema_decay=0.9"),
         ("power", ["ema_length=0.5"], "inference: need 0 < ema_length <= 0.28868, that of the plain mean, got ema_length=0.5"),
