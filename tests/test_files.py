@@ -1,10 +1,13 @@
 """Files that are replaced as a whole, and results that are kept on the disk."""
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -130,6 +133,24 @@ def test_a_damaged_entry_is_made_again_with_one_line(cache, caplog, damage):
     assert cache.load_or_make(path, lambda: {"x": 1}) == {"x": 1}
     assert [record.getMessage() for record in caplog.records] == [f"cannot use {path}, so it is made again: it is damaged"]
     assert cache.load(path) == {"x": 1}
+
+
+def test_an_array_is_read_whole_only_after_a_change(cache, caplog, monkeypatch):
+    path, numbers = cache.path("array"), np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert cache.store_array(path, numbers)
+    hashed = mock.Mock(side_effect=hashlib.file_digest)
+    monkeypatch.setattr(hashlib, "file_digest", hashed)
+    assert cache.is_intact(path)
+    assert (cache.map_array(path, np.float32, (3, 4)) == numbers).all()
+    assert not hashed.called
+    os.utime(path)  # as a copy of the folder would have it
+    assert [cache.is_intact(path), cache.is_intact(path)] == [True, True]
+    assert hashed.call_count == 1
+    times = path.stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # a damage that hides behind the old time and size
+    assert not cache.is_intact(path)
+    assert caplog.messages == [f"cannot use {path}, so it is made again: it is damaged"]
 
 
 def test_a_cache_that_cannot_be_written_costs_one_line(tmp_path, caplog):

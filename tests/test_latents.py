@@ -164,7 +164,7 @@ def test_latents_that_are_cached_are_those_of_the_images(tmp_path, folder, flip)
 
 def test_a_damaged_file_is_made_again_and_one_of_another_encoder_is_another_file(tmp_path, folder, caplog):
     first = cached_latents(codec(folder), resident(), False, "data", tmp_path, CPU).clone()
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.pt")
     intact = path.read_bytes()
     for content in (intact[:-2], intact[:-1] + b"?", b"", b"\xff" * 100):
         path.write_bytes(content)

@@ -1,7 +1,9 @@
 """The real images that generated ones are measured against, on one process and on several."""
 
 import logging
+import os
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -47,13 +49,27 @@ def test_real_images_are_measured_once(tmp_path):
     assert found == [True, False]
 
 
-@pytest.mark.parametrize("change", ["data", "features", "num", "damage", "half"])
+def test_rows_of_the_cache_are_read_when_they_are_used(tmp_path):
+    """They are a map of the file, so that what a later write changes in it shows."""
+    images = ResidentImages(gaussian_images(50, 4, seed=0), None)
+    first, again = (real_image_features(pixels_as_features(4, tmp_path), CPU, images, "train", "data", 50, 25) for _ in range(2))
+    assert torch.equal(first.features.rows, again.features.rows)
+    (path,) = tmp_path.glob("real-*.rows")
+    with path.open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(np.float32(7).tobytes())
+    assert again.features.rows[-1, -1] == 7
+
+
+@pytest.mark.parametrize("change", ["data", "features", "num", "damage", "half", "damaged rows", "no rows"])
 def test_real_images_are_measured_again_after_a_change(tmp_path, caplog, change):
     images = ResidentImages(gaussian_images(50, 4, seed=0), None)
     real_image_features(pixels_as_features(4, tmp_path), CPU, images, "train", "data", 40, batch_size=25)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.rows" if "rows" in change else "*.pt")
     content = path.read_bytes()
-    if change == "damage":
+    if change == "no rows":
+        path.unlink()
+    if change in ("damage", "damaged rows"):
         path.write_bytes(content[:-100] + bytes(byte ^ 1 for byte in content[-100:]))
     if change == "half":
         path.write_bytes(content[: len(content) // 2])
@@ -63,8 +79,8 @@ def test_real_images_are_measured_again_after_a_change(tmp_path, caplog, change)
     found = real_image_features(extractor, CPU, images, "train", fingerprint, num, batch_size=25)
     assert "seen" in vars(witness)
     assert len(found.features.rows) == num
-    assert len(caplog.messages) == (change in ("damage", "half"))
-    assert len(list(tmp_path.iterdir())) == (1 if change in ("damage", "half") else 2)
+    assert len(caplog.messages) == (change in ("damage", "half", "damaged rows"))
+    assert len(list(tmp_path.glob("*.pt"))) == (2 if change in ("data", "features", "num") else 1)
 
 
 def test_cache_that_cannot_be_written_costs_a_line_and_nothing_else(tmp_path, caplog):

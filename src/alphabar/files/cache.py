@@ -6,6 +6,7 @@ A cache only saves time: an entry that cannot be read is computed again, and one
 import hashlib
 import io
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,16 +17,19 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from alphabar.files.atomic import atomic_writer
+from alphabar.files.atomic import atomic_writer, write_text
 
 log = logging.getLogger(__name__)
 HASH_SIZE = 32
-CHUNK = 2**20  # bytes that are hashed at a time
+CLOCK_TICK = 0.02  # seconds; the times of files are less fine than those of the processor, mostly by 0.004
 
 
 @dataclass(frozen=True)
 class DiskCache:
-    """A folder of entries, each a file behind its SHA-256, written atomically; processes may share it."""
+    """A folder of entries, each a file that begins with the SHA-256 of the rest, written atomically; processes may share it.
+
+    An entry holds a dictionary (`store`, `load`) or an array that is mapped into memory (`store_array`, `map_array`).
+    """
 
     folder: Path
 
@@ -35,14 +39,18 @@ class DiskCache:
         return self.folder / f"{kind}-{digest}{suffix}"
 
     def is_intact(self, path: Path) -> bool:
-        """Returns whether there is an entry that matches its hash; one that does not, or cannot be read, is logged in one line."""
+        """Returns whether there is an entry that matches its hash; one that does not, or cannot be read, is logged in one line.
+
+        The file is hashed once: a note beside it then holds its inode, its size and the times of its last changes, and as long as
+        they are the same, the file is not read again. So an array of many GB does not cost minutes at every start.
+        """
         try:
-            with path.open("rb") as file:
-                expected, content = file.read(HASH_SIZE), hashlib.sha256()
-                while part := file.read(CHUNK):
-                    content.update(part)
-            if content.digest() != expected:
-                raise ValueError("it is damaged")
+            if not _is_noted(path):
+                identity = _lasting_identity(path)
+                with path.open("rb") as file:
+                    if file.read(HASH_SIZE) != hashlib.file_digest(file, "sha256").digest():
+                        raise ValueError("it is damaged")
+                _write_note(path, identity)
             return True
         except (FileNotFoundError, NotADirectoryError):
             return False
@@ -52,22 +60,25 @@ class DiskCache:
 
     def load(self, path: Path) -> dict[str, Any] | None:
         """Returns the content of an entry, on the CPU, or None if there is none or it is damaged, which is logged in one line."""
-        if not self.is_intact(path):
-            return None
         try:
+            entry = path.read_bytes()
+            if hashlib.sha256(memoryview(entry)[HASH_SIZE:]).digest() != entry[:HASH_SIZE]:
+                raise ValueError("it is damaged")
             with torch.inference_mode(False):  # so that tensors may be trained on
-                return torch.load(io.BytesIO(path.read_bytes()[HASH_SIZE:]), map_location="cpu", weights_only=True)
+                return torch.load(io.BytesIO(entry[HASH_SIZE:]), map_location="cpu", weights_only=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except Exception as error:  # of whatever kind: another version of torch may have written it
             _log_unusable(path, error)
             return None
 
     def map_array(self, path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
-        """Returns the numbers of an intact entry of `writer`, each read from the disk when it is used; changes stay in memory."""
+        """Returns the array in an intact entry, each number read from the disk when it is used; changes stay in memory."""
         return np.memmap(path, dtype, mode="c", offset=HASH_SIZE, shape=shape)
 
     @contextmanager
     def writer(self, path: Path) -> Iterator[Callable[[bytes | memoryview], None]]:
-        """Yields a function that writes an entry piece by piece; raises OSError if it cannot be written."""
+        """Yields a function that writes an entry for `map_array` piece by piece; raises OSError if it cannot be written."""
         path.parent.mkdir(parents=True, exist_ok=True)
         content = hashlib.sha256()
         with atomic_writer(path) as file:
@@ -80,14 +91,27 @@ class DiskCache:
             yield write
             file.seek(0)
             file.write(content.digest())
+        _write_note(path, _lasting_identity(path))
+
+    def store_array(self, path: Path, array: np.ndarray) -> bool:
+        """Writes an entry for `map_array`; returns whether it could be written, which is logged in one line if not."""
+        try:
+            with self.writer(path) as write:
+                write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            return True
+        except OSError as error:
+            _log_unwritable(path, error)
+            return False
 
     def store(self, path: Path, content: dict[str, Any]) -> None:
         """Writes an entry of tensors, numbers and texts; logs one line if it cannot be written."""
         buffer = io.BytesIO()
         torch.save(content, buffer)
         try:
-            with self.writer(path) as write:
-                write(buffer.getbuffer())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_writer(path) as file:
+                file.write(hashlib.sha256(buffer.getbuffer()).digest())
+                file.write(buffer.getbuffer())
         except OSError as error:
             _log_unwritable(path, error)
 
@@ -120,6 +144,37 @@ class DiskCache:
             with suppress(OSError):  # unlinked while it is held: whoever waits for it finds the finished entry
                 Path(lock.lock_file).unlink()
             lock.release()
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f".{path.name}.verified")
+
+
+def _identity(path: Path) -> str:
+    """Returns what changes with every write to a file, and when another file takes its place."""
+    status = path.stat()
+    return f"inode {status.st_ino} size {status.st_size} mtime {status.st_mtime_ns} ctime {status.st_ctime_ns}"
+
+
+def _lasting_identity(path: Path) -> str:
+    """Returns the identity of a file once every later write changes it: not before the clock of the file system has moved on."""
+    age = time.time() - path.stat().st_ctime
+    time.sleep(min(max(CLOCK_TICK - age, 0), CLOCK_TICK))
+    return _identity(path)
+
+
+def _is_noted(path: Path) -> bool:
+    """Returns whether the file is the one that its note says was found intact. Raises OSError if there is no such file."""
+    identity = _identity(path)
+    try:
+        return _note(path).read_text(encoding="utf-8") == identity
+    except (OSError, ValueError):
+        return False
+
+
+def _write_note(path: Path, identity: str) -> None:
+    with suppress(OSError):  # without a note, the file is hashed again
+        write_text(_note(path), identity)
 
 
 def _log_unusable(path: Path, error: Exception) -> None:

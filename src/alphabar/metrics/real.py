@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -16,7 +18,7 @@ from alphabar.metrics.feature_set import ClassSums, FeatureSet, Sums
 from alphabar.metrics.health import ImageStatistics
 from alphabar.runs.distributed import from_first, rank_and_size
 
-VERSION = 4  # the version of the cached files
+VERSION = 5  # the version of the cached files
 MAX_ROWS = 50_000  # the number of images whose single features are kept, among which nearest neighbours are searched
 
 
@@ -37,22 +39,34 @@ def real_image_features(
 ) -> RealImages:
     """Returns the features of the first `num` images of a split, from the cache if an earlier run stored them.
 
-    Only the first process gets the rows of the cache, which are those of the first 50,000 images. All processes call it.
+    The first process gets the rows of the cache, those of the first 50,000 images, each read from the disk when it is used; the
+    others get none. All processes call it.
     """
     cache, is_first = DiskCache(extractor.cache_dir), rank_and_size()[0] == 0
     path = cache.path("real", VERSION, fingerprint, split, num, extractor.record)
     with cache.locked(path) if is_first else nullcontext():
-        stored = (cache.load(path) or {}) if is_first else {}
-        rows = stored.pop("rows", torch.zeros(0, extractor.num_features))
+        stored, rows = _load(cache, path, extractor.num_features) if is_first else ({}, torch.zeros(0, extractor.num_features))
         known = from_first(lambda: stored)
         if not known:
             real = _extract(extractor, device, images, num, batch_size)
-            if is_first:
+            if is_first and cache.store_array(_path_of_rows(path), real.features.rows.numpy()):
                 cache.store(path, _to_dict(real))
             return real
     classes = None if known["classes"] is None else ClassSums(*known["classes"])
     features = FeatureSet(Sums(*known["parts"]), rows, classes, known["matches"])
     return RealImages(features, ImageStatistics(known["pixels"]), known["content"])
+
+
+def _load(cache: DiskCache, path: Path, num_features: int) -> tuple[dict[str, Any], Tensor]:
+    """Returns what `_to_dict` gave an earlier run, and the rows, float32 [n, num_features]; both empty if either is not at hand."""
+    stored = cache.load(path)
+    if stored is None or not cache.is_intact(_path_of_rows(path)):
+        return {}, torch.zeros(0, num_features)
+    return stored, torch.from_numpy(cache.map_array(_path_of_rows(path), np.float32, (stored["num_rows"], num_features)))
+
+
+def _path_of_rows(path: Path) -> Path:
+    return path.with_suffix(".rows")
 
 
 def _extract(extractor: Extractor, device: torch.device, images: ImageSet, num: int, batch_size: int) -> RealImages:
@@ -80,11 +94,11 @@ def indices_of_rank(num: int, batch_size: int) -> Iterator[Tensor]:
 
 
 def _to_dict(real: RealImages) -> dict[str, object]:
-    """Returns plain tensors on the CPU, and texts, for the cache."""
+    """Returns plain tensors on the CPU, numbers and texts, for the cache: all but the rows."""
     features = real.features
     return {
         "parts": [value.cpu() for value in features.parts],
-        "rows": features.rows,
+        "num_rows": len(features.rows),
         "classes": None if features.classes is None else [value.cpu() for value in features.classes],
         "matches": None if features.matches is None else features.matches.cpu(),
         "pixels": real.pixels.sums.cpu(),
