@@ -53,9 +53,8 @@ def test_what_an_objective_has_learned_is_taken_up_too(tmp_path):
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path, number, code, saved, num_workers):
     """60 steps, and 60 steps with a signal at the 37th, in the middle of an epoch of 24; checkpoints every 10."""
     stopped_with = code
-    words = runs.words("trainer.max_steps=60", "network.dropout=0.1", f"data.num_workers={num_workers}")
-    code, _, err = runs.run("train.py", *words, f"hydra.run.dir={tmp_path / 'straight'}", cwd=tmp_path)
-    assert code == 0, err
+    overrides = ("trainer.max_steps=60", "network.dropout=0.1", f"data.num_workers={num_workers}")
+    words, uncut = runs.words(*overrides), runs.trained(*overrides)
     there = f"hydra.run.dir={tmp_path / 'killed'}"
     code, _, err = runs.run(CRASH, *words, there, cwd=tmp_path, env={"CRASH": f"{int(number)} 37 0"})
     assert code == stopped_with, err
@@ -63,11 +62,11 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path, number, cod
     assert runs.checkpoint(tmp_path / "killed")["global_step"] == saved
     code, _, err = runs.run("train.py", f"resume={tmp_path / 'killed'}", cwd=tmp_path)
     assert code == 0, err
-    straight, resumed = runs.checkpoint(tmp_path / "straight"), runs.checkpoint(tmp_path / "killed")
+    straight, resumed = runs.checkpoint(uncut), runs.checkpoint(tmp_path / "killed")
     assert straight["global_step"] == resumed["global_step"] == 60
     for key in ("state_dict", "ema", "optimizer_states", "lr_schedulers"):
         assert equal(straight[key], resumed[key]), key
-    assert rows(tmp_path / "straight") == rows(tmp_path / "killed")
+    assert rows(uncut) == rows(tmp_path / "killed")
     assert [row["step"] for row in rows(tmp_path / "killed")] == [
         "0",
         "7",
