@@ -5,8 +5,10 @@ from omegaconf import DictConfig
 from alphabar.cli.command import command
 from alphabar.evaluation.sources import check_config
 
+SUBCOMMANDS = {"compare": "alphabar.evaluation.compare:compare_command", "report": "alphabar.reports.report:report_command"}
 
-@command("evaluate", {"compare": "alphabar.evaluation.compare", "report": "alphabar.reports.report"}, check_config)
+
+@command("evaluate", SUBCOMMANDS, check_config)
 def main(cfg: DictConfig) -> dict[str, object]:
     """Measures figures by the protocol that the configuration states, and prints them."""
     from alphabar.cli.evaluation_summary import report_evaluation  # here, since these load torch, which help does not need

@@ -28,7 +28,7 @@ from alphabar.metrics.classifier import ClassifierFeatures
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.models.conditioners.low_resolution import LowResolution
-from alphabar.runs.text_table import aligned
+from alphabar.runs.text_table import format_table
 from alphabar.sampling.cascade import source_conditions
 from alphabar.sampling.image_grid import grid, save_png, side_by_side
 from alphabar.sampling.model import Loaded, load_model
@@ -96,7 +96,7 @@ def main() -> None:
     picture = arguments.checkpoint.parents[1] / "super_resolution.png"
     save_png(grid(side_by_side(*(images[:24] for images in (low, *results.values()))), 3), picture)
     print(f"{len(originals)} held-out images, step {loaded.step:,}, {conditioner.resolution} to {conditioner.full_resolution}")
-    print(aligned(rows))
+    print(format_table(rows))
     print(f"picture  {picture}: low resolution | {' | '.join(results)}")
 
 

@@ -9,7 +9,7 @@ import torch
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.thresholdings import Static
 from alphabar.evaluation.receipt import Figure, Receipt, write_receipt
-from alphabar.reports.report import main
+from alphabar.reports.report import report_command
 from alphabar.sampling.image_grid import grid, save_gif, save_png
 
 VOID = {"meta", "img", "input", "link", "br", "hr"}
@@ -151,7 +151,7 @@ def make_sweep(folder, names=("fid/n100-classifier-ema-ddim50", "fid/n100-classi
 
 
 def report(folder, *words):
-    path = main([str(folder), *map(str, words)]).split()[-1]
+    path = report_command([str(folder), *map(str, words)]).split()[-1]
     content = (folder / "report.html").read_text()
     assert path.endswith("report.html")
     page = Page(content)

@@ -15,7 +15,7 @@ from transformers import CLIPImageProcessorFast, CLIPModel, CLIPTokenizer
 import tiny_models
 import tiny_texts
 from alphabar.config.build import build
-from alphabar.config.former_names import upgraded
+from alphabar.config.former_names import upgrade_config
 from alphabar.errors import UserError
 from alphabar.models.clip.pretrained import PretrainedCLIP
 from alphabar.models.clip.small import SmallCLIP, save_clip
@@ -27,7 +27,7 @@ from alphabar.models.conditioners.image_embedding import ImageEmbedding
 from alphabar.models.frozen import silence
 from alphabar.models.text import TextEncoder
 from alphabar.runs.checkpoint import frozen_parts
-from alphabar.runs.resume import relocate
+from alphabar.runs.resume import set_given_paths
 
 CPU = torch.device("cpu")
 TEXTS = ["a cat", "a", "red heart and dog", ""]
@@ -149,12 +149,12 @@ def test_a_pair_is_replaced_as_a_whole(encoder, tmp_path, monkeypatch):
 def test_a_pair_that_moved_is_followed_wherever_a_run_names_it():
     parts = {"codec": {"clip": {"name": "old"}}, "conditioner": {"clip": {"name": "old"}, "encoder": {"name": "other"}}}
     saved = OmegaConf.create({**parts, "module": parts, "codec_name": None, "clip_name": "new"})
-    relocate(saved)
+    set_given_paths(saved)
     for node in (saved, saved.module):
         assert node.codec.clip.name == node.conditioner.clip.name == "new"
         assert node.conditioner.encoder.name == "other"
     saved.codec_name = "new"
-    assert "not one in the latents of an autoencoder" in complaint(lambda: relocate(saved))
+    assert "not one in the latents of an autoencoder" in complaint(lambda: set_given_paths(saved))
 
 
 def test_bad_folders_are_one_line(folder, encoder, published, tmp_path):
@@ -211,7 +211,7 @@ def test_models_on_a_clip_of_earlier_versions_still_load(folder, tmp_path):
         "codec": {"_target_": "alphabar.models.codecs.embedding.ImageEmbedding", "pair": pair},
         "conditioner": {"_target_": "alphabar.models.conditioners.image_embedding.ImageEmbedding", "pair": pair, "channels": 6},
     }
-    config = OmegaConf.create(upgraded({"pair": str(old), "pair_name": str(old), "module": parts}))
+    config = OmegaConf.create(upgrade_config({"pair": str(old), "pair_name": str(old), "module": parts}))
     assert config.clip == config.clip_name == str(old)
     assert set(frozen_parts(config)["clip_name"]) == {"module.codec.clip", "module.conditioner.clip"}
     codec, conditioner = build(config.module.codec, "codec"), build(config.module.conditioner, "conditioner")

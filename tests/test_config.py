@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from alphabar.cli.hydra_app import App
 from alphabar.cli.resolvers import register
 from alphabar.config.build import ConfigError, build, check
-from alphabar.config.interpolation import written
+from alphabar.config.interpolation import unresolved_container
 from runs import ROOT
 
 GROUPS = App(ROOT / "conf", "train").groups()
@@ -294,5 +294,5 @@ def test_data_of_ones_own_need_no_preset_of_their_own(tmp_path):
 
 def test_data_mean_the_same_in_every_command():
     words = ["data=folder", "data.root=x", "seed=5"]
-    train, evaluate = (written(App(ROOT / "conf", name).compose(words).data) for name in ("train", "evaluate"))
+    train, evaluate = (unresolved_container(App(ROOT / "conf", name).compose(words).data) for name in ("train", "evaluate"))
     assert train == {**evaluate, "batch_size": 128}  # the recipe's, which evaluation has no use for

@@ -40,7 +40,7 @@ def command(script, *words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
         lines: list[str] = []
-        patch.setattr("alphabar.cli.exit_status.say", lambda ending: lines.extend(ending.lines))
+        patch.setattr("alphabar.cli.exit_status.print_outcome", lambda outcome: lines.extend(outcome.lines))
         return execute(importlib.import_module(script).main.__wrapped__, App(runs.ROOT / "conf", script)), lines
 
 

@@ -18,13 +18,13 @@ from alphabar.evaluation import receipt
 from alphabar.sampling.guidance_config import ClassifierFree
 
 FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")
-VERBS = {"compare": "alphabar.evaluation.compare"}
+SUBCOMMANDS = {"compare": "alphabar.evaluation.compare:compare_command"}
 
 
 def call(monkeypatch, *words):
     """The exit code of evaluate.py in this process."""
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *words])
-    return execute(evaluate.main.__wrapped__, App(runs.ROOT / "conf", "evaluate", VERBS))
+    return execute(evaluate.main.__wrapped__, App(runs.ROOT / "conf", "evaluate", SUBCOMMANDS))
 
 
 @pytest.fixture(scope="module")

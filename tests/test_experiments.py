@@ -13,7 +13,7 @@ import runs
 from alphabar.cli.command import execute
 from alphabar.cli.hydra_app import App
 from alphabar.cli.resolvers import register
-from alphabar.config.interpolation import written
+from alphabar.config.interpolation import unresolved_container
 
 register()
 BRIEF = (
@@ -36,7 +36,7 @@ def stand_ins() -> dict[str, list[str]]:
     app, found = App(runs.ROOT / "conf", "train"), {}
     for name in app.groups()["experiment"]:
         cfg = app.compose([f"experiment={name}"])
-        choices, content = cfg.hydra.runtime.choices, written(cfg)
+        choices, content = cfg.hydra.runtime.choices, unresolved_container(cfg)
         needs_files = "???" in (content.get("clip"), content["codec"].get("name"))
         if choices.module != "diffusion" or choices.conditioner == "text" or needs_files:
             continue

@@ -10,7 +10,7 @@ import runs
 from alphabar.cli.hydra_app import App
 from alphabar.cli.resolvers import register
 from alphabar.cli.usage import usage
-from alphabar.config.interpolation import written
+from alphabar.config.interpolation import unresolved_container
 
 register()
 
@@ -49,7 +49,7 @@ def test_debug_runs_one_batch_on_the_cpu_with_anomaly_detection(command):
 
 def test_debug_uploads_nothing_and_can_be_changed():
     cfg = App(runs.ROOT / "conf", "train").compose(["experiment=cifar10", "debug=default", "trainer.max_steps=3"])
-    assert written(cfg.logger) == {}
+    assert unresolved_container(cfg.logger) == {}
     assert (cfg.trainer.max_steps, cfg.callbacks.fid) == (3, None)
 
 

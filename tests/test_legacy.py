@@ -62,7 +62,7 @@ def test_an_old_receipt_is_compared_with_new_ones():
 @pytest.mark.parametrize("name", ["run", "sweep"])
 def test_reports_of_old_folders(tmp_path, name):
     folder = shutil.copytree(LEGACY / name, tmp_path / name)
-    report.main([str(folder)])
+    report.report_command([str(folder)])
     assert "schedule" in (folder / "report.html").read_text(encoding="utf-8")
 
 

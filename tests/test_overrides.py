@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from alphabar.cli import command as cli
 from alphabar.cli import exit_status
 from alphabar.cli.hydra_app import App
-from alphabar.cli.overrides import quoted, requoted, swept_values
-from alphabar.cli.unused_keys import references
-from alphabar.config.interpolation import written
+from alphabar.cli.overrides import choice_sweep_values, quoted, repair_lightning_quotes
+from alphabar.cli.unused_keys import referenced_keys
+from alphabar.config.interpolation import unresolved_container
 from runs import ROOT, say
 
 pytestmark = pytest.mark.usefixtures("shell")
@@ -239,8 +239,8 @@ def test_texts_of_a_sweep_are_texts(monkeypatch, sweep):
 
 
 def test_values_of_a_sweep_may_have_commas_in_them():
-    assert swept_values("a='x,1',[1,2],2e3") == ["'x,1'", "[1,2]", "2e3"]
-    assert swept_values("a=[1,2]") == swept_values("a=1e3") == swept_values("a=range(1,3)") == []
+    assert choice_sweep_values("a='x,1',[1,2],2e3") == ["'x,1'", "[1,2]", "2e3"]
+    assert choice_sweep_values("a=[1,2]") == choice_sweep_values("a=1e3") == choice_sweep_values("a=range(1,3)") == []
 
 
 def test_a_run_folder_stands_for_its_last_checkpoint(monkeypatch, capfd, tmp_path):
@@ -273,7 +273,7 @@ def test_whatever_is_done_with_a_checkpoint_takes_every_key_of_its_command(name,
     app = App(ROOT / "conf", name)
     for choice in app.groups()[group]:
         cfg = app.compose([f"{group}={choice}"])
-        taken = references([written(cfg[group]), written(cfg.inference)])
+        taken = referenced_keys([unresolved_container(cfg[group]), unresolved_container(cfg.inference)])
         keys = {str(key) for file in (name, "inference") for key in OmegaConf.load(ROOT / "conf" / f"{file}.yaml")}
         assert keys - {"defaults", "hydra"} <= taken, choice
 
@@ -301,11 +301,11 @@ def test_quoted_values_come_back_unchanged(value):
 @pytest.mark.parametrize("value", NASTY)
 def test_the_folder_that_lightning_hands_to_its_processes_can_be_read(value):
     words = ["seed=1", f'hydra.run.dir="{value}"', "hydra.job.name=train_ddp_process_1", "hydra.output_subdir=null"]
-    (before, read, *after) = requoted(words)
+    (before, read, *after) = repair_lightning_quotes(words)
     assert [before, *after] == [words[0], *words[2:]]
     assert OmegaConf.create({"key": OverridesParser.create().parse_override(read).value()}).key == value
 
 
 def test_overrides_of_the_user_are_not_quoted_again():
     words = ['hydra.run.dir="a\\"b"', "seed=1"]
-    assert requoted(words) == words
+    assert repair_lightning_quotes(words) == words

@@ -11,7 +11,7 @@ from PIL import Image
 from alphabar.errors import UserError
 from alphabar.evaluation.receipt import Receipt, write_receipt
 from alphabar.reports.html import render
-from alphabar.reports.report import main
+from alphabar.reports.report import report_command
 from pages import EVIL, Page, make_grid, make_receipt, make_run, make_sweep, report
 
 
@@ -201,7 +201,7 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, words, message):
     (tmp_path / "empty").mkdir()
     make_run(tmp_path / "run", num_grids=0)
     with pytest.raises(UserError, match=re.escape(message)) as error:
-        main(words)
+        report_command(words)
     assert "\n" not in str(error.value)
     assert (tmp_path / "file").read_text() == "mine"
     assert not (tmp_path / "run" / "report.html").exists()
@@ -211,10 +211,10 @@ def test_a_page_of_ours_is_replaced(tmp_path):
     run = make_run(tmp_path / "run", num_grids=0)
     (run / "report.html").write_text("<title>mine</title>")
     with pytest.raises(UserError, match="no report of ours"):
-        main([str(run)])
-    main([str(run), "--out", str(tmp_path / "page.html")])
+        report_command([str(run)])
+    report_command([str(run), "--out", str(tmp_path / "page.html")])
     before = (tmp_path / "page.html").read_text()
     make_grid(run / "samples" / "step_0000001.png")
-    main([str(run), "--out", str(tmp_path / "page.html")])
+    report_command([str(run), "--out", str(tmp_path / "page.html")])
     assert (tmp_path / "page.html").read_text() != before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from alphabar.reports.report import main
+from alphabar.reports.report import report_command
 from pages import Page, make_receipt, make_run, make_sweep
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -49,7 +49,7 @@ def pages(tmp_path_factory):
         make_receipt(evaluated, run / "checkpoints" / "last.ckpt", steps=steps, complaints=["c" * 99])
     sweep = make_sweep(folder / "sweep")
     for each in (run, sweep):
-        main([str(each)])
+        report_command([str(each)])
     return run / "report.html", sweep / "report.html"
 
 

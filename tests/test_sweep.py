@@ -8,7 +8,7 @@ from alphabar.cli.sweep_summary import results_table
 from alphabar.plotting.sample_corner import newest_samples
 from alphabar.plotting.sweep import draw_sweep
 from alphabar.runs.sweep import Job, Sweep, read_sweep
-from alphabar.runs.text_table import aligned
+from alphabar.runs.text_table import format_table
 from alphabar.sampling.image_grid import grid, save_png
 from runs import table
 
@@ -82,6 +82,6 @@ def test_a_sweep_is_read_as_it_was_saved(tmp_path):
 
 
 def test_columns_are_aligned_and_numbers_flush_right():
-    assert aligned([["job", "word", "fid"], [1, "linear", "9.50"], [10, "cos", ""]]) == (
+    assert format_table([["job", "word", "fid"], [1, "linear", "9.50"], [10, "cos", ""]]) == (
         "job  word     fid\n  1  linear  9.50\n 10  cos"
     )

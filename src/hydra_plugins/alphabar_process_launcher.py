@@ -6,6 +6,7 @@ several devices, ranks that are in different jobs.
 
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -21,15 +22,16 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from alphabar.cli.overrides import as_swept, quoted, search_options, words_for_jobs
+from alphabar.cli.overrides import config_options, hydra_overrides_for_jobs, quoted, restore_number_formats
 from alphabar.cli.processes import Stop, run_job, stoppable
-from alphabar.config.interpolation import written
+from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError
 from alphabar.runs.sweep import Job, open_sweep, write_error
 
 # Variables that a job must not inherit: ranks, results and wandb runs of other processes.
-OWN = ("LOCAL_RANK", "NODE_RANK", "RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PL_GLOBAL_SEED", "WANDB_RUN_ID")
-OWN_PREFIXES = ("MASTER_", "TORCHELASTIC_")
+OF_THIS_PROCESS = re.compile(
+    r"((LOCAL_|NODE_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|PL_GLOBAL_SEED|WANDB_RUN_ID|MASTER_.*|TORCHELASTIC_.*)"
+)
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -89,11 +91,11 @@ class ProcessLauncher(Launcher):
         return config
 
     def _overrides(self, config: DictConfig) -> list[str]:
-        return as_swept(written(config.hydra.overrides.task), sys.argv[1:])
+        return restore_number_formats(unresolved_container(config.hydra.overrides.task), sys.argv[1:])
 
     def _run(self, config: DictConfig, job: Job, stop: Stop) -> None:
-        alone = [*_script(), *search_options(sys.argv[1:]), *self._overrides(config)]
-        alone += words_for_jobs(written(config.hydra.overrides.hydra))
+        alone = [*_script(), *config_options(sys.argv[1:]), *self._overrides(config)]
+        alone += hydra_overrides_for_jobs(unresolved_container(config.hydra.overrides.hydra))
         alone += [f"hydra.job.num={job.num}", "hydra.mode=RUN"]
         command = [*alone, f"hydra.run.dir={quoted(str(job.folder))}"]
         begin = time.monotonic()
@@ -105,7 +107,7 @@ class ProcessLauncher(Launcher):
                 "ALPHABAR_ERRORS": str(errors),
             }
             code = run_job(command, env, Path(config.hydra.runtime.cwd), stop)
-            content = _read(result, errors, code)
+            content = _job_result(result, errors, code)
         job.seconds = time.monotonic() - begin
         job.state = "stopped" if stop.signum is not None else content.pop("state")
         job.error = content.pop("error", "")
@@ -121,7 +123,7 @@ class ProcessLauncher(Launcher):
         objective = job.result.get("objective")
         value = job.result if objective is None else float(objective)
         job_return = JobReturn(
-            overrides=written(config.hydra.overrides.task),
+            overrides=unresolved_container(config.hydra.overrides.task),
             cfg=config,
             hydra_cfg=config,
             working_dir=str(job.folder),
@@ -141,10 +143,10 @@ def _script() -> list[str]:
 
 
 def _clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in OWN and not name.startswith(OWN_PREFIXES)}
+    return {name: value for name, value in os.environ.items() if not OF_THIS_PROCESS.fullmatch(name)}
 
 
-def _read(result: Path, errors: Path, code: int) -> dict[str, Any]:
+def _job_result(result: Path, errors: Path, code: int) -> dict[str, Any]:
     """Returns the result that the job wrote, or, if there is none, its state and error as far as they are known."""
     if result.exists():
         content = json.loads(result.read_text(encoding="utf-8"))

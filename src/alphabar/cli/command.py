@@ -4,9 +4,9 @@ It imports only the standard library and Hydra, so that help, completion and mis
 """
 
 import functools
-import importlib
 import inspect
 import os
+import pkgutil
 import signal
 import sys
 from argparse import Namespace
@@ -24,15 +24,22 @@ from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli import exit_status, resolvers
-from alphabar.cli.complete_config import complete, config_as_yaml
+from alphabar.cli.complete_config import complete_config, config_as_yaml
 from alphabar.cli.console import configure_logging
 from alphabar.cli.diagnose import diagnose
-from alphabar.cli.hydra_app import App, accept
-from alphabar.cli.overrides import as_swept, dropped, for_resumed_run, requoted, resumed_folder, text_quoted
+from alphabar.cli.hydra_app import App, accept_any_config
+from alphabar.cli.overrides import (
+    null_as_deletion,
+    overrides_of_resumed_run,
+    quote_text_value,
+    repair_lightning_quotes,
+    restore_number_formats,
+    resumed_folder,
+)
 from alphabar.cli.sweep_summary import finish_sweeps
-from alphabar.cli.unused_keys import unused
+from alphabar.cli.unused_keys import unused_overrides
 from alphabar.cli.usage import group_usage, usage
-from alphabar.config.interpolation import written
+from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError
 from alphabar.files.paths import starting_in
 
@@ -40,11 +47,11 @@ Main = Callable[[DictConfig], dict[str, object]]
 
 
 def command(
-    config_name: str, verbs: Mapping[str, str] | None = None, check: Callable[[DictConfig], None] = accept
+    config_name: str, subcommands: Mapping[str, str] | None = None, check: Callable[[DictConfig], None] = accept_any_config
 ) -> Callable[[Main], Callable[[], NoReturn]]:
     """Returns a decorator that makes a command of a function of the configuration in `conf/<config_name>.yaml`, beside the script.
 
-    verbs, check: first words of a command line after which no configuration follows, and a check of other ones; see `App`.
+    subcommands, check: other things that the command does, and a check of its configuration; see `App`.
 
     The command exits with 0, 1 (a bug of ours, or a sweep with failed jobs), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM).
     """
@@ -53,7 +60,7 @@ def command(
         @functools.wraps(main)
         def start() -> NoReturn:
             folder = Path(inspect.getfile(main)).resolve().parent / "conf"
-            sys.exit(execute(main, App(folder, config_name, verbs or {}, check)))
+            sys.exit(execute(main, App(folder, config_name, subcommands or {}, check)))
 
         return start
 
@@ -61,42 +68,42 @@ def command(
 
 
 def task_overrides() -> list[str]:
-    """Returns the words of the command line, without those that are Hydra's own."""
-    return as_swept(written(HydraConfig.get().overrides.task), sys.argv[1:])  # type: ignore[arg-type]
+    """Returns the overrides of the command line, without those of Hydra's own keys."""
+    return restore_number_formats(unresolved_container(HydraConfig.get().overrides.task), sys.argv[1:])  # type: ignore[arg-type]
 
 
 def execute(main: Main, app: App) -> int:
     """Executes the command line and returns the exit code. An unforeseen error is raised, with its traceback."""
     resolvers.register()
-    exit_status.prepare()
-    job = Job()
+    exit_status.set_error_folder()
+    result = CommandResult()
     args = None
     try:
-        if (verb := app.verbs.get("".join(sys.argv[1:2]))) is not None:
-            print(importlib.import_module(verb).main(sys.argv[2:]))
+        if (subcommand := app.subcommands.get("".join(sys.argv[1:2]))) is not None:
+            print(pkgutil.resolve_name(subcommand)(sys.argv[2:]))
         else:
             args = parse_args()
             app = app.with_options(args)
-            run(main, app, args, job)
+            run(main, app, args, result)
     except BaseException as error:
-        job.error = explained(error, app, args)
-    ending = exit_status.FINISHED if job.error is None else exit_status.ending_of(job.error)
-    exit_status.hand_over(ending, job.result, job.error)
-    ending = finish_sweeps(ending)
-    if job.error is not None and (ending.is_bug or os.environ.get("ALPHABAR_TRACEBACK")):
-        raise job.error
-    exit_status.say(ending)
-    return ending.code
+        result.error = explain_error(error, app, args)
+    outcome = exit_status.FINISHED if result.error is None else exit_status.outcome_of(result.error)
+    exit_status.write_result(outcome, result.values, result.error)
+    outcome = finish_sweeps(outcome)
+    if result.error is not None and (outcome.is_bug or os.environ.get("ALPHABAR_TRACEBACK")):
+        raise result.error
+    exit_status.print_outcome(outcome)
+    return outcome.code
 
 
 @dataclass
-class Job:
-    """The result of `main`, and the error that ended the command, if one did.
+class CommandResult:
+    """The values that `main` returned, and the error that ended the command, if one did.
 
     An error of `main` does not pass through Hydra, which would print it in its own format.
     """
 
-    result: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     error: BaseException | None = None
 
 
@@ -111,7 +118,7 @@ def parse_args() -> Namespace:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    words = [text_quoted(dropped(word)) for word in requoted(sys.argv[1:])]
+    words = [quote_text_value(null_as_deletion(word)) for word in repair_lightning_quotes(sys.argv[1:])]
     args, unknown = parser.parse_known_intermixed_args(words)
     args.overrides += unknown
     options = [word for word in words if word not in args.overrides]
@@ -124,7 +131,7 @@ def is_sweep(args: Namespace) -> bool:
     return args.multirun or "hydra.mode=MULTIRUN" in args.overrides
 
 
-def run(main: Main, app: App, args: Namespace, job: Job) -> None:
+def run(main: Main, app: App, args: Namespace, result: CommandResult) -> None:
     """Prints help or the configuration, or lets Hydra run `main`, a sweep, or any other request of the command line."""
     if args.help and (words := [word for word in args.overrides if "=" not in word and word.isidentifier()]):
         print(group_usage(app, words))
@@ -140,14 +147,14 @@ def run(main: Main, app: App, args: Namespace, job: Job) -> None:
         print(config_as_yaml(app, args), end="")
     else:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
-        changes = for_resumed_run(args.overrides, app.groups()) if resumed else []
+        changes = overrides_of_resumed_run(args.overrides, app.groups()) if resumed else []
         args.overrides = [word for word in args.overrides if word not in changes]
         version.setbase("1.3")
-        task = make_task(main, app, changes, job)
+        task = make_task(main, app, changes, result)
         _run_hydra(args, get_args_parser(), task, config_path=str(app.folder), config_name=app.name)
 
 
-def make_task(main: Main, app: App, changes: list[str], job: Job) -> Callable[[DictConfig], Any]:
+def make_task(main: Main, app: App, changes: list[str], result: CommandResult) -> Callable[[DictConfig], Any]:
     """Returns the task function that Hydra calls: it completes and checks the configuration, calls `main`, and keeps the result.
 
     changes: overrides that are withheld from Hydra, since they change the configuration of the run that is resumed.
@@ -158,31 +165,31 @@ def make_task(main: Main, app: App, changes: list[str], job: Job) -> Callable[[D
         configure_logging()
         hydra = HydraConfig.get()
         if "choices" in cfg:
-            cfg.choices = chosen(app)
+            cfg.choices = group_choices(app)
         try:
             with starting_in(hydra.runtime.cwd):
-                complete(cfg, app, task_overrides(), Path(hydra.runtime.output_dir))
-                raise_if_any(unused(app, cfg, task_overrides(), hydra.runtime.choices))
+                complete_config(cfg, app, task_overrides(), Path(hydra.runtime.output_dir))
+                raise_if_any(unused_overrides(app, cfg, task_overrides(), hydra.runtime.choices))
                 with read_write(hydra.overrides):  # type: ignore[arg-type]
                     hydra.overrides.task += changes
-                job.result.update(main(cfg) or {})
+                result.values.update(main(cfg) or {})
         except Exception as error:
             if hydra.mode == RunMode.MULTIRUN:  # another launcher than ours wants to see it
                 raise
-            job.error = error
-        objective = job.result.get("objective")
-        return job.result if objective is None else float(objective)  # a number is what sweepers optimise
+            result.error = error
+        objective = result.values.get("objective")
+        return result.values if objective is None else float(objective)  # a number is what sweepers optimise
 
     return task
 
 
-def chosen(app: App) -> dict[str, str]:
+def group_choices(app: App) -> dict[str, str]:
     """Returns the choice of each group that has one, without Hydra's own groups."""
     choices = HydraConfig.get().runtime.choices
     return {group: str(choices[group]) for group in app.groups() if choices.get(group) is not None}
 
 
-def explained(error: BaseException, app: App, args: Namespace | None) -> BaseException:
+def explain_error(error: BaseException, app: App, args: Namespace | None) -> BaseException:
     """Returns the error, or a UserError that explains it if it was raised outside `main` and the user can correct it.
 
     args: the parsed command line; None if it could not be parsed.
@@ -200,7 +207,7 @@ def explained(error: BaseException, app: App, args: Namespace | None) -> BaseExc
     if args is not None and (lines := diagnose(app, args.overrides, is_sweep(args))):
         return UserError("\n".join(lines))
     if isinstance(error, OSError):
-        return UserError(exit_status.describe(error))
+        return UserError(exit_status.describe_os_error(error))
     return error if isinstance(error, ValueError) else UserError(" ".join(str(error).split()) or type(error).__name__)
 
 

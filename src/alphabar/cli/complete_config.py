@@ -9,11 +9,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from alphabar.cli.hydra_app import App
-from alphabar.cli.overrides import bare, split
+from alphabar.cli.overrides import split_override, without_prefix
 from alphabar.config.build import ConfigError, check
 from alphabar.config.coercion import coerce
-from alphabar.config.interpolation import Blank, Broken, dig, plain, walk, written
-from alphabar.config.missing import missing
+from alphabar.config.interpolation import MissingValue, Unresolvable, resolved_container, unresolved_container, value_at, walk
+from alphabar.config.missing import missing_values
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 
@@ -23,7 +23,7 @@ MAPPINGS = ("callbacks", "logger")
 CHECKPOINTS = ("checkpoint", "stages")
 
 
-def complete(cfg: DictConfig, app: App, words: Sequence[str], folder: Path) -> None:
+def complete_config(cfg: DictConfig, app: App, words: Sequence[str], folder: Path) -> None:
     """Fills in what the command line leaves open, and checks the configuration. Raises ConfigError or UserError if it is invalid.
 
     Missing values are reported before any class is imported, and so before torch is loaded.
@@ -32,11 +32,11 @@ def complete(cfg: DictConfig, app: App, words: Sequence[str], folder: Path) -> N
     if "run_dir" in cfg:
         cfg.run_dir = str(folder)
     empty_dropped_groups(cfg, app, HydraConfig.get().runtime.choices)
-    if lines := missing(cfg):
+    if lines := missing_values(cfg):
         raise ConfigError("\n".join(lines))
-    take_last_checkpoints(cfg)
+    replace_run_folders(cfg)
     app.check(cfg)
-    coerce(cfg, values_as_written(words))
+    coerce(cfg, override_texts(words))
     check(cfg, app.groups())
 
 
@@ -49,32 +49,32 @@ def config_as_yaml(app: App, args: Namespace) -> str:
     cfg = app.compose(args.overrides)
     HydraConfig.instance().set_config(cfg)
     empty_dropped_groups(cfg, app, cfg.hydra.runtime.choices)
-    values = values_as_written(args.overrides)
+    values = override_texts(args.overrides)
     coerce(cfg, values, only=values.keys())
     parts = {"job": cfg.keys() - {"hydra"}, "hydra": {"hydra"}, "all": cfg.keys()}[args.cfg]
-    content = legible(plain(cfg)) if args.resolve else written(cfg)
+    content = with_missing_marks(resolved_container(cfg)) if args.resolve else unresolved_container(cfg)
     content = {key: value for key, value in content.items() if key in parts}
     if args.package in (None, "_global_"):
         return OmegaConf.to_yaml(OmegaConf.create(content))
     try:
-        node = dig(content, tuple(args.package.split(".")))
+        node = value_at(content, tuple(args.package.split(".")))
     except (LookupError, ValueError):
         raise UserError(f"--package={args.package}: there is no such key in the configuration") from None
     return f"# @package {args.package}\n{OmegaConf.to_yaml(node)}" if isinstance(node, dict | list) else f"{node}\n"
 
 
-def legible(value: Any) -> Any:
-    """Returns `plain` content with ??? in the place of values that are not known."""
+def with_missing_marks(value: Any) -> Any:
+    """Returns `resolved_container` content with ??? in the place of values that are not known."""
     if isinstance(value, dict):
-        return {key: legible(item) for key, item in value.items()}
+        return {key: with_missing_marks(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [legible(item) for item in value]
-    return "???" if isinstance(value, Blank | Broken) else value
+        return [with_missing_marks(item) for item in value]
+    return "???" if isinstance(value, MissingValue | Unresolvable) else value
 
 
-def values_as_written(words: Sequence[str]) -> dict[str, str | None]:
+def override_texts(words: Sequence[str]) -> dict[str, str | None]:
     """Returns the values of the overrides by their keys, in the words of the command line."""
-    return {bare(key): value for key, value in map(split, words)}
+    return {without_prefix(key): value for key, value in map(split_override, words)}
 
 
 def empty_dropped_groups(cfg: DictConfig, app: App, choices: Mapping[str, str]) -> None:
@@ -82,16 +82,16 @@ def empty_dropped_groups(cfg: DictConfig, app: App, choices: Mapping[str, str]) 
     with open_dict(cfg):
         for group in MAPPINGS:
             if group in app.own_groups() and choices.get(group) is None:
-                members = written(cfg).get(group) or {}
+                members = unresolved_container(cfg).get(group) or {}
                 cfg[group] = {name: member for name, member in members.items() if "_target_" in (member or {})}
 
 
-def take_last_checkpoints(cfg: DictConfig) -> None:
+def replace_run_folders(cfg: DictConfig) -> None:
     """Replaces every run folder that is given in place of a checkpoint by the last checkpoint in it.
 
     Raises UserError if the folder has none.
     """
-    content = written(cfg)
+    content = unresolved_container(cfg)
     for path, node in walk(content, content):
         is_ours = isinstance(node, dict) and str(node.get("_target_", "alphabar.")).startswith("alphabar.")
         for key in CHECKPOINTS if is_ours else ():

@@ -4,7 +4,7 @@ import logging
 import sys
 import warnings
 
-from alphabar.runs.run_dir import is_first
+from alphabar.runs.run_dir import is_first_process
 
 
 class Stderr(logging.Handler):
@@ -17,7 +17,7 @@ class Stderr(logging.Handler):
 def configure_logging() -> None:
     """Shows the messages of alphabar on the first process of a run; hides Lightning's advertisements and harmless warnings."""
     own = logging.getLogger("alphabar")
-    own.setLevel(logging.INFO if is_first() else logging.ERROR)
+    own.setLevel(logging.INFO if is_first_process() else logging.ERROR)
     if not own.handlers:
         handler = Stderr()
         handler.setFormatter(logging.Formatter("%(message)s"))

@@ -13,9 +13,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli.hydra_app import App
-from alphabar.cli.overrides import MAY_BE_DROPPED, bare, quoted, split
+from alphabar.cli.overrides import OPTIONAL_GROUPS, quoted, split_override, without_prefix
 from alphabar.config.former_names import FORMER_KEYS
-from alphabar.config.interpolation import written
+from alphabar.config.interpolation import unresolved_container
 from alphabar.runs.run_dir import CONFIG, stored_config
 
 PLUGINS = {
@@ -38,10 +38,10 @@ def diagnose(app: App, words: list[str], is_sweep: bool, resumed: str | None = N
     """
     groups = app.choices() | app.hydra_groups()
     lines, words = _spaces_at_equals(words)
-    read = [_read(word, groups) for word in words]
+    read = [_parse_or_explain(word, groups) for word in words]
     lines += [text for text in read if isinstance(text, str)]
     overrides = [override for override in read if isinstance(override, Override)]
-    known = _Known(app, overrides, groups, resumed)
+    known = _KnownKeys(app, overrides, groups, resumed)
     for override in overrides:
         lines += known.problems(override, is_sweep)
     return list(dict.fromkeys(lines))
@@ -67,12 +67,12 @@ def _spaces_at_equals(words: list[str]) -> tuple[list[str], list[str]]:
     return lines, others
 
 
-def _read(word: str, groups: dict[str, list[str]]) -> Override | str:
+def _parse_or_explain(word: str, groups: dict[str, list[str]]) -> Override | str:
     """Returns the parsed override, or a line that says what is wrong with it."""
-    key, value = split(word)
+    key, value = split_override(word)
     if word.startswith("-"):
         return f"{word}: there is no such option; values are given without dashes, as key=value: {word.lstrip('-')}"
-    if value is not None and not bare(key):
+    if value is not None and not without_prefix(key):
         return f"{word}: there is no key before the ="
     try:
         return OverridesParser.create().parse_override(word)
@@ -88,7 +88,7 @@ def _read(word: str, groups: dict[str, list[str]]) -> Override | str:
     return f"{word}: the value cannot be read; if it is a text, put it in quotes: {as_text}"
 
 
-class _Known:
+class _KnownKeys:
     """The keys and groups that exist, given the groups that a command line chooses."""
 
     def __init__(self, app: App, overrides: list[Override], groups: dict[str, list[str]], resumed: str | None) -> None:
@@ -99,7 +99,7 @@ class _Known:
         self.choices = _choices(self.tree)
         if resumed is not None and (Path(resumed) / CONFIG).is_file():
             replaced = {override.key_or_group for override in chosen}
-            saved = {key: value for key, value in written(stored_config(Path(resumed))).items() if key not in replaced}
+            saved = {key: value for key, value in unresolved_container(stored_config(Path(resumed))).items() if key not in replaced}
             roots = {key: value if key in (*replaced, "hydra") else None for key, value in self.tree.items()}
             self.tree = roots | saved
         self.keys = list(_keys(self.tree))
@@ -139,7 +139,7 @@ class _Known:
     def _needed(self, override: Override) -> str | None:
         """Returns why a group cannot be left out; None if it is not left out, or if nothing would be missing."""
         group = override.key_or_group
-        if not override.is_delete() or group in MAY_BE_DROPPED or group not in self.default:
+        if not override.is_delete() or group in OPTIONAL_GROUPS or group not in self.default:
             return None
         return f"{group} is needed; {group} takes: {', '.join(self.groups[group])}"
 
@@ -216,7 +216,7 @@ def _compose(app: App, chosen: list[Override], groups: dict[str, list[str]]) -> 
     for word in [None, *words]:  # one by one, since a choice may leave no place for another
         attempt = placed if word is None else [*placed, word]
         try:
-            tree = written(app.compose(attempt))
+            tree = unresolved_container(app.compose(attempt))
         except (HydraException, OmegaConfBaseException):
             continue
         placed = attempt

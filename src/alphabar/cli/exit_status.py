@@ -15,14 +15,14 @@ from typing import Any
 
 from alphabar.errors import UserError
 from alphabar.files.atomic import write_text
-from alphabar.runs.run_dir import is_first
+from alphabar.runs.run_dir import is_first_process
 
 BAD_INPUT, CTRL_C, TERMINATED = 2, 130, 143
-NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+WRITE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
-class Ending:
+class Outcome:
     """The outcome of a command.
 
     state: "finished", "failed" or "stopped". lines: the lines to print on stderr. is_bug: whether the error was unforeseen.
@@ -34,37 +34,37 @@ class Ending:
     is_bug: bool = False
 
 
-FINISHED = Ending("finished", 0)
+FINISHED = Outcome("finished", 0)
 
 
-def ending_of(error: BaseException) -> Ending:
+def outcome_of(error: BaseException) -> Outcome:
     """Returns the outcome that an exception which ended the command stands for."""
     # Lightning turns Ctrl-C into exit(1).
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-        return Ending("stopped", CTRL_C, ("stopped by Ctrl-C",))
+        return Outcome("stopped", CTRL_C, ("stopped by Ctrl-C",))
     if type(error).__name__ == "SIGTERMException":  # Lightning's, whose own exit code is 0
-        return Ending("stopped", TERMINATED, ("stopped by SIGTERM",))
+        return Outcome("stopped", TERMINATED, ("stopped by SIGTERM",))
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
         state = "stopped" if code > 128 else "failed"
-        return Ending(state, code, (error.code,) if isinstance(error.code, str) else ()) if code else FINISHED
-    if lines := user_lines(error):
-        return Ending("failed", BAD_INPUT, lines)
-    return Ending("failed", 1, (f"{type(error).__name__}: {_first_line(error)}",), is_bug=True)
+        return Outcome(state, code, (error.code,) if isinstance(error.code, str) else ()) if code else FINISHED
+    if lines := user_error_lines(error):
+        return Outcome("failed", BAD_INPUT, lines)
+    return Outcome("failed", 1, (f"{type(error).__name__}: {_first_line(error)}",), is_bug=True)
 
 
-def user_lines(error: BaseException) -> tuple[str, ...]:
+def user_error_lines(error: BaseException) -> tuple[str, ...]:
     """Returns the lines that explain an error which the user can correct; none for a bug."""
     if isinstance(error, UserError):
         return tuple(line for line in str(error).splitlines() if line.strip())
     if type(error).__name__ == "MisconfigurationException":
         return (" ".join(str(error).split()),)
-    if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
-        return (describe(error),)
+    if isinstance(error, OSError) and error.errno in WRITE_ERRORS:
+        return (describe_os_error(error),)
     return ()
 
 
-def describe(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """Returns the name of the file and the reason of the error."""
     return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else _first_line(error)
 
@@ -73,18 +73,18 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def prepare() -> None:
+def set_error_folder() -> None:
     """Chooses the folder in which the processes of a run note printed errors; must be called before other processes start."""
     name = f"alphabar-{os.getpid()}-{secrets.token_hex(4)}"
     os.environ.setdefault("ALPHABAR_ERRORS", str(Path(tempfile.gettempdir()) / name))
 
 
-def say(ending: Ending) -> None:
+def print_outcome(outcome: Outcome) -> None:
     """Prints each line on stderr, unless another process of this run has printed it already."""
     sys.stdout.flush()
-    for line in ending.lines:
+    for line in outcome.lines:
         if _is_new(line):
-            print(line if ending.state == "stopped" else f"error: {line}", file=sys.stderr, flush=True)
+            print(line if outcome.state == "stopped" else f"error: {line}", file=sys.stderr, flush=True)
 
 
 def _is_new(line: str) -> bool:
@@ -104,14 +104,14 @@ def _is_new(line: str) -> bool:
     return True
 
 
-def hand_over(ending: Ending, result: Mapping[str, Any], error: BaseException | None) -> None:
+def write_result(outcome: Outcome, result: Mapping[str, Any], error: BaseException | None) -> None:
     """Writes the outcome and the result for the parent process that asked for them; only the first process of a run does."""
     path = os.environ.get("ALPHABAR_RESULT")
-    if path is None or not is_first():
+    if path is None or not is_first_process():
         return
-    content: dict[str, Any] = {"state": ending.state, **result}
-    if ending != FINISHED:
-        content["error"] = " | ".join(ending.lines) or f"exit code {ending.code}"
-    if error is not None and ending.is_bug:
+    content: dict[str, Any] = {"state": outcome.state, **result}
+    if outcome != FINISHED:
+        content["error"] = " | ".join(outcome.lines) or f"exit code {outcome.code}"
+    if error is not None and outcome.is_bug:
         content["traceback"] = "".join(traceback.format_exception(error))
     write_text(Path(path), json.dumps(content, default=str))

@@ -21,11 +21,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
-from alphabar.config.interpolation import written
+from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError
 
 
-def accept(cfg: DictConfig) -> None:
+def accept_any_config(cfg: DictConfig) -> None:
     """Accepts every configuration."""
 
 
@@ -33,7 +33,8 @@ def accept(cfg: DictConfig) -> None:
 class App:
     """A script, the folder and the main name of its YAML files, and the options of Hydra that change where these are looked for.
 
-    verbs: first words after which no configuration follows, with the module whose `main` takes the rest and returns what to print.
+    subcommands: first words after which no configuration follows, with the `module:function` that takes the rest and returns the
+        text to print.
     check: raises UserError for a configuration that the command cannot work with; it is called before torch is loaded.
     config_name, config_path, config_dir: Hydra's options of these names; None if they are not given.
     searchpath: the words of the command line that set `hydra.searchpath`.
@@ -41,8 +42,8 @@ class App:
 
     folder: Path
     name: str
-    verbs: Mapping[str, str] = field(default_factory=dict)
-    check: Callable[[DictConfig], None] = accept
+    subcommands: Mapping[str, str] = field(default_factory=dict)
+    check: Callable[[DictConfig], None] = accept_any_config
     config_name: str | None = None
     config_path: str | None = None
     config_dir: str | None = None
@@ -116,16 +117,16 @@ class App:
         """Returns the plain content of a YAML file such as `schedule/linear`, with references as they are written."""
         found = self.repository.load_config(path)
         assert found is not None, path
-        return written(found.config)  # type: ignore[arg-type]
+        return unresolved_container(found.config)  # type: ignore[arg-type]
 
     def own_groups(self) -> set[str]:
         """Returns the groups in the defaults list of the script's own main file."""
-        entries = written(OmegaConf.load(self.folder / f"{self.name}.yaml")).get("defaults", [])  # type: ignore[arg-type]
+        entries = unresolved_container(OmegaConf.load(self.folder / f"{self.name}.yaml")).get("defaults", [])  # type: ignore[arg-type]
         return {str(group) for entry in entries if isinstance(entry, dict) for group in entry}
 
     def own_keys(self) -> set[str]:
         """Returns the keys at the root of the script's own main file and of the one that `--config-name` chose."""
-        own = written(OmegaConf.load(self.folder / f"{self.name}.yaml"))
+        own = unresolved_container(OmegaConf.load(self.folder / f"{self.name}.yaml"))
         return {str(key) for key in [*own, *self.content(self.main_name)]}
 
     @cached_property

@@ -58,7 +58,7 @@ def run_job(command: Sequence[str], env: Mapping[str, str], cwd: Path, stop: Sto
             elif deadline is not None and (stop.count > 1 or time.monotonic() > deadline):
                 _send(process.pid, signal.SIGKILL)
     finally:
-        _end(process.pid, patient=deadline is None)
+        _end_group(process.pid, patient=deadline is None)
 
 
 def _send(group: int, signum: signal.Signals) -> bool:
@@ -70,7 +70,7 @@ def _send(group: int, signum: signal.Signals) -> bool:
     return True
 
 
-def _end(group: int, patient: bool) -> None:
+def _end_group(group: int, patient: bool) -> None:
     """Waits for the rest of the group, then kills it."""
     until = time.monotonic() + (LINGER if patient else 0)
     while _alive(group) and time.monotonic() < until:

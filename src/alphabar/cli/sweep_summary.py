@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from alphabar.cli.exit_status import Ending
+from alphabar.cli.exit_status import Outcome
 from alphabar.files.paths import display_path
 from alphabar.runs.pareto import CostTradeOff, cost_trade_off
 from alphabar.runs.sweep import METRICS, NETWORK_EVALUATIONS, PARETO_PICTURE, PICTURE, TABLE, Sweep, open_sweeps
-from alphabar.runs.text_table import aligned
+from alphabar.runs.text_table import format_table
 
 
-def finish_sweeps(ending: Ending) -> Ending:
+def finish_sweeps(outcome: Outcome) -> Outcome:
     """Prints the summary of this process's sweep, if any, draws its pictures, and returns the outcome: failed if a job did."""
     for sweep in [sweep for sweep in open_sweeps if sweep.jobs]:
         print(f"\n{results_table(sweep)}\n  table    {display_path(sweep.folder / TABLE)}")
@@ -20,12 +20,12 @@ def finish_sweeps(ending: Ending) -> Ending:
             print(f"  picture  {display_path(sweep.folder / PICTURE)}", flush=True)
             print_cost_trade_off(sweep)
         bad = [str(job.num) for job in sweep.jobs if job.state != "finished"]
-        if bad and ending.state != "stopped" and not ending.is_bug:
+        if bad and outcome.state != "stopped" and not outcome.is_bug:
             where = f"the column 'error' of {display_path(sweep.folder / TABLE)}, and error.txt in their folders"
             line = f"{len(bad)} of {len(sweep.jobs)} jobs did not finish: {', '.join(bad)}; see {where}"
-            ending = Ending("failed", ending.code or 1, (line,))
+            outcome = Outcome("failed", outcome.code or 1, (line,))
     open_sweeps.clear()
-    return ending
+    return outcome
 
 
 def results_table(sweep: Sweep) -> str:
@@ -35,7 +35,7 @@ def results_table(sweep: Sweep) -> str:
     for job, *cells in zip(sweep.ranked(), *(column.cells() for column in columns), strict=True):
         rows.append([job.num, *(job.overrides.get(key, "") for key in keys), job.state, *cells])
     names = sweep.figure_names()
-    return aligned(rows) + (f"\n{METRICS[sweep.metric]} is {', '.join(names)}" if names else "")
+    return format_table(rows) + (f"\n{METRICS[sweep.metric]} is {', '.join(names)}" if names else "")
 
 
 def print_cost_trade_off(sweep: Sweep) -> None:

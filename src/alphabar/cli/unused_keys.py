@@ -7,24 +7,24 @@ from typing import Any
 from omegaconf import DictConfig
 
 from alphabar.cli.hydra_app import App
-from alphabar.cli.overrides import bare, split
-from alphabar.config.interpolation import written
+from alphabar.cli.overrides import split_override, without_prefix
+from alphabar.config.interpolation import unresolved_container
 
 REFERENCE = re.compile(r"\$\{(\w+)[.\[}]")
 
 
-def unused(app: App, cfg: DictConfig, words: Sequence[str], choices: Mapping[str, str]) -> list[str]:
+def unused_overrides(app: App, cfg: DictConfig, words: Sequence[str], choices: Mapping[str, str]) -> list[str]:
     """Returns one line for every `key=value` whose key no value of the configuration refers to.
 
     The keys of the command's main file always count as used, since its code reads them.
 
     choices: the choice of each group.
     """
-    taken = app.own_keys() | references(written(cfg)) | app.groups().keys()
+    taken = app.own_keys() | referenced_keys(unresolved_container(cfg)) | app.groups().keys()
     lines = []
     for word in words:
-        key, value = split(word)
-        name = bare(key)
+        key, value = split_override(word)
+        name = without_prefix(key)
         if value is None or key.startswith("~") or not name.isidentifier():
             continue
         if name == "run_dir":
@@ -32,27 +32,27 @@ def unused(app: App, cfg: DictConfig, words: Sequence[str], choices: Mapping[str
         elif name == "choices":
             lines.append(f"{word}: is filled in with the choice of each group; a group is chosen by group=choice")
         elif name not in taken:
-            lines.append(f"{word}: nothing takes {name}{_instead(app, name, choices)}")
+            lines.append(f"{word}: nothing takes {name}{_choices_with(app, name, choices)}")
     return lines
 
 
-def references(content: Any) -> set[str]:
-    """Returns the keys at the root that the `written` content refers to: {"schedule"} for "${schedule.num_steps}"."""
-    return {key for text in _texts(content) for key in REFERENCE.findall(text)}
+def referenced_keys(content: Any) -> set[str]:
+    """Returns the keys at the root that the unresolved content refers to: {"schedule"} for "${schedule.num_steps}"."""
+    return {key for text in _strings(content) for key in REFERENCE.findall(text)}
 
 
-def _texts(content: Any) -> Iterator[str]:
+def _strings(content: Any) -> Iterator[str]:
     if isinstance(content, str):
         yield content
     elif isinstance(content, dict | list):
         for value in content.values() if isinstance(content, dict) else content:
-            yield from _texts(value)
+            yield from _strings(value)
 
 
-def _instead(app: App, key: str, choices: Mapping[str, str]) -> str:
+def _choices_with(app: App, key: str, choices: Mapping[str, str]) -> str:
     """Returns which choice does not take the key, and which others of its group do."""
     for group, names in app.groups().items():
-        takers = [name for name in names if key in references(app.content(f"{group}/{name}"))]
+        takers = [name for name in names if key in referenced_keys(app.content(f"{group}/{name}"))]
         if takers and group in choices:
             return f" with {group}={choices[group]}; what does: {group}={', '.join(takers)}"
     return " here"

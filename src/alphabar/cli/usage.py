@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from alphabar.cli.hydra_app import App
 from alphabar.errors import UserError
 
-OWN_KEYS = ("_target_", "_partial_", "defaults")  # keys of a YAML file that are no settings of its object
+NOT_SETTINGS = ("_target_", "_partial_", "defaults")  # keys of a YAML file that are no settings of its object
 
 
 def usage(app: App, overrides: list[str]) -> str:
@@ -42,21 +42,21 @@ def group_usage(app: App, groups: Sequence[str]) -> str:
             nearest = get_close_matches(group, known, n=1)
             hint = f" Did you mean {nearest[0]}?" if nearest else f" The groups: {', '.join(sorted(known))}"
             raise UserError(f"--help {group}: there is no group of this name.{hint}")
-    return "\n\n".join("\n".join(_described(app, group, known[group])) for group in groups)
+    return "\n\n".join("\n".join(_group_lines(app, group, known[group])) for group in groups)
 
 
-def _described(app: App, group: str, choices: Sequence[str]) -> list[str]:
+def _group_lines(app: App, group: str, choices: Sequence[str]) -> list[str]:
     """Returns the lines of one group: each choice, its comment, and its keys as they are written on the command line."""
     lines = [f"{group}=CHOICE takes, with the keys that each sets:"]
     for choice in choices:
         path = f"{group}/{choice}"
-        lines.append(f"  {choice:<24} {_comment(app, path)}".rstrip())
-        content = {key: value for key, value in app.content(path).items() if key not in OWN_KEYS}
+        lines.append(f"  {choice:<24} {_first_comment(app, path)}".rstrip())
+        content = {key: value for key, value in app.content(path).items() if key not in NOT_SETTINGS}
         lines += textwrap.indent(OmegaConf.to_yaml(OmegaConf.create(content)), "    ").splitlines() if content else []
     return lines
 
 
-def _comment(app: App, path: str) -> str:
+def _first_comment(app: App, path: str) -> str:
     """Returns the first line of a YAML file that is a comment for people, or "" if it has none."""
     for place in app.places():
         file = Path(place.partition("://")[2] or place) / f"{path}.yaml"

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from alphabar.config.former_names import current_target
 
-ALLOWED = (
+ALLOWED_PREFIXES = (
     "alphabar.",
     "lightning.pytorch.Trainer",
     "lightning.pytorch.accelerators.",
@@ -29,10 +29,10 @@ ALLOWED = (
 
 def is_allowed(name: str) -> bool:
     """Returns whether the dotted name is one of the allowed names or lies in an allowed module."""
-    return any(name.startswith(prefix) if prefix.endswith(".") else name == prefix for prefix in ALLOWED)
+    return any(name.startswith(prefix) if prefix.endswith(".") else name == prefix for prefix in ALLOWED_PREFIXES)
 
 
-def refusal(target: object) -> str | None:
+def reason_for_refusal(target: object) -> str | None:
     """Returns why this `_target_` is refused by its name alone, without importing anything; None if it is not refused."""
     if not isinstance(target, str):
         return f"_target_ must be the dotted name of a class, got {target!r}"
@@ -43,7 +43,7 @@ def refusal(target: object) -> str | None:
 
 def locate(target: str) -> type:
     """Returns the class with a dotted name. Raises ValueError, with one line, if it is refused or does not exist."""
-    if reason := refusal(target):
+    if reason := reason_for_refusal(target):
         raise ValueError(reason)
     module_name, _, name = current_target(target).rpartition(".")
     found = vars(_module(module_name, target)).get(name)

@@ -7,13 +7,21 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alphabar.config.allowed_targets import locate, refusal
-from alphabar.config.interpolation import Broken, Path, dotted, home, plain, walk, written
-from alphabar.config.signatures import MISSING, problems
-from alphabar.config.type_hints import Made
+from alphabar.config.allowed_targets import locate, reason_for_refusal
+from alphabar.config.interpolation import (
+    Path,
+    Unresolvable,
+    definition_path,
+    dotted_path,
+    resolved_container,
+    unresolved_container,
+    walk,
+)
+from alphabar.config.signatures import MISSING, argument_problems
+from alphabar.config.type_hints import TargetInstance
 from alphabar.errors import UserError
 
-SPECIAL = ("_target_", "_partial_")
+SPECIAL_KEYS = ("_target_", "_partial_")
 Choices = Mapping[str, Sequence[str]]
 
 
@@ -29,58 +37,58 @@ def check(cfg: DictConfig, choices: Choices | None = None) -> None:
     choices: the choices of each group, which are listed where a value should have come from a group.
     Raises ConfigError with all problems; if a `_target_` is not allowed, before anything is imported.
     """
-    raw, content = written(cfg), plain(cfg)
+    raw, content = unresolved_container(cfg), resolved_container(cfg)
     values = list(walk(raw, content))
-    lines = [at(path, value.reason) for path, value in values if isinstance(value, Broken)]
+    lines = [with_path(path, value.reason) for path, value in values if isinstance(value, Unresolvable)]
     nodes = [(path, value) for path, value in values if isinstance(value, dict) and "_target_" in value]
-    refused = [at(path, reason) for path, node in nodes if (reason := refusal(node["_target_"]))]
+    refused = [with_path(path, reason) for path, node in nodes if (reason := reason_for_refusal(node["_target_"]))]
     if not refused:
         for path, node in nodes:
-            lines += _compare(path, node, raw, choices or {})
+            lines += _check_node(path, node, raw, choices or {})
     if refused or lines:
         raise ConfigError("\n".join(dict.fromkeys(refused + lines)))
 
 
-def _compare(path: Path, node: dict[str, Any], raw: Any, choices: Choices) -> Iterator[str]:
+def _check_node(path: Path, node: dict[str, Any], raw: Any, choices: Choices) -> Iterator[str]:
     """Yields a line for each problem of one node."""
     try:
         cls = locate(node["_target_"])
     except ValueError as error:
-        yield at(path, str(error))
+        yield with_path(path, str(error))
         return
-    if odd := [key for key in node if key.startswith("_") and key.endswith("_") and key not in SPECIAL]:
-        yield at(path, f"{', '.join(odd)} is not supported, only {' and '.join(SPECIAL)}")
+    if odd := [key for key in node if key.startswith("_") and key.endswith("_") and key not in SPECIAL_KEYS]:
+        yield with_path(path, f"{', '.join(odd)} is not supported, only {' and '.join(SPECIAL_KEYS)}")
         return
-    arguments = {key: _foresee(value) for key, value in node.items() if key not in SPECIAL}
-    for name, text in problems(cls, arguments, node.get("_partial_") is True):
-        place = home(raw, path if name is None else (*path, name))
-        yield at(place, text + _advice(place, name, text, choices))
+    arguments = {key: _with_target_instances(value) for key, value in node.items() if key not in SPECIAL_KEYS}
+    for name, text in argument_problems(cls, arguments, node.get("_partial_") is True):
+        place = definition_path(raw, path if name is None else (*path, name))
+        yield with_path(place, text + _override_hint(place, name, text, choices))
 
 
-def at(path: Path, text: str) -> str:
+def with_path(path: Path, text: str) -> str:
     """Returns the text with the dotted path before it."""
-    return f"{dotted(path)}: {text}" if path else text
+    return f"{dotted_path(path)}: {text}" if path else text
 
 
-def _advice(place: Path, name: str | None, text: str, choices: Choices) -> str:
+def _override_hint(place: Path, name: str | None, text: str, choices: Choices) -> str:
     if text == MISSING:
-        return f", give {dotted(place)}=..."
+        return f", give {dotted_path(place)}=..."
     group = next((word for word in (str(place[-1]), name) if word in choices), None) if place and name else None
     return f" ({group}=... takes: {', '.join(choices[group])})" if group else ""
 
 
-def _foresee(value: Any) -> Any:
-    """Returns the value with every node that has a `_target_` replaced by the `Made` that it will become."""
+def _with_target_instances(value: Any) -> Any:
+    """Returns the value with every node that has a `_target_` replaced by the `TargetInstance` that it will become."""
     if isinstance(value, list):
-        return [_foresee(item) for item in value]
+        return [_with_target_instances(item) for item in value]
     if not isinstance(value, dict):
         return value
     if "_target_" not in value:
-        return {key: _foresee(item) for key, item in value.items()}
+        return {key: _with_target_instances(item) for key, item in value.items()}
     try:
-        return Made(locate(value["_target_"]), value.get("_partial_") is True)
+        return TargetInstance(locate(value["_target_"]), value.get("_partial_") is True)
     except ValueError:
-        return Made(None, False)
+        return TargetInstance(None, False)
 
 
 def build(node: DictConfig, path: str = "") -> Any:
@@ -93,31 +101,31 @@ def build(node: DictConfig, path: str = "") -> Any:
     Raises ConfigError for a `_target_` that is not allowed, before anything is imported, or with the message of a constructor.
     """
     place: Path = tuple(key for key in (path or node._get_full_key(None)).split(".") if key)
-    root = written(node._get_root())  # type: ignore[arg-type]
+    root = unresolved_container(node._get_root())  # type: ignore[arg-type]
     try:
         content = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(at(place, first_line(error))) from error
+        raise ConfigError(with_path(place, first_line(error))) from error
     for inner, value in walk(content, content):
-        if isinstance(value, dict) and "_target_" in value and (reason := refusal(value["_target_"])):
-            raise ConfigError(at(home(root, place + inner), reason))
-    made = _make(content, place, root)
+        if isinstance(value, dict) and "_target_" in value and (reason := reason_for_refusal(value["_target_"])):
+            raise ConfigError(with_path(definition_path(root, place + inner), reason))
+    made = _build_content(content, place, root)
     return {key: value for key, value in made.items() if value is not None} if isinstance(made, dict) else made
 
 
-def _make(content: Any, path: Path, root: Any) -> Any:
+def _build_content(content: Any, path: Path, root: Any) -> Any:
     if isinstance(content, list):
-        return [_make(item, (*path, index), root) for index, item in enumerate(content)]
+        return [_build_content(item, (*path, index), root) for index, item in enumerate(content)]
     if not isinstance(content, dict):
         return content
-    values = {key: _make(value, (*path, key), root) for key, value in content.items() if key not in SPECIAL}
+    values = {key: _build_content(value, (*path, key), root) for key, value in content.items() if key not in SPECIAL_KEYS}
     if "_target_" not in content:
         return values
-    place = home(root, path)
+    place = definition_path(root, path)
     try:
         cls = locate(content["_target_"])
     except ValueError as error:
-        raise ConfigError(at(place, str(error))) from error
+        raise ConfigError(with_path(place, str(error))) from error
     make = partial(construct, cls, place, root, **values)
     return make if content.get("_partial_") is True else make()
 
@@ -133,16 +141,16 @@ def construct(cls: type, place: Path, root: Any, /, *args: Any, **kwargs: Any) -
     except ConfigError:
         raise
     except Exception as error:
-        if not is_complaint(error):
+        if not is_argument_error(error):
             raise
         line = first_line(error)
         name = line.partition("=")[0]
         if name in kwargs:
-            raise ConfigError(dotted(home(root, (*place, name))) + line.removeprefix(name)) from error
-        raise ConfigError(at(place, line)) from error
+            raise ConfigError(dotted_path(definition_path(root, (*place, name))) + line.removeprefix(name)) from error
+        raise ConfigError(with_path(place, line)) from error
 
 
-def is_complaint(error: BaseException) -> bool:
+def is_argument_error(error: BaseException) -> bool:
     """Returns whether the error is of a kind by which constructors, including Lightning's, reject their arguments."""
     return isinstance(error, ValueError | TypeError) or type(error).__name__ == "MisconfigurationException"
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from alphabar.config.allowed_targets import locate, refusal
-from alphabar.config.interpolation import dotted, home, plain, walk, written
+from alphabar.config.allowed_targets import locate, reason_for_refusal
+from alphabar.config.interpolation import definition_path, dotted_path, resolved_container, unresolved_container, walk
 from alphabar.config.signatures import type_hints
 from alphabar.config.type_hints import fits
 
@@ -20,14 +20,14 @@ def coerce(cfg: DictConfig, texts: Mapping[str, str | None], only: Collection[st
     texts: the values of the command line's overrides as they were written, by key. only: the keys whose values may be converted;
         None: all of them. Classes of nodes without such values are not imported.
     """
-    raw, content = written(cfg), plain(cfg)
+    raw, content = unresolved_container(cfg), resolved_container(cfg)
     nodes = [(path, node) for path, node in walk(raw, content) if isinstance(node, dict) and "_target_" in node]
     nodes = [(path, node) for path, node in nodes if path[:1] != ("hydra",)]
-    if any(refusal(node["_target_"]) for _, node in nodes):  # nothing is imported then
+    if any(reason_for_refusal(node["_target_"]) for _, node in nodes):  # nothing is imported then
         return
     for path, node in nodes:
         numbers = {name: value for name, value in node.items() if isinstance(value, int | float)}  # truth values are ints
-        places = {name: dotted(home(raw, (*path, name))) for name in numbers}
+        places = {name: dotted_path(definition_path(raw, (*path, name))) for name in numbers}
         hints = _hints(node["_target_"]) if any(only is None or place in only for place in places.values()) else {}
         for name, value in numbers.items():
             hint, place = hints.get(name, Any), places[name]

@@ -48,7 +48,7 @@ def current_target(target: str) -> str:
     return FORMER_CLASSES.get(moved, moved)
 
 
-def upgraded(content: Any) -> Any:
+def upgrade_config(content: Any) -> Any:
     """Returns the plain content of a stored configuration with the current names of keys, classes and arguments."""
     renamed = _with_current_names(content)
     return {FORMER_KEYS.get(key, key): value for key, value in renamed.items()} if isinstance(renamed, dict) else renamed

@@ -7,35 +7,35 @@ from difflib import get_close_matches
 from inspect import Parameter
 from typing import Any
 
-from alphabar.config.interpolation import Blank
-from alphabar.config.type_hints import expected, fits, listed, shown
+from alphabar.config.interpolation import MissingValue
+from alphabar.config.type_hints import describe_hint, describe_value, fits, literal_values
 
 MISSING = "missing"
 GIVEN_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
-def problems(cls: type, arguments: Mapping[str, Any], partial: bool) -> Iterator[tuple[str | None, str]]:
+def argument_problems(cls: type, arguments: Mapping[str, Any], partial: bool) -> Iterator[tuple[str | None, str]]:
     """Yields the problems of calling `cls(**arguments)` as (name of the argument, or None for the call itself; one line)."""
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cls.__abstractmethods__))  # type: ignore[attr-defined]
         yield None, f"{cls.__name__} is an interface without {missing}: name one of its implementations"
         return
-    parameters, open_ended = accepted(cls)
+    parameters, open_ended = accepted_parameters(cls)
     hints = type_hints(cls)
     for name, value in arguments.items():
         if name not in parameters and not open_ended:
             yield None, _unknown(cls, name, parameters)
-        elif value is Blank.MISSING:
+        elif value is MissingValue.MANDATORY:
             yield name, MISSING
         elif name in hints and not fits(value, hints[name]):
-            yield name, f"expected {expected(hints[name])}, got {shown(value)}{_nearest_of(value, hints[name])}"
+            yield name, f"expected {describe_hint(hints[name])}, got {describe_value(value)}{_suggestion(value, hints[name])}"
     if not partial:
         for name, parameter in parameters.items():
             if parameter.default is Parameter.empty and name not in arguments:
                 yield None, f"{cls.__name__} needs '{name}'"
 
 
-def accepted(cls: type) -> tuple[dict[str, Parameter], bool]:
+def accepted_parameters(cls: type) -> tuple[dict[str, Parameter], bool]:
     """Returns the parameters of the constructor that can be given by name, and whether it takes any others."""
     constructor: Callable[..., Any] = cls.__init__
     if inspect.isfunction(constructor) and constructor.__module__ == "torch.nn.modules.module":
@@ -66,6 +66,6 @@ def _unknown(cls: type, name: str, parameters: Mapping[str, Parameter]) -> str:
     return f"{text}. It takes: {', '.join(parameters)}" if parameters else f"{text}. It takes none"
 
 
-def _nearest_of(value: Any, hint: Any) -> str:
-    nearest = get_close_matches(str(value), [str(option) for option in listed(hint)], n=1)
+def _suggestion(value: Any, hint: Any) -> str:
+    nearest = get_close_matches(str(value), [str(option) for option in literal_values(hint)], n=1)
     return f". Did you mean {nearest[0]}?" if nearest else ""

@@ -7,13 +7,13 @@ import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
-from alphabar.config.interpolation import Blank, Broken
+from alphabar.config.interpolation import MissingValue, Unresolvable
 
 SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,), type(None): (type(None),)}
 
 
 @dataclass(frozen=True)
-class Made:
+class TargetInstance:
     """The object that a node with a `_target_` becomes: an instance of `cls`, or, if `partial`, a function that returns one.
 
     cls: the class; None if it could not be found.
@@ -25,9 +25,9 @@ class Made:
 
 def fits(value: Any, hint: Any) -> bool:
     """Returns whether the value fits the hint; True if one of them cannot be judged."""
-    if isinstance(value, Blank | Broken) or (isinstance(value, Made) and value.cls is None):
+    if isinstance(value, MissingValue | Unresolvable) or (isinstance(value, TargetInstance) and value.cls is None):
         return True
-    hint = _plain(hint)
+    hint = _unwrapped(hint)
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, option) for option in typing.get_args(hint))
@@ -43,7 +43,7 @@ def fits(value: Any, hint: Any) -> bool:
     return _fits_class(value, kind, typing.get_args(hint))
 
 
-def _plain(hint: Any) -> Any:
+def _unwrapped(hint: Any) -> Any:
     """Returns the hint with `Annotated` and `NewType` unwrapped."""
     while True:
         if typing.get_origin(hint) is Annotated:
@@ -61,7 +61,7 @@ def _fits_scalar(value: Any, kind: Any) -> bool:
 
 
 def _fits_callable(value: Any, args: tuple[Any, ...]) -> bool:
-    if not isinstance(value, Made) or value.cls is None:
+    if not isinstance(value, TargetInstance) or value.cls is None:
         return False
     if not value.partial:
         return any("__call__" in vars(base) for base in value.cls.__mro__)
@@ -70,7 +70,7 @@ def _fits_callable(value: Any, args: tuple[Any, ...]) -> bool:
 
 
 def _fits_class(value: Any, kind: type, args: tuple[Any, ...]) -> bool:
-    if isinstance(value, Made):
+    if isinstance(value, TargetInstance):
         assert value.cls is not None
         return not value.partial and issubclass(value.cls, kind)
     if isinstance(value, list):
@@ -89,14 +89,14 @@ def _fits_items(value: list[Any], kind: type, args: tuple[Any, ...]) -> bool:
     return is_sequence and all(fits(item, args[0]) for item in value)
 
 
-def expected(hint: Any) -> str:
+def describe_hint(hint: Any) -> str:
     """Returns the hint in words; for a union, only its members that can be written in a configuration directly."""
-    hint = _plain(hint)
+    hint = _unwrapped(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         others = [option for option in _writable(args) if typing.get_origin(option) is not Literal]
-        words = [f"one of {', '.join(dict.fromkeys(map(str, listed(hint))))}"] if listed(hint) else []
-        return " or ".join(dict.fromkeys(words + [expected(option) for option in others]))
+        words = [f"one of {', '.join(dict.fromkeys(map(str, literal_values(hint))))}"] if literal_values(hint) else []
+        return " or ".join(dict.fromkeys(words + [describe_hint(option) for option in others]))
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
     if hint is None or hint is type(None):
@@ -107,26 +107,26 @@ def expected(hint: Any) -> str:
     if not inspect.isclass(kind):
         return str(kind)
     if issubclass(dict, kind) and kind is not object and (len(args) == 2 or kind is dict):
-        return f"a mapping to {expected(args[1])}" if args else "a mapping"
+        return f"a mapping to {describe_hint(args[1])}" if args else "a mapping"
     if issubclass(list, kind) or kind is tuple:
-        items = [expected(item) for item in args if item is not Ellipsis]
+        items = [describe_hint(item) for item in args if item is not Ellipsis]
         return f"a list of {', '.join(dict.fromkeys(items))}" if items else "a list"
     return kind.__name__
 
 
-def listed(hint: Any) -> list[Any]:
+def literal_values(hint: Any) -> list[Any]:
     """Returns the values that the hint lists, those of its `Literal`s."""
-    hint = _plain(hint)
+    hint = _unwrapped(hint)
     if typing.get_origin(hint) is Literal:
         return list(typing.get_args(hint))
     if typing.get_origin(hint) in (Union, types.UnionType):
-        return [value for option in typing.get_args(hint) for value in listed(option)]
+        return [value for option in typing.get_args(hint) for value in literal_values(option)]
     return []
 
 
 def _writable(options: tuple[Any, ...]) -> list[Any]:
     def is_writable(option: Any) -> bool:
-        option = _plain(option)
+        option = _unwrapped(option)
         kind = typing.get_origin(option) or option
         return option in SCALARS or kind in (Literal, list, dict, tuple, collections.abc.Sequence, collections.abc.Mapping)
 
@@ -134,17 +134,17 @@ def _writable(options: tuple[Any, ...]) -> list[Any]:
     return list(options) if not some or some == [type(None)] else some
 
 
-def shown(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Returns the value as it would be written in YAML, or the name of the class that it will be an instance of."""
-    if isinstance(value, Made):
+    if isinstance(value, TargetInstance):
         name = value.cls.__name__ if value.cls else "an unknown class"
         return f"{name} with _partial_: true" if value.partial else name
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
-        return f"[{', '.join(shown(item) for item in value)}]"
+        return f"[{', '.join(describe_value(item) for item in value)}]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, Blank):
+        return "{" + ", ".join(f"{key}: {describe_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, MissingValue):
         return "???"
     return repr(value)

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, NoReturn
 from alphabar.errors import UserError
 from alphabar.evaluation.receipt import FILE_NAME, Figure, Receipt, differences, flatten_mapping, read_receipt
 from alphabar.evaluation.table import METRIC_TITLES, format_mean
-from alphabar.runs.text_table import aligned
+from alphabar.runs.text_table import format_table
 
 MAX_LENGTH = 60  # characters of a value in the table
 
 
-def main(arguments: Sequence[str]) -> str:
+def compare_command(arguments: Sequence[str]) -> str:
     """Returns the table. Raises UserError for bad receipts, and for protocols that differ in keys that are not allowed to."""
     parser = ArgumentParser("evaluate.py compare", description="Puts receipts side by side, if they were measured alike.")
     parser.add_argument("receipts", nargs="+", type=Path, help="receipt.json, or the folder that it is in")
@@ -100,7 +100,7 @@ def comparison_table(paths: Sequence[Path], receipts: Sequence[Receipt], allowed
     names = [path.parent.name if path.name == FILE_NAME else path.name for path in paths]
     rows = [[name, *row] for name, row in zip(names, comparison.rows(lambda figure: format_mean(figure, "+-")), strict=True)]
     note = f"\nnot measured alike: {', '.join(comparison.unlike)} differ" if comparison.unlike else ""
-    return aligned([["receipt", *comparison.titles()], *rows]) + note
+    return format_table([["receipt", *comparison.titles()], *rows]) + note
 
 
 def describe_differences(paths: Sequence[Path], unlike: Mapping[str, Sequence[Any]]) -> str:

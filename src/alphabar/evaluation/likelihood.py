@@ -34,7 +34,7 @@ from alphabar.metrics.content import content_hash, hash_to_hex
 from alphabar.metrics.names import bound_name, flow_name
 from alphabar.metrics.real import indices_of_rank
 from alphabar.runs.distributed import sum_over_ranks
-from alphabar.runs.text_table import aligned
+from alphabar.runs.text_table import format_table
 from alphabar.sampling.conditions import Conditions, dataset_conditions
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import Loaded
@@ -132,7 +132,7 @@ class Likelihood:
             provenance(fabric, time.perf_counter() - begin),
         )
         return result._replace(
-            table=aligned([["bits per dimension", "", "+-", "name"], *(self._row(each, errors) for each in figures)]),
+            table=format_table([["bits per dimension", "", "+-", "name"], *(self._row(each, errors) for each in figures)]),
             receipt=write_receipt(receipt, Path(self.inference.run_dir)),
         )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alphabar.evaluation.receipt import Figure, Receipt
-from alphabar.runs.text_table import aligned
+from alphabar.runs.text_table import format_table
 
 METRIC_TITLES = {
     "fid": "FID",
@@ -24,7 +24,7 @@ def format_receipt(receipt: Receipt) -> str:
     for each in without_deviations(receipt):
         floor_value = "" if each.floor is None else format_number(each.floor)
         rows.append([METRIC_TITLES.get(each.metric, each.metric), each.extractor, format_mean(each, "+-"), floor_value, each.name])
-    lines = [f"{protocol['num']:,} images against {reference['num']:,} training images{over_seeds}", aligned(rows)]
+    lines = [f"{protocol['num']:,} images against {reference['num']:,} training images{over_seeds}", format_table(rows)]
     lines += [cost] if (cost := format_cost(receipt.run)) else []
     return "\n".join([*lines, *(f"! {line}" for line in receipt.diagnostics.get("complaints", []))])
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alphabar.plotting.figure import figure_file, scale_y, set_ticks, spans_decades
 from alphabar.plotting.sample_corner import newest_samples
-from alphabar.runs.sweep import METRICS, Job, Sweep, as_number
+from alphabar.runs.sweep import METRICS, Job, Sweep, parse_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ class SweepLayout:
         self.short = shortened(self.keys)
         self.x_key = self.keys[-1] if self.keys else ""
         self.values = list(dict.fromkeys(job.overrides.get(self.x_key, "") for job in sweep.jobs))
-        self.is_numeric = all(as_number(value) is not None for value in self.values)
+        self.is_numeric = all(parse_number(value) is not None for value in self.values)
         if self.is_numeric:
             self.values.sort(key=float)
         self.series: dict[tuple[str, ...], list[Job]] = {}

@@ -18,7 +18,7 @@ REPORT = "report.html"
 RUN_FILES = ("config.yaml", "metrics.csv")
 
 
-def main(arguments: Sequence[str]) -> str:
+def report_command(arguments: Sequence[str]) -> str:
     """Writes the page and returns the line that says where it is.
 
     Raises UserError for a folder that is neither a run nor a sweep, for a bad receipt, and for a file in the way.

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from alphabar.config.former_names import upgraded
+from alphabar.config.former_names import upgrade_config
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 from alphabar.runs.torch_files import load_torch_file
@@ -36,7 +36,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     missing = {"state_dict", "config", "global_step"} - set(content if isinstance(content, dict) else ())
     if missing:
         raise UserError(f"checkpoint={path}: not a checkpoint of alphabar, it has no {', '.join(sorted(missing))}")
-    return {**content, "config": upgraded(content["config"])}
+    return {**content, "config": upgrade_config(content["config"])}
 
 
 def frozen_parts(config: DictConfig) -> dict[str, dict[str, DictConfig]]:

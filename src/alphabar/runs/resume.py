@@ -16,14 +16,14 @@ from alphabar.runs.run_dir import lock, must_be_resumable, stored_config
 MAY_CHANGE = ("trainer", "callbacks", "logger", "profiler", "name", "data.num_workers", *FrozenPartPaths._fields)
 
 
-class Stopped(NamedTuple):
+class LastCheckpoint(NamedTuple):
     """The last checkpoint of a run and its optimizer step."""
 
     path: Path
     step: int
 
 
-def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Stopped]:
+def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, LastCheckpoint]:
     """Returns the configuration of the run in `cfg.resume`, with this command's changes, and where the run stopped.
 
     Raises UserError if the folder holds no run or no checkpoint, or one of another version of alphabar, if another process is
@@ -41,14 +41,14 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     must_be_of_this_version(saved)
     words = [word for word in overrides if word.lstrip("+").split("=")[0] != "resume"]
     for word in words:
-        change(saved, cfg, word)
-    relocate(saved)
+        apply_override(saved, cfg, word)
+    set_given_paths(saved)
     coerce(saved, {word.lstrip("+").split("=", 1)[0]: word.split("=", 1)[1] for word in words if "=" in word})
     check(saved)
-    return saved, Stopped(path, read_checkpoint(path)["global_step"])
+    return saved, LastCheckpoint(path, read_checkpoint(path)["global_step"])
 
 
-def change(saved: DictConfig, cfg: DictConfig, word: str) -> None:
+def apply_override(saved: DictConfig, cfg: DictConfig, word: str) -> None:
     """Applies one override of the command line to the configuration of the run.
 
     An override that chooses a group takes the group's content from `cfg`, this command's configuration. Raises UserError for a key
@@ -81,7 +81,7 @@ def refuse_frozen_part_paths(cfg: DictConfig) -> None:
             raise UserError(f"{key}={cfg[key]}: is for a run that is resumed; one that begins takes {instead}=...")
 
 
-def relocate(saved: DictConfig) -> None:
+def set_given_paths(saved: DictConfig) -> None:
     """Changes the paths of frozen parts everywhere in the configuration; their digests are checked when they are loaded."""
     paths = FrozenPartPaths(*(saved.get(key) for key in FrozenPartPaths._fields))
     for key, name in paths._asdict().items():

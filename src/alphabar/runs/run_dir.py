@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from alphabar.config.former_names import upgraded
+from alphabar.config.former_names import upgrade_config
 from alphabar.errors import UserError
 
 OWNER = ".owner"
@@ -20,7 +20,7 @@ _locks: dict[Path, BaseFileLock] = {}  # held for as long as the process lives
 
 
 @cache
-def new_name() -> str:
+def new_run_name() -> str:
     """Returns <date>_<time>_<process>, which stays the same in this process and differs from that of any other."""
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"
 
@@ -36,12 +36,12 @@ def run_dir(outputs: str, command: str, resume: str | None) -> str:
         return str(resume)
     if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         raise UserError("several processes, started from outside, need one folder: give all of them the same hydra.run.dir=...")
-    return f"{outputs}/{command}/{new_name()}"
+    return f"{outputs}/{command}/{new_run_name()}"
 
 
 def stored_config(folder: Path) -> DictConfig:
     """Returns the configuration in the folder of a run, with the current names of keys, classes and arguments."""
-    config = OmegaConf.create(upgraded(OmegaConf.to_container(OmegaConf.load(folder / CONFIG))))
+    config = OmegaConf.create(upgrade_config(OmegaConf.to_container(OmegaConf.load(folder / CONFIG))))
     assert isinstance(config, DictConfig)
     return config
 
@@ -62,7 +62,7 @@ def claim(folder: Path) -> None:
 
     Raises UserError if it contains anything but Hydra's own logs, or if another run has claimed it.
     """
-    if not is_first():
+    if not is_first_process():
         return
     folder.mkdir(parents=True, exist_ok=True)
     if any(not is_hydra_log(entry.name) for entry in folder.iterdir()):
@@ -77,7 +77,7 @@ def claim(folder: Path) -> None:
 
 def withdraw(folder: Path) -> None:
     """Deletes a folder that this run has claimed, after a run that trained nothing; only the first process does."""
-    if not is_first():
+    if not is_first_process():
         return
     unlock(folder)
     for entry in folder.iterdir():
@@ -89,7 +89,7 @@ def withdraw(folder: Path) -> None:
         folder.rmdir()
 
 
-def is_first() -> bool:
+def is_first_process() -> bool:
     """Returns whether this is the first process of a run, be the others started by Lightning, torchrun or Slurm."""
     rank = next((os.environ[name] for name in RANKS if name in os.environ), "0")
     return rank == "0" and os.environ.get("NODE_RANK", "0") == "0"
@@ -101,7 +101,7 @@ def lock(folder: Path) -> None:
     The system releases the lock when the process ends, however it ends; its DataLoader workers do not inherit it. A process that
     holds it already may take it again. Raises UserError if another process holds it.
     """
-    if not is_first():
+    if not is_first_process():
         return
     file_lock = FileLock((folder / OWNER).resolve(), timeout=0, thread_local=False, is_singleton=True)
     try:

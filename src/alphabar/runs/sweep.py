@@ -75,7 +75,7 @@ def finite_number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def as_number(text: str) -> float | None:
+def parse_number(text: str) -> float | None:
     """Returns the value of a text that is a finite number, and None for any other."""
     try:
         return finite_number(float(text))
@@ -171,7 +171,7 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def _read_job(cells: Mapping[str, str]) -> Job:
-    figures = {name: as_number(cells.get(name, "")) for name in ("loss", "images_per_second", "seconds", *METRICS, *COSTS)}
+    figures = {name: parse_number(cells.get(name, "")) for name in ("loss", "images_per_second", "seconds", *METRICS, *COSTS)}
     names = {metric: cells.get(f"{metric}_name", "") for metric in METRICS}
     measured = {metric: {"name": name, "value": figures[metric]} for metric, name in names.items() if name or cells.get(metric)}
     ending = {"job", "state", "error", "folder", "None", *figures, *(f"{metric}_name" for metric in METRICS)}

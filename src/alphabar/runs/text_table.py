@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 
-def aligned(rows: Sequence[Sequence[object]]) -> str:
+def format_table(rows: Sequence[Sequence[object]]) -> str:
     """Returns rows of equal length as lines of aligned columns; columns of numbers are aligned on the right."""
     columns = [_padded([str(cell) for cell in column]) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))

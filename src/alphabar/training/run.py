@@ -9,12 +9,12 @@ from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.build import build
-from alphabar.config.interpolation import written
+from alphabar.config.interpolation import unresolved_container
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
-from alphabar.runs.resume import Stopped, refuse_frozen_part_paths, resumed_config
+from alphabar.runs.resume import LastCheckpoint, refuse_frozen_part_paths, resumed_config
 from alphabar.runs.run_dir import claim, withdraw
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.ending import outcome, report_end, report_stop
@@ -42,7 +42,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
     return result
 
 
-def resumed_or_new(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Stopped | None]:
+def resumed_or_new(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, LastCheckpoint | None]:
     """Returns the configuration of the run and, if it is resumed, where it stopped. Raises UserError if it cannot be resumed."""
     if cfg.resume is not None:
         return resumed_config(cfg, overrides)
@@ -61,7 +61,7 @@ def fill_in(cfg: DictConfig, datamodule: ImageDataModule) -> None:
     for key in ("codec", "conditioner"):
         if "digest" in cfg[key]:
             cfg[key].digest = build(cfg[key], key).digest
-    if "${num_classes}" in str(written(cfg.conditioner)):
+    if "${num_classes}" in str(unresolved_container(cfg.conditioner)):
         cfg.num_classes = num_classes(datamodule)
 
 
@@ -109,7 +109,7 @@ def build_callbacks(cfg: DictConfig, module: BaseModule) -> list[Callback]:
 
 
 def fit_module(
-    cfg: DictConfig, module: BaseModule, datamodule: ImageDataModule, callbacks: list[Callback], stopped: Stopped | None
+    cfg: DictConfig, module: BaseModule, datamodule: ImageDataModule, callbacks: list[Callback], stopped: LastCheckpoint | None
 ) -> Trainer:
     """Trains and returns the Trainer. Gives the folder of a new run back if bad input ends it before its first step."""
     trainer = None

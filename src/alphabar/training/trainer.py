@@ -14,7 +14,7 @@ from alphabar.config.build import build
 from alphabar.errors import UserError
 from alphabar.files.atomic import write_text
 from alphabar.files.paths import display_path
-from alphabar.runs.resume import Stopped
+from alphabar.runs.resume import LastCheckpoint
 from alphabar.training.callbacks.composition import Composition
 from alphabar.training.loggers.metrics_file import MetricsFile
 
@@ -52,7 +52,7 @@ def check_trainer(cfg: DictConfig) -> None:
             raise UserError(f"trainer.{key}={settings[key]}: {reason}")
 
 
-def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callback], stopped: Stopped | None) -> Trainer:
+def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callback], stopped: LastCheckpoint | None) -> Trainer:
     """Returns the Trainer with the run's folder, callbacks and loggers, after `config`, the resolved `cfg`, is written down."""
     folder = Path(cfg.run_dir)
     make: dict[str, partial[Logger]] = build(cfg.logger, "logger") or {}
@@ -72,7 +72,7 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
     return trainer
 
 
-def write_config(config: dict[str, Any], path: Path, stopped: Stopped | None) -> None:
+def write_config(config: dict[str, Any], path: Path, stopped: LastCheckpoint | None) -> None:
     """Writes the resolved configuration of a run. If it was resumed with changes, the earlier configuration is kept beside it."""
     if stopped is not None and not is_unchanged(OmegaConf.load(path), config):
         path.replace(path.with_name(f"config_until_step_{stopped.step}.yaml"))
