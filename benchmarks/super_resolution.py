@@ -31,9 +31,9 @@ from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.runs.text_table import format_table
 from alphabar.sampling.cascade import source_conditions
 from alphabar.sampling.image_grid import grid, save_png, side_by_side
-from alphabar.sampling.model import Loaded, load_model
+from alphabar.sampling.model import LoadedModel, load_model
 from alphabar.sampling.prepare import load_data
-from alphabar.sampling.sampling_job import Generated, SamplingJob
+from alphabar.sampling.sampling_job import SampleBatch, SamplingJob
 
 SEED, BATCH = 1, 32
 MAX_IMAGES = 20_000  # that the classifier is trained on, as by default
@@ -46,7 +46,7 @@ def bicubic(conditioner: LowResolution, images: Tensor) -> Tensor:
     return to_uint8(interpolate(conditioner.low(images), size, mode="bicubic", align_corners=False))
 
 
-def drawn(loaded: Loaded, images: Tensor, num_steps: int | None) -> Tensor:
+def drawn(loaded: LoadedModel, images: Tensor, num_steps: int | None) -> Tensor:
     """What the model makes of images uint8 [N, C, H, W] that are made small, in so many steps; None: in the run's own."""
     told, sampler = source_conditions(loaded, images, SEED), build(loaded.config.sampler, "sampler")
     sampler = sampler if num_steps is None else replace(sampler, num_steps=num_steps)
@@ -55,10 +55,10 @@ def drawn(loaded: Loaded, images: Tensor, num_steps: int | None) -> Tensor:
         return torch.cat([part.images for part in generation.images(loaded.model.denoiser, len(images), CPU)])
 
 
-def share(images: Tensor) -> Iterator[Generated]:
+def share(images: Tensor) -> Iterator[SampleBatch]:
     """As `measure` takes them."""
     for indices in torch.arange(len(images)).split(BATCH):
-        yield Generated(indices.tolist(), images[indices], torch.ones(len(indices), dtype=torch.bool))
+        yield SampleBatch(indices.tolist(), images[indices], torch.ones(len(indices), dtype=torch.bool))
 
 
 def psnr(images: Tensor, originals: Tensor) -> float:

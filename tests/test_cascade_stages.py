@@ -25,10 +25,10 @@ from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.models.networks import Network
-from alphabar.sampling.cascade import RecordingSamples, cascade_job, must_be_a_cascade, samplers_for
+from alphabar.sampling.cascade import RecordingSamples, cascade_job, check_cascade, samplers_for
 from alphabar.sampling.conditions import null_conditions
 from alphabar.sampling.guidance_config import APG, Autoguidance, ClassifierFree, guided_stages
-from alphabar.sampling.model import Loaded
+from alphabar.sampling.model import LoadedModel
 from alphabar.training.modules.diffusion import DiffusionModule
 
 CPU = torch.device("cpu")
@@ -86,11 +86,11 @@ class Told(Network):
         return x / 2 + conditions.view(-1, *(1,) * (x.ndim - 1))
 
 
-def loaded(conditioner: Conditioner, resolution: int, codec: Codec | None = None) -> Loaded:
+def loaded(conditioner: Conditioner, resolution: int, codec: Codec | None = None) -> LoadedModel:
     denoiser = NetworkDenoiser(Told(), LinearSchedule(), X())
     adam = partial(torch.optim.Adam, lr=1e-3)
     module = DiffusionModule(denoiser, Denoising(), codec or Pixels(), adam, 0, conditioner=conditioner).eval()
-    return Loaded(module, OmegaConf.create(), Shape(3, resolution), 0)
+    return LoadedModel(module, OmegaConf.create(), Shape(3, resolution), 0)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def draw(chain, num, batch_size, seed=0, conditions=None, wrap_upstream=lambda p
 
 
 def test_a_prior_a_decoder_and_a_larger_model_follow_each_other(chain):
-    must_be_a_cascade(chain, ["a", "b", "c"])
+    check_cascade(chain, ["a", "b", "c"])
     kept: dict[int, Tensor] = {}
     images = draw(chain, 5, 2, wrap_upstream=lambda pictures: RecordingSamples(pictures, 3, kept))
     assert images.shape == (5, 3, 8, 8)
@@ -144,7 +144,7 @@ def test_only_what_fits_may_follow(chain):
         ([prior], r"checkpoint=p0: this model makes no images .* give stages=\[p0\] and checkpoint="),
     ):
         with pytest.raises(UserError, match=complaint):
-            must_be_a_cascade(models, [f"p{index}" for index in range(len(models))])
+            check_cascade(models, [f"p{index}" for index in range(len(models))])
 
 
 def test_thresholding_acts_where_there_is_a_range(chain):

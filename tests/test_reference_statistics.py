@@ -18,7 +18,7 @@ from alphabar.metrics import names
 from alphabar.metrics.real import indices_of_rank, real_image_features
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.runs.distributed import from_first, rank_and_size
-from alphabar.sampling.sampling_job import Generated
+from alphabar.sampling.sampling_job import SampleBatch
 from simple_features import CPU, Witness, collected, fid, gaussian_images, pixels_as_features, splits_of
 from warm_process import warm_context
 
@@ -130,14 +130,14 @@ def test_images_that_are_not_finite_are_counted_and_left_out(tmp_path):
     finite[[3, 50, 51]] = False
     broken = torch.where(finite[:, None, None, None], generated, 0)
     reference = reference_of(splits_of(real, real[:50]), 100, pixels_as_features(16, tmp_path))
-    shares = [Generated(part.tolist(), broken[part], finite[part]) for part in torch.arange(100).split(30)]
+    shares = [SampleBatch(part.tolist(), broken[part], finite[part]) for part in torch.arange(100).split(30)]
     measured = measure_images(shares, (1, 16, 1), [reference])
     assert measured.num_nonfinite == 3
     assert measured.figures["pixels"]["fid"] == pytest.approx(fid(real, generated[finite]), rel=1e-9)
     assert measured.pixels.num_images == 97
     found = diagnose_images(reference, measured)
     assert found.complaints[0] == "3 of 100 images have NaN or infinity in them, and are in no figure"
-    nothing = measure_images([Generated(list(range(100)), broken, torch.zeros(100, dtype=torch.bool))], (1, 16, 1), [reference])
+    nothing = measure_images([SampleBatch(list(range(100)), broken, torch.zeros(100, dtype=torch.bool))], (1, 16, 1), [reference])
     assert nothing.figures == {"pixels": {}}
     assert diagnose_images(reference, nothing).complaints == (
         "100 of 100 images have NaN or infinity in them, and are in no figure",

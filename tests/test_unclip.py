@@ -19,6 +19,7 @@ from alphabar.evaluation import receipt
 from alphabar.models.networks.prior import Prior
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import load_model
+from alphabar.sampling.pipeline import Pipeline
 from alphabar.sampling.tasks.interpolate import Interpolate
 from alphabar.training.callbacks.embeddings import similarity_figures
 
@@ -155,16 +156,16 @@ def test_interpolation_between_embeddings(trained, tmp_path, capsys):
 def test_the_ends_of_an_interpolation_are_variations_of_its_images(trained, tmp_path):
     folder, loaded = trained.pictures, load_model(trained.decoder, "ema")
     settings = Inference(checkpoint=trained.decoder, run_dir=str(tmp_path), sampler=DDIM(num_steps=3), files=str(folder), num=1)
+    pipeline = Pipeline(settings, loaded)
     task = Interpolate(inference=settings, between="embeddings", num_frames=2)
     with torch.no_grad():
-        _, edit = task._between_embeddings(Fabric(accelerator="cpu"), loaded)
-        frames = list(edit([0]))
-        originals = task.originals(Fabric(accelerator="cpu"), loaded, 2)
+        frames = list(task.plan(Fabric(accelerator="cpu"), pipeline).edit([0]))
+        originals = task.originals(Fabric(accelerator="cpu"), pipeline, 2)
         for frame, original in zip(frames, originals, strict=True):
             noise = ImageNoise(settings.seed, [0])
             x_T = noise.draw((3, 8, 8), torch.device("cpu"))
             told = loaded.model.conditioner.from_image(original[None], noise)
-            expected = settings.sampler.sample(settings.denoiser(loaded), x_T, told, noise)
+            expected = settings.sampler.sample(pipeline.denoiser(), x_T, told, noise)
             torch.testing.assert_close(frame, expected, rtol=1e-3, atol=1e-3)
 
 

@@ -27,7 +27,7 @@ from alphabar.metrics import Features, Splits, build_extractors
 from alphabar.metrics.names import figure_name, floor_figure_name
 from alphabar.metrics.statistics import Statistic
 from alphabar.sampling.inference import Inference
-from alphabar.sampling.prepare import withdrawn_on_error
+from alphabar.sampling.prepare import removed_on_error
 
 DEFAULT_NUM = 1000
 MAX_NOISE = 1000
@@ -83,7 +83,7 @@ class Evaluation:
         images = self._images()
         fabric = images.start()
         seeds = () if images.is_real else tuple(range(self.inference.seed, self.inference.seed + self.num_seeds))
-        with withdrawn_on_error(self.inference.run_dir):
+        with removed_on_error(self.inference.run_dir):
             references = self._references(self.features, images, fabric)
             shape = images.data.shape
             size = (shape.channels, shape.resolution, shape.resolution)

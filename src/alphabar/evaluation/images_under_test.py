@@ -18,12 +18,13 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.evaluation.cost import Cost, counted
 from alphabar.evaluation.files import SampleFiles, format_size
-from alphabar.files.paths import user_path
+from alphabar.runs.checkpoint import checkpoint_hash
 from alphabar.runs.distributed import raise_together
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images, null_conditions
-from alphabar.sampling.inference import Inference, launch, short_hash
-from alphabar.sampling.prepare import load_data, prepare_data
-from alphabar.sampling.sampling_job import Generated
+from alphabar.sampling.inference import Inference
+from alphabar.sampling.pipeline import start_pipeline
+from alphabar.sampling.prepare import launch, load_data, prepare_data
+from alphabar.sampling.sampling_job import SampleBatch
 
 
 class Description(NamedTuple):
@@ -63,7 +64,7 @@ class ImagesUnderTest(ABC):
         """Whether the images are real, so that their figures are themselves the floor."""
 
     @abstractmethod
-    def batches(self, seed: int) -> Iterator[Generated]:
+    def batches(self, seed: int) -> Iterator[SampleBatch]:
         """Yields this process's share of the images."""
 
     @abstractmethod
@@ -83,9 +84,9 @@ class CheckpointSamples(ImagesUnderTest):
     cost: Cost = field(default_factory=Cost)
 
     def start(self) -> Fabric:
-        self.fabric, self.loaded = self.inference.start(self.inference.must_draw)
-        conditions = null_conditions(self.loaded.first.model.conditioner)
-        self.job = self.inference.job(self.fabric, self.loaded, conditions, self.num)
+        self.fabric, self.pipeline = start_pipeline(self.inference)
+        self.loaded = self.pipeline.loaded
+        self.job = self.pipeline.job(null_conditions(self.loaded.first.model.conditioner), self.num)
         return self.fabric
 
     def open(self) -> ImageDataModule:
@@ -97,12 +98,12 @@ class CheckpointSamples(ImagesUnderTest):
         """Raises UserError unless the first model can be conditioned on these data, which it may not have been trained on."""
         conditioner, classes = self.loaded.first.model.conditioner, self.data.classes
         if conditioner.classes and classes is not None and len(classes) != len(conditioner.classes):
-            which = "stages: the first" if self.loaded.before else "checkpoint: this model"
+            which = "stages: the first" if self.loaded.upstream else "checkpoint: this model"
             raise UserError(f"{which} was trained on {len(conditioner.classes)} classes, these data have {len(classes)}")
         try:
             dataset_conditions(conditioner, self._condition_images)([0])
         except ValueError as error:
-            which = "stages: the first" if self.loaded.before else "checkpoint: this model"
+            which = "stages: the first" if self.loaded.upstream else "checkpoint: this model"
             raise UserError(f"{which} cannot be conditioned on these data: {error}") from error
 
     @property
@@ -117,21 +118,22 @@ class CheckpointSamples(ImagesUnderTest):
     def is_real(self) -> bool:
         return False
 
-    def batches(self, seed: int) -> Iterator[Generated]:
+    def batches(self, seed: int) -> Iterator[SampleBatch]:
         conditions = dataset_conditions(self.loaded.first.model.conditioner, self._condition_images)
         with ExitStack() as stack:
-            for each in self.loaded.chain:
-                stack.enter_context(counted(each.model.denoiser, self.cost))
-            images = self.inference.images(self.fabric, self.loaded, conditions, seed)
-            while (part := self._next(images)) is not None:
-                yield part
+            for stage in self.loaded.cascade:
+                stack.enter_context(counted(stage.model.denoiser, self.cost))
+            batches = self.pipeline.images(self.fabric, conditions, seed)
+            while (batch := self._next(batches)) is not None:
+                yield batch
 
-    def _next(self, images: Iterator[Generated]) -> Generated | None:
+    def _next(self, batches: Iterator[SampleBatch]) -> SampleBatch | None:
+        """Returns the next batch, whose cost it adds, or None after the last one."""
         begin = self._clock()
-        part = next(images, None)
-        if part is not None:
+        batch = next(batches, None)
+        if batch is not None:
             self.cost.add(self._clock() - begin, self.job.batch_size)
-        return part
+        return batch
 
     def _clock(self) -> float:
         if self.fabric.device.type == "cuda":
@@ -144,15 +146,15 @@ class CheckpointSamples(ImagesUnderTest):
         return {name: ids for name, ids in metadata.items() if name == depicts}
 
     def describe(self) -> Description:
-        inference, upstream = self.inference, self.loaded.before
+        inference, upstream = self.inference, self.loaded.upstream
         stages = [
-            {"checkpoint": path, "sha256": short_hash(user_path(path)), "step": each.step}
+            {"checkpoint": path, "sha256": checkpoint_hash(path), "step": each.step}
             for path, each in zip(inference.stages, upstream, strict=True)
         ]
         protocol = {
             "images": "samples of a checkpoint",
             "weights": {"which": inference.weights_label, "average": self._average()},
-            "sampler": inference.sampler_for(self.loaded),
+            "sampler": self.pipeline.sampler,
             "guidance": inference.guidance,
             "precision": inference.precision,
             **({"told": "held-out"} if self._condition_images is self.data.held_out_set else {}),
@@ -161,7 +163,7 @@ class CheckpointSamples(ImagesUnderTest):
         identity = {**inference.identity(self.loaded.step), **({"stages": stages} if stages else {})}
         num_drawn = max(self.cost.images + self.cost.warm_up[1], 1)
         costs = {"network_evaluations": self.cost.evaluations / num_drawn, "seconds_per_image": self.cost.seconds_per_image}
-        return Description(inference.label(self.loaded), protocol, identity, costs)
+        return Description(self.pipeline.label, protocol, identity, costs)
 
     def _average(self) -> Mapping[str, Any] | None:
         """Returns how the weights were averaged, as the run was configured; None for raw weights."""
@@ -208,14 +210,14 @@ class SamplesInFiles(ImagesUnderTest):
     def is_real(self) -> bool:
         return False
 
-    def batches(self, seed: int) -> Iterator[Generated]:
+    def batches(self, seed: int) -> Iterator[SampleBatch]:
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
         is_hidden = True if rank else None  # None: the bar is hidden if there is no terminal
         error: UserError | None = None
         with tqdm(desc="looking at samples", total=self.num, unit="img", delay=2, leave=False, disable=is_hidden) as bar:
             try:
                 for indices, images in self.files.batches(self.num, self.batch_size, rank, world_size):
-                    yield Generated(indices, images, torch.ones(len(images), dtype=torch.bool))
+                    yield SampleBatch(indices, images, torch.ones(len(images), dtype=torch.bool))
                     bar.update(len(images) * world_size)
             except UserError as raised:
                 error = raised
@@ -257,7 +259,7 @@ class HeldOutImages(ImagesUnderTest):
     def is_real(self) -> bool:
         return True
 
-    def batches(self, seed: int) -> Iterator[Generated]:
+    def batches(self, seed: int) -> Iterator[SampleBatch]:
         return iter(())
 
     def targets(self, indices: Tensor) -> Mapping[str, Tensor]:

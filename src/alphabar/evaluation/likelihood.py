@@ -37,8 +37,9 @@ from alphabar.runs.distributed import sum_over_ranks
 from alphabar.runs.text_table import format_table
 from alphabar.sampling.conditions import Conditions, dataset_conditions
 from alphabar.sampling.inference import Inference
-from alphabar.sampling.model import Loaded
-from alphabar.sampling.prepare import load_data, withdrawn_on_error
+from alphabar.sampling.model import LoadedModel
+from alphabar.sampling.pipeline import Pipeline, start_pipeline
+from alphabar.sampling.prepare import load_data, removed_on_error
 
 BOUND_KEYS = ("variance", "bpd_terms", "thresholding")  # settings that the probability flow does not use
 OnStep = Callable[[], object]
@@ -85,10 +86,9 @@ class Likelihood:
         if self.inference.precision != "32-true":
             raise ValueError(f"likelihoods need precision=32-true, got precision={self.inference.precision}")
 
-    def check_model(self, loaded: Loaded) -> None:
+    def check_model(self, pipeline: Pipeline) -> None:
         """Raises UserError for a model without a likelihood, or a setting that does nothing for it."""
-        denoiser, codec = loaded.model.denoiser, loaded.model.codec
-        schedule = denoiser.schedule
+        codec, schedule = pipeline.codec, pipeline.model.denoiser.schedule
         if not codec.has_pixel_likelihood:
             raise UserError(f"metric=bpd: need a model of pixels, got one whose codec is {type(codec).__name__}")
         if not schedule.is_discrete:
@@ -96,7 +96,7 @@ class Likelihood:
                 if vars(self)[key] != type(self).__dataclass_fields__[key].default:
                     value = type(vars(self)[key]).__name__.lower() if key == "thresholding" else vars(self)[key]
                     raise UserError(f"{key}={value}: only a discrete schedule has a bound, {type(schedule).__name__} is not one")
-        elif self.variance == "learned" and not learns_variance(loaded):
+        elif self.variance == "learned" and not learns_variance(pipeline.loaded):
             raise UserError(
                 "variance=learned: this network has learned none; choose posterior or beta (objective=hybrid trains it)"
             )
@@ -105,8 +105,9 @@ class Likelihood:
         """Measures the images and writes `receipt.json`; returns means and standard errors, and which one a sweep compares, the
         bound if there is one."""
         begin = time.perf_counter()
-        fabric, loaded = self.inference.start(self.check_model)
-        with withdrawn_on_error(self.inference.run_dir):
+        fabric, pipeline = start_pipeline(self.inference, self.check_model)
+        loaded = pipeline.loaded
+        with removed_on_error(self.inference.run_dir):
             held_out = load_data(loaded, self.inference.data_root, fabric).held_out_set
             if self.inference.num > len(held_out):
                 raise UserError(f"need num <= {len(held_out)}, the number of held-out images, got num={self.inference.num}")
@@ -153,7 +154,7 @@ class Likelihood:
             **{key: vars(self)[key] for key in keys},
         }
 
-    def _bound(self, loaded: Loaded, conditions: Conditions) -> Estimator:
+    def _bound(self, loaded: LoadedModel, conditions: Conditions) -> Estimator:
         denoiser = loaded.model.denoiser
         thresholded = denoiser if self.thresholding is None else Thresholded(denoiser, self.thresholding)
         variance: Variance = self.variance or ("learned" if learns_variance(loaded) else "beta")
@@ -182,7 +183,7 @@ class Likelihood:
         return Estimator("ode", name, num_steps, bits)
 
     def _bits_per_dimension(
-        self, estimators: Sequence[Estimator], images: ImageSet, loaded: Loaded, fabric: Fabric
+        self, estimators: Sequence[Estimator], images: ImageSet, loaded: LoadedModel, fabric: Fabric
     ) -> tuple[Tensor, str]:
         """Returns bits per dimension [len(estimators), num], float64, and a hash of the images, equal on every process."""
         settings = self.inference
@@ -205,7 +206,7 @@ class Likelihood:
         return sum_over_ranks(values), hash_to_hex(int(sum_over_ranks(content)))  # each image is zero on all processes but one
 
 
-def learns_variance(loaded: Loaded) -> bool:
+def learns_variance(loaded: LoadedModel) -> bool:
     """Returns whether the network predicts the variance of the reverse step."""
     denoiser, shape = loaded.model.denoiser, loaded.shape
     with torch.no_grad():

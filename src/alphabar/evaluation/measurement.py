@@ -11,7 +11,7 @@ from alphabar.metrics.collector import Batch, collect
 from alphabar.metrics.feature_set import FeatureSet
 from alphabar.metrics.health import ImageStatistics
 from alphabar.runs.distributed import sum_over_ranks
-from alphabar.sampling.sampling_job import Generated, gather
+from alphabar.sampling.sampling_job import SampleBatch, gather_images
 
 EXAMPLE_BYTES = 64 * 2**20
 MAX_EXAMPLES = 1000
@@ -34,7 +34,7 @@ class Measurement(NamedTuple):
 
 
 def measure_images(
-    images: Iterable[Generated],
+    images: Iterable[SampleBatch],
     size: tuple[int, int, int],
     references: Sequence[ReferenceStatistics],
     targets: Callable[[Tensor], Mapping[str, Tensor]] = lambda indices: {},
@@ -47,7 +47,7 @@ def measure_images(
     collectors = [reference.collector() for reference in references]
     device = collectors[0].device
     num_nonfinite = torch.zeros(1, dtype=torch.int64, device=device)
-    examples: list[Generated] = []
+    examples: list[SampleBatch] = []
 
     def finite_images() -> Iterator[Batch]:
         for part in images:
@@ -55,7 +55,7 @@ def measure_images(
             num_nonfinite.add_(int((~finite).sum()))
             first = [place for place, index in enumerate(part.indices) if index < num_examples]
             if first:
-                examples.append(Generated([part.indices[place] for place in first], part.images[first].cpu(), finite[first]))
+                examples.append(SampleBatch([part.indices[place] for place in first], part.images[first].cpu(), finite[first]))
             indices = torch.tensor(part.indices)[finite]
             yield Batch(indices, part.images[part.finite], targets(indices))
 
@@ -64,7 +64,7 @@ def measure_images(
         {reference.extractor.name: reference.figures(each) for reference, each in zip(references, features, strict=True)},
         features[0],
         pixels,
-        gather(size, num_examples, examples, device),
+        gather_images(size, num_examples, examples, device),
         int(sum_over_ranks(num_nonfinite)),
         content,
     )

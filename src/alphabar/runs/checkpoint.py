@@ -1,5 +1,6 @@
 """Checkpoint files: their content, and the paths of the frozen parts that they name and do not contain."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"checkpoint={path}: not a checkpoint of alphabar, it has no {', '.join(sorted(missing))}")
     return {**content, "config": upgrade_config(content["config"])}
+
+
+def checkpoint_hash(path: str) -> str:
+    """Returns the first 16 digits of the SHA-256 of a checkpoint file, by which receipts name it."""
+    with user_path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def frozen_parts(config: DictConfig) -> dict[str, dict[str, DictConfig]]:

@@ -16,31 +16,28 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.sampling.conditions import Conditions, ImagesByIndex, image_conditions
-from alphabar.sampling.model import Loaded
+from alphabar.sampling.model import LoadedModel
 from alphabar.sampling.prepare import load_data
-from alphabar.sampling.sampling_job import SamplingJob, sampler_for
+from alphabar.sampling.sampling_job import SamplingJob, sampler_for_codec
 
 
 @dataclass(frozen=True)
 class UpstreamSamples:
     """Draws the samples of a model, by index, as conditions of the next one; `on_step` is called after every sampler step.
 
-    broken: receives the indices of samples with NaN or infinity, which the next model's samples would hide.
+    nonfinite: receives the indices of samples with NaN or infinity, which the next model's samples would hide.
     """
 
     job: SamplingJob
     denoiser: Denoiser
     device: torch.device
     on_step: Callable[[], object]
-    broken: set[int]
+    nonfinite: set[int]
 
     def __call__(self, indices: Sequence[int]) -> Tensor:
-        x = torch.empty(0)
-        for step, x in enumerate(self.job.trajectory(self.denoiser, indices, self.device)):  # noqa: B007
-            if step > 0:
-                self.on_step()
+        x = self.job.sample(self.denoiser, indices, self.device, self.on_step)
         finite = x.isfinite().flatten(1).all(1).tolist()
-        self.broken.update(index for index, whole in zip(indices, finite, strict=True) if not whole)
+        self.nonfinite.update(index for index, is_finite in zip(indices, finite, strict=True) if not is_finite)
         return self.job.codec.decode(x)
 
 
@@ -59,7 +56,7 @@ class RecordingSamples:
 
 
 def cascade_job(
-    chain: Sequence[Loaded],
+    stages: Sequence[LoadedModel],
     denoisers: Sequence[Denoiser],
     samplers: Sequence[Sampler],
     conditions: Conditions,
@@ -68,32 +65,33 @@ def cascade_job(
     device: torch.device,
     on_step: Callable[[], object] = lambda: None,
     wrap_upstream: Callable[[ImagesByIndex], ImagesByIndex] = lambda images: images,
-    broken: set[int] | None = None,
+    nonfinite: set[int] | None = None,
 ) -> SamplingJob:
-    """Returns the job of the last model, when the first one has `conditions`.
+    """Returns the job of the last model, when the first one has `conditions`; a single model is a cascade of one.
 
     Each model has noise of its own, the first that of `seed`, so that it draws what it draws alone.
-    wrap_upstream: wraps the images that the last model is conditioned on. broken: see `UpstreamSamples`.
+    wrap_upstream: wraps the images that the last model is conditioned on. nonfinite: see `UpstreamSamples`.
     """
-    seeds = [seed, *(derive_seed("stage", position, seed) for position in range(1, len(chain)))]
-    for position, (each, later) in enumerate(pairwise(chain)):
-        job = SamplingJob(samplers[position], each.model.codec, each.shape, seeds[position], batch_size, conditions)
-        images: ImagesByIndex = UpstreamSamples(job, denoisers[position], device, on_step, set() if broken is None else broken)
-        if later is chain[-1] and each.model.codec.makes_images:
+    nonfinite = set() if nonfinite is None else nonfinite
+    seeds = [seed, *(derive_seed("stage", position, seed) for position in range(1, len(stages)))]
+    for position, (stage, later) in enumerate(pairwise(stages)):
+        job = SamplingJob(samplers[position], stage.model.codec, stage.shape, seeds[position], batch_size, conditions)
+        images: ImagesByIndex = UpstreamSamples(job, denoisers[position], device, on_step, nonfinite)
+        if later is stages[-1] and stage.model.codec.makes_images:
             images = wrap_upstream(images)
         conditions = image_conditions(later.model.conditioner, images, derive_seed("told", position, seed))
-    last = chain[-1]
+    last = stages[-1]
     return SamplingJob(samplers[-1], last.model.codec, last.shape, seeds[-1], batch_size, conditions)
 
 
-def must_be_a_cascade(chain: Sequence[Loaded], paths: Sequence[str]) -> None:
+def check_cascade(stages: Sequence[LoadedModel], paths: Sequence[str]) -> None:
     """Raises UserError unless each model can be conditioned on what the one before makes, and the last makes images."""
-    for (earlier, later), (before, after) in zip(pairwise(chain), pairwise(paths), strict=True):
+    for (earlier, later), (before, after) in zip(pairwise(stages), pairwise(paths), strict=True):
         try:
             later.model.conditioner.must_follow(earlier.model.codec, *earlier.shape)
         except ValueError as error:
             raise UserError(f"stages: {after} cannot follow {before}: {error}") from error
-    if not chain[-1].model.codec.makes_images:
+    if not stages[-1].model.codec.makes_images:
         last = paths[-1]
         raise UserError(
             f"checkpoint={last}: this model makes no images but what another one reads: give stages=[{last}] and checkpoint=..., "
@@ -101,16 +99,16 @@ def must_be_a_cascade(chain: Sequence[Loaded], paths: Sequence[str]) -> None:
         )
 
 
-def samplers_for(chain: Sequence[Loaded], sampler: Sampler) -> list[Sampler]:
+def samplers_for(stages: Sequence[LoadedModel], sampler: Sampler) -> list[Sampler]:
     """Returns the sampler for each model, without thresholding where its space has no bounds.
 
     Raises UserError for a thresholding other than the default if no model has a bounded space.
     """
-    is_used = any(each.model.codec.is_bounded for each in chain)
-    return [sampler_for(sampler, each.model.codec, is_of_cascade=is_used) for each in chain]
+    is_used = any(stage.model.codec.is_bounded for stage in stages)
+    return [sampler_for_codec(sampler, stage.model.codec, is_in_cascade=is_used) for stage in stages]
 
 
-def source_images(loaded: Loaded, files: str | None, data_root: str | None, fabric: Fabric, num: int) -> Tensor:
+def source_images(loaded: LoadedModel, files: str | None, data_root: str | None, fabric: Fabric, num: int) -> Tensor:
     """Returns at most `num` images, uint8 [n, C, H, W], on every process: from files, or else held-out images of the model's data.
 
     Files are read in the size in which an earlier model would make them, if the model is conditioned on images of that size.
@@ -124,7 +122,7 @@ def source_images(loaded: Loaded, files: str | None, data_root: str | None, fabr
     return held_out.images(range(min(num, len(held_out))))
 
 
-def _accepted_shape(loaded: Loaded, files: str, num: int) -> Shape:
+def _accepted_shape(loaded: LoadedModel, files: str, num: int) -> Shape:
     """Returns the shape in which files are read: their own if the model can be conditioned on it, else that of the model."""
     side = common_side(files, num) if loaded.model.conditioner.takes_images else None
     if side is None or side > loaded.shape.resolution:
@@ -136,7 +134,7 @@ def _accepted_shape(loaded: Loaded, files: str, num: int) -> Shape:
     return Shape(loaded.shape.channels, side)
 
 
-def source_conditions(loaded: Loaded, sources: Tensor, seed: int) -> Conditions:
+def source_conditions(loaded: LoadedModel, sources: Tensor, seed: int) -> Conditions:
     """Returns conditions in which image i has that of source image i of [N, C, H, W], modulo N.
 
     Raises UserError for images that the model cannot be conditioned on.

@@ -21,10 +21,11 @@ from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.film import record_film, write_film
 from alphabar.sampling.image_grid import grid, grid_with_captions, grid_with_row_names, save_png, side_by_side
 from alphabar.sampling.inference import Inference
-from alphabar.sampling.model import Loaded
-from alphabar.sampling.prepare import withdrawn_on_error
+from alphabar.sampling.model import LoadedModel
+from alphabar.sampling.pipeline import Pipeline, start_pipeline
+from alphabar.sampling.prepare import removed_on_error
 from alphabar.sampling.preview import source_columns
-from alphabar.sampling.sampling_job import Generated, gather
+from alphabar.sampling.sampling_job import SampleBatch, gather_images
 
 MAX_IN_GRID = 256
 
@@ -49,63 +50,60 @@ class Sampling:
     def run(self) -> dict[str, object]:
         """Draws and writes the images; returns their folder, their number, and how many of them have NaN or infinity."""
         settings, folder = self.inference, Path(self.inference.run_dir)
-        fabric, loaded = settings.start(settings.must_draw)
-        with withdrawn_on_error(settings.run_dir):
-            conditions, sources = self._conditions(fabric, loaded)
+        fabric, pipeline = start_pipeline(settings)
+        with removed_on_error(settings.run_dir):
+            conditions, sources = self._conditions(fabric, pipeline)
         num_nonfinite = torch.zeros(1, device=fabric.device)
         kept = settings.num if self.format == "npz" else min(settings.num, MAX_IN_GRID)
         upstream: dict[int, Tensor] = {}
-        drawn = settings.images(
-            fabric, loaded, conditions, wrap_upstream=lambda images: RecordingSamples(images, MAX_IN_GRID, upstream)
-        )
-        images = gather(loaded.shape.size, kept, self._written(drawn, folder, num_nonfinite), fabric.device)
-        broken = int(sum_over_ranks(num_nonfinite))
-        columns = self._upstream_column(fabric, loaded, upstream)
+        batches = pipeline.images(fabric, conditions, wrap_upstream=lambda images: RecordingSamples(images, MAX_IN_GRID, upstream))
+        images = gather_images(pipeline.loaded.shape.size, kept, self._written(batches, folder, num_nonfinite), fabric.device)
+        total_nonfinite = int(sum_over_ranks(num_nonfinite))
+        columns = self._upstream_column(fabric, pipeline.loaded, upstream)
         if fabric.is_global_zero:
             first = images[:MAX_IN_GRID]
             columns += [first] if sources is None else source_columns(conditions, sources, first)
-            save_png(self._grid(loaded, side_by_side(*columns)), folder / "grid.png")
-            self._write_others(fabric, loaded, conditions, images, folder)
-            self._report(loaded, folder, broken)
-        return {"folder": str(folder), "num": settings.num, "num_nonfinite": broken}
+            save_png(self._grid(pipeline.prompts, side_by_side(*columns)), folder / "grid.png")
+            self._write_others(fabric, pipeline, conditions, images, folder)
+            self._report(pipeline.loaded.step, folder, total_nonfinite)
+        return {"folder": str(folder), "num": settings.num, "num_nonfinite": total_nonfinite}
 
-    def _conditions(self, fabric: Fabric, loaded: Loaded) -> tuple[Conditions, Tensor | None]:
+    def _conditions(self, fabric: Fabric, pipeline: Pipeline) -> tuple[Conditions, Tensor | None]:
         """Returns the conditions of the first model, and the images that they are of, [N, C, H, W], unless it is a cascade's.
 
         Raises UserError for images that are not at hand, or that the model cannot be conditioned on.
         """
-        settings, first = self.inference, loaded.first
+        settings, first = self.inference, pipeline.loaded.first
         if not first.model.conditioner.takes_images:
             if settings.files is not None or settings.data_root is not None:
                 given = f"images={settings.files}" if settings.files is not None else f"data_root={settings.data_root}"
                 name = type(first.model.conditioner).__name__
                 raise UserError(f"{given}: this model is not conditioned on images (it has {name})")
-            return settings.conditions(loaded), None
+            return pipeline.conditions(), None
         sources = source_images(first, settings.files, settings.data_root, fabric, settings.num)
         conditions = source_conditions(first, sources, derive_seed("told", "given", settings.seed))
-        return conditions, None if loaded.before else sources
+        return conditions, None if pipeline.loaded.upstream else sources
 
-    def _upstream_column(self, fabric: Fabric, loaded: Loaded, upstream: dict[int, Tensor]) -> list[Tensor]:
+    def _upstream_column(self, fabric: Fabric, loaded: LoadedModel, upstream: dict[int, Tensor]) -> list[Tensor]:
         """Returns the samples that a cascade's last model was conditioned on, uint8 [N, C, H, W], if they are images; else none."""
-        if not loaded.before or not loaded.before[-1].model.codec.makes_images:
+        if not loaded.upstream or not loaded.upstream[-1].model.codec.makes_images:
             return []
         indices = sorted(upstream)
         images = torch.stack([upstream[index] for index in indices]) if indices else torch.empty(0)
-        mine = [Generated(indices, images, torch.ones(len(indices)).bool())] if indices else []
-        return [gather(loaded.before[-1].shape.size, min(self.inference.num, MAX_IN_GRID), mine, fabric.device)]
+        mine = [SampleBatch(indices, images, torch.ones(len(indices)).bool())] if indices else []
+        return [gather_images(loaded.upstream[-1].shape.size, min(self.inference.num, MAX_IN_GRID), mine, fabric.device)]
 
-    def _written(self, share: Iterator[Generated], folder: Path, num_nonfinite: Tensor) -> Iterator[Generated]:
+    def _written(self, batches: Iterator[SampleBatch], folder: Path, num_nonfinite: Tensor) -> Iterator[SampleBatch]:
         """Writes each image as it is drawn, if they go into single files, and counts those that are not finite."""
-        for part in share:
-            num_nonfinite += (~part.finite).sum()
+        for batch in batches:
+            num_nonfinite += (~batch.finite).sum()
             if self.format == "png":
-                for index, image in zip(part.indices, part.images, strict=True):
+                for index, image in zip(batch.indices, batch.images, strict=True):
                     save_png(image, folder / "images" / f"{index:06d}.png")
-            yield part
+            yield batch
 
-    def _grid(self, loaded: Loaded, cells: Tensor) -> Tensor:
+    def _grid(self, prompts: Sequence[str], cells: Tensor) -> Tensor:
         """Returns the grid: a row for each class, or each prompt with several images; single prompts stand under their images."""
-        prompts = self.inference.prompt_list(loaded)
         if not prompts:
             return grid(cells)
         columns = len(cells) // len(prompts)
@@ -113,8 +111,8 @@ class Sampling:
             return grid_by_prompt(cells, prompts)
         return grid_with_captions(cells, [prompts[index % len(prompts)] for index in range(len(cells))])
 
-    def _write_others(self, fabric: Fabric, loaded: Loaded, conditions: Conditions, images: Tensor, folder: Path) -> None:
-        settings, prompts = self.inference, self.inference.prompt_list(loaded)
+    def _write_others(self, fabric: Fabric, pipeline: Pipeline, conditions: Conditions, images: Tensor, folder: Path) -> None:
+        settings, prompts = self.inference, pipeline.prompts
         if prompts:
             names = {f"{index:06d}.png": prompts[index % len(prompts)] for index in range(settings.num)}
             write_text(folder / "labels.json", json.dumps(names, indent=0) + "\n")
@@ -122,16 +120,16 @@ class Sampling:
             with atomic_writer(folder / "images.npz") as file:
                 np.savez(file, images=images.permute(0, 2, 3, 1).numpy())
         if self.film > 0:
-            job = settings.job(fabric, loaded, conditions, min(self.film, settings.num))
+            job = pipeline.job(conditions, min(self.film, settings.num))
             with torch.no_grad(), fabric.autocast():
-                frames = record_film(job, settings.denoiser(loaded), fabric.device, num_frames=12)
+                frames = record_film(job, pipeline.denoiser(), fabric.device, num_frames=12)
             write_film(frames, folder)
 
-    def _report(self, loaded: Loaded, folder: Path, broken: int) -> None:
+    def _report(self, step: int, folder: Path, num_nonfinite: int) -> None:
         suffix, film = ".npz" if self.format == "npz" else "/", ", film.gif" if self.film > 0 else ""
-        print(f"{self.inference.num} images of step {loaded.step:,} in {display_path(folder)}: grid.png, images{suffix}{film}")
-        if broken > 0:
-            print(f"{broken} of them had NaN or infinity in them, and are black there")
+        print(f"{self.inference.num} images of step {step:,} in {display_path(folder)}: grid.png, images{suffix}{film}")
+        if num_nonfinite > 0:
+            print(f"{num_nonfinite} of them had NaN or infinity in them, and are black there")
 
 
 def grid_by_prompt(images: Tensor, prompts: Sequence[str]) -> Tensor:

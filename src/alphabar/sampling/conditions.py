@@ -10,6 +10,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.denoiser import Cond
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 from alphabar.models.conditioners import Conditioner
 
 SEED = derive_seed("condition")  # seeds the randomness in conditions that are made from data
@@ -78,4 +79,15 @@ def expand_labels(labels: Sequence[int | str] | int | str, num_classes: int) -> 
             prompts.append(str(part))
     if not prompts:
         raise ValueError("need labels=[3], labels=all or labels=0-9, got none")
+    return prompts
+
+
+def read_prompts(path: str) -> list[str]:
+    """Returns the lines of a text file that are not empty. Raises UserError if there are none."""
+    try:
+        prompts = [line.strip() for line in user_path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompts={path}: cannot be read as text ({type(error).__name__})") from error
+    if not prompts:
+        raise UserError(f"prompts={path}: there is no prompt in this file, need one a line")
     return prompts

@@ -33,7 +33,7 @@ class DiffusionModel(Protocol):
 
 
 class TrainedModel(nn.Module):
-    """The parts of a checkpoint that draw images: the denoiser, the codec and the conditioner."""
+    """The parts of a checkpoint that are needed to sample: the denoiser, the codec and the conditioner."""
 
     def __init__(self, denoiser: NetworkDenoiser, codec: Codec, conditioner: Conditioner | None) -> None:
         super().__init__()
@@ -47,27 +47,27 @@ class TrainedModel(nn.Module):
         return next(self.denoiser.parameters()).device
 
 
-class Loaded(NamedTuple):
+class LoadedModel(NamedTuple):
     """A model with the weights of a checkpoint, in eval mode on the CPU, and its configuration, image shape and training step.
 
-    before: the models, first to last, whose samples it is conditioned on.
+    upstream: the models of a cascade before it, first to last, on whose samples it is conditioned.
     """
 
     model: TrainedModel
     config: DictConfig
     shape: Shape
     step: int
-    before: tuple["Loaded", ...] = ()
+    upstream: tuple["LoadedModel", ...] = ()
 
     @property
-    def chain(self) -> tuple["Loaded", ...]:
-        """All models of the cascade, in the order in which they draw; this one is the last."""
-        return (*self.before, self._replace(before=()))
+    def cascade(self) -> tuple["LoadedModel", ...]:
+        """All models of the cascade, in the order in which they are sampled; this one is the last."""
+        return (*self.upstream, self._replace(upstream=()))
 
     @property
-    def first(self) -> "Loaded":
+    def first(self) -> "LoadedModel":
         """The model that is given the user's condition."""
-        return self.chain[0]
+        return self.cascade[0]
 
 
 def load_model(
@@ -76,7 +76,7 @@ def load_model(
     ema_length: float | None = None,
     ema_decay: float | None = None,
     paths: FrozenPartPaths = PATHS_OF_TRAINING,
-) -> Loaded:
+) -> LoadedModel:
     """Returns the model of a checkpoint with its averaged or its live weights.
 
     ema_length, ema_decay: see `average_of_length` and `average_of_decay`; None: the average that the run itself used.
@@ -107,11 +107,11 @@ def load_model(
     except RuntimeError as error:
         raise UserError(f"checkpoint={path}: its weights do not fit its configuration ({str(error).splitlines()[0]})") from error
     shape = Shape(config.shape.channels, config.shape.resolution)
-    return Loaded(model.eval().requires_grad_(False), config, shape, content["global_step"])
+    return LoadedModel(model.eval().requires_grad_(False), config, shape, content["global_step"])
 
 
 def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the entries of a run's state that belong to what draws images; an objective may have weights of its own."""
+    """Returns the entries of a run's state that belong to the parts of a TrainedModel; an objective may have weights of its own."""
     return {name: value for name, value in state.items() if name.partition(".")[0] in PARTS}
 
 

@@ -1,21 +1,39 @@
-"""Preparation of a command on a checkpoint: its data, and the folder of the results, which is removed if it fails."""
+"""Preparation of a command on a checkpoint: its processes, its data, and its folder, which is removed if it fails."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
 from alphabar.config.build import build
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
-from alphabar.runs.run_dir import withdraw
-from alphabar.sampling.model import Loaded
+from alphabar.runs.run_dir import claim, withdraw
+from alphabar.sampling.model import LoadedModel
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+def launch(run_dir: str, accelerator: str, devices: int | str, precision: Precision = "32-true") -> Fabric:
+    """Starts the processes of a command and claims its folder, `run_dir`; returns the Fabric of this process.
+
+    Raises UserError for devices that do not exist, or a folder that is not empty.
+    """
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise UserError(f"accelerator={accelerator} devices={devices}: {' '.join(str(error).split())}") from error
+    claim(Path(run_dir))
+    fabric.launch()
+    return fabric
 
 
 @contextmanager
-def withdrawn_on_error(run_dir: str) -> Iterator[None]:
+def removed_on_error(run_dir: str) -> Iterator[None]:
     """Removes the folder of a command again if a UserError ends it before anything was measured."""
     try:
         yield
@@ -24,7 +42,7 @@ def withdrawn_on_error(run_dir: str) -> Iterator[None]:
         raise
 
 
-def load_data(loaded: Loaded, data_root: str | None, fabric: Fabric) -> ImageDataModule:
+def load_data(loaded: LoadedModel, data_root: str | None, fabric: Fabric) -> ImageDataModule:
     """Returns the data that a checkpoint was trained on, and attaches their captions to its conditioner and to upstream models.
 
     data_root: where the data lie now; None: where they lay in training.
@@ -37,8 +55,8 @@ def load_data(loaded: Loaded, data_root: str | None, fabric: Fabric) -> ImageDat
         OmegaConf.update(config, "data.root", data_root)
     data = prepare_data(build(config.data, "data"), fabric)
     with fabric.rank_zero_first():  # stores its results for the other processes
-        for each in loaded.chain:
-            each.model.conditioner.attach_captions(data.captions)
+        for stage in loaded.cascade:
+            stage.model.conditioner.attach_captions(data.captions)
     return data
 
 

@@ -55,10 +55,10 @@ def preview(conditioner: Conditioner, data: ImageDataModule, num: int) -> Previe
     indices = torch.arange(num) % max(len(images), 1)
     if conditioner.takes_images:
         return Preview(conditions, num, sources=images.images(indices))
-    return Preview(conditions, num, captions=captions_of(images, indices, data) if conditioner.depicts == "caption" else None)
+    return Preview(conditions, num, captions=captions_at(images, indices, data) if conditioner.depicts == "caption" else None)
 
 
-def captions_of(images: ImageSet, indices: Tensor, data: ImageDataModule) -> list[str] | None:
+def captions_at(images: ImageSet, indices: Tensor, data: ImageDataModule) -> list[str] | None:
     """Returns the captions of the images of int64 `indices` [B], or None if they have none."""
     known = images.metadata(indices)
     if "caption" not in known or data.captions is None:

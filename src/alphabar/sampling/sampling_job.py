@@ -28,19 +28,19 @@ SAMPLER_ADVICE: Advice = {
 }
 
 
-class Generated(NamedTuple):
-    """Images [B, C, H, W] uint8 with their indices, and which of them [B] are free of NaN and infinity."""
+class SampleBatch(NamedTuple):
+    """A batch of samples: images uint8 [B, C, H, W], their indices, and bool [B], whether each is free of NaN and infinity."""
 
     indices: list[int]
     images: Tensor
     finite: Tensor
 
-    def without(self, broken: Set[int]) -> "Generated":
-        """Returns the images with those of the indices `broken` counted among the ones that are not finite."""
-        if not broken:
+    def mark_nonfinite(self, indices: Set[int]) -> "SampleBatch":
+        """Returns the batch in which the images of these indices count as not finite, too."""
+        if not indices:
             return self
-        whole = torch.tensor([index not in broken for index in self.indices], device=self.finite.device)
-        return self._replace(finite=self.finite & whole)
+        others = torch.tensor([index not in indices for index in self.indices], device=self.finite.device)
+        return self._replace(finite=self.finite & others)
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,16 @@ class SamplingJob:
         x_T = self.sampler.start(denoiser.schedule, noise.draw(self.space, device))
         return self.sampler.trajectory(denoiser, x_T, self.conditions(indices), noise)
 
+    def sample(
+        self, denoiser: Denoiser, indices: Sequence[int], device: torch.device, on_step: Callable[[], object] = lambda: None
+    ) -> Tensor:
+        """Returns the last state of the trajectory; `on_step` is called after every step of the sampler."""
+        states = self.trajectory(denoiser, indices, device)
+        x = next(states)
+        for x in states:  # noqa: B007
+            on_step()
+        return x
+
     def images(
         self,
         denoiser: Denoiser,
@@ -84,49 +94,45 @@ class SamplingJob:
         rank: int = 0,
         world_size: int = 1,
         on_step: Callable[[], object] = lambda: None,
-    ) -> Iterator[Generated]:
+    ) -> Iterator[SampleBatch]:
         """Yields this process's share of `num` images; `on_step` is called after every step of the sampler."""
         for padded in self.batches(num, rank, world_size):
             indices = [index for index in padded if index < num]
-            x = torch.empty(0)
-            for step, x in enumerate(self.trajectory(denoiser, padded, device)):  # noqa: B007
-                if step > 0:
-                    on_step()
-            x = x[: len(indices)]
-            yield Generated(indices, self.codec.decode(x), x.isfinite().flatten(1).all(1))
+            x = self.sample(denoiser, padded, device, on_step)[: len(indices)]
+            yield SampleBatch(indices, self.codec.decode(x), x.isfinite().flatten(1).all(1))
 
 
-def sampler_for(sampler: Sampler, codec: Codec, is_of_cascade: bool = False) -> Sampler:
+def sampler_for_codec(sampler: Sampler, codec: Codec, is_in_cascade: bool = False) -> Sampler:
     """Returns the sampler, without thresholding if the codec's space has no bounds to keep predictions in.
 
     Raises UserError in that case for a thresholding other than the configuration's default, which the user must have asked for.
-    is_of_cascade: whether another model, whose space has bounds, uses the thresholding, so that it may be left out here.
+    is_in_cascade: whether another model, whose space has bounds, uses the thresholding, so that it may be left out here.
     """
     if codec.is_bounded:
         return sampler
-    if not is_of_cascade and sampler.thresholding not in (None, Static()):
+    if not is_in_cascade and sampler.thresholding not in (None, Static()):
         name = type(sampler.thresholding).__name__.lower()
         raise UserError(f"thresholding={name}: this model's latents have no range to be kept in, need thresholding=none")
     return replace(sampler, thresholding=None)
 
 
-def gather(size: tuple[int, int, int], num: int, share: Iterable[Generated], device: torch.device) -> Tensor:
-    """Returns the first `num` images on every process, in order, from the share of each: uint8 [num, C, H, W] on the CPU."""
+def gather_images(size: tuple[int, int, int], num: int, batches: Iterable[SampleBatch], device: torch.device) -> Tensor:
+    """Returns the first `num` images on every process, in order, from the batches of each: uint8 [num, C, H, W] on the CPU."""
     images = torch.zeros(num, *size, dtype=torch.uint8)
-    for part in share:
-        kept = [index for index in part.indices if index < num]
-        images[kept] = part.images[: len(kept)].cpu()
+    for batch in batches:
+        kept = [index for index in batch.indices if index < num]
+        images[kept] = batch.images[: len(kept)].cpu()
     # Each image is zero on all processes but one.
     return sum_over_ranks(images.to(device)).cpu()
 
 
-def must_fit(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape, cond: Cond = None) -> None:
-    """Takes one step with one image of condition `cond`.
+def check_sampler(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape, cond: Cond = None) -> None:
+    """Raises UserError if the sampler does not work with the denoiser's schedule or network, as a trial step with one image shows.
 
-    Raises UserError if the sampler does not work with the denoiser's schedule or network.
+    cond: the condition of that image.
     """
     images = torch.zeros(1, *shape.size, dtype=torch.uint8)
-    sampler = sampler_for(sampler, codec)
+    sampler = sampler_for_codec(sampler, codec)
     try:
         x = codec.encode(images)
         steps = sampler.trajectory(denoiser, sampler.start(denoiser.schedule, x), cond)

@@ -5,9 +5,10 @@ A task reads images, edits them on all devices, and writes a row of pictures for
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from lightning.fabric import Fabric
@@ -25,12 +26,31 @@ from alphabar.sampling.cascade import source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.image_grid import grid, save_png
 from alphabar.sampling.inference import Inference
-from alphabar.sampling.model import Loaded
+from alphabar.sampling.pipeline import Pipeline, start_pipeline
+from alphabar.sampling.prepare import removed_on_error
 from alphabar.sampling.sampling_job import SamplingJob
 
 MAX_ROWS = 16
 
 Edit = Callable[[list[int]], Iterator[Tensor]]
+
+
+class EditPlan(NamedTuple):
+    """The edits of a task, a row of pictures for each.
+
+    num_rows: the number of rows. num_columns: the number of tensors that `edit` yields for each.
+    edit: for the indices [B] of rows, yields their columns, each [B, ...] in the space of the model.
+    pictures: returns the pictures of the edited rows [num_rows, num_columns, ...], by name and from left to right, each uint8
+        [num_rows, C, H, W]. finish: returns further results of these rows; called on all processes when the pictures are written.
+    other_files: the names of the files that `finish` writes into the folder.
+    """
+
+    num_rows: int
+    num_columns: int
+    edit: Edit
+    pictures: Callable[[Tensor], Mapping[str, Tensor]]
+    finish: Callable[[Tensor], dict[str, object]] = lambda rows: {}
+    other_files: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,75 +64,77 @@ class ImageTask(ABC):
     inference: Inference
 
     @abstractmethod
+    def plan(self, fabric: Fabric, pipeline: Pipeline) -> EditPlan:
+        """Returns the edits. Raises UserError for images that are not at hand, or that cannot be edited so."""
+
     def run(self) -> dict[str, object]:
-        """Edits and writes; returns the folder and the number of rows."""
+        """Edits and writes; returns the folder, the number of rows and the further results of the task."""
+        folder = self.inference.run_dir
+        fabric, pipeline = start_pipeline(self.inference)
+        with removed_on_error(folder):
+            plan = self.plan(fabric, pipeline)
+        rows = edited_rows(fabric, pipeline, plan)
+        if fabric.is_global_zero:
+            pictures = plan.pictures(rows)
+            write_pictures(pictures, Path(folder))
+            files = ", ".join([f"grid.png ({' | '.join(pictures)})", "images/", *plan.other_files])
+            print(f"{plan.num_rows} rows by step {pipeline.loaded.step:,} in {display_path(folder)}: {files}")
+        return {"folder": folder, "num": plan.num_rows, **plan.finish(rows)}
 
-    @property
-    def run_dir(self) -> str:
-        """The folder of the command."""
-        return self.inference.run_dir
-
-    def originals(self, fabric: Fabric, loaded: Loaded, num: int) -> Tensor:
+    def originals(self, fabric: Fabric, pipeline: Pipeline, num: int) -> Tensor:
         """Returns at most `num` images, uint8 [n, C, H, W], on every process.
 
         Raises UserError if there are none, or one cannot be read.
         """
+        loaded = pipeline.loaded
         if self.inference.files is not None:
             return read_user_images(self.inference.files, loaded.shape, num)
         return source_images(loaded, None, self.inference.data_root, fabric, num)
 
-    def conditions_of(self, loaded: Loaded, originals: Tensor) -> Conditions:
+    def row_conditions(self, pipeline: Pipeline, originals: Tensor) -> Conditions:
         """Returns the conditions of the rows. Raises UserError for images that the model cannot be conditioned on."""
-        if loaded.model.conditioner.takes_images:
-            return source_conditions(loaded, originals, derive_seed("told", "given", self.inference.seed))
-        return self.inference.conditions(loaded)
+        if pipeline.model.conditioner.takes_images:
+            return source_conditions(pipeline.loaded, originals, derive_seed("told", "given", self.inference.seed))
+        return pipeline.conditions()
 
-    def must_not_take_images(self, loaded: Loaded) -> None:
+    def refuse_image_conditions(self, pipeline: Pipeline) -> None:
         """Raises UserError for a model that is conditioned on images: its condition would be the result."""
-        if loaded.model.conditioner.takes_images:
+        if pipeline.model.conditioner.takes_images:
             name = type(self).__name__.lower()
             raise UserError(f"task={name}: this model is conditioned on images, and there is none of what is to be made")
 
-    def edited(self, fabric: Fabric, loaded: Loaded, num: int, num_columns: int, edit: Edit) -> Tensor:
-        """Returns the edited columns of all rows in the space of the model, [num, num_columns, ...], on every process.
 
-        edit: for the indices [B] of rows, yields their columns, each [B, ...].
-        """
-        settings, size = self.inference, min(self.inference.batch_size, num)
-        job = SamplingJob(settings.sampler_for(loaded), loaded.model.codec, loaded.shape, settings.seed, size)
-        rows = torch.zeros(num, num_columns, *job.space)
-        batches = list(job.batches(num, fabric.global_rank, fabric.world_size))
-        is_shown = fabric.is_global_zero and sys.stderr.isatty()
-        with torch.no_grad(), fabric.autocast(), tqdm(total=len(batches) * num_columns, disable=not is_shown) as bar:
-            for padded in batches:
-                indices = [index for index in padded if index < num]
-                for column, x in enumerate(edit([min(index, num - 1) for index in padded])):
-                    rows[indices, column] = x[: len(indices)].float().cpu()
-                    bar.update()
-        # Each row is zero on all processes but one.
-        rows = sum_over_ranks(rows.to(fabric.device))
-        broken = int((~rows.isfinite()).flatten(2).any(2).sum())
-        if broken > 0 and fabric.is_global_zero:
-            print(f"{broken} of {num * num_columns} results have NaN or infinity in them, and are black in the pictures")
-        return rows
-
-    def write(self, loaded: Loaded, columns: Mapping[str, Tensor], others: str = "") -> None:
-        """Writes `grid.png` with the first 16 rows, and all pictures as images/<row>_<column>.png; called on the first process.
-
-        columns: uint8 [num, C, H, W], by name and from left to right. others: the names of other files in the folder.
-        """
-        folder = Path(self.run_dir)
-        rows = torch.stack([images.cpu() for images in columns.values()], dim=1)
-        save_png(grid(rows[:MAX_ROWS].flatten(0, 1), num_columns=len(columns)), folder / "grid.png")
-        for index, row in enumerate(rows):
-            for name, image in zip(columns, row, strict=True):
-                save_png(image, folder / "images" / f"{index:06d}_{name}.png")
-        print(
-            f"{len(rows)} rows by step {loaded.step:,} in {display_path(folder)}: grid.png ({' | '.join(columns)}), images/{others}"
-        )
+def edited_rows(fabric: Fabric, pipeline: Pipeline, plan: EditPlan) -> Tensor:
+    """Returns the edited columns of all rows in the space of the model, [num_rows, num_columns, ...], on every process."""
+    num, size = plan.num_rows, min(pipeline.settings.batch_size, plan.num_rows)
+    job = SamplingJob(pipeline.sampler, pipeline.codec, pipeline.loaded.shape, pipeline.settings.seed, size)
+    rows = torch.zeros(num, plan.num_columns, *job.space)
+    batches = list(job.batches(num, fabric.global_rank, fabric.world_size))
+    is_shown = fabric.is_global_zero and sys.stderr.isatty()
+    with torch.no_grad(), fabric.autocast(), tqdm(total=len(batches) * plan.num_columns, disable=not is_shown) as bar:
+        for padded in batches:
+            indices = [index for index in padded if index < num]
+            for column, x in enumerate(plan.edit([min(index, num - 1) for index in padded])):
+                rows[indices, column] = x[: len(indices)].float().cpu()
+                bar.update()
+    # Each row is zero on all processes but one.
+    rows = sum_over_ranks(rows.to(fabric.device))
+    num_nonfinite = int((~rows.isfinite()).flatten(2).any(2).sum())
+    if num_nonfinite > 0 and fabric.is_global_zero:
+        print(f"{num_nonfinite} of {num * plan.num_columns} results have NaN or infinity in them, and are black in the pictures")
+    return rows
 
 
-def unclipped(sampler: Sampler) -> Sampler:
+def write_pictures(columns: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes `grid.png` with the first 16 rows, and all pictures, uint8 [num, C, H, W] by name, as images/<row>_<column>.png."""
+    rows = torch.stack([images.cpu() for images in columns.values()], dim=1)
+    save_png(grid(rows[:MAX_ROWS].flatten(0, 1), num_columns=len(columns)), folder / "grid.png")
+    for index, row in enumerate(rows):
+        for name, image in zip(columns, row, strict=True):
+            save_png(image, folder / "images" / f"{index:06d}_{name}.png")
+
+
+def without_thresholding(sampler: Sampler) -> Sampler:
     """Returns the sampler without thresholding: if predictions were clipped on the way down alone, images would not come back.
 
     Raises ValueError for a thresholding other than the configuration's default, which the user must have asked for.

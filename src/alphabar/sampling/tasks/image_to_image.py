@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lightning.fabric import Fabric
 from torch import Tensor
 
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers.image_to_image import image_to_image, must_be_strength
-from alphabar.sampling.prepare import withdrawn_on_error
-from alphabar.sampling.tasks import ImageTask
+from alphabar.sampling.pipeline import Pipeline
+from alphabar.sampling.tasks import EditPlan, ImageTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +28,18 @@ class ImageToImage(ImageTask):
         for strength in self.strengths:
             must_be_strength(strength)
 
-    def run(self) -> dict[str, object]:
-        settings = self.inference
-        fabric, loaded = settings.start(settings.must_draw)
-        with withdrawn_on_error(self.run_dir):
-            originals = self.originals(fabric, loaded, settings.num)
-            conditions = self.conditions_of(loaded, originals)
-        sampler, denoiser, codec = settings.sampler_for(loaded), settings.denoiser(loaded), loaded.model.codec
+    def plan(self, fabric: Fabric, pipeline: Pipeline) -> EditPlan:
+        originals = self.originals(fabric, pipeline, self.inference.num)
+        conditions = self.row_conditions(pipeline, originals)
+        sampler, denoiser, codec, seed = pipeline.sampler, pipeline.denoiser(), pipeline.codec, self.inference.seed
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             x = codec.encode(originals[indices].to(fabric.device))
             for strength in self.strengths:
-                yield image_to_image(sampler, denoiser, x, strength, conditions(indices), ImageNoise(settings.seed, indices))
+                yield image_to_image(sampler, denoiser, x, strength, conditions(indices), ImageNoise(seed, indices))
 
-        results = self.edited(fabric, loaded, len(originals), len(self.strengths), edit).unbind(1)
-        if fabric.is_global_zero:
-            drawn = {f"strength{strength:g}": codec.decode(x) for strength, x in zip(self.strengths, results, strict=True)}
-            self.write(loaded, {"original": originals, **drawn})
-        return {"folder": self.run_dir, "num": len(originals)}
+        def pictures(rows: Tensor) -> dict[str, Tensor]:
+            variations = zip(self.strengths, rows.unbind(1), strict=True)
+            return {"original": originals, **{f"strength{strength:g}": codec.decode(x) for strength, x in variations}}
+
+        return EditPlan(len(originals), len(self.strengths), edit, pictures)

@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor
 
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers.inpainting import RePaint
 from alphabar.errors import UserError
-from alphabar.sampling.model import Loaded
-from alphabar.sampling.prepare import withdrawn_on_error
-from alphabar.sampling.tasks import ImageTask
+from alphabar.sampling.pipeline import Pipeline
+from alphabar.sampling.tasks import EditPlan, ImageTask
 from alphabar.sampling.tasks.mask import known_latents, known_pixels
 
-HIDDEN = 128  # the grey level of hidden pixels in the pictures
+GREY = 128  # the grey level of hidden pixels in the pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,34 +37,32 @@ class Inpaint(ImageTask):
             raise ValueError(f"need num_fillings >= 1, got num_fillings={self.num_fillings}")
         RePaint(self.num_resamples, self.jump_length)
 
-    def run(self) -> dict[str, object]:
-        settings = self.inference
-        fabric, loaded = settings.start(settings.must_draw)
-        with withdrawn_on_error(self.run_dir):
-            self.must_not_take_images(loaded)
-            known = known_pixels(self.mask, loaded.shape.resolution)
-            mask = known_latents(known, loaded.model.codec.space(*loaded.shape), self.mask)
-            repaint = self._repaint(loaded)
-            originals = self.originals(fabric, loaded, settings.num)
-        denoiser, codec, conditions = settings.denoiser(loaded), loaded.model.codec, settings.conditions(loaded)
-        sampler = settings.sampler_for(loaded)
+    def plan(self, fabric: Fabric, pipeline: Pipeline) -> EditPlan:
+        self.refuse_image_conditions(pipeline)
+        shape, codec = pipeline.loaded.shape, pipeline.codec
+        known = known_pixels(self.mask, shape.resolution)
+        mask = known_latents(known, codec.space(*shape), self.mask)
+        repaint = self._repaint(pipeline)
+        originals = self.originals(fabric, pipeline, self.inference.num)
+        sampler, denoiser, conditions = pipeline.sampler, pipeline.denoiser(), pipeline.conditions()
+        seeds = range(self.inference.seed, self.inference.seed + self.num_fillings)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
             x = codec.encode(originals[indices].to(fabric.device))
-            for seed in range(settings.seed, settings.seed + self.num_fillings):
+            for seed in seeds:
                 yield repaint.sample(sampler, denoiser, x, mask.to(x.device), conditions(indices), ImageNoise(seed, indices))
 
-        fillings = self.edited(fabric, loaded, len(originals), self.num_fillings, edit).unbind(1)
-        if fabric.is_global_zero:
-            drawn = {f"filling{index}": codec.decode(x) for index, x in enumerate(fillings)}
-            self.write(loaded, {"original": originals, "masked": torch.where(known, originals, HIDDEN), **drawn})
-        return {"folder": self.run_dir, "num": len(originals)}
+        def pictures(rows: Tensor) -> dict[str, Tensor]:
+            fillings = {f"filling{index}": codec.decode(x) for index, x in enumerate(rows.unbind(1))}
+            return {"original": originals, "masked": torch.where(known, originals, GREY), **fillings}
 
-    def _repaint(self, loaded: Loaded) -> RePaint:
+        return EditPlan(len(originals), self.num_fillings, edit, pictures)
+
+    def _repaint(self, pipeline: Pipeline) -> RePaint:
         """Returns RePaint with its settings. Raises UserError for a jump that is longer than the sampler's trajectory."""
         repaint = RePaint(self.num_resamples, self.jump_length)
         try:
-            next(repaint.walk(len(self.inference.sampler.times(loaded.model.denoiser.schedule)) - 1))
+            next(repaint.walk(len(self.inference.sampler.times(pipeline.model.denoiser.schedule)) - 1))
         except ValueError as error:
             raise UserError(f"task: {error}") from error
         return repaint

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from alphabar.diffusion.samplers import Sampler
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.guidance_config import Guide, guided
-from alphabar.sampling.sampling_job import Generated, SamplingJob, sampler_for
+from alphabar.sampling.sampling_job import SampleBatch, SamplingJob, sampler_for_codec
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.hooks import image_data
 from alphabar.training.modules.diffusion import DiffusionModule
@@ -38,7 +38,7 @@ class SamplingCallback(Recurring, ABC):
 
     def drawn(
         self, trainer: Trainer, module: DiffusionModule, conditions: Conditions, num: int
-    ) -> tuple[SamplingJob, Iterator[Generated]]:
+    ) -> tuple[SamplingJob, Iterator[SampleBatch]]:
         """Returns the job of `num` samples with these conditions, and this process's share of them."""
         job = sampling_job(trainer, module, self.sampler, self.seed, min(self.batch_size, num), conditions)
         ranks = trainer.global_rank, trainer.world_size
@@ -50,4 +50,4 @@ def sampling_job(
 ) -> SamplingJob:
     """Returns the job that draws samples of the module in the shape of the run's images."""
     codec = module.codec
-    return SamplingJob(sampler_for(sampler, codec), codec, image_data(trainer).shape, seed, batch_size, conditions)
+    return SamplingJob(sampler_for_codec(sampler, codec), codec, image_data(trainer).shape, seed, batch_size, conditions)

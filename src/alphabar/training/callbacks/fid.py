@@ -16,7 +16,7 @@ from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.plotting.memorisation import PANEL, draw_memorisation
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images
 from alphabar.sampling.guidance_config import Guide, guidance_label
-from alphabar.sampling.sampling_job import sampler_for
+from alphabar.sampling.sampling_job import sampler_for_codec
 from alphabar.training.callbacks.drawing import SamplingCallback
 from alphabar.training.ema import averages_of
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
@@ -64,7 +64,7 @@ class FID(SamplingCallback):
             splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
             extractor = build_extractors(self.features, splits)[0]
             weights = "raw" if averages_of(trainer) is None else "ema"
-            sampler = sampler_for(self.sampler, module.codec).label(module.denoiser.schedule)
+            sampler = sampler_for_codec(self.sampler, module.codec).label(module.denoiser.schedule)
             label = f"{weights}-{sampler}{guidance_label(self.guidance)}"
             self.name = figure_name("fid", self.num, extractor.name, label)
             statistics = {"fid": Frechet(allow_few=True)}

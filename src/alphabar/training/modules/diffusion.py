@@ -19,7 +19,7 @@ from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.sampling.guidance_config import guided
-from alphabar.sampling.sampling_job import must_fit
+from alphabar.sampling.sampling_job import check_sampler
 from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
 
 OBJECTIVE_ADVICE: Advice = {
@@ -78,7 +78,7 @@ class DiffusionModule(BaseModule):
 
     def check_config(self, config: DictConfig, shape: Shape) -> None:
         guide = None if config.guidance is None else build(config.guidance, "guidance")
-        must_fit(build(config.sampler, "sampler"), guided(self, guide), self.codec, shape, self.conditioner.null(1))
+        check_sampler(build(config.sampler, "sampler"), guided(self, guide), self.codec, shape, self.conditioner.null(1))
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

@@ -1,0 +1,170 @@
+"""A pipeline: the models of a checkpoint and of its upstream stages, with the settings by which they are sampled."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from lightning.fabric import Fabric
+from tqdm import tqdm
+
+from alphabar.diffusion.denoiser import Denoiser
+from alphabar.diffusion.samplers import Sampler
+from alphabar.errors import UserError
+from alphabar.models.codecs import Codec
+from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts
+from alphabar.sampling.cascade import cascade_job, check_cascade, samplers_for
+from alphabar.sampling.conditions import Conditions, ImagesByIndex, expand_labels, null_conditions, prompt_conditions, read_prompts
+from alphabar.sampling.guidance_config import guidance_label, guided_stages
+from alphabar.sampling.inference import Inference
+from alphabar.sampling.model import LoadedModel, TrainedModel, load_model
+from alphabar.sampling.prepare import launch
+from alphabar.sampling.sampling_job import SampleBatch, SamplingJob, check_sampler
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A model with its upstream models, and with the sampler, the guidance and the conditions of the settings.
+
+    loaded: the last model, whose samples are the result; it knows the models before it.
+    """
+
+    settings: Inference
+    loaded: LoadedModel
+
+    @property
+    def model(self) -> TrainedModel:
+        """The last model."""
+        return self.loaded.model
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of the last model."""
+        return self.loaded.model.codec
+
+    @cached_property
+    def samplers(self) -> list[Sampler]:
+        """The sampler of each model, without thresholding where the space of the model has no bounds."""
+        return samplers_for(self.loaded.cascade, self.settings.sampler)
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler of the last model."""
+        return self.samplers[-1]
+
+    @property
+    def label(self) -> str:
+        """The part of a figure's name that says how samples were drawn: "ema-ddim50-cfg2.0", or "...-cascade2" for two models."""
+        stages = f"-cascade{len(self.loaded.cascade)}" if self.loaded.upstream else ""
+        sampler = self.sampler.label(self.model.denoiser.schedule)
+        return f"{self.settings.weights_label}-{sampler}{guidance_label(self.settings.guidance)}{stages}"
+
+    def check(self) -> None:
+        """Raises UserError if the models cannot draw images with this sampler, guidance and condition."""
+        stages, paths = self.loaded.cascade, self.settings.checkpoints
+        check_cascade(stages, paths)
+        self.conditions()
+        for path, stage, denoiser, sampler in zip(paths, stages, self.denoisers(), self.samplers, strict=True):
+            try:
+                check_sampler(sampler, denoiser, stage.model.codec, stage.shape, stage.model.conditioner.null(1))
+            except UserError as error:
+                raise UserError(f"{path}: {error}" if self.loaded.upstream else str(error)) from error
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """The labels or prompts, of which image i has number i modulo their number; empty without a condition.
+
+        Raises UserError for a file that cannot be read, or for labels if the model was not trained on classes.
+        """
+        settings, conditioner = self.settings, self.loaded.first.model.conditioner
+        if settings.prompt is not None:
+            return [settings.prompt]
+        if settings.prompts is not None:
+            return read_prompts(settings.prompts)
+        if settings.labels is None:
+            return []
+        if not conditioner.classes:
+            raise UserError(f"labels={settings.labels}: this model was not trained on classes (conditioner=class_label)")
+        return expand_labels(settings.labels, len(conditioner.classes))
+
+    def conditions(self) -> Conditions:
+        """Returns the conditions of the first model. Raises UserError for prompts that are invalid for it."""
+        settings, conditioner = self.settings, self.loaded.first.model.conditioner
+        key = "labels" if settings.labels is not None else "prompt" if settings.prompt is not None else "prompts"
+        return prompt_conditions(conditioner, self.prompts, key) if self.prompts else null_conditions(conditioner)
+
+    def denoisers(self) -> list[Denoiser]:
+        """Returns the denoiser of each model, guided if there is guidance. Raises UserError if they cannot be guided so."""
+        null = None
+        if self.settings.negative is not None:
+            null = prompt_conditions(self.loaded.first.model.conditioner, [self.settings.negative], "negative")([0])
+        return guided_stages([stage.model for stage in self.loaded.cascade], self.settings.guidance, null)
+
+    def denoiser(self) -> Denoiser:
+        """Returns the denoiser of the last model."""
+        return self.denoisers()[-1]
+
+    def job(
+        self,
+        conditions: Conditions,
+        num: int,
+        seed: int | None = None,
+        on_step: Callable[[], object] = lambda: None,
+        wrap_upstream: Callable[[ImagesByIndex], ImagesByIndex] = lambda images: images,
+        nonfinite: set[int] | None = None,
+    ) -> SamplingJob:
+        """Returns the job of the last model for `num` images, if the first one has `conditions`; seed: None: that of the settings.
+
+        on_step, wrap_upstream, nonfinite: used by cascades alone, see `cascade_job`.
+        """
+        seed, batch_size = self.settings.seed if seed is None else seed, min(self.settings.batch_size, num)
+        parts = (self.loaded.cascade, self.denoisers(), self.samplers)
+        return cascade_job(*parts, conditions, seed, batch_size, self.model.device, on_step, wrap_upstream, nonfinite)
+
+    def images(
+        self,
+        fabric: Fabric,
+        conditions: Conditions,
+        seed: int | None = None,
+        wrap_upstream: Callable[[ImagesByIndex], ImagesByIndex] = lambda images: images,
+    ) -> Iterator[SampleBatch]:
+        """Yields the images of this process, with a progress bar over sampler steps on the first process; see `job`."""
+        num = self.settings.num
+        schedules = [stage.model.denoiser.schedule for stage in self.loaded.cascade]
+        steps = sum(len(sampler.times(schedule)) - 1 for sampler, schedule in zip(self.samplers, schedules, strict=True))
+        is_shown = fabric.is_global_zero and sys.stderr.isatty()
+        ranks = (fabric.global_rank, fabric.world_size)
+        with tqdm(unit="step", desc=f"{num} images", disable=not is_shown) as bar:
+            nonfinite: set[int] = set()  # images whose upstream samples have NaN or infinity
+            job = self.job(conditions, num, seed, bar.update, wrap_upstream, nonfinite)
+            bar.reset(steps * len(list(job.batches(num, *ranks))))
+            with torch.no_grad(), fabric.autocast():
+                for batch in job.images(self.denoiser(), num, fabric.device, *ranks, on_step=bar.update):
+                    yield batch.mark_nonfinite(nonfinite)
+
+
+def load_pipeline(settings: Inference) -> Pipeline:
+    """Returns the pipeline of the settings, on the CPU. Raises UserError for a bad checkpoint."""
+    *upstream_paths, path = settings.checkpoints
+    frozen = FrozenPartPaths(settings.codec_name, settings.clip_name)
+    upstream = tuple(load_model(each, settings.weights, paths=frozen) for each in upstream_paths)
+    loaded = load_model(path, settings.weights, settings.ema_length, settings.ema_decay, frozen)._replace(upstream=upstream)
+    for key, name in frozen._asdict().items():
+        if name is not None and not any(frozen_parts(stage.config)[key] for stage in loaded.cascade):
+            raise UserError(f"{key}={name}: this model is {LACKS[key]}")
+    return Pipeline(settings, loaded)
+
+
+def start_pipeline(settings: Inference, check: Callable[[Pipeline], None] = Pipeline.check) -> tuple[Fabric, Pipeline]:
+    """Returns the Fabric of this process, and the pipeline on its device.
+
+    check: is called before anything is written, and raises UserError if the models do not do.
+    Raises UserError for a bad checkpoint, devices that do not exist, or a folder that is not empty.
+    """
+    pipeline = load_pipeline(settings)
+    check(pipeline)
+    fabric = launch(settings.run_dir, settings.accelerator, settings.devices, settings.precision)
+    for stage in pipeline.loaded.cascade:
+        stage.model.to(fabric.device)
+    return fabric, pipeline
