@@ -43,12 +43,12 @@ def encoder(prefix="conditioner."):
 
 def text():
     """Returns the overrides of a model that is conditioned on captions."""
-    return [*encoder(), "conditioning.tokens=12", f"conditioner.cache_dir={CACHE_DIR}"]
+    return [*encoder(), f"conditioner.cache_dir={CACHE_DIR}"]
 
 
 def contrastive():
     """Returns the overrides of a CLIP."""
-    return [*encoder("module.towers."), "module.towers.text_channels=12", f"module.cache_dir={CACHE_DIR}"]
+    return [*encoder("module.towers."), f"module.cache_dir={CACHE_DIR}"]
 
 
 def smoke(name, *words):

@@ -65,7 +65,7 @@ def contrastive(*more: str) -> Trained:
     """A CLIP trained for 120 steps on the pictures, once for all tests of a session."""
     files = runs.shared("pictured", make)
     name = [f"module.towers.encoder.{word}" for word in (f"name={files / 'encoder'}", "max_length=9")]
-    words = ["logger=csv", *name, "module.towers.text_channels=12", f"module.cache_dir={runs.CACHE}/pictured-cache"]
+    words = ["logger=csv", *name, f"module.cache_dir={runs.CACHE}/pictured-cache"]
     settings = ["optimizer.lr=3e-3", "data.held_out=0.25", "trainer.max_steps=120", "callbacks.retrieval.every_n_steps=40"]
     here = ["experiment=smoke/contrastive", f"data.root={files / 'pictures'}", "trainer.log_every_n_steps=20"]
     return Trained(runs.finished("train.py", *words, *here, *settings, *more), files / "pictures", words)

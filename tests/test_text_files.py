@@ -13,6 +13,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from lightning.fabric import Fabric
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 from transformers import BertModel, CLIPTextModel, T5EncoderModel
@@ -188,12 +189,13 @@ def test_a_model_is_trained_with_captions_and_evaluated_with_them(folder, monkey
     tiny = [word for word in runs.TINY if not word.startswith(("features", "data.batch_size"))]
     words += ["data.batch_size=4", "data.held_out=0.4", "guidance=classifier_free", "guidance.weight=2"]
     words = runs.words(*words, folder=tmp_path / "run", tiny=tiny)
-    assert run(monkeypatch, *words) == 2
+    assert run(monkeypatch, *words, "conditioning.tokens=9") == 2
     complaint = capsys.readouterr().err.strip()
-    assert complaint.endswith("gives tokens of 8 numbers, not 384: set conditioning.tokens=8")
+    assert complaint.endswith("gives tokens of 8 numbers, not 9: set conditioning.tokens=8")
     assert "\n" not in complaint
     assert not (tmp_path / "run").exists()
-    assert run(monkeypatch, *words, "conditioning.tokens=8") == 0, capsys.readouterr().err
+    assert run(monkeypatch, *words) == 0, capsys.readouterr().err
+    assert OmegaConf.load(tmp_path / "run" / "config.yaml").network.token_channels == 8  # as the encoder says
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert not [key for key in torch.load(path, weights_only=True)["state_dict"] if key.startswith("conditioner")]
     loaded = load_model(path, "ema")
@@ -204,7 +206,7 @@ def test_a_model_is_trained_with_captions_and_evaluated_with_them(folder, monkey
     assert same(cond, conditioned(loaded.model.conditioner, places))
     assert cond["tokens"].shape == (2, 9, 8)
     (photos / "metadata.jsonl").unlink()
-    assert run(monkeypatch, *words, "conditioning.tokens=8") == 2
+    assert run(monkeypatch, *words) == 2
     assert "conditioner=text needs images with captions, and these data have none" in capsys.readouterr().err
 
 

@@ -41,7 +41,7 @@ def trained():
     clip = pictured.contrastive()
     words = ["logger=csv", f"clip={clip.run}/clip", f"data.root={clip.folder}", "data.held_out=0.25"]
     encoder = ["encoder.name=" + str(clip.folder.parent / "encoder"), "encoder.max_length=9", f"cache_dir={CACHE_DIR}"]
-    text = [*(f"conditioner.{word}" for word in encoder), "conditioning.tokens=12", "optimizer.lr=3e-3", "trainer.max_steps=120"]
+    text = [*(f"conditioner.{word}" for word in encoder), "optimizer.lr=3e-3", "trainer.max_steps=120"]
     text.append(f"codec.cache_dir={CACHE_DIR}")
     prior = runs.finished("train.py", "experiment=smoke/unclip_prior", *words, *text, "callbacks.embeddings.every_n_steps=60")
     longer = ["optimizer.lr=3e-3", "trainer.max_steps=60"]

@@ -12,8 +12,8 @@ from alphabar.config.interpolation import (
     walk,
 )
 
-# Keys at the root that a command fills in from the data and the codec.
-FILLED_IN = ("shape", "space", "num_classes")
+# Keys at the root that a command fills in from the data, the codec and the frozen parts.
+FILLED_IN = ("shape", "space", "num_classes", "conditioning")
 
 
 def missing_values(cfg: DictConfig) -> list[str]:

@@ -50,6 +50,14 @@ def load_transformers(what: str, class_name: str, folder: Path, extra: str = "te
         return _from_pretrained(what, getattr(transformers_library(what, extra), class_name), folder, ignore_mismatched_sizes=True)
 
 
+def read_transformers_config(what: str, class_name: str, folder: Path) -> Any:
+    """Returns the configuration of transformers' model in a folder. Raises UserError if there is none."""
+    try:
+        return getattr(transformers_library(what), class_name).config_class.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # any kind: a file may contain any bytes
+        raise UserError(f"{what}: cannot read the {CONFIG} in {folder} ({first_sentence(error)})") from error
+
+
 def load_diffusers(what: str, class_name: str, folder: Path) -> Any:
     """Returns diffusers' model in a folder, float32, frozen and on the CPU. Raises UserError, which begins with `what`."""
     return _from_pretrained(what, getattr(diffusers_library(what), class_name), folder, low_cpu_mem_usage=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from alphabar.errors import UserError
-from alphabar.models.frozen import load_transformers, silence, transformers_library, undisturbed
+from alphabar.models.frozen import load_transformers, read_transformers_config, silence, transformers_library, undisturbed
 from alphabar.models.hub import CONFIG, Wanted, files_digest, first_sentence, model_folder, read_json
 
 WHAT = "text encoder"
@@ -82,10 +82,10 @@ class TextEncoder:
             path for path in sorted(self.folder.iterdir()) if path.name in names or path.suffix in (".safetensors", ".bin")
         )
 
-    @property
+    @cached_property
     def width(self) -> int:
-        """The length D of a token's vector; loads the weights."""
-        return self._loaded.config.hidden_size
+        """The length D of a token's vector, without loading the weights. Raises UserError if there is no such encoder."""
+        return read_transformers_config(WHAT, CLASSES[self.config["model_type"]], self.folder).hidden_size
 
     def __call__(self, texts: Sequence[str], device: torch.device) -> Encoded:
         """Returns the tokens of the texts on `device`, padded to the longest of them.

@@ -58,6 +58,9 @@ def fill_in(cfg: DictConfig, datamodule: ImageDataModule) -> None:
     """
     cfg.shape = datamodule.shape._asdict()
     cfg.space = model_space(cfg, datamodule)
+    for name, part in (("tokens", "conditioner.encoder"), ("vector", "conditioner.clip")):
+        if "conditioning" in cfg and OmegaConf.is_missing(cfg.conditioning, name):
+            cfg.conditioning[name] = build(OmegaConf.select(cfg, part), part).width
     for key in ("codec", "conditioner"):
         if "digest" in cfg[key]:
             cfg[key].digest = build(cfg[key], key).digest

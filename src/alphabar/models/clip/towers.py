@@ -22,7 +22,7 @@ class Towers(nn.Module):
     The text encoder is frozen and only a head on its pooled tokens is trained, as Zhai et al. 2022 (LiT) lock one tower, because a
     few thousand captions teach no language.
 
-    encoder: neither trained nor saved with the towers. text_channels: the length of its tokens' vectors.
+    encoder: neither trained nor saved with the towers. text_channels: the length of its tokens' vectors; None: its width.
     width: D, the length of the embeddings. resolution: that of resized images; a multiple of 8. channels: the width of the first
         level; a multiple of 16. hidden: the width of the text head. dropout: applied to the pooled image and in the text head.
     Raises ValueError unless all are >= 1, 0 <= dropout < 1, and resolution and channels are such multiples.
@@ -31,7 +31,7 @@ class Towers(nn.Module):
     def __init__(
         self,
         encoder: TextEncoder,
-        text_channels: int = 384,
+        text_channels: int | None = None,
         width: int = 128,
         resolution: int = 32,
         channels: int = 48,
@@ -39,6 +39,7 @@ class Towers(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        text_channels = encoder.width if text_channels is None else text_channels
         if min(text_channels, width, hidden) < 1 or not 0 <= dropout < 1:
             raise ValueError(
                 f"need text_channels, width and hidden >= 1 and 0 <= dropout < 1, got text_channels={text_channels}, "
