@@ -22,8 +22,8 @@ class Witness(nn.Module):
         return images.flatten(1).float()
 
 
-def pixels_as_features(num_features, cache_dir=Path("/nowhere"), network=None, record="pixels", channels=(1,)):
-    return Extractor(network or Witness(), num_features, "pixels", record, channels, 100, cache_dir)
+def pixels_as_features(num_features, cache_dir=Path("/nowhere"), network=None, description="pixels", channels=(1,)):
+    return Extractor(network or Witness(), num_features, "pixels", description, channels, 100, cache_dir)
 
 
 def gaussian_images(num, num_pixels, seed, mean=100.0, std=10.0):

@@ -109,7 +109,7 @@ def test_classifier_is_trained_once(tmp_path, trainings, caplog):
     images = halves(9).pixels
     first, second = (ClassifierFeatures(str(tmp_path), 200).extractors(splits_of())[0] for _ in range(2))
     assert len(trainings) == 1
-    assert first.record == second.record
+    assert first.description == second.description
     assert torch.equal(first(images), second(images))
     assert [message for message in caplog.messages if "% on 100 held-out images" in message] == caplog.messages[1:]
     assert len(caplog.messages) == 3
@@ -146,7 +146,7 @@ def test_damaged_cache_is_made_again(tmp_path, trainings, caplog, damage):
     assert len(trainings) == 2
     assert len(caplog.messages) == 1
     assert str(path) in caplog.messages[0]
-    assert first.record == second.record
+    assert first.description == second.description
     assert path.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [path]
 
@@ -159,12 +159,12 @@ def test_classifier_without_a_folder_to_write_into_goes_on(tmp_path, brief, capl
 
 @pytest.mark.parametrize("surroundings", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
 def test_classifier_does_not_depend_on_its_surroundings_nor_change_them(tmp_path, brief, surroundings):
-    expected = ClassifierFeatures(str(tmp_path / "a"), 200).extractors(splits_of())[0].record
+    expected = ClassifierFeatures(str(tmp_path / "a"), 200).extractors(splits_of())[0].description
     torch.manual_seed(5)
     state, grad = torch.get_rng_state(), torch.is_grad_enabled()
     with surroundings():
         extractor = ClassifierFeatures(str(tmp_path / "b"), 200).extractors(splits_of())[0]
-    assert extractor.record == expected
+    assert extractor.description == expected
     assert not any(parameter.requires_grad for parameter in extractor.parameters())
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.is_grad_enabled() == grad
@@ -200,7 +200,7 @@ def test_classifier_refuses_fewer_than_two_images():
 def test_classifier_works_without_held_out_images(tmp_path, brief):
     train = halves(50)
     extractor = ClassifierFeatures(str(tmp_path), 200).extractors(Splits(train, halves(0), "data"))[0]
-    assert "no held-out images" in extractor.record
+    assert "no held-out images" in extractor.description
 
 
 def gaussian(features):
@@ -213,7 +213,7 @@ def test_figures_for_digits(tmp_path):
     source = DigitsSource()
     splits = Splits(source.train(), source.held_out(), source.fingerprint())
     extractor = ClassifierFeatures(str(tmp_path), 20000).extractors(splits)[0]
-    assert float(extractor.record.split(", ")[1].split("%")[0]) > 95
+    assert float(extractor.description.split(", ")[1].split("%")[0]) > 95
     real = gaussian(extractor(splits.train.pixels))
     images = splits.held_out.pixels
     floor = frechet_distance(*real, *gaussian(extractor(images[:1000])))

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from alphabar.metrics.feature_set import Sums
-from alphabar.metrics.health import ImageStatistics, complaints, diversity
+from alphabar.metrics.health import ImageStatistics, diversity, image_warnings
 
 
 def pictures(num, seed, channels=3, size=8, brightness=20.0):
@@ -45,8 +45,8 @@ def test_known_answers():
     assert stats.saturated == 5 / 8
     assert stats.mean.item() == 1120 / 8
     assert stats.image_std.item() == pytest.approx(abs(355 - 765) / 4 / 2**0.5)
-    assert stats.record()["num_images"] == 2
-    assert stats.record()["mean"] == [140.0]
+    assert stats.to_dict()["num_images"] == 2
+    assert stats.to_dict()["mean"] == [140.0]
 
 
 def test_parts_add_up_to_the_whole_to_the_bit_but_for_one():
@@ -66,42 +66,42 @@ def test_large_images_do_not_overflow():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_equal_distributions_raise_no_complaint(seed):
-    assert complaints(of(pictures(200, seed)), of(pictures(1000, 100 + seed)), diversity=0.95) == []
+    assert image_warnings(of(pictures(200, seed)), of(pictures(1000, 100 + seed)), diversity=0.95) == []
 
 
 def test_a_planted_colour_shift_is_named_with_its_numbers():
     real, generated = pictures(1000, 0), pictures(1000, 1)
-    (line,) = complaints(of(shifted(generated, 2, -9)), of(real))
+    (line,) = image_warnings(of(shifted(generated, 2, -9)), of(real))
     assert line.startswith("colour cast: blue is ")
     assert "grey levels darker than in real images" in line
     mean, other = of(shifted(generated, 2, -9)).mean[2], of(real).mean[2]
     assert f"{mean:.1f} against {other:.1f} with a standard error of" in line
-    (line,) = complaints(of(shifted(pictures(1000, 1, channels=1), 0, 9)), of(pictures(1000, 0, channels=1)))
+    (line,) = image_warnings(of(shifted(pictures(1000, 1, channels=1), 0, 9)), of(pictures(1000, 0, channels=1)))
     assert line.startswith("colour cast: grey is ")
 
 
 def test_a_shift_must_be_visible_and_more_than_chance():
     even, real = pictures(4000, 1, brightness=0.0), pictures(4000, 0, brightness=0.0)
     assert abs(of(shifted(even, 0, 2)).mean[0] - of(real).mean[0]) > 20 * of(real).standard_error[0]
-    assert complaints(of(shifted(even, 0, 2)), of(real)) == []  # sure, but nobody sees it
-    assert len(complaints(of(shifted(even, 0, 4)), of(real))) == 1
+    assert image_warnings(of(shifted(even, 0, 2)), of(real)) == []  # sure, but nobody sees it
+    assert len(image_warnings(of(shifted(even, 0, 4)), of(real))) == 1
     few = shifted(pictures(40, 1), 0, 9)  # 9 grey levels, with a standard error of 3
-    assert complaints(of(few), of(pictures(4000, 0))) == []
+    assert image_warnings(of(few), of(pictures(4000, 0))) == []
 
 
 def test_too_few_images_to_tell():
     real = of(shifted(pictures(500, 0), 1, 80))
-    assert complaints(of(pictures(31, 0)), real, diversity=0.1) == []
-    assert len(complaints(of(pictures(32, 0)), real, diversity=0.1)) == 2
-    assert complaints(ImageStatistics.empty(3), real, diversity=float("nan")) == []
-    assert complaints(real, of(pictures(1, 0))) == []
+    assert image_warnings(of(pictures(31, 0)), real, diversity=0.1) == []
+    assert len(image_warnings(of(pictures(32, 0)), real, diversity=0.1)) == 2
+    assert image_warnings(ImageStatistics.empty(3), real, diversity=float("nan")) == []
+    assert image_warnings(real, of(pictures(1, 0))) == []
 
 
 @pytest.mark.parametrize(("factor", "flagged"), [(0.7, True), (0.9, False), (1.0, False), (1.15, False), (1.4, True)])
 def test_contrast(factor, flagged):
     real = pictures(500, 0, channels=1)
     other = (120 + factor * (real.float() - 120)).round().clamp(0, 255).to(torch.uint8)
-    lines = complaints(of(other), of(real))
+    lines = image_warnings(of(other), of(real))
     assert [line.startswith("contrast: the standard deviation of grey is ") for line in lines] == [True] * flagged
 
 
@@ -110,10 +110,10 @@ def test_saturation():
     burnt = real.clone()
     burnt[:, :, :1, :4] = 255  # 1/16 of the pixels
     burnt[:, :, 1:2, :4] = 0
-    assert not [line for line in complaints(of(real), of(real)) if "saturation" in line]
-    (line,) = [line for line in complaints(of(burnt), of(real)) if "saturation" in line]
+    assert not [line for line in image_warnings(of(real), of(real)) if "saturation" in line]
+    (line,) = [line for line in image_warnings(of(burnt), of(real)) if "saturation" in line]
     assert line == "saturation: 12.5% of all values are 0 or 255, of real images 0.1%"
-    assert not [line for line in complaints(of(real), of(burnt)) if "saturation" in line]
+    assert not [line for line in image_warnings(of(real), of(burnt)) if "saturation" in line]
 
 
 def test_duplicates_are_flagged():
@@ -124,8 +124,8 @@ def test_duplicates_are_flagged():
     collapsed = diversity(sums_of(good[:1].repeat(500, 1) + 0.1 * good), sums_of(real))
     assert collapsed == pytest.approx(0.01, abs=0.002)
     images = of(pictures(100, 0))
-    assert complaints(images, images, diversity(sums_of(good), sums_of(real))) == []
-    (line,) = complaints(images, images, collapsed)
+    assert image_warnings(images, images, diversity(sums_of(good), sums_of(real))) == []
+    (line,) = image_warnings(images, images, collapsed)
     assert line == "diversity: the features of the images vary 0.01 times as much as those of real images"
 
 
@@ -137,4 +137,4 @@ def test_other_than_bytes_are_refused(images):
 
 def test_other_channels_are_refused():
     with pytest.raises(ValueError, match="need as many channels in both, got 3 and 1"):
-        complaints(of(pictures(3, 0)), of(pictures(3, 0, channels=1)))
+        image_warnings(of(pictures(3, 0)), of(pictures(3, 0, channels=1)))

@@ -59,7 +59,7 @@ def test_inception_gives_the_features_of_torch_fidelity(weights, random_inceptio
     assert expected.std() > 0.01
     assert found.shape == (2, 2048) == (2, random_inception.num_features)
     torch.testing.assert_close(found, expected)
-    assert "without antialiasing" in random_inception.record
+    assert "without antialiasing" in random_inception.description
 
 
 def test_inception_repeats_grey_images(random_inception):
@@ -82,7 +82,7 @@ def test_inception_gives_the_logits_of_torch_fidelity(weights, random_inception)
 def test_weights_of_ones_own_stand_in_the_name(weights, random_inception):
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert random_inception.name == f"inception_{sha256[:8]}"
-    assert sha256[:16] in random_inception.record
+    assert sha256[:16] in random_inception.description
 
 
 def test_usual_weights_are_found_where_torch_hub_puts_them(weights, hub, monkeypatch):

@@ -80,7 +80,7 @@ def test_a_clip_without_texts_is_the_same_clip(clip_folder, tmp_path):
         save(CLIPVisionModelWithProjection.from_pretrained(clip_folder), tmp_path)
     whole, half = (CLIPFeatures(str(folder), "cache").extractors(SPLITS)[0] for folder in (clip_folder, tmp_path))
     assert torch.equal(whole(pictures()), half(pictures()))
-    assert whole.record == half.record
+    assert whole.description == half.description
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "clip"])
@@ -90,11 +90,11 @@ def test_properties_of_an_extractor(kind, dinov2_folder, clip_folder):
     extractor = features(str(folder), "cache").extractors(SPLITS)[0]
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1])
-    digest = extractor.record.rsplit(" ", 1)[1]
+    digest = extractor.description.rsplit(" ", 1)[1]
     assert len(digest) == 16
     assert extractor.name == f"{kind}_{digest[:8]}"
     for part in (kind, f"resized to {224 if kind == 'dinov2' else 28} bicubic with antialiasing", "float32", "own weights"):
-        assert part in extractor.record
+        assert part in extractor.description
     grey = pictures(channels=1)
     torch.testing.assert_close(extractor(grey), extractor(grey.repeat(1, 3, 1, 1)))
 
@@ -106,7 +106,7 @@ def test_other_weights_have_another_name(dinov2_folder, tmp_path):
     save(model, tmp_path)
     first, second = (DINOv2Features(str(folder), "cache").extractors(SPLITS)[0] for folder in (dinov2_folder, tmp_path))
     assert first.name != second.name
-    assert first.record != second.record
+    assert first.description != second.description
 
 
 def test_half_precision_in_the_file_becomes_float32(dinov2_folder, tmp_path):
@@ -123,7 +123,7 @@ def test_the_default_precision_of_the_trainer_does_not_matter(clip_folder):
         found = CLIPFeatures(str(clip_folder), "cache").extractors(SPLITS)[0]
     finally:
         torch.set_default_dtype(torch.float32)
-    assert found.record == expected.record
+    assert found.description == expected.description
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(found(pictures()), expected(pictures()))
 
@@ -132,7 +132,7 @@ def test_colours_of_the_folder_count(dinov2_folder, tmp_path):
     folder = shutil.copytree(dinov2_folder, tmp_path / "x")
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
     extractor = DINOv2Features(str(folder), "cache").extractors(SPLITS)[0]
-    assert "mean 0.5/0.5/0.5, std 0.25/0.25/0.25" in extractor.record
+    assert "mean 0.5/0.5/0.5, std 0.25/0.25/0.25" in extractor.description
     assert extractor.network.preprocessing(torch.full((1, 1, 4, 4), 255, dtype=torch.uint8)).unique() == 2
     for wrong in ({}, {"image_mean": [0.5] * 2, "image_std": [1] * 2}, {"image_mean": "x", "image_std": [1] * 3}, [1]):
         (folder / "preprocessor_config.json").write_text(json.dumps(wrong))

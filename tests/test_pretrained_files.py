@@ -19,14 +19,14 @@ def test_the_usual_model_is_found_in_the_cache_and_bears_the_bare_name(hub, dino
     put_into(hub, "facebook/dinov2-large", dinov2_folder)
     extractor = DINOv2Features(weights, "cache").extractors(SPLITS)[0]
     assert extractor.name == "dinov2"
-    assert "facebook/dinov2-large" in extractor.record
+    assert "facebook/dinov2-large" in extractor.description
 
 
 def test_another_model_of_the_hub_has_its_hash_in_the_name(hub, clip_folder):
     put_into(hub, "some/clip", clip_folder)
     extractor = CLIPFeatures("some/clip", "cache").extractors(SPLITS)[0]
     assert extractor.name.startswith("clip_")
-    assert "some/clip" in extractor.record
+    assert "some/clip" in extractor.description
 
 
 @pytest.mark.parametrize("there", ["nothing", "configuration"])

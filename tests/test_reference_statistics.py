@@ -74,7 +74,7 @@ def test_real_images_are_measured_again_after_a_change(tmp_path, caplog, change)
     if change == "half":
         path.write_bytes(content[: len(content) // 2])
     witness = Witness()
-    extractor = pixels_as_features(4, tmp_path, witness, record="others" if change == "features" else "pixels")
+    extractor = pixels_as_features(4, tmp_path, witness, description="others" if change == "features" else "pixels")
     num, fingerprint = 50 if change == "num" else 40, "other" if change == "data" else "data"
     found = real_image_features(extractor, CPU, images, "train", fingerprint, num, batch_size=25)
     assert "seen" in vars(witness)
@@ -136,12 +136,10 @@ def test_images_that_are_not_finite_are_counted_and_left_out(tmp_path):
     assert measured.figures["pixels"]["fid"] == pytest.approx(fid(real, generated[finite]), rel=1e-9)
     assert measured.pixels.num_images == 97
     found = diagnose_images(reference, measured)
-    assert found.complaints[0] == "3 of 100 images have NaN or infinity in them, and are in no figure"
+    assert found.warnings[0] == "3 of 100 images have NaN or infinity in them, and are in no figure"
     nothing = measure_images([SampleBatch(list(range(100)), broken, torch.zeros(100, dtype=torch.bool))], (1, 16, 1), [reference])
     assert nothing.figures == {"pixels": {}}
-    assert diagnose_images(reference, nothing).complaints == (
-        "100 of 100 images have NaN or infinity in them, and are in no figure",
-    )
+    assert diagnose_images(reference, nothing).warnings == ("100 of 100 images have NaN or infinity in them, and are in no figure",)
 
 
 def test_names_carry_the_protocol():

@@ -11,7 +11,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def image_files(root: Path, inside: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """Paths, relative to `root` and with forward slashes, of all images in it and its subfolders, in a fixed order.
+    """Yields the paths, relative to `root` and with forward slashes, of all images in it and its subfolders, in a fixed order.
 
     Links are followed, but never into a folder that they are in.
     """

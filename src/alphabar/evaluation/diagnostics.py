@@ -11,7 +11,7 @@ from torch import Tensor
 from alphabar.data import ImageSet
 from alphabar.evaluation.measurement import Measurement
 from alphabar.evaluation.reference_statistics import NUM_ROWS, ReferenceStatistics
-from alphabar.metrics.health import complaints, diversity
+from alphabar.metrics.health import diversity, image_warnings
 from alphabar.metrics.memorisation import Memorisation, Neighbours, compare_distances, nearest_neighbours
 from alphabar.plotting.memorisation import MemorisationPanel
 from alphabar.runs.distributed import from_first
@@ -24,12 +24,13 @@ NUM_SHOWN = 8  # images in each part of the picture
 class Diagnostics:
     """The diagnostics of a set of images.
 
-    complaints: one line for each fault; none for healthy images. pixels, pixels_real: see `ImageStatistics.record`.
-    memorisation: None without held-out images. neighbours, neighbours_held_out: the nearest training images of each generated and
-    of each held-out image; None if nothing was compared.
+    warnings: one line for each fault, none for healthy images; "complaints" in receipts.
+    pixels, pixels_real: see `ImageStatistics.to_dict`. memorisation: None without held-out images.
+    neighbours, neighbours_held_out: the nearest training images of each generated and of each held-out image; None if nothing was
+    compared.
     """
 
-    complaints: tuple[str, ...]
+    warnings: tuple[str, ...]
     diversity: float
     num_nonfinite: int
     pixels: Mapping[str, Any]
@@ -38,10 +39,10 @@ class Diagnostics:
     neighbours: Neighbours | None
     neighbours_held_out: Neighbours | None
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Returns the diagnostics as a receipt holds them."""
         return {
-            "complaints": list(self.complaints),
+            "complaints": list(self.warnings),
             "diversity": self.diversity,
             "num_nonfinite": self.num_nonfinite,
             "pixels": self.pixels,
@@ -72,7 +73,7 @@ def diagnose_images(reference: ReferenceStatistics, measurement: Measurement, wi
     real, generated = reference.real, measurement.features
     is_enough = generated.num >= 2
     variance_ratio = diversity(generated.sums, real.features.sums) if is_enough else float("nan")
-    lines = complaints(measurement.pixels, real.pixels, variance_ratio) if is_enough else []
+    lines = image_warnings(measurement.pixels, real.pixels, variance_ratio) if is_enough else []
     if measurement.num_nonfinite:
         lines.insert(0, f"{measurement.num_nonfinite} of {reference.num} images have NaN or infinity in them, and are in no figure")
     neighbours, neighbours_held_out, memorisation = None, None, None
@@ -92,21 +93,21 @@ def diagnose_images(reference: ReferenceStatistics, measurement: Measurement, wi
         tuple(lines),
         variance_ratio,
         measurement.num_nonfinite,
-        measurement.pixels.record(),
-        real.pixels.record(),
+        measurement.pixels.to_dict(),
+        real.pixels.to_dict(),
         memorisation,
         neighbours,
         neighbours_held_out,
     )
 
 
-def record_of_seeds(diagnostics: Sequence[Diagnostics], seeds: Sequence[int]) -> dict[str, Any]:
-    """Returns the diagnostics of the first seed as a receipt holds them, with the complaints and the broken images of all seeds."""
+def diagnostics_over_seeds(diagnostics: Sequence[Diagnostics], seeds: Sequence[int]) -> dict[str, Any]:
+    """Returns the diagnostics of the first seed as a receipt holds them, with the warnings and the broken images of all seeds."""
     if not diagnostics:
         return {}
-    pairs = [(seed, line) for seed, each in zip(seeds, diagnostics, strict=True) for line in each.complaints]
+    pairs = [(seed, line) for seed, each in zip(seeds, diagnostics, strict=True) for line in each.warnings]
     lines = [f"seed {seed}: {line}" if len(diagnostics) > 1 else line for seed, line in pairs]
-    return {**diagnostics[0].record(), "complaints": lines, "num_nonfinite": [each.num_nonfinite for each in diagnostics]}
+    return {**diagnostics[0].to_dict(), "complaints": lines, "num_nonfinite": [each.num_nonfinite for each in diagnostics]}
 
 
 def memorisation_panel(diagnostics: Diagnostics, measurement: Measurement, training: ImageSet) -> MemorisationPanel | None:

@@ -13,7 +13,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.errors import UserError
 from alphabar.evaluation.compare import relevant_protocol
-from alphabar.evaluation.diagnostics import diagnose_images, memorisation_panel, record_of_seeds
+from alphabar.evaluation.diagnostics import diagnose_images, diagnostics_over_seeds, memorisation_panel
 from alphabar.evaluation.files import open_samples
 from alphabar.evaluation.images_under_test import CheckpointSamples, HeldOutImages, ImagesUnderTest, SamplesInFiles
 from alphabar.evaluation.measurement import Measurement, measure_images
@@ -85,8 +85,7 @@ class Evaluation:
         seeds = () if images.is_real else tuple(range(self.inference.seed, self.inference.seed + self.num_seeds))
         with removed_on_error(self.inference.run_dir):
             references = self._references(self.features, images, fabric)
-            shape = images.data.shape
-            size = (shape.channels, shape.resolution, shape.resolution)
+            size = images.data.shape.size
             measurements = [measure_images(images.batches(seed), size, references, images.targets) for seed in seeds]
         description = images.describe()
         figures = figures_over_seeds(references, measurements, description.label)
@@ -101,7 +100,7 @@ class Evaluation:
             tuple(figures),
             protocol,
             {**description.identity, "content": [each.content for each in measurements]},
-            record_of_seeds(diagnostics, seeds),
+            diagnostics_over_seeds(diagnostics, seeds),
             {**provenance(fabric, time.perf_counter() - begin), **description.costs},
         )
         return result._replace(
@@ -137,11 +136,10 @@ class Evaluation:
         if settings.checkpoint is not None:
             return CheckpointSamples(replace(settings, num=self.num or DEFAULT_NUM))
         assert self.data is not None
-        devices = (settings.accelerator, settings.devices)
         if self.samples is None:
-            return HeldOutImages(self.data, self.num, settings.run_dir, devices)
+            return HeldOutImages(self.data, self.num, settings)
         files = open_samples(user_path(self.samples))
-        return SamplesInFiles(self.samples, files, self.data, self.num, settings.batch_size, settings.run_dir, devices)
+        return SamplesInFiles(self.samples, files, self.data, self.num, settings)
 
     def _protocol(
         self,
@@ -159,7 +157,7 @@ class Evaluation:
             "num_nonfinite": sum(each.num_nonfinite for each in measurements),
             "reference": {"split": "training", "num": first.real.num, "content": first.real.content},
             "floor": floor,
-            "extractors": {each.extractor.name: each.extractor.record for each in references},
+            "extractors": {each.extractor.name: each.extractor.description for each in references},
             "statistics": self._chosen_statistics(),
         }
 

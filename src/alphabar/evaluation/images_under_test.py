@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
@@ -22,8 +22,8 @@ from alphabar.runs.checkpoint import checkpoint_hash
 from alphabar.runs.distributed import raise_together
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images, null_conditions
 from alphabar.sampling.inference import Inference
-from alphabar.sampling.pipeline import start_pipeline
-from alphabar.sampling.prepare import launch, load_data, prepare_data
+from alphabar.sampling.pipeline import launch, start_pipeline
+from alphabar.sampling.prepare import load_data, prepare_data
 from alphabar.sampling.sampling_job import SampleBatch
 
 
@@ -41,9 +41,13 @@ class Description(NamedTuple):
 
 
 class ImagesUnderTest(ABC):
-    """The images that are evaluated, and the real images that they are compared with."""
+    """The images that are evaluated, and the real images that they are compared with.
+
+    is_real: whether the images are real, so that their figures are themselves the floor.
+    """
 
     data: ImageDataModule
+    is_real: ClassVar[bool]
 
     @abstractmethod
     def start(self) -> Fabric:
@@ -57,11 +61,6 @@ class ImagesUnderTest(ABC):
     @abstractmethod
     def num(self) -> int:
         """The number of images."""
-
-    @property
-    @abstractmethod
-    def is_real(self) -> bool:
-        """Whether the images are real, so that their figures are themselves the floor."""
 
     @abstractmethod
     def batches(self, seed: int) -> Iterator[SampleBatch]:
@@ -80,6 +79,7 @@ class ImagesUnderTest(ABC):
 class CheckpointSamples(ImagesUnderTest):
     """Samples that are drawn from a checkpoint."""
 
+    is_real = False
     inference: Inference
     cost: Cost = field(default_factory=Cost)
 
@@ -113,10 +113,6 @@ class CheckpointSamples(ImagesUnderTest):
     @property
     def num(self) -> int:
         return self.inference.num
-
-    @property
-    def is_real(self) -> bool:
-        return False
 
     def batches(self, seed: int) -> Iterator[SampleBatch]:
         conditions = dataset_conditions(self.loaded.first.model.conditioner, self._condition_images)
@@ -179,24 +175,22 @@ class CheckpointSamples(ImagesUnderTest):
 class SamplesInFiles(ImagesUnderTest):
     """Images that exist in files."""
 
+    is_real = False
     path: str
     files: SampleFiles
     data: ImageDataModule
     num_wanted: int | None
-    batch_size: int
-    run_dir: str
-    devices: tuple[str, int | str]
+    inference: Inference
 
     def start(self) -> Fabric:
-        shape = self.data.shape
-        need = (shape.channels, shape.resolution, shape.resolution)
-        if self.files.size != need:
+        size = self.data.shape.size
+        if self.files.size != size:
             raise UserError(
-                f"samples={self.path}: need images of {format_size(need)}, as the real ones, got {format_size(self.files.size)}"
+                f"samples={self.path}: need images of {format_size(size)}, as the real ones, got {format_size(self.files.size)}"
             )
         if self.num > len(self.files):
             raise UserError(f"num={self.num}: there are {len(self.files)} images in samples={self.path}")
-        self.fabric = launch(self.run_dir, *self.devices)
+        self.fabric = launch(self.inference)
         return self.fabric
 
     def open(self) -> ImageDataModule:
@@ -206,17 +200,13 @@ class SamplesInFiles(ImagesUnderTest):
     def num(self) -> int:
         return len(self.files) if self.num_wanted is None else self.num_wanted
 
-    @property
-    def is_real(self) -> bool:
-        return False
-
     def batches(self, seed: int) -> Iterator[SampleBatch]:
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
         is_hidden = True if rank else None  # None: the bar is hidden if there is no terminal
         error: UserError | None = None
         with tqdm(desc="looking at samples", total=self.num, unit="img", delay=2, leave=False, disable=is_hidden) as bar:
             try:
-                for indices, images in self.files.batches(self.num, self.batch_size, rank, world_size):
+                for indices, images in self.files.batches(self.num, self.inference.batch_size, rank, world_size):
                     yield SampleBatch(indices, images, torch.ones(len(images), dtype=torch.bool))
                     bar.update(len(images) * world_size)
             except UserError as raised:
@@ -234,13 +224,13 @@ class SamplesInFiles(ImagesUnderTest):
 class HeldOutImages(ImagesUnderTest):
     """Real images that were not trained on, whose figures are those of a perfect model."""
 
+    is_real = True
     data: ImageDataModule
     num_wanted: int | None
-    run_dir: str
-    devices: tuple[str, int | str]
+    inference: Inference
 
     def start(self) -> Fabric:
-        self.fabric = launch(self.run_dir, *self.devices)
+        self.fabric = launch(self.inference)
         return self.fabric
 
     def open(self) -> ImageDataModule:
@@ -254,10 +244,6 @@ class HeldOutImages(ImagesUnderTest):
     @property
     def num(self) -> int:
         return len(self.data.held_out_set) if self.num_wanted is None else self.num_wanted
-
-    @property
-    def is_real(self) -> bool:
-        return True
 
     def batches(self, seed: int) -> Iterator[SampleBatch]:
         return iter(())

@@ -94,10 +94,12 @@ class ClassifierFeatures(Features):
         network.load_state_dict(trained["weights"])
         head.load_state_dict(trained["head"])
         quality, weights = trained["quality"], hash_of_weights(trained["weights"] | trained["head"])
-        record = f"classifier of {2 * HALF} features, {quality}, weights {weights}, areas down to {self.max_side} pixels, float32"
+        description = (
+            f"classifier of {2 * HALF} features, {quality}, weights {weights}, areas down to {self.max_side} pixels, float32"
+        )
         labels = None if splits.train.labels is None else splits.train.labels[: self.max_images].unique()
         name = "classifier" if self.max_side == type(self).max_side else f"classifier{self.max_side}"
-        return [Extractor(network, 2 * HALF, name, record, (shape.channels,), CHUNK, user_path(self.cache_dir), head, labels)]
+        return [Extractor(network, 2 * HALF, name, description, (shape.channels,), CHUNK, user_path(self.cache_dir), head, labels)]
 
     def _trained(self, splits: Splits) -> dict[str, Any]:
         labels = splits.train.labels

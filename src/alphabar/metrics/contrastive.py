@@ -42,9 +42,11 @@ class ContrastiveFeatures(Features):
         clip = StoredCLIP(self.name)
         digest, texts = from_first(lambda: (clip.digest, self._texts(clip, splits)))
         # Both texts stand in receipts since before CLIPs were called so here: with others, figures could not be compared.
-        name, record = f"pair_{digest[:8]}", f"image-text pair, {clip.width} features, weights {digest[:16]}"
+        name, description = f"pair_{digest[:8]}", f"image-text pair, {clip.width} features, weights {digest[:16]}"
         return [
-            Extractor(ContrastiveNetwork(clip), clip.width, name, record, (1, 3), MAX_BATCH, user_path(self.cache_dir), texts=texts)
+            Extractor(
+                ContrastiveNetwork(clip), clip.width, name, description, (1, 3), MAX_BATCH, user_path(self.cache_dir), texts=texts
+            )
         ]
 
     def _texts(self, clip: CLIP, splits: Splits) -> Tensor | None:

@@ -21,7 +21,7 @@ class Extractor(nn.Module):
 
     network: the same map, of one batch; frozen here.
     name: appears in the names of figures; figures from extractors of one name can be compared if the data are the same.
-    record: one line that identifies the extractor: equal records mean equal features.
+    description: one line that identifies the extractor: equal descriptions mean equal features.
     channels: the numbers of channels C that the network takes.
     max_batch: the maximal number of images for one call of the network.
     cache_dir: the folder in which results computed with the features may be cached.
@@ -40,7 +40,7 @@ class Extractor(nn.Module):
         network: nn.Module,
         num_features: int,
         name: str,
-        record: str,
+        description: str,
         channels: tuple[int, ...],
         max_batch: int,
         cache_dir: Path,
@@ -53,7 +53,7 @@ class Extractor(nn.Module):
         self.head = None if head is None else head.requires_grad_(False).eval()
         self.num_features = num_features
         self.name = name
-        self.record = record
+        self.description = description
         self.channels = channels
         self.max_batch = max_batch
         self.cache_dir = cache_dir

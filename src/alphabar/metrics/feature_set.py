@@ -61,6 +61,11 @@ class FeatureSet(NamedTuple):
         return self.parts.of(range(len(self.parts.num)))
 
     @property
+    def match_rate(self) -> float | None:
+        """The share of the tested images that match their condition; None without such a test."""
+        return None if self.matches is None else float(self.matches[0] / self.matches[1])
+
+    @property
     def num(self) -> int:
         """The number N of images."""
         return int(self.parts.num.sum())

@@ -93,7 +93,7 @@ class ImageStatistics:
         """The share of values that are exactly 0 or 255, of all channels together."""
         return float(self.sums[5].sum() / self.sums[1].sum())
 
-    def record(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """Returns plain numbers for a file; lists have a number for every channel."""
         return {
             "num_images": self.num_images,
@@ -110,7 +110,7 @@ def diversity(generated: Sums, real: Sums) -> float:
     return float(generated.gaussian()[1].trace() / real.gaussian()[1].trace())
 
 
-def complaints(generated: ImageStatistics, real: ImageStatistics, diversity: float | None = None) -> list[str]:
+def image_warnings(generated: ImageStatistics, real: ImageStatistics, diversity: float | None = None) -> list[str]:
     """Returns one line for each fault of the generated images; none if there are fewer than 32 of either kind.
 
     diversity: the result of the function `diversity`; None: not checked.
@@ -120,7 +120,7 @@ def complaints(generated: ImageStatistics, real: ImageStatistics, diversity: flo
         raise ValueError(f"need as many channels in both, got {generated.sums.shape[1]} and {real.sums.shape[1]}")
     if min(generated.num_images, real.num_images) < MIN_IMAGES:
         return []
-    lines = [*casts(generated, real), *contrasts(generated, real)]
+    lines = [*cast_warnings(generated, real), *contrast_warnings(generated, real)]
     if (
         generated.saturated > real.saturated + SATURATION
     ):  # fewer are no fault: flat backgrounds are hard to reproduce to the exact level
@@ -130,11 +130,11 @@ def complaints(generated: ImageStatistics, real: ImageStatistics, diversity: flo
     return lines
 
 
-def casts(generated: ImageStatistics, real: ImageStatistics) -> list[str]:
+def cast_warnings(generated: ImageStatistics, real: ImageStatistics) -> list[str]:
     """Returns a line for each channel that is brighter or darker than in real images."""
     ours, theirs = generated.mean.cpu(), real.mean.cpu()
     errors = torch.hypot(generated.standard_error.cpu(), real.standard_error.cpu())
-    names, lines = names_of_channels(len(ours)), list[str]()
+    names, lines = channel_names(len(ours)), list[str]()
     for name, mine, yours, error in zip(names, ours.tolist(), theirs.tolist(), errors.tolist(), strict=True):
         difference = abs(mine - yours)
         if difference > CAST_ERRORS * error and difference > CAST_LEVELS:
@@ -146,16 +146,16 @@ def casts(generated: ImageStatistics, real: ImageStatistics) -> list[str]:
     return lines
 
 
-def contrasts(generated: ImageStatistics, real: ImageStatistics) -> list[str]:
+def contrast_warnings(generated: ImageStatistics, real: ImageStatistics) -> list[str]:
     """Returns a line for each channel that varies less or more than in real images."""
-    names, lines = names_of_channels(len(real.std)), list[str]()
+    names, lines = channel_names(len(real.std)), list[str]()
     for name, mine, yours in zip(names, generated.std.tolist(), real.std.tolist(), strict=True):
         if mine < CONTRAST[0] * yours or mine > CONTRAST[1] * yours:
             lines.append(f"contrast: the standard deviation of {name} is {mine:.1f} grey levels, of real images {yours:.1f}")
     return lines
 
 
-def names_of_channels(num: int) -> tuple[str, ...]:
+def channel_names(num: int) -> tuple[str, ...]:
     """Returns the usual names of the channels."""
     if num == 1:
         return ("grey",)

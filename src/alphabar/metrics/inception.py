@@ -73,8 +73,8 @@ class InceptionFeatures(Features):
         except (RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{path} does not hold the weights of torch-fidelity's InceptionV3") from error
         name = "inception" if sha256.startswith(HASH_PREFIX) else f"inception_{sha256[:8]}"
-        record = f"InceptionV3, {NUM_FEATURES} features, resized to 299 without antialiasing, float32, weights {sha256[:16]}"
-        return [Extractor(network, NUM_FEATURES, name, record, (1, 3), MAX_BATCH, user_path(self.cache_dir), network.head())]
+        description = f"InceptionV3, {NUM_FEATURES} features, resized to 299 without antialiasing, float32, weights {sha256[:16]}"
+        return [Extractor(network, NUM_FEATURES, name, description, (1, 3), MAX_BATCH, user_path(self.cache_dir), network.head())]
 
     def _resolve(self) -> tuple[bytes, str, Path]:
         """Returns the weights, which are nothing but tensors, the SHA-256 of the file, and its path."""

@@ -93,12 +93,12 @@ def pretrained_extractor(kind: PretrainedKind, weights: str | None, cache_dir: s
     sha256 = weights_sha256(model)
     name = kind.name if folder.hub_name == kind.default_model else f"{kind.name}_{sha256[:8]}"
     mean, std = ("/".join(f"{value:.4g}" for value in each.flatten().tolist()) for each in (preprocessing.mean, preprocessing.std))
-    record = (
+    description = (
         f"{kind.name} ({folder.hub_name or 'own weights'}), {num_features} features, "
         f"resized to {size} bicubic with antialiasing, mean {mean}, std {std}, float32, weights {sha256[:16]}"
     )
     network = PretrainedNetwork(model, preprocessing, kind.embed)
-    return Extractor(network, num_features, name, record, (1, 3), MAX_BATCH, user_path(cache_dir))
+    return Extractor(network, num_features, name, description, (1, 3), MAX_BATCH, user_path(cache_dir))
 
 
 def _load(kind: PretrainedKind, weights: str | None) -> tuple[Any, WeightsFolder]:

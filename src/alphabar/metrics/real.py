@@ -43,7 +43,7 @@ def real_image_features(
     others get none. All processes call it.
     """
     cache, is_first = DiskCache(extractor.cache_dir), rank_and_size()[0] == 0
-    path = cache.path("real", VERSION, fingerprint, split, num, extractor.record)
+    path = cache.path("real", VERSION, fingerprint, split, num, extractor.description)
     with cache.locked(path) if is_first else nullcontext():
         stored, rows = _load(cache, path, extractor.num_features) if is_first else ({}, torch.zeros(0, extractor.num_features))
         known = from_first(lambda: stored)

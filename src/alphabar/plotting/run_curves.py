@@ -20,8 +20,8 @@ def main_charts(metrics: RunMetrics) -> list[Chart]:
 
 def all_charts(metrics: RunMetrics) -> tuple[list[Chart], list[Chart]]:
     """Returns the large charts and the small ones, over the same span of training."""
-    small = [gradient_norm(metrics), learning_rate(metrics), speed(metrics)]
-    return _same_span(metrics, [*main_charts(metrics), held_out_loss_by_snr(metrics)]), _same_span(metrics, small)
+    large = [*main_charts(metrics), held_out_loss_by_snr(metrics)]
+    return _same_span(metrics, large), _same_span(metrics, small_charts(metrics))
 
 
 def brief_charts(metrics: RunMetrics) -> list[Chart]:
@@ -70,20 +70,13 @@ def fid(metrics: RunMetrics) -> Chart:
     return Chart("FID", lines, tuple(floors.items()), True, caption, is_mean=False)
 
 
-def gradient_norm(metrics: RunMetrics) -> Chart:
-    """Returns the norm of the gradient before it is clipped."""
-    line = _line(metrics, "train/grad_norm", "before clipping", PALETTE[2])
-    return Chart("Gradient norm", [line], (), True, is_small=True)
-
-
-def learning_rate(metrics: RunMetrics) -> Chart:
-    """Returns the learning rate."""
-    return Chart("Learning rate", [_line(metrics, "train/lr", "learning rate", PALETTE[0])], is_small=True)
-
-
-def speed(metrics: RunMetrics) -> Chart:
-    """Returns the training speed in images a second."""
-    return Chart("Speed", [_line(metrics, "train/images_per_second", "images a second", PALETTE[7])], is_small=True)
+def small_charts(metrics: RunMetrics) -> list[Chart]:
+    """Returns the charts of the gradient's norm before it is clipped, of the learning rate and of the training speed."""
+    return [
+        Chart("Gradient norm", [_line(metrics, "train/grad_norm", "before clipping", PALETTE[2])], (), True, is_small=True),
+        Chart("Learning rate", [_line(metrics, "train/lr", "learning rate", PALETTE[0])], is_small=True),
+        Chart("Speed", [_line(metrics, "train/images_per_second", "images a second", PALETTE[7])], is_small=True),
+    ]
 
 
 def _same_span(metrics: RunMetrics, charts: Sequence[Chart]) -> list[Chart]:

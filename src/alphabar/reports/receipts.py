@@ -35,7 +35,7 @@ class ReceiptSummary(NamedTuple):
     subject: str
     against: str
     date: str
-    complaints: list[str]
+    warnings: list[str]
     figures: list[FigureRow]
     spread_title: str
     floor_title: str
@@ -103,9 +103,9 @@ def is_about(path: Path, run: Path) -> bool:
         return False
 
 
-def receipt_complaints(receipts: Sequence[FoundReceipt]) -> list[str]:
-    """Returns the complaints of all receipts, each with the name of its receipt."""
-    return [f"receipt {found.name}: {line}" for found in receipts if found.summary for line in found.summary.complaints]
+def receipt_warnings(receipts: Sequence[FoundReceipt]) -> list[str]:
+    """Returns the warnings of all receipts, each with the name of its receipt."""
+    return [f"receipt {found.name}: {line}" for found in receipts if found.summary for line in found.summary.warnings]
 
 
 def render_receipts(receipts: Sequence[FoundReceipt], run: Path | None = None) -> Markup:
@@ -131,7 +131,7 @@ def _with_note(found: FoundReceipt, run: Path) -> FoundReceipt:
 
 
 def summarise_receipt(receipt: Receipt) -> ReceiptSummary:
-    """Returns the summary of a receipt: complaints, figures, costs, memorisation and everything that they depend on.
+    """Returns the summary of a receipt: warnings, figures, costs, memorisation and everything that they depend on.
 
     Raises KeyError, TypeError or ValueError for a receipt in which something is missing.
     """
@@ -143,7 +143,7 @@ def summarise_receipt(receipt: Receipt) -> ReceiptSummary:
         subject=subject_title(receipt.identity),
         against=f"{protocol['num']:,} images against {reference['num']:,} {reference['split']} images{over}",
         date=str(run.get("when", "")),
-        complaints=[str(line) for line in diagnostics.get("complaints", [])],
+        warnings=[str(line) for line in diagnostics.get("complaints", [])],
         figures=[_figure_row(figure) for figure in without_deviations(receipt)],
         spread_title=f"mean ± std, K = {len(seeds)}" if len(seeds) > 1 else "value",
         floor_title=f"floor, {floor['num']:,} held-out images" if floor else "floor",

@@ -14,7 +14,7 @@ from alphabar.reports.config_summary import class_name, method_name, parse_confi
 from alphabar.reports.health import health_rows, health_warnings
 from alphabar.reports.html import Section, format_duration, render, render_page
 from alphabar.reports.images import EmbeddedImage, embed_image, evenly_spaced
-from alphabar.reports.receipts import FoundReceipt, receipt_complaints, receipts_of_run, render_receipts, unique_receipts
+from alphabar.reports.receipts import FoundReceipt, receipt_warnings, receipts_of_run, render_receipts, unique_receipts
 from alphabar.runs.metrics_csv import RunMetrics, read_metrics
 
 MAX_FRAMES = 40
@@ -48,7 +48,7 @@ def render_run(folder: Path, receipts: Sequence[FoundReceipt]) -> Markup:
         name=name,
         subtitle=subtitle(config),
         tiles=tiles(metrics),
-        warnings=[*health_warnings(metrics), *receipt_complaints(shown_receipts)],
+        warnings=[*health_warnings(metrics), *receipt_warnings(shown_receipts)],
     )
     sections = [
         Section("samples", "Samples", render_samples(folder)),

@@ -12,7 +12,7 @@ from alphabar.evaluation.receipt import FILE_NAME
 from alphabar.reports.charts import render_curves
 from alphabar.reports.html import Section, render, render_page
 from alphabar.reports.images import embed_image, thumbnail
-from alphabar.reports.receipts import FoundReceipt, find_receipt, receipt_complaints, render_receipts, unique_receipts
+from alphabar.reports.receipts import FoundReceipt, find_receipt, receipt_warnings, render_receipts, unique_receipts
 from alphabar.reports.run_page import load_frames, read_text
 from alphabar.runs.metrics_csv import read_metrics
 from alphabar.runs.sweep import METRICS, PARETO_PICTURE, PICTURE, TABLE, Job, Sweep, comparable_part, read_sweep
@@ -100,7 +100,7 @@ def render_header(name: str, sweep: Sweep, entries: Sequence[JobEntry], receipts
         lead=f"{len(entries)} jobs ({counts}) over {', '.join(sweep.swept_keys())}" if entries else "no jobs",
         best=best_entry(sweep, entries),
         failures=[f"{each.title}: {each.job.error or 'no error was left'}" for each in entries if each.job.state == "failed"],
-        warnings=receipt_complaints(receipts),
+        warnings=receipt_warnings(receipts),
     )
 
 

@@ -11,8 +11,8 @@ from alphabar.errors import UserError
 from alphabar.runs.checkpoint import checkpoint_hash
 from alphabar.runs.ema.profiles import MAX_LENGTH
 from alphabar.sampling.guidance_config import Guide
-from alphabar.sampling.prepare import Precision
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 DEFAULT_SAMPLER = DDIM(num_steps=50, thresholding=Static())  # that of the configuration
 
 

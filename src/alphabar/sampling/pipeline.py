@@ -4,9 +4,11 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
 from alphabar.diffusion.denoiser import Denoiser
@@ -14,12 +16,12 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts
+from alphabar.runs.run_dir import claim
 from alphabar.sampling.cascade import cascade_job, check_cascade, samplers_for
 from alphabar.sampling.conditions import Conditions, ImagesByIndex, expand_labels, null_conditions, prompt_conditions, read_prompts
 from alphabar.sampling.guidance_config import guidance_label, guided_stages
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import LoadedModel, TrainedModel, load_model
-from alphabar.sampling.prepare import launch
 from alphabar.sampling.sampling_job import SampleBatch, SamplingJob, check_sampler
 
 
@@ -144,6 +146,21 @@ class Pipeline:
                     yield batch.mark_nonfinite(nonfinite)
 
 
+def launch(settings: Inference) -> Fabric:
+    """Starts the processes of a command and claims its folder; returns the Fabric of this process.
+
+    Raises UserError for devices that do not exist, or a folder that is not empty.
+    """
+    accelerator, devices = settings.accelerator, settings.devices
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=devices, precision=settings.precision)
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise UserError(f"accelerator={accelerator} devices={devices}: {' '.join(str(error).split())}") from error
+    claim(Path(settings.run_dir))
+    fabric.launch()
+    return fabric
+
+
 def load_pipeline(settings: Inference) -> Pipeline:
     """Returns the pipeline of the settings, on the CPU. Raises UserError for a bad checkpoint."""
     *upstream_paths, path = settings.checkpoints
@@ -164,7 +181,7 @@ def start_pipeline(settings: Inference, check: Callable[[Pipeline], None] = Pipe
     """
     pipeline = load_pipeline(settings)
     check(pipeline)
-    fabric = launch(settings.run_dir, settings.accelerator, settings.devices, settings.precision)
+    fabric = launch(settings)
     for stage in pipeline.loaded.cascade:
         stage.model.to(fabric.device)
     return fabric, pipeline

@@ -1,35 +1,17 @@
-"""Preparation of a command on a checkpoint: its processes, its data, and its folder, which is removed if it fails."""
+"""Preparation of a command on a checkpoint: its data, and its folder, which is removed if it fails."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from lightning.fabric import Fabric
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
 from alphabar.config.build import build
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
-from alphabar.runs.run_dir import claim, withdraw
+from alphabar.runs.run_dir import withdraw
 from alphabar.sampling.model import LoadedModel
-
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-
-
-def launch(run_dir: str, accelerator: str, devices: int | str, precision: Precision = "32-true") -> Fabric:
-    """Starts the processes of a command and claims its folder, `run_dir`; returns the Fabric of this process.
-
-    Raises UserError for devices that do not exist, or a folder that is not empty.
-    """
-    try:
-        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)
-    except (RuntimeError, ValueError, MisconfigurationException) as error:
-        raise UserError(f"accelerator={accelerator} devices={devices}: {' '.join(str(error).split())}") from error
-    claim(Path(run_dir))
-    fabric.launch()
-    return fabric
 
 
 @contextmanager

@@ -22,7 +22,5 @@ class Accuracy(Statistic):
 
     def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
         """Returns the accuracy; empty for images without a class."""
-        if generated.matches is None:
-            return {}
-        num_matches, num_tested = generated.matches.tolist()
-        return {"accuracy": num_matches / num_tested}
+        rate = generated.match_rate
+        return {} if rate is None else {"accuracy": rate}

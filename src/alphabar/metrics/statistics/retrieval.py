@@ -24,7 +24,5 @@ class Retrieval(Statistic):
 
     def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
         """Returns the share; empty for images without a caption."""
-        if generated.matches is None:
-            return {}
-        num_matches, num_tested = generated.matches.tolist()
-        return {"retrieval": num_matches / num_tested}
+        rate = generated.match_rate
+        return {} if rate is None else {"retrieval": rate}

@@ -23,7 +23,9 @@ class SamplingCallback(Recurring, ABC):
 
     min_num = 1
 
-    def __init__(self, sampler: Sampler, seed: int, num: int, every_n_steps: int, batch_size: int, guidance: Guide | None) -> None:
+    def __init__(
+        self, sampler: Sampler, seed: int, num: int, every_n_steps: int, batch_size: int = 64, guidance: Guide | None = None
+    ) -> None:
         if num < self.min_num or min(every_n_steps, batch_size) < 1:
             raise ValueError(
                 f"need num >= {self.min_num} and every_n_steps, batch_size >= 1, got num={num}, every_n_steps={every_n_steps}, "

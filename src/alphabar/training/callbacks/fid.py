@@ -105,7 +105,7 @@ class FID(SamplingCallback):
             self._report(trainer, reference, measurement, diagnostics)
 
     def _report(self, trainer: Trainer, reference: ReferenceStatistics, measurement: Measurement, diagnostics: Diagnostics) -> None:
-        for line in diagnostics.complaints:
+        for line in diagnostics.warnings:
             log.warning("samples at step %d: %s", trainer.global_step, line)
         panel = memorisation_panel(diagnostics, measurement, reference.train_set)
         if panel is not None:

@@ -4,8 +4,6 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
-from alphabar.diffusion.samplers import Sampler
-from alphabar.sampling.guidance_config import Guide
 from alphabar.sampling.image_grid import save_png
 from alphabar.sampling.preview import preview
 from alphabar.sampling.sampling_job import gather_images
@@ -22,11 +20,6 @@ class Samples(SamplingCallback):
     """
 
     draws_images = True
-
-    def __init__(
-        self, sampler: Sampler, seed: int, num: int, every_n_steps: int, batch_size: int = 64, guidance: Guide | None = None
-    ) -> None:
-        super().__init__(sampler, seed, num, every_n_steps, batch_size, guidance)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:
