@@ -10,13 +10,13 @@ from torch.nn import functional as F
 import pictured
 import runs
 from alphabar.models.clip.small import SmallCLIP
-from alphabar.training.modules.contrastive import Augmentation, contrast
+from alphabar.training.modules.contrastive import Augmentation, contrastive_loss
 
 
 def test_the_loss_is_the_mean_of_two_cross_entropies():
     generator = torch.Generator().manual_seed(0)
     images, texts = (F.normalize(torch.randn(5, 4, generator=generator), dim=1) for _ in range(2))
-    losses = contrast(images, texts, torch.arange(5), torch.tensor(3.0))
+    losses = contrastive_loss(images, texts, torch.arange(5), torch.tensor(3.0))
     for row in range(5):
         over_texts = torch.logsumexp(3 * texts @ images[row], 0) - 3 * texts[row] @ images[row]
         over_images = torch.logsumexp(3 * images @ texts[row], 0) - 3 * texts[row] @ images[row]
@@ -28,8 +28,8 @@ def test_images_with_one_caption_are_not_told_from_each_other():
     images, texts = (F.normalize(torch.randn(4, 4, generator=generator), dim=1) for _ in range(2))
     captions = torch.tensor([7, 8, 7, 9])
     texts[2] = texts[0]
-    losses = contrast(images, texts, captions, torch.tensor(3.0))
-    without = contrast(images[[0, 1, 3]], texts[[0, 1, 3]], torch.tensor([7, 8, 9]), torch.tensor(3.0))
+    losses = contrastive_loss(images, texts, captions, torch.tensor(3.0))
+    without = contrastive_loss(images[[0, 1, 3]], texts[[0, 1, 3]], torch.tensor([7, 8, 9]), torch.tensor(3.0))
     torch.testing.assert_close(losses[0], without[0])
     assert losses[1] > without[1]  # image 2 is one more to tell it from
     assert losses.isfinite().all()

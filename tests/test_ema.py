@@ -9,7 +9,7 @@ import toy
 from alphabar.runs.ema import posthoc
 from alphabar.runs.ema.profiles import gamma_of
 from alphabar.training.callbacks.snapshots import Snapshots
-from alphabar.training.ema import EMA, PowerEMA, averaged, trainable
+from alphabar.training.ema import EMA, PowerEMA, averaged_weights, trainable_parameters
 
 
 class Weights(Callback):
@@ -19,7 +19,7 @@ class Weights(Callback):
         self.history = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.history.append({name: value.detach().clone() for name, value in trainable(pl_module).items()})
+        self.history.append({name: value.detach().clone() for name, value in trainable_parameters(pl_module).items()})
 
 
 def fit(tmp_path, ema, *others, path=None, **arguments):
@@ -31,7 +31,7 @@ def fit(tmp_path, ema, *others, path=None, **arguments):
 
 @pytest.mark.parametrize("decay", [0.0, 0.15, 0.9999])
 def test_the_average_has_its_closed_form(tmp_path, decay):
-    start = {name: value.detach().clone() for name, value in trainable(toy.module()).items()}
+    start = {name: value.detach().clone() for name, value in trainable_parameters(toy.module()).items()}
     ema, weights = EMA(decay), Weights()
     fit(tmp_path, ema, weights, max_steps=5)
     assert ema.num_updates == 5
@@ -59,26 +59,26 @@ def test_accumulated_batches_count_once(tmp_path):
 def test_weights_are_swapped_inside_and_come_back_even_from_an_exception(tmp_path):
     ema = EMA(0.5)
     trainer, module = fit(tmp_path, ema)
-    live = {name: value.detach().clone() for name, value in trainable(module).items()}
-    storage = {name: value.data_ptr() for name, value in trainable(module).items()}
+    live = {name: value.detach().clone() for name, value in trainable_parameters(module).items()}
+    storage = {name: value.data_ptr() for name, value in trainable_parameters(module).items()}
 
     def look_and_fail():
-        with averaged(trainer, module):
-            assert all(torch.equal(value, ema.shadow[name]) for name, value in trainable(module).items())
-            assert not all(torch.equal(value, live[name]) for name, value in trainable(module).items())
+        with averaged_weights(trainer, module):
+            assert all(torch.equal(value, ema.shadow[name]) for name, value in trainable_parameters(module).items())
+            assert not all(torch.equal(value, live[name]) for name, value in trainable_parameters(module).items())
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         look_and_fail()
-    assert all(torch.equal(value, live[name]) for name, value in trainable(module).items())
-    assert storage == {name: value.data_ptr() for name, value in trainable(module).items()}
+    assert all(torch.equal(value, live[name]) for name, value in trainable_parameters(module).items())
+    assert storage == {name: value.data_ptr() for name, value in trainable_parameters(module).items()}
 
 
 def test_before_the_first_update_the_average_is_the_live_weights():
     ema, module = EMA(), toy.module()
-    live = {name: value.detach().clone() for name, value in trainable(module).items()}
+    live = {name: value.detach().clone() for name, value in trainable_parameters(module).items()}
     with ema.applied(module):
-        assert all(torch.equal(value, live[name]) for name, value in trainable(module).items())
+        assert all(torch.equal(value, live[name]) for name, value in trainable_parameters(module).items())
 
 
 def test_checkpoints_hold_live_weights_and_averages_apart(tmp_path):
@@ -86,7 +86,7 @@ def test_checkpoints_hold_live_weights_and_averages_apart(tmp_path):
     trainer, module = fit(tmp_path, ema)
     trainer.save_checkpoint(tmp_path / "after.ckpt")
     saved = torch.load(tmp_path / "after.ckpt", weights_only=True)
-    for name, value in trainable(module).items():
+    for name, value in trainable_parameters(module).items():
         assert torch.equal(saved["state_dict"][name], value)
         assert torch.equal(saved["ema"]["weights"][name], ema.shadow[name])
     assert saved["ema"]["num_updates"] == 4
@@ -252,7 +252,7 @@ def test_a_real_run_has_the_averages_that_are_reconstructed(tmp_path):
     _, module = fit(tmp_path, ema, Snapshots(4), max_steps=100)
     contents = [torch.load(path, weights_only=True) for path in posthoc.snapshots(tmp_path).values()]
     kept = [average for content in contents for average in posthoc.stored_averages(content) if average.length not in bounds]
-    live = {name: weight.detach() for name, weight in trainable(module).items()}
+    live = {name: weight.detach() for name, weight in trainable_parameters(module).items()}
     for (length, largest), true in zip(bounds.items(), list(ema.shadows.values())[2:], strict=True):
         made = posthoc.reconstruct(kept, length, 100)
         miss, distance = (sum(float((one[name] - true[name]).square().sum()) for name in true) for one in (made, live))

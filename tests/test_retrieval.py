@@ -12,7 +12,7 @@ from alphabar.metrics.real import real_image_features
 from alphabar.metrics.retrieval import candidates, is_retrieved
 from alphabar.metrics.statistics.accuracy import Accuracy
 from alphabar.metrics.statistics.retrieval import Retrieval
-from alphabar.training.callbacks.retrieval import one_of_each, retrieval_figures
+from alphabar.training.callbacks.retrieval import first_of_each_caption, retrieval_figures
 
 CPU = torch.device("cpu")
 NUM = 30
@@ -115,6 +115,6 @@ def test_vectors_that_are_no_numbers_are_not_found():
 
 def test_one_image_of_each_caption():
     images = ResidentImages(greys([0, 1, 2, 3]), None, torch.tensor([5, 5, 2, 7]))
-    assert one_of_each(images, 9).tolist() == [0, 2, 3]
-    assert one_of_each(images, 2).tolist() == [0, 2]
-    assert one_of_each(ResidentImages(greys([0]), None), 2).tolist() == []
+    assert first_of_each_caption(images, 9).tolist() == [0, 2, 3]
+    assert first_of_each_caption(images, 2).tolist() == [0, 2]
+    assert first_of_each_caption(ResidentImages(greys([0]), None), 2).tolist() == []

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Timer
 import runs
 import toy
 from alphabar.training.callbacks.checkpoints import Checkpoints
-from alphabar.training.ending import clock
+from alphabar.training.run_summary import clock
 
 QUICK = ("callbacks.fid=null", "callbacks.film=null", "callbacks.samples=null", "callbacks.held_out_loss=null")
 

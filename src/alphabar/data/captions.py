@@ -48,7 +48,7 @@ def _read_lines(path: Path) -> list[tuple[str | None, dict[str, Any]]]:
         if not line.strip():
             lines.append((None, {}))
             continue
-        content = _object(path, number, line)
+        content = _parse_line(path, number, line)
         name = _normalized(content[FILE_NAME])
         if name in seen:
             raise UserError(f"{path}, line {number}: {name} has a line already, line {seen[name]}; need one for each image")
@@ -57,7 +57,7 @@ def _read_lines(path: Path) -> list[tuple[str | None, dict[str, Any]]]:
     return lines
 
 
-def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def _parse_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         content = json.loads(line.decode())
     except (ValueError, RecursionError) as error:

@@ -55,7 +55,7 @@ class DecodedSource(ImageSource):
     def shape(self) -> Shape:
         return self._shape
 
-    def decoded(self, reader: ImageReader, labels: Tensor | None, texts: Sequence[str] | None) -> "DecodedImages":
+    def decoded_images(self, reader: ImageReader, labels: Tensor | None, texts: Sequence[str] | None) -> "DecodedImages":
         """Returns the images of `reader` with their class ids, int64 [N], and with their captions `texts` [N]."""
         captions = None
         if texts is not None and self.captions is not None:

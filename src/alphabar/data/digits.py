@@ -39,20 +39,20 @@ class DigitsSource(ImageSource):
         """Does nothing: the images are part of scikit-learn."""
 
     def train(self) -> ImageSet:
-        pixels, labels = self._all
+        pixels, labels = self._images_and_labels
         return ResidentImages(pixels[self.num_held_out :], labels[self.num_held_out :])
 
     def held_out(self) -> ImageSet:
-        pixels, labels = self._all
+        pixels, labels = self._images_and_labels
         return ResidentImages(pixels[: self.num_held_out], labels[: self.num_held_out])
 
     def fingerprint(self) -> str:
-        pixels, labels = self._all
+        pixels, labels = self._images_and_labels
         content = pixels.numpy().tobytes() + labels.numpy().tobytes() + str(self.num_held_out).encode()
         return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     @cached_property
-    def _all(self) -> tuple[Tensor, Tensor]:
+    def _images_and_labels(self) -> tuple[Tensor, Tensor]:
         images, labels = load_digits(return_X_y=True)
         order = np.random.RandomState(SPLIT_SEED).permutation(NUM_DIGITS)  # the one numpy stream that never changes
         pixels = np.rint(images[order] * (255 / 16)).astype(np.uint8).reshape(NUM_DIGITS, 1, 8, 8)

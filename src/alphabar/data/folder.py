@@ -107,7 +107,7 @@ class FolderSource(DecodedSource):
 
     def _images(self, names: list[str]) -> ImageSet:
         texts = None if self._captions is None else [self._captions[name] for name in names]
-        return self.decoded(FileReader(self.root, names), self._labels(names), texts)
+        return self.decoded_images(FileReader(self.root, names), self._labels(names), texts)
 
     def _labels(self, names: list[str]) -> Tensor | None:
         if self.classes is None:

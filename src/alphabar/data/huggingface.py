@@ -178,7 +178,7 @@ class HuggingFaceSource(DecodedSource):
         if self.caption_key is not None:
             all_texts = self._texts(dataset)
             texts = [all_texts[row] for row in rows]
-        return self.decoded(reader, self._labels(dataset, rows), texts)
+        return self.decoded_images(reader, self._labels(dataset, rows), texts)
 
     def _labels(self, dataset: Any, rows: list[int]) -> Tensor | None:
         if self.classes is None:

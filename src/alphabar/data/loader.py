@@ -99,7 +99,7 @@ class ImageLoader:
         self.batches_per_step = batches_per_step
         self.batches_per_epoch = batches_per_epoch
         self._num_batches = 0
-        self._placed = False  # whether _num_batches is known, from a checkpoint or because the stream runs
+        self._is_positioned = False  # whether _num_batches is known, from a checkpoint or because the stream runs
         self._stream: Iterator[Batch] | None = None
 
     @property
@@ -109,7 +109,7 @@ class ImageLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the position in the stream if no state was loaded, as after an epoch's end with `max_epochs` alone."""
-        if not self._placed:
+        if not self._is_positioned:
             self._num_batches = epoch * (len(self) if self.batches_per_epoch is None else self.batches_per_epoch)
 
     def __len__(self) -> int:
@@ -118,8 +118,8 @@ class ImageLoader:
     def __iter__(self) -> Iterator[Batch]:
         for _ in range(len(self)):
             if self._stream is None:
-                self._placed = True
-                self._stream = self._from_workers() if self.num_workers else self._from_here()
+                self._is_positioned = True
+                self._stream = self._from_workers() if self.num_workers else self._from_this_process()
             batch = next(self._stream)
             self._num_batches += 1
             yield batch
@@ -136,21 +136,21 @@ class ImageLoader:
             log.warning("training goes on with other batches than an uncut run would see: %s", "; ".join(changed))
         num_images = state["num_batches"] * before["batch_size"] * before["world_size"]
         self._num_batches = num_images // self.order.global_batch_size
-        self._placed = True
+        self._is_positioned = True
         self._stream = None
 
     def close(self) -> None:
         """Ends the workers."""
         self._stream = None
 
-    def _from_here(self) -> Iterator[Batch]:
+    def _from_this_process(self) -> Iterator[Batch]:
         for indices, flips in self.order.batches(self._num_batches, self.flip, self.device):
             yield self.source.batch(indices, flips)
 
     def _from_workers(self) -> Iterator[Batch]:
         workers = DataLoader(
-            _Work(self.source),
-            sampler=_Places(self.order, self._num_batches, self.flip),
+            _BatchDataset(self.source),
+            sampler=_BatchIndices(self.order, self._num_batches, self.flip),
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
@@ -162,7 +162,7 @@ class ImageLoader:
             yield batch
 
 
-class _Places:
+class _BatchIndices:
     """The endless order as numpy arrays, since each tensor sent to a worker would take a file descriptor."""
 
     def __init__(self, order: EpochOrder, start: int, flip: bool) -> None:
@@ -173,7 +173,7 @@ class _Places:
             yield indices.numpy(), None if flips is None else flips.numpy()
 
 
-class _Work(Dataset[Any]):
+class _BatchDataset(Dataset[Any]):
     """The dataset of a worker process, whose item is one whole batch."""
 
     def __init__(self, source: BatchSource) -> None:

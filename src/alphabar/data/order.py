@@ -54,13 +54,13 @@ class EpochOrder:
 
     def indices(self, epoch: int) -> Tensor:
         """Returns the indices of this rank's images in `epoch`, int64 [num_batches, batch_size]."""
-        generator = torch.Generator().manual_seed(derive_seed("order", self.seed, self._drawn(epoch)))
-        return self._share(torch.randperm(self.num_images, generator=generator))
+        generator = torch.Generator().manual_seed(derive_seed("order", self.seed, self._shuffled_epoch(epoch)))
+        return self._rank_share(torch.randperm(self.num_images, generator=generator))
 
     def flips(self, epoch: int) -> Tensor:
         """Returns fair coins for the same positions, bool [num_batches, batch_size]: a function of (seed, epoch, position)."""
-        generator = torch.Generator().manual_seed(derive_seed("flip", self.seed, self._drawn(epoch)))
-        return self._share(torch.rand(self.num_images, generator=generator) < 0.5)
+        generator = torch.Generator().manual_seed(derive_seed("flip", self.seed, self._shuffled_epoch(epoch)))
+        return self._rank_share(torch.rand(self.num_images, generator=generator) < 0.5)
 
     def batches(self, start: int, flip: bool, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yields (indices [B], flips [B] or None) on `device`, without end, from batch `start` of all epochs on."""
@@ -71,9 +71,10 @@ class EpochOrder:
             for row in range(first, self.num_batches):
                 yield indices[row], None if flips is None else flips[row]
 
-    def _drawn(self, epoch: int) -> int:
+    def _shuffled_epoch(self, epoch: int) -> int:
+        """Returns the epoch whose permutation and flips are used: the first one, where batches are repeated."""
         return 0 if self.num_repeated else epoch
 
-    def _share(self, values: Tensor) -> Tensor:
+    def _rank_share(self, values: Tensor) -> Tensor:
         used = values[: self.num_batches * self.global_batch_size]
         return used.view(self.num_batches, self.world_size, self.batch_size)[:, self.rank]

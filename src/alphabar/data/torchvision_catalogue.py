@@ -15,7 +15,7 @@ SCALED = Shape(3, 64)  # the shape to which images that are not square are scale
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogueEntry:
     """The properties of one dataset of torchvision.
 
     open: (root, train, download) -> the dataset's training or test split.
@@ -44,9 +44,9 @@ def _by_split(dataset: Callable[..., Any], train_split: str = "train") -> Callab
     return lambda root, train, download: dataset(root, split=train_split if train else "test", download=download)
 
 
-def _idx(dataset: Callable[..., Any], folder: str) -> Entry:
+def _idx(dataset: Callable[..., Any], folder: str) -> CatalogueEntry:
     parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    return Entry(
+    return CatalogueEntry(
         open=_by_flag(dataset),
         files=tuple(f"{folder}/raw/{part}-ubyte" for part in parts),
         shape=Shape(1, 28),
@@ -56,8 +56,8 @@ def _idx(dataset: Callable[..., Any], folder: str) -> Entry:
     )
 
 
-def _cifar(dataset: Callable[..., Any], files: tuple[str, ...]) -> Entry:
-    return Entry(
+def _cifar(dataset: Callable[..., Any], files: tuple[str, ...]) -> CatalogueEntry:
+    return CatalogueEntry(
         open=_by_flag(dataset),
         files=files,
         shape=Shape(3, 32),
@@ -76,7 +76,7 @@ CATALOGUE = {
     "KMNIST": _idx(datasets.KMNIST, "KMNIST"),
     "CIFAR10": _cifar(datasets.CIFAR10, tuple(f"cifar-10-batches-py/{name}" for name in CIFAR10_FILES)),
     "CIFAR100": _cifar(datasets.CIFAR100, tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta"))),
-    "SVHN": Entry(
+    "SVHN": CatalogueEntry(
         open=_by_split(datasets.SVHN),
         files=("train_32x32.mat", "test_32x32.mat"),
         shape=Shape(3, 32),
@@ -85,25 +85,25 @@ CATALOGUE = {
         labels=lambda data: data.labels,
         classes=lambda data: tuple("0123456789"),
     ),
-    "STL10": Entry(
+    "STL10": CatalogueEntry(
         open=_by_split(datasets.STL10),
         files=tuple(f"stl10_binary/{name}" for name in STL10_FILES),
         shape=Shape(3, 96),
         pixels=lambda data: torch.from_numpy(np.ascontiguousarray(data.data)),
         labels=lambda data: data.labels,
     ),
-    "CelebA": Entry(
+    "CelebA": CatalogueEntry(
         open=_by_split(datasets.CelebA),
         files=("celeba/img_align_celeba", *(f"celeba/{name}.txt" for name in CELEBA_LISTS)),
         labels=None,
         classes=None,
     ),
-    "Flowers102": Entry(
+    "Flowers102": CatalogueEntry(
         open=_by_split(datasets.Flowers102),
         files=tuple(f"flowers-102/{name}" for name in ("jpg", "imagelabels.mat", "setid.mat")),
     ),
-    "Food101": Entry(open=_by_split(datasets.Food101), files=("food-101/meta", "food-101/images")),
-    "OxfordIIITPet": Entry(
+    "Food101": CatalogueEntry(open=_by_split(datasets.Food101), files=("food-101/meta", "food-101/images")),
+    "OxfordIIITPet": CatalogueEntry(
         open=_by_split(datasets.OxfordIIITPet, train_split="trainval"),
         files=("oxford-iiit-pet/images", "oxford-iiit-pet/annotations"),
     ),

@@ -20,7 +20,7 @@ def read_user_images(path: str, shape: Shape, num: int) -> Tensor:
 
     Raises UserError if there are none, or one cannot be read.
     """
-    place, names = _found(path, num)
+    place, names = _find_images(path, num)
     return DecodedImages(FileReader(place, names), shape, labels=None, strict=True).images(range(len(names)))
 
 
@@ -29,7 +29,7 @@ def common_side(path: str, num: int) -> int | None:
 
     Raises UserError if there are none, or one is damaged.
     """
-    place, names = _found(path, num)
+    place, names = _find_images(path, num)
     sizes = set()
     for name in names:
         try:
@@ -40,7 +40,7 @@ def common_side(path: str, num: int) -> int | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _found(path: str, num: int) -> tuple[Path, list[str]]:
+def _find_images(path: str, num: int) -> tuple[Path, list[str]]:
     """Returns the folder and the names of the first `num` images in it."""
     place = user_path(path).absolute()
     if place.is_dir():

@@ -30,7 +30,7 @@ class Cost:
         return seconds / max(images, 1)
 
 
-class counted:
+class EvaluationCounter:
     """Counts, inside the context, how many images the denoiser's network evaluates."""
 
     def __init__(self, denoiser: nn.Module, cost: Cost) -> None:

@@ -8,7 +8,7 @@ from alphabar.metrics.memorisation import SHARE
 from alphabar.runs.metrics_csv import RunMetrics
 
 
-class Sign(NamedTuple):
+class HealthCheck(NamedTuple):
     """A column of metrics.csv, what it means, and the range in which the samples are healthy; high=None: no upper end."""
 
     column: str
@@ -27,15 +27,17 @@ class Sign(NamedTuple):
         return f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
 
 
-SIGNS = (
-    Sign("samples/num_nonfinite", "broken samples", "samples with NaN or infinity in them; they are in no figure", 0, 0),
-    Sign(
+HEALTH_CHECKS = (
+    HealthCheck("samples/num_nonfinite", "broken samples", "samples with NaN or infinity in them; they are in no figure", 0, 0),
+    HealthCheck(
         "health/colour_cast", "colour cast", "grey levels that the worst channel is off the data's mean", -CAST_LEVELS, CAST_LEVELS
     ),
-    Sign("health/contrast", "contrast", "standard deviation of pixels, relative to the data's", *CONTRAST),
-    Sign("health/saturated", "saturation", "share of values that are exactly 0 or 255, minus the data's", -1, SATURATION),
-    Sign("health/diversity", "diversity", "variance of features relative to the data's; towards 0 all look alike", DIVERSITY, None),
-    Sign("health/near_copies", "near copies", "share as near to training images as 1% of held-out images are", 0, SHARE),
+    HealthCheck("health/contrast", "contrast", "standard deviation of pixels, relative to the data's", *CONTRAST),
+    HealthCheck("health/saturated", "saturation", "share of values that are exactly 0 or 255, minus the data's", -1, SATURATION),
+    HealthCheck(
+        "health/diversity", "diversity", "variance of features relative to the data's; towards 0 all look alike", DIVERSITY, None
+    ),
+    HealthCheck("health/near_copies", "near copies", "share as near to training images as 1% of held-out images are", 0, SHARE),
 )
 
 
@@ -52,12 +54,12 @@ class HealthRow(NamedTuple):
 
 def health_rows(metrics: RunMetrics) -> list[HealthRow]:
     """Returns a row for each sign of health that was logged, with its last value."""
-    known = {sign.column: sign for sign in SIGNS}
+    known = {check.column: check for check in HEALTH_CHECKS}
     rows = []
     for column, (steps, values) in metrics.columns.items():
         value, step = format_number(values[-1]), f"{steps[-1]:,}"
-        if sign := known.get(column):
-            rows.append(HealthRow(sign.title, value, sign.healthy_range, sign.is_healthy(values[-1]), sign.description, step))
+        if check := known.get(column):
+            rows.append(HealthRow(check.title, value, check.healthy_range, check.is_healthy(values[-1]), check.description, step))
         elif column.startswith("health/"):
             rows.append(HealthRow(column.removeprefix("health/").replace("_", " "), value, "", False, "", step))
     return rows

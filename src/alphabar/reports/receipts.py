@@ -86,7 +86,7 @@ def receipts_of_run(run: Path) -> list[FoundReceipt]:
     """Returns receipts of this run's checkpoints in the folders `evaluate` beside or above that of the run, the oldest first."""
     run = run.resolve()
     homes = [home / "evaluate" for home in list(run.parents)[1:3]]
-    return [find_receipt(path) for home in homes for path in receipt_files(home) if is_about(path, run)]
+    return [find_receipt(path) for home in homes for path in receipt_files(home) if is_receipt_of(path, run)]
 
 
 def unique_receipts(receipts: Sequence[FoundReceipt]) -> list[FoundReceipt]:
@@ -94,7 +94,7 @@ def unique_receipts(receipts: Sequence[FoundReceipt]) -> list[FoundReceipt]:
     return list({found.path.resolve(): found for found in receipts}.values())
 
 
-def is_about(path: Path, run: Path) -> bool:
+def is_receipt_of(path: Path, run: Path) -> bool:
     """Returns whether the receipt's subject is a checkpoint of the run; its path is relative to here or to a parent folder."""
     try:
         subject = json.loads(path.read_text(encoding="utf-8"))["subject"]["checkpoint"]
@@ -124,7 +124,7 @@ def render_receipts(receipts: Sequence[FoundReceipt], run: Path | None = None) -
 
 
 def _with_note(found: FoundReceipt, run: Path) -> FoundReceipt:
-    if is_about(found.path, run.resolve()):
+    if is_receipt_of(found.path, run.resolve()):
         return found
     subject = found.receipt.identity.get("checkpoint") if found.receipt else None
     return found._replace(foreign=f"This receipt is not about a checkpoint in this run's folder, but {subject or 'other images'}.")

@@ -111,14 +111,14 @@ def guided_stages(models: Sequence[DiffusionModel], guide: Guide | None, null: C
         return [model.denoiser for model in models]
     if not guide.is_by_condition or len(models) == 1:
         return [*(model.denoiser for model in models[:-1]), guide.guided(models[-1], null)]
-    acts = [model.conditioner.is_optional for model in models]
-    if not any(acts):
+    are_guided = [model.conditioner.is_optional for model in models]
+    if not any(are_guided):
         raise UserError("guidance: none of these models was trained to do without its condition (conditioner.dropout=0)")
-    acts[0] = acts[0] or null is not None
+    are_guided[0] = are_guided[0] or null is not None
     nulls = [null, *(None for _ in models[1:])]
     return [
         guide.guided(model, each) if is_guided else model.denoiser
-        for model, is_guided, each in zip(models, acts, nulls, strict=True)
+        for model, is_guided, each in zip(models, are_guided, nulls, strict=True)
     ]
 
 

@@ -56,10 +56,10 @@ def grid_with_row_names(images: Tensor, names: Sequence[str], num_columns: int, 
     """Returns the grid of images [N, C, h, w] with the name of each row to the left of it, in at most two lines."""
     picture = grid(images, num_columns, gap=gap)
     channels, height = picture.shape[0], (picture.shape[1] - gap) // len(names) - gap
-    broken = ["\n".join(wrap_text(name, CAPTIONED, LINES)) for name in names]
-    width = max(len(draw_text(text, 1, 1)[0, 0]) for text in broken)
+    wrapped = ["\n".join(wrap_text(name, CAPTIONED, LINES)) for name in names]
+    width = max(len(draw_text(text, 1, 1)[0, 0]) for text in wrapped)
     margin = torch.full((channels, picture.shape[1], gap + width), BACKGROUND, dtype=torch.uint8)
-    for row, text in enumerate(broken):
+    for row, text in enumerate(wrapped):
         words = draw_text(text, channels, LINE_HEIGHT * (1 + text.count("\n")))[:, :height]
         top = gap + row * (height + gap) + (height - words.shape[1]) // 2
         margin[:, top : top + words.shape[1], gap : gap + words.shape[2]] = words
@@ -84,20 +84,20 @@ def resize_nearest(images: Tensor, side: int) -> Tensor:
     return interpolate(images.float(), (side, side), mode="nearest-exact").to(images.dtype)
 
 
-def wrap_text(text: str, width: int, most: int) -> list[str]:
-    """Returns the text as at most `most` lines of `width` pixels, cut with dots if it is longer."""
-    font, found, rest = ImageFont.load_default(), [], to_printable_ascii(" ".join(text.split()))
-    while rest and len(found) < most:
+def wrap_text(text: str, width: int, max_lines: int) -> list[str]:
+    """Returns the text as at most `max_lines` lines of `width` pixels, cut with dots if it is longer."""
+    font, lines, rest = ImageFont.load_default(), [], to_printable_ascii(" ".join(text.split()))
+    while rest and len(lines) < max_lines:
         end = len(rest)
         while end > 1 and font.getlength(rest[:end]) > width:
             end -= 1
-        if end < len(rest) and len(found) < most - 1:
+        if end < len(rest) and len(lines) < max_lines - 1:
             end = rest.rfind(" ", 1, end + 1) if " " in rest[1 : end + 1] else end
         elif end < len(rest):
             rest, end = rest[: max(end - 2, 1)] + "..", end + 2
-        found.append(rest[:end].strip())
-        rest = rest[end:].strip() if len(found) < most else ""
-    return found or [""]
+        lines.append(rest[:end].strip())
+        rest = rest[end:].strip() if len(lines) < max_lines else ""
+    return lines or [""]
 
 
 def to_printable_ascii(text: str) -> str:

@@ -40,7 +40,7 @@ class WeightAverages(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for profile in self.profiles:
             shadow = self.shadows.get(profile) or {
-                name: weight.detach().float().clone() for name, weight in trainable(pl_module).items()
+                name: weight.detach().float().clone() for name, weight in trainable_parameters(pl_module).items()
             }
             self.shadows[profile] = {name: average.to(pl_module.device) for name, average in shadow.items()}
 
@@ -49,7 +49,7 @@ class WeightAverages(Callback):
         if trainer.global_step == self.num_updates:  # a batch that only accumulated gradients
             return
         self.num_updates = trainer.global_step
-        weights = [weight.float() for weight in trainable(pl_module).values()]
+        weights = [weight.float() for weight in trainable_parameters(pl_module).values()]
         for profile, shadow in self.shadows.items():
             share = profile.weight(self.num_updates)
             torch._foreach_lerp_(list(shadow.values()), weights, share)  # pyright: ignore[reportPrivateImportUsage]
@@ -60,7 +60,7 @@ class WeightAverages(Callback):
         if self.num_updates == 0:
             yield
             return
-        weights = trainable(pl_module)
+        weights = trainable_parameters(pl_module)
         live = {name: weight.detach().clone() for name, weight in weights.items()}
         try:
             copy_into(weights, self.shadow)
@@ -80,14 +80,17 @@ class WeightAverages(Callback):
         if "ema" not in checkpoint:
             raise UserError("ema: the checkpoint has no averaged weights; resume with callbacks.ema=null")
         saved = checkpoint["ema"]
-        if saved["weights"].keys() != trainable(pl_module).keys():
+        if saved["weights"].keys() != trainable_parameters(pl_module).keys():
             raise UserError("ema: the averaged weights in the checkpoint belong to another network")
         records = saved.get("averages", [])
-        there, kept = [list_settings(record) for record in records], [list_settings(vars(profile)) for profile in self.profiles]
-        if there != kept:
+        saved_settings, own_settings = (
+            [describe_settings(record) for record in records],
+            [describe_settings(vars(profile)) for profile in self.profiles],
+        )
+        if saved_settings != own_settings:
             raise UserError(
-                f"ema: the checkpoint has averages with {', '.join(there) or 'unknown settings'}, they cannot go on with "
-                f"{', '.join(kept)}; resume with those, or with callbacks.ema=null"
+                f"ema: the checkpoint has averages with {', '.join(saved_settings) or 'unknown settings'}, they cannot go on with "
+                f"{', '.join(own_settings)}; resume with those, or with callbacks.ema=null"
             )
         self.num_updates = saved["num_updates"]
         for profile, record in zip(self.profiles, records, strict=True):
@@ -102,7 +105,7 @@ class EMA(WeightAverages):
 
     def __init__(self, decay: float = 0.9999, more_decays: Sequence[float] = ()) -> None:
         super().__init__([Exponential(float(each)) for each in (decay, *more_decays)])
-        must_differ("decays", [decay, *more_decays])
+        check_distinct("decays", [decay, *more_decays])
 
 
 class PowerEMA(WeightAverages):
@@ -115,21 +118,21 @@ class PowerEMA(WeightAverages):
         if not lengths:
             raise ValueError("need lengths, such as lengths=[0.05, 0.1], got none")
         super().__init__([PowerFunction(float(each)) for each in lengths])
-        must_differ("lengths", lengths)
+        check_distinct("lengths", lengths)
 
 
-def list_settings(record: Mapping[str, Any]) -> str:
+def describe_settings(record: Mapping[str, Any]) -> str:
     """Returns the settings that tell an average from others: "decay=0.9999"."""
     return ", ".join(f"{name}={value}" for name, value in record.items() if name != "weights")
 
 
-def must_differ(name: str, values: Sequence[float]) -> None:
+def check_distinct(name: str, values: Sequence[float]) -> None:
     """Raises ValueError for a value that is there twice."""
     if len(set(values)) < len(values):
         raise ValueError(f"need different {name}, got {', '.join(map(str, values))}")
 
 
-def trainable(pl_module: LightningModule) -> dict[str, Tensor]:
+def trainable_parameters(pl_module: LightningModule) -> dict[str, Tensor]:
     """Returns the parameters that training changes, by name."""
     return {name: weight for name, weight in pl_module.named_parameters() if weight.requires_grad}
 
@@ -141,13 +144,13 @@ def copy_into(weights: dict[str, Tensor], values: dict[str, Tensor]) -> None:
         weight.copy_(values[name])
 
 
-def averages_of(trainer: Trainer) -> WeightAverages | None:
+def weight_averages(trainer: Trainer) -> WeightAverages | None:
     """Returns the WeightAverages callback of the trainer, or None if the run keeps no averages."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, WeightAverages)), None)
 
 
-def averaged(trainer: Trainer, pl_module: LightningModule) -> AbstractContextManager[None]:
+def averaged_weights(trainer: Trainer, pl_module: LightningModule) -> AbstractContextManager[None]:
     """Returns the context in which the module has its averaged weights, or its live ones if the run keeps no averages."""
-    averages = averages_of(trainer)
+    averages = weight_averages(trainer)
     return averages.applied(pl_module) if averages is not None else nullcontext()

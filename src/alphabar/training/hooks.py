@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
-from alphabar.training.ema import averaged
+from alphabar.training.ema import averaged_weights
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.modules.diffusion import DiffusionModule
 
@@ -64,7 +64,7 @@ def evaluation(trainer: Trainer, module: BaseModule, live: bool = False) -> Iter
     was_training = module.training
     module.eval()
     try:
-        weights = nullcontext() if live else averaged(trainer, module)
+        weights = nullcontext() if live else averaged_weights(trainer, module)
         with torch.no_grad(), weights, trainer.precision_plugin.forward_context():
             yield
     finally:

@@ -17,9 +17,9 @@ from alphabar.models.codecs import Codec
 from alphabar.runs.resume import LastCheckpoint, refuse_frozen_part_paths, resumed_config
 from alphabar.runs.run_dir import claim, withdraw
 from alphabar.training.callbacks import RunCallback
-from alphabar.training.ending import outcome, report_end, report_stop
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.profile import report_profile
+from alphabar.training.run_summary import report_end, report_stop, run_result
 from alphabar.training.trainer import check_trainer, make_trainer
 
 
@@ -28,14 +28,14 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
     cfg, stopped = resumed_or_new(cfg, overrides)
     check_trainer(cfg)
     datamodule: ImageDataModule = build(cfg.data, "data")
-    fill_in(cfg, datamodule)
+    fill_derived_keys(cfg, datamodule)
     module = build_module(cfg, datamodule)
     callbacks = build_callbacks(cfg, module)
     if stopped is None:
         claim(Path(cfg.run_dir))
     begin = time.perf_counter()
     trainer = fit_module(cfg, module, datamodule, callbacks, stopped)
-    result = outcome(trainer, module, time.perf_counter() - begin)
+    result = run_result(trainer, module, time.perf_counter() - begin)
     report_profile(trainer)
     if trainer.is_global_zero:
         report_end(result, trainer, module, first_step=stopped.step if stopped else 0)
@@ -50,7 +50,7 @@ def resumed_or_new(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     return cfg, None
 
 
-def fill_in(cfg: DictConfig, datamodule: ImageDataModule) -> None:
+def fill_derived_keys(cfg: DictConfig, datamodule: ImageDataModule) -> None:
     """Sets the keys of the configuration that follow from the data and from the files of frozen parts.
 
     Raises UserError if the codec or the conditioner cannot work with these data, and ConfigError if the frozen parts are not those

@@ -28,7 +28,7 @@ def known_pixels(mask: str, resolution: int) -> Tensor:
     mask: one of HIDDEN, or the path of an image of any size, black where pixels are to be filled in.
     Raises UserError if it is neither, cannot be read, or has no pixel, or all of them, to be filled in.
     """
-    known = _around(HIDDEN[mask], resolution) if mask in HIDDEN else _drawn(mask, resolution)
+    known = _known_around(HIDDEN[mask], resolution) if mask in HIDDEN else _read_mask(mask, resolution)
     if known.all():
         raise UserError(f"task.mask={mask}: nothing is to be filled in, at {resolution} x {resolution} no pixel is black")
     if not known.any():
@@ -51,14 +51,14 @@ def known_latents(known: Tensor, space: Sequence[int], mask: str) -> Tensor:
     return found
 
 
-def _around(hidden: tuple[float, float, float, float], resolution: int) -> Tensor:
+def _known_around(hidden: tuple[float, float, float, float], resolution: int) -> Tensor:
     top, bottom, left, right = (round(fraction * resolution) for fraction in hidden)
     known = torch.ones(1, resolution, resolution, dtype=torch.bool)
     known[:, top:bottom, left:right] = False
     return known
 
 
-def _drawn(path: str, resolution: int) -> Tensor:
+def _read_mask(path: str, resolution: int) -> Tensor:
     file = user_path(path)
     if not file.is_file():
         raise UserError(f"task.mask={path}: there is no such file; the words are: {', '.join(HIDDEN)}")

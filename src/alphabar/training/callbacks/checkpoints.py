@@ -54,7 +54,7 @@ class Checkpoints(Recurring, Checkpoint):
         self._finish_step(trainer, batch_idx)
         if not ends_step(trainer, batch_idx) or (trainer.world_size > 1 and trainer.global_step % log_every_n_steps(trainer) != 0):
             return
-        if (number := self.signals.agreed(pl_module.device)) is not None:
+        if (number := self.signals.agreed_signal(pl_module.device)) is not None:
             if self.last_step != trainer.global_step:
                 self.act_now(trainer, pl_module)
             stop(number)

@@ -13,8 +13,8 @@ from alphabar.metrics.retrieval import candidates, is_retrieved
 from alphabar.runs.distributed import sum_over_ranks
 from alphabar.sampling.conditions import dataset_conditions
 from alphabar.sampling.guidance_config import Guide
-from alphabar.training.callbacks.drawing import SamplingCallback
-from alphabar.training.callbacks.retrieval import one_of_each
+from alphabar.training.callbacks.retrieval import first_of_each_caption
+from alphabar.training.callbacks.sampling_callback import SamplingCallback
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures
 from alphabar.training.modules.diffusion import DiffusionModule
@@ -44,7 +44,7 @@ class EmbeddingSimilarity(SamplingCallback):
         module, data = diffusion_module(pl_module), image_data(trainer)
         if (clip := module.codec.embedder) is None:
             raise UserError("callbacks.embeddings: looks at models with codec=image_embedding; null leaves it out")
-        self.rows = one_of_each(data.held_out_set, self.num)
+        self.rows = first_of_each_caption(data.held_out_set, self.num)
         if data.captions is None or len(self.rows) < 2:
             raise UserError("callbacks.embeddings: needs two held-out images or more, of different captions; null leaves it out")
         batch = data.held_out_set.batch(self.rows)
@@ -60,15 +60,15 @@ class EmbeddingSimilarity(SamplingCallback):
 
     def _vectors(self, trainer: Trainer, module: DiffusionModule) -> Tensor:
         """Returns sampled unit vectors [num, D], one for each caption, on the CPU of every process."""
-        of_row = dataset_conditions(module.conditioner, image_data(trainer).held_out_set)
+        conditions_of_image = dataset_conditions(module.conditioner, image_data(trainer).held_out_set)
 
         def conditions(indices: Sequence[int]) -> Cond:
-            return of_row([int(self.rows[index % len(self.rows)]) for index in indices])
+            return conditions_of_image([int(self.rows[index % len(self.rows)]) for index in indices])
 
-        job, share = self.drawn(trainer, module, conditions, len(self.rows))
+        job, batches = self.sample_batches(trainer, module, conditions, len(self.rows))
         vectors = torch.zeros(len(self.rows), *job.space)
-        for part in share:
-            vectors[part.indices] = part.images.float().cpu()
+        for batch in batches:
+            vectors[batch.indices] = batch.images.float().cpu()
         # Each vector is zero on all processes but one.
         return sum_over_ranks(vectors.to(module.device)).cpu()
 

@@ -17,8 +17,8 @@ from alphabar.plotting.memorisation import PANEL, draw_memorisation
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images
 from alphabar.sampling.guidance_config import Guide, guidance_label
 from alphabar.sampling.sampling_job import sampler_for_codec
-from alphabar.training.callbacks.drawing import SamplingCallback
-from alphabar.training.ema import averages_of
+from alphabar.training.callbacks.sampling_callback import SamplingCallback
+from alphabar.training.ema import weight_averages
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures, log_file
 
@@ -63,7 +63,7 @@ class FID(SamplingCallback):
             data = image_data(trainer)
             splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
             extractor = build_extractors(self.features, splits)[0]
-            weights = "raw" if averages_of(trainer) is None else "ema"
+            weights = "raw" if weight_averages(trainer) is None else "ema"
             sampler = sampler_for_codec(self.sampler, module.codec).label(module.denoiser.schedule)
             label = f"{weights}-{sampler}{guidance_label(self.guidance)}"
             self.name = figure_name("fid", self.num, extractor.name, label)
@@ -95,8 +95,8 @@ class FID(SamplingCallback):
         module = diffusion_module(pl_module)
         conditions = dataset_conditions(module.conditioner, evaluation_images(module.conditioner, image_data(trainer)))
         with evaluation(trainer, module):
-            job, share = self.drawn(trainer, module, conditions, self.num)
-            measurement = measure_images(share, job.shape.size, [reference])
+            job, batches = self.sample_batches(trainer, module, conditions, self.num)
+            measurement = measure_images(batches, job.shape.size, [reference])
             diagnostics = diagnose_images(reference, measurement, with_neighbours=is_last)
         value = measurement.figures[reference.extractor.name].get("fid", math.nan)
         log_figures(trainer, {self.name: value, "samples/num_nonfinite": measurement.num_nonfinite, **diagnostics.figures()})

@@ -9,7 +9,7 @@ from alphabar.sampling.conditions import dataset_conditions, preview_images
 from alphabar.sampling.film import record_film, write_film
 from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.training.callbacks import RunCallback
-from alphabar.training.callbacks.drawing import sampling_job
+from alphabar.training.callbacks.sampling_callback import sampling_job
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_film, log_picture
 

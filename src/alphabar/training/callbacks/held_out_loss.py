@@ -11,7 +11,7 @@ from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.objectives import regress
 from alphabar.runs.distributed import rank_and_size, sum_over_ranks
 from alphabar.training.callbacks.recurring import Recurring
-from alphabar.training.ema import averages_of
+from alphabar.training.ema import weight_averages
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures
 from alphabar.training.modules.diffusion import DiffusionModule
@@ -70,7 +70,7 @@ class HeldOutLoss(Recurring):
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         if not self.is_on:
             return
-        module, averages = diffusion_module(pl_module), averages_of(trainer)
+        module, averages = diffusion_module(pl_module), weight_averages(trainer)
         with evaluation(trainer, module, live=True):
             sums = self.sums(module)
         figures = loss_figures("held_out/loss", sums)

@@ -25,7 +25,7 @@ class Progress(Callback):
         self.total: int | None = None
         self.first_step = 0
         self.begin = 0.0
-        self.written = 0.0
+        self.last_line_at = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -33,7 +33,7 @@ class Progress(Callback):
         steps = trainer.estimated_stepping_batches
         self.total = int(steps) if math.isfinite(steps) else None
         self.first_step = trainer.global_step
-        self.begin = self.written = time.monotonic()
+        self.begin = self.last_line_at = time.monotonic()
         if sys.stderr.isatty():
             self.bar = tqdm(total=self.total, initial=self.first_step, unit="step", dynamic_ncols=True, desc="training")
 
@@ -44,15 +44,15 @@ class Progress(Callback):
             if trainer.global_step % log_every_n_steps(trainer) == 0:
                 self.bar.set_postfix_str(summary(base_module(pl_module).figures), refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
-        elif time.monotonic() - self.written >= self.seconds:
-            self.written = time.monotonic()
+        elif time.monotonic() - self.last_line_at >= self.seconds:
+            self.last_line_at = time.monotonic()
             figures = summary(base_module(pl_module).figures)
-            print(f"step {trainer.global_step:,}{self._rest(trainer)}, {figures}", file=sys.stderr, flush=True)
+            print(f"step {trainer.global_step:,}{self._remaining(trainer)}, {figures}", file=sys.stderr, flush=True)
 
-    def _rest(self, trainer: Trainer) -> str:
+    def _remaining(self, trainer: Trainer) -> str:
         if self.total is None:
             return ""
-        pace = (self.written - self.begin) / max(1, trainer.global_step - self.first_step)
+        pace = (self.last_line_at - self.begin) / max(1, trainer.global_step - self.first_step)
         return f" of {self.total:,}, {tqdm.format_interval(pace * (self.total - trainer.global_step))} left"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

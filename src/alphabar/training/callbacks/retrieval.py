@@ -35,7 +35,7 @@ class HeldOutRetrieval(Recurring):
         self.rows = torch.zeros(0, dtype=torch.int64)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.rows = one_of_each(image_data(trainer).held_out_set, self.num)
+        self.rows = first_of_each_caption(image_data(trainer).held_out_set, self.num)
         if len(self.rows) < 2:
             raise UserError("callbacks.retrieval: needs two held-out images or more, of different captions; null leaves it out")
 
@@ -46,7 +46,7 @@ class HeldOutRetrieval(Recurring):
         log_figures(trainer, figures)
 
 
-def one_of_each(images: ImageSet, num: int) -> Tensor:
+def first_of_each_caption(images: ImageSet, num: int) -> Tensor:
     """Returns indices int64 of the first image of each caption, at most `num`; none where there are no captions."""
     if images.captions is None:
         return torch.zeros(0, dtype=torch.int64)
@@ -69,11 +69,11 @@ def measure_retrieval(module: ContrastiveModule, held_out: ImageSet, rows: Tenso
 def retrieval_figures(images: Tensor, texts: Tensor) -> dict[str, float]:
     """Returns the four figures of N pairs: unit vectors [N, D] of images and of their captions, all different."""
     places = torch.arange(len(images))
-    some = candidates(places, places, len(places))
-    likeness = images.double() @ texts.double().T
+    candidate_indices = candidates(places, places, len(places))
+    similarity = images.double() @ texts.double().T
     figures: dict[str, float] = {}
-    for word, rows in (("caption", likeness), ("image", likeness.T)):
-        right = rows.diagonal()[:, None]
-        for label, options in (("10", rows.gather(1, some)), ("all", rows)):
-            figures[f"retrieval/{word}_of_{label}"] = float(ranks_first(right, options).double().mean())
+    for word, rows in (("caption", similarity), ("image", similarity.T)):
+        own = rows.diagonal()[:, None]
+        for label, options in (("10", rows.gather(1, candidate_indices)), ("all", rows)):
+            figures[f"retrieval/{word}_of_{label}"] = float(ranks_first(own, options).double().mean())
     return figures

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from alphabar.sampling.image_grid import save_png
 from alphabar.sampling.preview import preview
 from alphabar.sampling.sampling_job import gather_images
-from alphabar.training.callbacks.drawing import SamplingCallback
+from alphabar.training.callbacks.sampling_callback import SamplingCallback
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_picture
 
@@ -29,8 +29,8 @@ class Samples(SamplingCallback):
         module = diffusion_module(pl_module)
         shown = preview(module.conditioner, image_data(trainer), self.num)
         with evaluation(trainer, module):
-            job, share = self.drawn(trainer, module, shown.conditions, shown.num)
-            picture = shown.picture(gather_images(job.shape.size, shown.num, share, module.device))
+            job, batches = self.sample_batches(trainer, module, shown.conditions, shown.num)
+            picture = shown.picture(gather_images(job.shape.size, shown.num, batches, module.device))
         if trainer.is_global_zero:
             save_png(picture, Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png")
             log_picture(trainer, "samples", picture, shown.text)

@@ -9,7 +9,7 @@ from alphabar.runs.ema import posthoc
 from alphabar.runs.ema.profiles import PowerFunction
 from alphabar.training.callbacks.checkpoints import AtomicCheckpointIO
 from alphabar.training.callbacks.recurring import Recurring
-from alphabar.training.ema import averages_of
+from alphabar.training.ema import weight_averages
 
 
 class Snapshots(Recurring):
@@ -32,7 +32,7 @@ class Snapshots(Recurring):
             path.replace(aside / path.name)
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        averages = averages_of(trainer)
+        averages = weight_averages(trainer)
         if averages is None or averages.num_updates == 0 or not trainer.is_global_zero:
             return
         path = posthoc.snapshot_path(Path(trainer.default_root_dir), averages.num_updates)

@@ -38,7 +38,7 @@ class StopSignals:
         if rank_and_size()[0] == 0:
             print("\nstopping after this step, with a checkpoint; once more stops at once", file=sys.stderr, flush=True)
 
-    def agreed(self, device: torch.device) -> int | None:
+    def agreed_signal(self, device: torch.device) -> int | None:
         """Returns the signal that any process has received, or None; all processes call it."""
         if rank_and_size()[1] == 1:
             return self.received

@@ -32,11 +32,11 @@ class TrainingLog(Recurring):
         self.seconds = 0.0  # of training, all sittings together
         self.images = 0  # trained on, all ranks and sittings together
         self.seen_step = 0
-        self.mark = 0.0
+        self.last_time = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         sums = sum_over_ranks(self.sums).cpu()  # of all ranks, each of which comes here: the file is written by the first alone
-        parts = {name: self._shared(value) for name, value in self.parts.items()}
+        parts = {name: self._mean_over_ranks(value) for name, value in self.parts.items()}
         return {**super().state_dict(), "sums": sums, "parts": parts, "seconds": self.seconds, "images": self.images}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -50,7 +50,7 @@ class TrainingLog(Recurring):
         self.sums = self.sums.to(pl_module.device)
         self.parts = {name: value.to(pl_module.device) for name, value in self.parts.items()}
         self.seen_step = trainer.global_step
-        self.mark = self._clock(pl_module)
+        self.last_time = self._clock(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         module = base_module(pl_module)
@@ -79,7 +79,7 @@ class TrainingLog(Recurring):
         sums = sum_over_ranks(self.sums).cpu()
         loss, count = sums[: self.num_levels], sums[self.num_levels : -2]
         now = self._clock(pl_module)
-        elapsed, self.mark = now - self.mark, now
+        elapsed, self.last_time = now - self.last_time, now
         self.seconds += elapsed
         self.images += int(count.sum())
         figures = {"train/loss": float(loss.sum() / count.sum())}
@@ -88,7 +88,7 @@ class TrainingLog(Recurring):
                 f"the loss is {figures['train/loss']} at step {trainer.global_step}: lower optimizer.lr, "
                 "or set trainer.gradient_clip_val, or train with trainer.precision=32-true"
             )
-        figures |= {f"train/{name}": self._shared(value) / float(sums[-1]) for name, value in self.parts.items()}
+        figures |= {f"train/{name}": self._mean_over_ranks(value) / float(sums[-1]) for name, value in self.parts.items()}
         self.parts = {}
         for index in range(self.num_levels):
             if count[index] > 0 and self.has_levels:
@@ -102,7 +102,7 @@ class TrainingLog(Recurring):
         log_figures(trainer, figures)
         self.sums.zero_()
 
-    def _shared(self, value: torch.Tensor) -> float:
+    def _mean_over_ranks(self, value: torch.Tensor) -> float:
         """Returns the mean of `value` over the ranks."""
         return float(sum_over_ranks(value / rank_and_size()[1]))
 

@@ -31,7 +31,7 @@ class MetricsFile(Logger):
         self.rows: list[dict[str, str]] = []
         self.last_row_at = 0
         if resumed_at is not None and self.path.exists():
-            self._take_up(resumed_at)
+            self._resume_at(resumed_at)
 
     @property
     def name(self) -> str:
@@ -73,7 +73,7 @@ class MetricsFile(Logger):
         self.last_row_at = len(head.encode())
 
     @rank_zero_only
-    def _take_up(self, step: int) -> None:
+    def _resume_at(self, step: int) -> None:
         rows = read_rows(self.path)
         self.columns = list(rows[0]) if rows else self.columns
         self.rows = [row for row in rows if int(row["step"]) <= step]

@@ -92,17 +92,17 @@ class AutoencoderModule(BaseModule):
             parts["perceptual"] = distance.mean()
         loss = losses.mean()
         if self.discriminator is not None:
-            adversarial, discriminator = self._contest(self.discriminator, x, y)
+            adversarial, discriminator = self._adversarial_losses(self.discriminator, x, y)
             loss = loss + self.adversarial_weight * adversarial + discriminator
             parts |= {"adversarial": adversarial, "discriminator": discriminator}
         return {"loss": loss, "losses": losses.detach(), "parts": {name: part.detach() for name, part in parts.items()}}
 
-    def _contest(self, discriminator: PatchDiscriminator, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _adversarial_losses(self, discriminator: PatchDiscriminator, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the adversarial loss of the autoencoder, 0 before `adversarial_from`, and the loss of the discriminator."""
-        own = hinge(discriminator(x), discriminator(y.detach()))
+        discriminator_loss = hinge(discriminator(x), discriminator(y.detach()))
         if self.global_step < self.adversarial_from:
-            return torch.zeros_like(own), own
-        return -discriminator.judgement(y).mean(), own
+            return torch.zeros_like(discriminator_loss), discriminator_loss
+        return -discriminator.judgement(y).mean(), discriminator_loss
 
     def sweep_objective(self) -> float | None:
         found = self.figures.get("reconstruction/psnr")

@@ -102,7 +102,7 @@ class ContrastiveModule(BaseModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
         self.seed_step(batch_idx)
         images = self.augmentation(must_be_images(batch["image"]), self.towers.resolution)
-        losses = contrast(self.towers.images(images), self.captions(batch["caption"]), batch["caption"], self.towers.scale)
+        losses = contrastive_loss(self.towers.images(images), self.captions(batch["caption"]), batch["caption"], self.towers.scale)
         return {"loss": losses.mean(), "losses": losses.detach(), "parts": {"scale": self.towers.scale.detach()}}
 
     def sweep_objective(self) -> float | None:
@@ -122,12 +122,12 @@ class ContrastiveModule(BaseModule):
         )
 
 
-def contrast(images: Tensor, texts: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
+def contrastive_loss(images: Tensor, texts: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
     """Returns the symmetric loss [B] of unit vectors [B, D], in float32; images with equal `captions` [B] are no negatives."""
     with torch.autocast(images.device.type, enabled=False):
         logits = scale.float() * images.float() @ texts.float().T
-    same = captions[:, None] == captions[None]
-    others = same & ~torch.eye(len(captions), dtype=torch.bool, device=same.device)
-    logits = logits.masked_fill(others, float("-inf"))
-    right = torch.arange(len(captions), device=logits.device)
-    return (F.cross_entropy(logits, right, reduction="none") + F.cross_entropy(logits.T, right, reduction="none")) / 2
+    has_same_caption = captions[:, None] == captions[None]
+    is_left_out = has_same_caption & ~torch.eye(len(captions), dtype=torch.bool, device=captions.device)
+    logits = logits.masked_fill(is_left_out, float("-inf"))
+    targets = torch.arange(len(captions), device=logits.device)
+    return (F.cross_entropy(logits, targets, reduction="none") + F.cross_entropy(logits.T, targets, reduction="none")) / 2

@@ -19,7 +19,7 @@ FILES = {
 }
 
 
-def outcome(trainer: Trainer, module: BaseModule, seconds: float) -> dict[str, object]:
+def run_result(trainer: Trainer, module: BaseModule, seconds: float) -> dict[str, object]:
     """Returns the result of a run for the sweep or the process that started it."""
     figures = module.figures
     name = next((name for name in figures if name.startswith("fid/n")), None)
@@ -44,7 +44,7 @@ def report_end(result: dict[str, Any], trainer: Trainer, module: BaseModule, fir
     first_step: the optimizer step at which this sitting began.
     """
     if result["steps"] > first_step:
-        print(done_line(result))
+        print(result_line(result))
     else:
         limit = limit_reached(trainer)
         is_late = timer_that_ended(trainer) is not None
@@ -73,7 +73,7 @@ def report_stop(trainer: Trainer) -> None:
     print(f"  {'go on':<12} {in_folder('python train.py resume={folder}', folder)}", flush=True)
 
 
-def done_line(result: dict[str, Any]) -> str:
+def result_line(result: dict[str, Any]) -> str:
     """Returns the first line of the report: steps, seconds, loss and FID."""
     line = f"done: {result['steps']:,} step{'' if result['steps'] == 1 else 's'} in {result['seconds']:.0f} s"
     if result["loss"] is not None:

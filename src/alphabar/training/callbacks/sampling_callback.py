@@ -38,7 +38,7 @@ class SamplingCallback(Recurring, ABC):
         self.num = num
         self.batch_size = batch_size
 
-    def drawn(
+    def sample_batches(
         self, trainer: Trainer, module: DiffusionModule, conditions: Conditions, num: int
     ) -> tuple[SamplingJob, Iterator[SampleBatch]]:
         """Returns the job of `num` samples with these conditions, and this process's share of them."""
