@@ -1,5 +1,7 @@
 """The cost of sampling: time and network evaluations."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,17 +32,15 @@ class Cost:
         return seconds / max(images, 1)
 
 
-class EvaluationCounter:
+@contextmanager
+def counted_evaluations(denoiser: nn.Module, cost: Cost) -> Iterator[None]:
     """Counts, inside the context, how many images the denoiser's network evaluates."""
 
-    def __init__(self, denoiser: nn.Module, cost: Cost) -> None:
-        self.denoiser, self.cost = denoiser, cost
+    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        cost.evaluations += len(inputs[0])
 
-    def __enter__(self) -> None:
-        def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self.cost.evaluations += len(inputs[0])
-
-        self.handle = self.denoiser.network.register_forward_pre_hook(count)  # type: ignore[union-attr]
-
-    def __exit__(self, *error: object) -> None:
-        self.handle.remove()
+    handle = denoiser.network.register_forward_pre_hook(count)  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        handle.remove()

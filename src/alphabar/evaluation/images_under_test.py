@@ -16,7 +16,7 @@ from tqdm import tqdm
 from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
-from alphabar.evaluation.cost import Cost, EvaluationCounter
+from alphabar.evaluation.cost import Cost, counted_evaluations
 from alphabar.evaluation.files import SampleFiles, format_size
 from alphabar.runs.checkpoint import checkpoint_hash
 from alphabar.runs.distributed import raise_together
@@ -118,7 +118,7 @@ class CheckpointSamples(ImagesUnderTest):
         conditions = dataset_conditions(self.loaded.first.model.conditioner, self._condition_images)
         with ExitStack() as stack:
             for stage in self.loaded.cascade:
-                stack.enter_context(EvaluationCounter(stage.model.denoiser, self.cost))
+                stack.enter_context(counted_evaluations(stage.model.denoiser, self.cost))
             batches = self.pipeline.images(self.fabric, conditions, seed)
             while (batch := self._next(batches)) is not None:
                 yield batch

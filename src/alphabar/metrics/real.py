@@ -45,7 +45,9 @@ def real_image_features(
     cache, is_first = DiskCache(extractor.cache_dir), rank_and_size()[0] == 0
     path = cache.path("real", VERSION, fingerprint, split, num, extractor.description)
     with cache.locked(path) if is_first else nullcontext():
-        stored, rows = _load(cache, path, extractor.num_features) if is_first else ({}, torch.zeros(0, extractor.num_features))
+        stored, rows = (
+            _load_stored(cache, path, extractor.num_features) if is_first else ({}, torch.zeros(0, extractor.num_features))
+        )
         known = from_first(lambda: stored)
         if not known:
             real = _extract(extractor, device, images, num, batch_size)
@@ -57,7 +59,7 @@ def real_image_features(
     return RealImages(features, ImageStatistics(known["pixels"]), known["content"])
 
 
-def _load(cache: DiskCache, path: Path, num_features: int) -> tuple[dict[str, Any], Tensor]:
+def _load_stored(cache: DiskCache, path: Path, num_features: int) -> tuple[dict[str, Any], Tensor]:
     """Returns what `_to_dict` gave an earlier run, and the rows, float32 [n, num_features]; both empty if either is not at hand."""
     stored = cache.load(path)
     if stored is None or not cache.is_intact(_path_of_rows(path)):

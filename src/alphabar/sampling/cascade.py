@@ -55,6 +55,9 @@ class RecordingSamples:
         return output
 
 
+CONDITION_STREAM = "told"  # of random numbers; with another name, cascades and edits would draw other samples than before
+
+
 def cascade_job(
     stages: Sequence[LoadedModel],
     denoisers: Sequence[Denoiser],
@@ -79,7 +82,7 @@ def cascade_job(
         images: ImagesByIndex = UpstreamSamples(job, denoisers[position], device, on_step, nonfinite)
         if later is stages[-1] and stage.model.codec.makes_images:
             images = wrap_upstream(images)
-        conditions = image_conditions(later.model.conditioner, images, derive_seed("told", position, seed))
+        conditions = image_conditions(later.model.conditioner, images, derive_seed(CONDITION_STREAM, position, seed))
     last = stages[-1]
     return SamplingJob(samplers[-1], last.model.codec, last.shape, seeds[-1], batch_size, conditions)
 

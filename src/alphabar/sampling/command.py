@@ -16,7 +16,7 @@ from alphabar.errors import UserError
 from alphabar.files.atomic import atomic_writer, write_text
 from alphabar.files.paths import display_path
 from alphabar.runs.distributed import sum_over_ranks
-from alphabar.sampling.cascade import RecordingSamples, source_conditions, source_images
+from alphabar.sampling.cascade import CONDITION_STREAM, RecordingSamples, source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.film import record_film, write_film
 from alphabar.sampling.image_grid import grid, grid_with_captions, grid_with_row_names, save_png, side_by_side
@@ -81,7 +81,7 @@ class Sampling:
                 raise UserError(f"{given}: this model is not conditioned on images (it has {name})")
             return pipeline.conditions(), None
         sources = source_images(first, settings.files, settings.data_root, fabric, settings.num)
-        conditions = source_conditions(first, sources, derive_seed("told", "given", settings.seed))
+        conditions = source_conditions(first, sources, derive_seed(CONDITION_STREAM, "given", settings.seed))
         return conditions, None if pipeline.loaded.upstream else sources
 
     def _upstream_column(self, fabric: Fabric, loaded: LoadedModel, upstream: dict[int, Tensor]) -> list[Tensor]:

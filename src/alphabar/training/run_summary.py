@@ -43,10 +43,10 @@ def report_end(result: dict[str, Any], trainer: Trainer, module: BaseModule, fir
 
     first_step: the optimizer step at which this sitting began.
     """
+    limit = limit_reached(trainer)
     if result["steps"] > first_step:
         print(result_line(result))
     else:
-        limit = limit_reached(trainer)
         is_late = timer_that_ended(trainer) is not None
         reason = "no step was taken: the time was over" if is_late else f"nothing to do: already at step {first_step:,}"
         print(f"{reason}{f' ({limit[0]})' if limit else ''}")
@@ -58,7 +58,6 @@ def report_end(result: dict[str, Any], trainer: Trainer, module: BaseModule, fir
         if (folder / step.needs).exists():
             print(f"  {step.label:<12} {in_folder(step.command, folder)}")
     if (folder / LAST).exists():
-        limit = limit_reached(trainer)
         print(f"  {'go on':<12} {in_folder('python train.py resume={folder}', folder)}{f' {limit[1]}' if limit else ''}")
 
 

@@ -22,7 +22,7 @@ from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path
 from alphabar.runs.distributed import sum_over_ranks
-from alphabar.sampling.cascade import source_conditions, source_images
+from alphabar.sampling.cascade import CONDITION_STREAM, source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.image_grid import grid, save_png
 from alphabar.sampling.inference import Inference
@@ -94,7 +94,7 @@ class ImageTask(ABC):
     def row_conditions(self, pipeline: Pipeline, originals: Tensor) -> Conditions:
         """Returns the conditions of the rows. Raises UserError for images that the model cannot be conditioned on."""
         if pipeline.model.conditioner.takes_images:
-            return source_conditions(pipeline.loaded, originals, derive_seed("told", "given", self.inference.seed))
+            return source_conditions(pipeline.loaded, originals, derive_seed(CONDITION_STREAM, "given", self.inference.seed))
         return pipeline.conditions()
 
     def refuse_image_conditions(self, pipeline: Pipeline) -> None:
