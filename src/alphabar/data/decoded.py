@@ -108,7 +108,7 @@ class DecodedImages(ImageSet):
         for index in range(start, min(start + CHUNK, len(self))):
             try:
                 pixels[index] = self._decode(index)
-            except Exception as error:  # of whatever kind: any bytes may stand in a file
+            except Exception as error:  # any kind: a file may contain any bytes
                 errors[index] = error
         return errors
 

@@ -142,7 +142,7 @@ class HuggingFaceSource(DecodedSource):
                 found = datasets.load_from_disk(str(folder))
             else:
                 found = datasets.load_dataset(str(folder) if folder.is_dir() else self.name, self.subset)
-        except Exception as error:  # of whatever kind: the network, the files and several libraries lie beneath
+        except Exception as error:  # any kind: the network, files and several libraries are involved
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"data.name={self.name}: cannot load this dataset ({reason})") from error
         return {str(split): each for split, each in found.items()} if isinstance(found, dict) else {self.splits[0]: found}

@@ -111,7 +111,7 @@ class TorchvisionSource(ImageSource):
             self._check_files()
         try:
             return self._entry.open(str(self.root), train, download)
-        except Exception as error:  # torchvision raises whatever the network, the archive or the parser raised
+        except Exception as error:  # any kind: that of the network, the archive or the parser
             verb = "download" if download else "read"
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"cannot {verb} {self.name} under {self.root}: {reason}") from error

@@ -35,7 +35,7 @@ def common_side(path: str, num: int) -> int | None:
         try:
             with Image.open(place / name) as image:
                 sizes |= set(image.size)
-        except Exception as error:  # of whatever kind: any bytes may stand in a file
+        except Exception as error:  # any kind: a file may contain any bytes
             raise UserError(f"images={path}: {unreadable_message(name, error)}") from error
     return sizes.pop() if len(sizes) == 1 else None
 

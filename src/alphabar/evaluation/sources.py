@@ -1,4 +1,4 @@
-"""What can be evaluated: the combinations of checkpoint, samples and data. Imports no torch, so that mistakes are found at once."""
+"""The combinations of checkpoint, samples and data that can be evaluated. Imports no torch, so that mistakes are found at once."""
 
 from omegaconf import DictConfig
 

@@ -68,7 +68,7 @@ class DiskCache:
                 return torch.load(io.BytesIO(entry[HASH_SIZE:]), map_location="cpu", weights_only=True)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except Exception as error:  # of whatever kind: another version of torch may have written it
+        except Exception as error:  # any kind: another version of torch may have written it
             _log_unusable(path, error)
             return None
 

@@ -13,7 +13,7 @@ from alphabar.runs.ema.profiles import MAX_LENGTH
 from alphabar.sampling.guidance_config import Guide
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-DEFAULT_SAMPLER = DDIM(num_steps=50, thresholding=Static())  # that of the configuration
+DEFAULT_SAMPLER = DDIM(num_steps=50, thresholding=Static())  # the default of the configuration
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ def run_result(trainer: Trainer, module: BaseModule, seconds: float) -> dict[str
 def report_end(result: dict[str, Any], trainer: Trainer, module: BaseModule, first_step: int) -> None:
     """Prints the figures of a run that ended, the files that are there, and the commands that can follow.
 
-    first_step: the optimizer step at which this sitting began.
+    first_step: the optimizer step from which the run was started or resumed.
     """
     limit = limit_reached(trainer)
     if result["steps"] > first_step:

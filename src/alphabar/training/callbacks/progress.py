@@ -14,7 +14,7 @@ from alphabar.training.hooks import base_module, log_every_n_steps
 class Progress(Callback):
     """Shows a bar over all optimizer steps with loss, images/s, FID and time left; without a terminal, a line now and then.
 
-    seconds: between two lines where there is no terminal. Raises ValueError unless seconds > 0.
+    seconds: the interval between two lines where there is no terminal. Raises ValueError unless seconds > 0.
     """
 
     def __init__(self, seconds: float = 15.0) -> None:

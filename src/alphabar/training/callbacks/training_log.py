@@ -29,13 +29,13 @@ class TrainingLog(Recurring):
         self.sums = torch.zeros(2 * num_levels + 2)  # loss by level, number of examples by level, gradient norm, steps
         self.parts: dict[str, torch.Tensor] = {}  # of the loss, each summed over steps
         self.has_levels = False
-        self.seconds = 0.0  # of training, all sittings together
-        self.images = 0  # trained on, all ranks and sittings together
+        self.seconds = 0.0  # of training, also before the run was resumed
+        self.images = 0  # trained on by all ranks, also before the run was resumed
         self.seen_step = 0
         self.last_time = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        sums = sum_over_ranks(self.sums).cpu()  # of all ranks, each of which comes here: the file is written by the first alone
+        sums = sum_over_ranks(self.sums).cpu()  # all ranks save their state, the first one writes the file
         parts = {name: self._mean_over_ranks(value) for name, value in self.parts.items()}
         return {**super().state_dict(), "sums": sums, "parts": parts, "seconds": self.seconds, "images": self.images}
 

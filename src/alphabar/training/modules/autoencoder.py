@@ -27,7 +27,7 @@ class AutoencoderModule(BaseModule):
     optimizer, seed, warmup_steps: see `BaseModule`, which raises ValueError.
     channels: of the images. discriminator_width, discriminator_halvings: see `PatchDiscriminator`; there is none where
         adversarial_weight is 0.
-    adversarial_from: the optimizer step from which the autoencoder heeds the discriminator.
+    adversarial_from: the optimizer step from which the adversarial term is part of the autoencoder's loss.
     Raises ValueError for weights or a step below 0.
     """
 
