@@ -15,7 +15,7 @@ from alphabar.config.build import ConfigError, build, check
 from alphabar.config.interpolation import unresolved_container
 from runs import ROOT
 
-GROUPS = App(ROOT / "conf", "train").groups()
+GROUPS = App(ROOT / "conf", "train").groups
 pytestmark = pytest.mark.usefixtures("toys")
 
 
@@ -225,7 +225,7 @@ def choices_of(command: str) -> list[tuple[str, str, str]]:
     """Returns (command, group, choice) for every YAML file that the command can choose."""
     app = App(ROOT / "conf", command)
     chosen = app.compose([]).hydra.runtime.choices
-    groups = {group: names for group, names in app.groups().items() if group.split("/")[0] in chosen}
+    groups = {group: names for group, names in app.groups.items() if group.split("/")[0] in chosen}
     return [(command, group, name) for group, names in groups.items() for name in names]
 
 

@@ -34,7 +34,7 @@ def stand_ins() -> dict[str, list[str]]:
     Those with captions, with files of other runs or with a module of their own are trained where these are tested.
     """
     app, found = App(runs.ROOT / "conf", "train"), {}
-    for name in app.groups()["experiment"]:
+    for name in app.groups["experiment"]:
         cfg = app.compose([f"experiment={name}"])
         choices, content = cfg.hydra.runtime.choices, unresolved_container(cfg)
         needs_files = "???" in (content.get("clip"), content["codec"].get("name"))

@@ -26,7 +26,7 @@ def test_one_key_moves_everything_that_a_command_writes(name):
     assert cfg.hydra.sweep.dir.startswith("/scratch/me/sweeps/")
     for node in ("features", "conditioner", "codec"):
         assert OmegaConf.select(cfg, f"{node}.cache_dir", default="/scratch/me/cache/").startswith("/scratch/me/cache/")
-    for group, choices in app.groups().items():
+    for group, choices in app.groups.items():
         for choice in choices if group != "paths" else ():
             assert "outputs/" not in str(app.content(f"{group}/{choice}")), (group, choice)
 

@@ -147,7 +147,7 @@ def run(main: Main, app: App, args: Namespace, result: CommandResult) -> None:
         print(config_as_yaml(app, args), end="")
     else:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
-        changes = overrides_of_resumed_run(args.overrides, app.groups()) if resumed else []
+        changes = overrides_of_resumed_run(args.overrides, app.groups) if resumed else []
         args.overrides = [word for word in args.overrides if word not in changes]
         version.setbase("1.3")
         task = make_task(main, app, changes, result)
@@ -186,7 +186,7 @@ def make_task(main: Main, app: App, changes: list[str], result: CommandResult) -
 def group_choices(app: App) -> dict[str, str]:
     """Returns the choice of each group that has one, without Hydra's own groups."""
     choices = HydraConfig.get().runtime.choices
-    return {group: str(choices[group]) for group in app.groups() if choices.get(group) is not None}
+    return {group: str(choices[group]) for group in app.groups if choices.get(group) is not None}
 
 
 def explain_error(error: BaseException, app: App, args: Namespace | None) -> BaseException:

@@ -37,7 +37,7 @@ def complete_config(cfg: DictConfig, app: App, words: Sequence[str], folder: Pat
     replace_run_folders(cfg)
     app.check(cfg)
     coerce(cfg, override_texts(words))
-    check(cfg, app.groups())
+    check(cfg, app.groups)
 
 
 def config_as_yaml(app: App, args: Namespace) -> str:

@@ -7,15 +7,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli.hydra_app import App
-from alphabar.cli.overrides import OPTIONAL_GROUPS, quoted, split_override, without_prefix
+from alphabar.cli.overrides import OPTIONAL_GROUPS, parse_override, quoted, split_override, without_prefix
 from alphabar.config.former_names import FORMER_KEYS
 from alphabar.config.interpolation import unresolved_container
+from alphabar.errors import did_you_mean
 from alphabar.runs.run_dir import CONFIG, stored_config
 
 PLUGINS = {
@@ -74,10 +74,8 @@ def _parse_or_explain(word: str, groups: dict[str, list[str]]) -> Override | str
         return f"{word}: there is no such option; values are given without dashes, as key=value: {word.lstrip('-')}"
     if value is not None and not without_prefix(key):
         return f"{word}: there is no key before the ="
-    try:
-        return OverridesParser.create().parse_override(word)
-    except HydraException:
-        pass
+    if (override := parse_override(word)) is not None:
+        return override
     if value is None:
         group, _, choice = key.replace(".", "/").rpartition("/")
         meant = f"{group}={choice}" if choice in groups.get(group, ()) else f"{key}=..."
@@ -234,9 +232,8 @@ def _choice_problem(override: Override, choices: list[str]) -> str | None:
             return f"{value} comes with the package {package}, which is not installed: pip install {package}"
         if value in ("", None):
             return f"no choice given. {takes}"
-        nearest = get_close_matches(str(value), choices, n=1)
-        unknown = f"no such choice as {value}. " if override.is_sweep_override() else "no such choice. "
-        return unknown + (f"Did you mean {nearest[0]}? " if nearest else "") + takes
+        unknown = f"no such choice as {value}" if override.is_sweep_override() else "no such choice"
+        return f"{unknown}{did_you_mean(str(value), choices) or '.'} {takes}"
     return None
 
 

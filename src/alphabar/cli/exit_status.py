@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alphabar.config.build import first_line
 from alphabar.errors import UserError
 from alphabar.files.atomic import write_text
 from alphabar.runs.run_dir import is_first_process
@@ -50,7 +51,7 @@ def outcome_of(error: BaseException) -> Outcome:
         return Outcome(state, code, (error.code,) if isinstance(error.code, str) else ()) if code else FINISHED
     if lines := user_error_lines(error):
         return Outcome("failed", BAD_INPUT, lines)
-    return Outcome("failed", 1, (f"{type(error).__name__}: {_first_line(error)}",), is_bug=True)
+    return Outcome("failed", 1, (f"{type(error).__name__}: {first_line(error)}",), is_bug=True)
 
 
 def user_error_lines(error: BaseException) -> tuple[str, ...]:
@@ -66,11 +67,7 @@ def user_error_lines(error: BaseException) -> tuple[str, ...]:
 
 def describe_os_error(error: OSError) -> str:
     """Returns the name of the file and the reason of the error."""
-    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else first_line(error)
 
 
 def set_error_folder() -> None:

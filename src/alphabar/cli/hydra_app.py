@@ -130,7 +130,8 @@ class App:
         return {str(key) for key in [*own, *self.content(self.main_name)]}
 
     @cached_property
-    def _groups(self) -> dict[str, list[str]]:
+    def groups(self) -> Mapping[str, list[str]]:
+        """The choices of every group on the search path, without Hydra's own groups."""
         return dict(sorted(self._below("")))
 
     def _below(self, parent: str) -> Iterator[tuple[str, list[str]]]:
@@ -142,18 +143,10 @@ class App:
                 yield group, sorted(choices)
             yield from self._below(group)
 
-    def groups(self) -> dict[str, list[str]]:
-        """Returns the choices of every group on the search path, without Hydra's own groups."""
-        return dict(self._groups)
-
     def choices(self) -> dict[str, list[str]]:
         """Returns the choices of every group, including those in its subfolders: `experiment` also has `smoke/NAME`."""
-        groups = self.groups()
-        inner = {group: [name for name in groups if name.startswith(f"{group}/")] for group in groups}
-        return {
-            group: [*names, *(f"{name.removeprefix(f'{group}/')}/{choice}" for name in inner[group] for choice in groups[name])]
-            for group, names in groups.items()
-        }
+        words = [f"{group}/{choice}" for group, names in self.groups.items() for choice in names]
+        return {group: [word.removeprefix(f"{group}/") for word in words if word.startswith(f"{group}/")] for group in self.groups}
 
     def hydra_groups(self) -> dict[str, list[str]]:
         """Returns the choices of Hydra's own groups, whose names are such as hydra/launcher."""

@@ -118,6 +118,4 @@ def resumed_folder(words: Iterable[str]) -> str | None:
 def overrides_of_resumed_run(words: Iterable[str], groups: Collection[str]) -> list[str]:
     """Returns the words that change values of the run that is resumed; the other words choose groups or set Hydra's own keys."""
     keys = {word: without_prefix(split_override(word)[0]) for word in words}
-    return [
-        word for word, key in keys.items() if key not in groups and key != "resume" and not key.startswith(("hydra.", "hydra/"))
-    ]
+    return [word for word, key in keys.items() if key not in (*groups, "resume") and not key.startswith(("hydra.", "hydra/"))]

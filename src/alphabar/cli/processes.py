@@ -61,8 +61,8 @@ def run_job(command: Sequence[str], env: Mapping[str, str], cwd: Path, stop: Sto
         _end_group(process.pid, patient=deadline is None)
 
 
-def _send(group: int, signum: signal.Signals) -> bool:
-    """Sends the signal to the group; returns whether there is any process left in it."""
+def _send(group: int, signum: int) -> bool:
+    """Sends the signal, or none for 0, to the group; returns whether there is any process left in it."""
     try:
         os.killpg(group, signum)
     except (ProcessLookupError, PermissionError):
@@ -73,14 +73,6 @@ def _send(group: int, signum: signal.Signals) -> bool:
 def _end_group(group: int, patient: bool) -> None:
     """Waits for the rest of the group, then kills it."""
     until = time.monotonic() + (LINGER if patient else 0)
-    while _alive(group) and time.monotonic() < until:
+    while _send(group, 0) and time.monotonic() < until:
         time.sleep(0.05)
     _send(group, signal.SIGKILL)
-
-
-def _alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True

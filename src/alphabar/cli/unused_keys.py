@@ -1,7 +1,7 @@
 """Finds overrides that would have no effect: keys that nothing takes, given the choices of the command line."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
@@ -20,7 +20,7 @@ def unused_overrides(app: App, cfg: DictConfig, words: Sequence[str], choices: M
 
     choices: the choice of each group.
     """
-    taken = app.own_keys() | referenced_keys(unresolved_container(cfg)) | app.groups().keys()
+    taken = app.own_keys() | referenced_keys(unresolved_container(cfg)) | app.groups.keys()
     lines = []
     for word in words:
         key, value = split_override(word)
@@ -38,20 +38,12 @@ def unused_overrides(app: App, cfg: DictConfig, words: Sequence[str], choices: M
 
 def referenced_keys(content: Any) -> set[str]:
     """Returns the keys at the root that the unresolved content refers to: {"schedule"} for "${schedule.num_steps}"."""
-    return {key for text in _strings(content) for key in REFERENCE.findall(text)}
-
-
-def _strings(content: Any) -> Iterator[str]:
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, dict | list):
-        for value in content.values() if isinstance(content, dict) else content:
-            yield from _strings(value)
+    return set(REFERENCE.findall(str(content)))
 
 
 def _choices_with(app: App, key: str, choices: Mapping[str, str]) -> str:
     """Returns which choice does not take the key, and which others of its group do."""
-    for group, names in app.groups().items():
+    for group, names in app.groups.items():
         takers = [name for name in names if key in referenced_keys(app.content(f"{group}/{name}"))]
         if takers and group in choices:
             return f" with {group}={choices[group]}; what does: {group}={', '.join(takers)}"

@@ -3,14 +3,13 @@
 import shutil
 import textwrap
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from string import Template
 
 from omegaconf import OmegaConf
 
 from alphabar.cli.hydra_app import App
-from alphabar.errors import UserError
+from alphabar.errors import UserError, did_you_mean
 
 NOT_SETTINGS = ("_target_", "_partial_", "defaults")  # keys of a YAML file that are no settings of its object
 
@@ -39,9 +38,8 @@ def group_usage(app: App, groups: Sequence[str]) -> str:
     known = app.choices()
     for group in groups:
         if group not in known:
-            nearest = get_close_matches(group, known, n=1)
-            hint = f" Did you mean {nearest[0]}?" if nearest else f" The groups: {', '.join(sorted(known))}"
-            raise UserError(f"--help {group}: there is no group of this name.{hint}")
+            hint = did_you_mean(group, known) or f". The groups: {', '.join(sorted(known))}"
+            raise UserError(f"--help {group}: there is no group of this name{hint}")
     return "\n\n".join("\n".join(_group_lines(app, group, known[group])) for group in groups)
 
 

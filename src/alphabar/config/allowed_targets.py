@@ -6,10 +6,10 @@ by the module that defines them, and only in the modules below.
 
 import importlib
 import inspect
-from difflib import get_close_matches
 from types import ModuleType
 
 from alphabar.config.former_names import current_target
+from alphabar.errors import did_you_mean
 
 ALLOWED_PREFIXES = (
     "alphabar.",
@@ -49,9 +49,7 @@ def locate(target: str) -> type:
     found = vars(_module(module_name, target)).get(name)
     if found is None:
         names = [key for key, value in vars(_module(module_name, target)).items() if inspect.isclass(value)]
-        nearest = get_close_matches(name, names, n=1)
-        hint = f". Did you mean {nearest[0]}?" if nearest else ""
-        raise ValueError(f"_target_ {target}: there is no class {name} in {module_name}{hint}")
+        raise ValueError(f"_target_ {target}: there is no class {name} in {module_name}{did_you_mean(name, names)}")
     if not inspect.isclass(found) or not is_allowed(f"{found.__module__}.{found.__qualname__}"):
         raise ValueError(f"_target_ {target} is refused: not a class defined in a module that is allowed")
     return found

@@ -9,6 +9,7 @@ from typing import Any
 
 from alphabar.config.interpolation import MissingValue
 from alphabar.config.type_hints import describe_hint, describe_value, fits, literal_values
+from alphabar.errors import did_you_mean
 
 MISSING = "missing"
 GIVEN_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -28,7 +29,8 @@ def argument_problems(cls: type, arguments: Mapping[str, Any], partial: bool) ->
         elif value is MissingValue.MANDATORY:
             yield name, MISSING
         elif name in hints and not fits(value, hints[name]):
-            yield name, f"expected {describe_hint(hints[name])}, got {describe_value(value)}{_suggestion(value, hints[name])}"
+            suggestion = did_you_mean(str(value), map(str, literal_values(hints[name])))
+            yield name, f"expected {describe_hint(hints[name])}, got {describe_value(value)}{suggestion}"
     if not partial:
         for name, parameter in parameters.items():
             if parameter.default is Parameter.empty and name not in arguments:
@@ -64,8 +66,3 @@ def _unknown(cls: type, name: str, parameters: Mapping[str, Parameter]) -> str:
     if len(parameters) > 12:
         return text
     return f"{text}. It takes: {', '.join(parameters)}" if parameters else f"{text}. It takes none"
-
-
-def _suggestion(value: Any, hint: Any) -> str:
-    nearest = get_close_matches(str(value), [str(option) for option in literal_values(hint)], n=1)
-    return f". Did you mean {nearest[0]}?" if nearest else ""

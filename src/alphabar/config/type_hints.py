@@ -34,7 +34,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return any(value == option and type(value) is type(option) for option in typing.get_args(hint))
     if hint is None or hint in SCALARS:
-        return _fits_scalar(value, type(None) if hint is None else hint)
+        return type(value) in SCALARS[type(None) if hint is None else hint]
     if (origin or hint) is collections.abc.Callable:
         return _fits_callable(value, typing.get_args(hint))
     kind = origin or hint
@@ -54,12 +54,6 @@ def _unwrapped(hint: Any) -> Any:
             return hint
 
 
-def _fits_scalar(value: Any, kind: Any) -> bool:
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, SCALARS[kind])
-
-
 def _fits_callable(value: Any, args: tuple[Any, ...]) -> bool:
     if not isinstance(value, TargetInstance) or value.cls is None:
         return False
@@ -74,19 +68,15 @@ def _fits_class(value: Any, kind: type, args: tuple[Any, ...]) -> bool:
         assert value.cls is not None
         return not value.partial and issubclass(value.cls, kind)
     if isinstance(value, list):
-        return issubclass(list, kind) or kind in (tuple, set, frozenset) if not args else _fits_items(value, kind, args)
+        if kind is tuple and args and Ellipsis not in args:
+            return len(value) == len(args) and all(fits(item, hint) for item, hint in zip(value, args, strict=True))
+        is_sequence = issubclass(list, kind) or kind in (tuple, set, frozenset)
+        return is_sequence and all(fits(item, args[0]) for item in value if args)
     if isinstance(value, dict):
         if not issubclass(dict, kind):
             return False
         return len(args) != 2 or all(fits(key, args[0]) and fits(item, args[1]) for key, item in value.items())
     return False
-
-
-def _fits_items(value: list[Any], kind: type, args: tuple[Any, ...]) -> bool:
-    if kind is tuple and Ellipsis not in args:
-        return len(value) == len(args) and all(fits(item, hint) for item, hint in zip(value, args, strict=True))
-    is_sequence = issubclass(list, kind) or kind in (tuple, set, frozenset)
-    return is_sequence and all(fits(item, args[0]) for item in value)
 
 
 def describe_hint(hint: Any) -> str:

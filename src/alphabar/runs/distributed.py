@@ -42,7 +42,7 @@ def from_first(work: Callable[[], T]) -> T:
 
 
 def sum_over_ranks_(values: torch.Tensor) -> torch.Tensor:
-    """Replaces `values` in place by their sum over all processes, and returns them; `total` leaves its argument unchanged."""
+    """Replaces `values` in place by their sum over all processes, and returns them; `sum_over_ranks` changes none."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(values)
     return values
@@ -68,7 +68,4 @@ def _destroy_process_group() -> None:
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Returns the sum of `values` over all processes, on all of them."""
-    values = values.clone()
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(values)
-    return values
+    return sum_over_ranks_(values.clone())
