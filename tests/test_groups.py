@@ -28,7 +28,7 @@ def test_one_key_moves_everything_that_a_command_writes(name):
         assert OmegaConf.select(cfg, f"{node}.cache_dir", default="/scratch/me/cache/").startswith("/scratch/me/cache/")
     for group, choices in app.groups.items():
         for choice in choices if group != "paths" else ():
-            assert "outputs/" not in str(app.content(f"{group}/{choice}")), (group, choice)
+            assert "outputs/" not in str(app.yaml_content(f"{group}/{choice}")), (group, choice)
 
 
 def test_paths_data_is_the_root_of_downloaded_data():

@@ -1,4 +1,4 @@
-"""The command line: this module turns `sys.argv` into a checked configuration, and the end of the command into an exit code.
+"""Entry points of the command line: from `sys.argv` to a checked configuration, and from the outcome to an exit status.
 
 It imports only the standard library and Hydra, so that help, completion and misspelt overrides do not wait for torch.
 """

@@ -81,7 +81,7 @@ def empty_dropped_groups(cfg: DictConfig, app: App, choices: Mapping[str, str]) 
     """Removes, from the mappings whose groups were dropped as in `callbacks=null`, the values that other files give to members."""
     with open_dict(cfg):
         for group in MAPPINGS:
-            if group in app.own_groups() and choices.get(group) is None:
+            if group in app.main_groups() and choices.get(group) is None:
                 members = unresolved_container(cfg).get(group) or {}
                 cfg[group] = {name: member for name, member in members.items() if "_target_" in (member or {})}
 

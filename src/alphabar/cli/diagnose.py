@@ -32,7 +32,7 @@ PLUGINS = {
 
 
 def diagnose(app: App, words: list[str], is_sweep: bool, resumed: str | None = None) -> list[str]:
-    """Returns one line for every word that is wrong, as far as can be seen without building anything.
+    """Returns one line for every override that is wrong, as far as can be seen without building anything.
 
     resumed: the folder of the run that is resumed; values are judged against its configuration.
     """
@@ -112,29 +112,29 @@ class _KnownKeys:
                 f"a list is written {key}=[...], a text with commas in it '{key}=\"...\"'"
             )
         elif key in self.groups:
-            reason = self._second_choice(override) if is_addition else self._needed(override)
-            reason = reason or self._no_place(override)
+            reason = self._second_choice(override) if is_addition else self._required_group(override)
+            reason = reason or self._unused_group(override)
             if reason := reason or _choice_problem(override, self.groups[key]):
                 yield f"{word}: {reason}"
         elif is_addition:
-            if not self._has_taker(override):
-                yield f"{word}: nothing takes a key {key}{self._meant(override) or self._others(key)}"
+            if not self._could_be_taken(override):
+                yield f"{word}: nothing takes a key {key}{self._suggestion(override) or self._siblings(key)}"
         elif key not in self.keys:
-            yield f"{word}: there is no key {key}{self._meant(override) or self._others(key)}{self._plus(override)}"
+            yield f"{word}: there is no key {key}{self._suggestion(override) or self._siblings(key)}{self._plus_hint(override)}"
 
-    def _no_place(self, override: Override) -> str | None:
+    def _unused_group(self, override: Override) -> str | None:
         """Returns why this command, or its other choices, do not use a group; None if they do, or if the group is the user's."""
         group = override.key_or_group
         chosen = self.choices
         if group.startswith("hydra/") or not chosen or group in chosen:
             return None
         if not (self.app.folder / group).is_dir():
-            needs_plus = f"this command has no group {group} by itself; to add it: +{override.input_line}"
-            return None if override.is_add() or override.is_force_add() else needs_plus
+            needs_plus_hint = f"this command has no group {group} by itself; to add it: +{override.input_line}"
+            return None if override.is_add() or override.is_force_add() else needs_plus_hint
         others = ", ".join(sorted(name for name in chosen if not name.startswith("hydra/")))
         return f"nothing takes {group} here; the groups that go with this command and its other choices: {others}"
 
-    def _needed(self, override: Override) -> str | None:
+    def _required_group(self, override: Override) -> str | None:
         """Returns why a group cannot be left out; None if it is not left out, or if nothing would be missing."""
         group = override.key_or_group
         if not override.is_delete() or group in OPTIONAL_GROUPS or group not in self.default:
@@ -147,7 +147,7 @@ class _KnownKeys:
             return None
         return f"{group} is chosen already; to choose another, leave the + out: {group}={override.get_value_element_as_str()}"
 
-    def _has_taker(self, override: Override) -> bool:
+    def _could_be_taken(self, override: Override) -> bool:
         """Returns whether something could take the added key: an object, whose arguments are checked later, or its container."""
         *parents, _ = override.key_or_group.split(".")
         value = {} if override.is_sweep_override() else override.value()
@@ -161,7 +161,7 @@ class _KnownKeys:
         is_object = "_target_" in override.key_or_group or (isinstance(value, dict) and "_target_" in value)
         return bool(parents) and is_object
 
-    def _meant(self, override: Override) -> str:
+    def _suggestion(self, override: Override) -> str:
         """Returns the suggestion that follows an unknown key; an empty text if no known key is similar."""
         key = override.key_or_group
         renamed = ".".join(FORMER_KEYS.get(part, part) for part in key.split("."))
@@ -177,14 +177,14 @@ class _KnownKeys:
         nearest = same_end[:1] or get_close_matches(key, [*self.keys, *self.groups], n=1, cutoff=0.7)
         return f". Did you mean {nearest[0]}?" if nearest else ""
 
-    def _others(self, key: str) -> str:
+    def _siblings(self, key: str) -> str:
         """Returns a list of the keys that stand beside an unknown one; an empty text if there are none."""
         parent = key.rpartition(".")[0]
         others = [known.rpartition(".")[2] for known in self.keys if known.rpartition(".")[0] == parent]
         named = [name for name in others if not name.startswith("_")]
         return f". {parent} has: {', '.join(named)}." if parent and named else ""
 
-    def _plus(self, override: Override) -> str:
+    def _plus_hint(self, override: Override) -> str:
         """Returns how to give an argument that the YAML does not list; an empty text if the key is probably a typing error."""
         key = override.key_or_group
         parent, _, last = key.rpartition(".")

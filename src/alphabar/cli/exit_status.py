@@ -1,4 +1,4 @@
-"""The end of a command: its exit code, the lines that it prints, and the result that it hands to its parent process."""
+"""The outcome of a command: its exit status, the lines that it prints, and the result that it writes for its parent process."""
 
 import errno
 import hashlib
@@ -39,7 +39,7 @@ FINISHED = Outcome("finished", 0)
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """Returns the outcome that an exception which ended the command stands for."""
+    """Returns the outcome of a command that an exception ended."""
     # Lightning turns Ctrl-C into exit(1).
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return Outcome("stopped", CTRL_C, ("stopped by Ctrl-C",))
@@ -66,12 +66,12 @@ def user_error_lines(error: BaseException) -> tuple[str, ...]:
 
 
 def describe_os_error(error: OSError) -> str:
-    """Returns the name of the file and the reason of the error."""
+    """Returns the message of the error: the name of the file, if it has one, and the reason."""
     return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else first_line(error)
 
 
 def set_error_folder() -> None:
-    """Chooses the folder in which the processes of a run note printed errors; must be called before other processes start."""
+    """Sets the variable with the folder in which the processes of a run note printed errors; to be called before others start."""
     name = f"alphabar-{os.getpid()}-{secrets.token_hex(4)}"
     os.environ.setdefault("ALPHABAR_ERRORS", str(Path(tempfile.gettempdir()) / name))
 

@@ -26,7 +26,7 @@ from alphabar.errors import UserError
 
 
 def accept_any_config(cfg: DictConfig) -> None:
-    """Accepts every configuration."""
+    """Raises nothing: every configuration is accepted."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class App:
             if not source.available():
                 raise UserError(f"hydra.searchpath: there is nothing at {source.path}")
         if not app.repository.config_exists(app.main_name):
-            raise UserError(f"--config-name={app.main_name}: there is no {app.main_name}.yaml in {', '.join(app.places())}")
+            raise UserError(f"--config-name={app.main_name}: there is no {app.main_name}.yaml in {', '.join(app.yaml_folders())}")
         return app
 
     @property
@@ -82,7 +82,7 @@ class App:
         return path if "://" in path else str(self.folder.parent / path)
 
     @contextmanager
-    def loaded(self) -> Iterator[ConfigLoader]:
+    def config_loader(self) -> Iterator[ConfigLoader]:
         """Provides Hydra's loader, set up with this app's search path."""
         version.setbase("1.3")
         search_path = create_config_search_path(self.main_path)
@@ -99,35 +99,35 @@ class App:
     @cached_property
     def repository(self) -> IConfigRepository:
         """The repository of all YAML files on the search path, including `hydra.searchpath`."""
-        with self.loaded() as loader, warnings.catch_warnings():
+        with self.config_loader() as loader, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Hydra's, of folders that do not exist: see `with_options`
             assert isinstance(loader, ConfigLoaderImpl)
             return loader._parse_overrides_and_create_caching_repo(self.main_name, list(self.searchpath))[1]
 
-    def places(self) -> list[str]:
+    def yaml_folders(self) -> list[str]:
         """Returns the folders and packages in which YAML files are looked for, Hydra's own left out."""
         return [source.path for source in self.repository.get_sources() if source.provider not in ("hydra", "schema")]
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """Returns the configuration, with Hydra's own under `hydra`. Raises Hydra's errors unchanged."""
-        with self.loaded():
+        with self.config_loader():
             return compose(self.main_name, [*self.searchpath, *overrides], return_hydra_config=True)
 
-    def content(self, path: str) -> Any:
-        """Returns the plain content of a YAML file such as `schedule/linear`, with references as they are written."""
+    def yaml_content(self, path: str) -> Any:
+        """Returns the plain content of a YAML file such as `schedule/linear`, with interpolations as they are written."""
         found = self.repository.load_config(path)
         assert found is not None, path
         return unresolved_container(found.config)  # type: ignore[arg-type]
 
-    def own_groups(self) -> set[str]:
+    def main_groups(self) -> set[str]:
         """Returns the groups in the defaults list of the script's own main file."""
         entries = unresolved_container(OmegaConf.load(self.folder / f"{self.name}.yaml")).get("defaults", [])  # type: ignore[arg-type]
         return {str(group) for entry in entries if isinstance(entry, dict) for group in entry}
 
-    def own_keys(self) -> set[str]:
+    def main_keys(self) -> set[str]:
         """Returns the keys at the root of the script's own main file and of the one that `--config-name` chose."""
         own = unresolved_container(OmegaConf.load(self.folder / f"{self.name}.yaml"))
-        return {str(key) for key in [*own, *self.content(self.main_name)]}
+        return {str(key) for key in [*own, *self.yaml_content(self.main_name)]}
 
     @cached_property
     def groups(self) -> Mapping[str, list[str]]:
@@ -150,6 +150,6 @@ class App:
 
     def hydra_groups(self) -> dict[str, list[str]]:
         """Returns the choices of Hydra's own groups, whose names are such as hydra/launcher."""
-        with self.loaded() as loader:
+        with self.config_loader() as loader:
             names = [f"hydra/{name}" for name in loader.get_group_options("hydra", ObjectType.GROUP)]
             return {name: sorted(loader.get_group_options(name, ObjectType.CONFIG)) for name in names}

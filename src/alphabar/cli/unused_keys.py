@@ -14,13 +14,13 @@ REFERENCE = re.compile(r"\$\{(\w+)[.\[}]")
 
 
 def unused_overrides(app: App, cfg: DictConfig, words: Sequence[str], choices: Mapping[str, str]) -> list[str]:
-    """Returns one line for every `key=value` whose key no value of the configuration refers to.
+    """Returns one line for every `key=value` whose key no value of the configuration interpolates.
 
     The keys of the command's main file always count as used, since its code reads them.
 
     choices: the choice of each group.
     """
-    taken = app.own_keys() | referenced_keys(unresolved_container(cfg)) | app.groups.keys()
+    taken = app.main_keys() | referenced_keys(unresolved_container(cfg)) | app.groups.keys()
     lines = []
     for word in words:
         key, value = split_override(word)
@@ -37,14 +37,14 @@ def unused_overrides(app: App, cfg: DictConfig, words: Sequence[str], choices: M
 
 
 def referenced_keys(content: Any) -> set[str]:
-    """Returns the keys at the root that the unresolved content refers to: {"schedule"} for "${schedule.num_steps}"."""
+    """Returns the keys at the root that the unresolved content interpolates: {"schedule"} for "${schedule.num_steps}"."""
     return set(REFERENCE.findall(str(content)))
 
 
 def _choices_with(app: App, key: str, choices: Mapping[str, str]) -> str:
     """Returns which choice does not take the key, and which others of its group do."""
     for group, names in app.groups.items():
-        takers = [name for name in names if key in referenced_keys(app.content(f"{group}/{name}"))]
+        takers = [name for name in names if key in referenced_keys(app.yaml_content(f"{group}/{name}"))]
         if takers and group in choices:
             return f" with {group}={choices[group]}; what does: {group}={', '.join(takers)}"
     return " here"

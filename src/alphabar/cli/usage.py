@@ -49,14 +49,14 @@ def _group_lines(app: App, group: str, choices: Sequence[str]) -> list[str]:
     for choice in choices:
         path = f"{group}/{choice}"
         lines.append(f"  {choice:<24} {_first_comment(app, path)}".rstrip())
-        content = {key: value for key, value in app.content(path).items() if key not in NOT_SETTINGS}
+        content = {key: value for key, value in app.yaml_content(path).items() if key not in NOT_SETTINGS}
         lines += textwrap.indent(OmegaConf.to_yaml(OmegaConf.create(content)), "    ").splitlines() if content else []
     return lines
 
 
 def _first_comment(app: App, path: str) -> str:
     """Returns the first line of a YAML file that is a comment for people, or "" if it has none."""
-    for place in app.places():
+    for place in app.yaml_folders():
         file = Path(place.partition("://")[2] or place) / f"{path}.yaml"
         if file.is_file():
             lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]

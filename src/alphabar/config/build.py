@@ -1,4 +1,4 @@
-"""Makes objects of configurations: `check` compares every node with its constructor, `build` calls the constructors."""
+"""Instantiates configurations: `check` compares every node with its constructor, `build` calls the constructors."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -32,7 +32,7 @@ class ConfigError(UserError):
 def check(cfg: DictConfig, choices: Choices | None = None) -> None:
     """Compares every `_target_` node with the signature and type hints of its class, before anything is built.
 
-    A value that is written once and used in several places is reported once, where it is written.
+    A value that several nodes interpolate is reported once, at the path at which it is defined.
 
     choices: the choices of each group, which are listed where a value should have come from a group.
     Raises ConfigError with all problems; if a `_target_` is not allowed, before anything is imported.
@@ -66,7 +66,7 @@ def _check_node(path: Path, node: dict[str, Any], raw: Any, choices: Choices) ->
 
 
 def with_path(path: Path, text: str) -> str:
-    """Returns the text with the dotted path before it."""
+    """Returns the text after the dotted path, if there is one."""
     return f"{dotted_path(path)}: {text}" if path else text
 
 
@@ -94,10 +94,10 @@ def _with_target_instances(value: Any) -> Any:
 def build(node: DictConfig, path: str = "") -> Any:
     """Returns the object that the node names, built with the objects of the nodes in it. Constructors get plain lists and mappings.
 
-    It calls constructors itself, without `hydra.utils.instantiate`, so that the class that is built is the one that was checked,
-    and so that an error names its place. Null members of a mapping of objects are left out: `callbacks.fid=null`.
+    Constructors are called without `hydra.utils.instantiate`, so that the class that is built is the one that was checked, and so
+    that an error names its path. Null members of a mapping of objects are left out: `callbacks.fid=null`.
 
-    path: the place of the node in messages; by default its place in the configuration that it is part of.
+    path: the dotted path of the node in messages; by default its path in the configuration that it is part of.
     Raises ConfigError for a `_target_` that is not allowed, before anything is imported, or with the message of a constructor.
     """
     place: Path = tuple(key for key in (path or node._get_full_key(None)).split(".") if key)
@@ -134,7 +134,7 @@ def construct(cls: type, place: Path, root: Any, /, *args: Any, **kwargs: Any) -
     """Returns cls(*args, **kwargs). Raises ConfigError, with the place in the configuration, if the arguments are invalid.
 
     A message that begins with an argument, `project=a/b: ...`, gets the key of the argument: `logger.wandb.project=a/b: ...`.
-    root: the content of the configuration, as it is written.
+    root: the unresolved container of the whole configuration.
     """
     try:
         return cls(*args, **kwargs)

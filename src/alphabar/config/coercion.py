@@ -12,7 +12,7 @@ from alphabar.config.type_hints import fits
 
 
 def coerce(cfg: DictConfig, texts: Mapping[str, str | None], only: Collection[str] | None = None) -> None:
-    """Converts arguments of `_target_` nodes whose type does not fit, in the place where they are written.
+    """Converts arguments of `_target_` nodes whose type does not fit, at the path at which they are defined.
 
     A whole float becomes an int where the constructor takes an int (`trainer.max_steps=1e5`); a number or a truth value becomes
     the text that the user wrote where the constructor takes a text (`data.root=2024`).

@@ -31,7 +31,7 @@ FORMER_CLASSES: dict[str, str] = {
     "alphabar.training.callbacks.pair.WritePair": "alphabar.training.callbacks.clip.ExportCLIP",
     "alphabar.training.callbacks.retrieval.Retrieval": "alphabar.training.callbacks.retrieval.HeldOutRetrieval",
 }
-# Arguments that have been renamed: (the module of the class, or a package with all in it, the former name) -> the name.
+# Arguments that have been renamed: (the module of the class, or a package that it is in; the former name) -> the name.
 FORMER_ARGUMENTS: dict[tuple[str, str], str] = {
     ("alphabar.diffusion.samplers", "grid"): "timesteps",
     ("alphabar.models.codecs.clip_embeddings", "pair"): "clip",

@@ -17,7 +17,7 @@ FILLED_IN = ("shape", "space", "num_classes", "conditioning")
 
 
 def missing_values(cfg: DictConfig) -> list[str]:
-    """Returns one line for each `???` that a `_target_` node needs and that is not filled in later. Imports no class."""
+    """Returns one line for each mandatory value (`???`) of a `_target_` node that is not filled in later. Imports no class."""
     raw = unresolved_container(cfg)
     places = {}
     for path, node in walk(raw, resolved_container(cfg)):

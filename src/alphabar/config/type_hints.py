@@ -80,7 +80,7 @@ def _fits_class(value: Any, kind: type, args: tuple[Any, ...]) -> bool:
 
 
 def describe_hint(hint: Any) -> str:
-    """Returns the hint in words; for a union, only its members that can be written in a configuration directly."""
+    """Returns a description of the hint; for a union, only of its members that can be written in a configuration directly."""
     hint = _unwrapped(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):

@@ -82,7 +82,10 @@ def refuse_frozen_part_paths(cfg: DictConfig) -> None:
 
 
 def set_given_paths(saved: DictConfig) -> None:
-    """Changes the paths of frozen parts everywhere in the configuration; their digests are checked when they are loaded."""
+    """Sets the paths of frozen parts that the command line gives; their digests are checked when they are loaded.
+
+    Raises UserError for a part that the model does not have.
+    """
     paths = FrozenPartPaths(*(saved.get(key) for key in FrozenPartPaths._fields))
     for key, name in paths._asdict().items():
         if name is not None and not frozen_parts(saved)[key]:

@@ -1,4 +1,4 @@
-"""Run folders: the path of a new one, which process owns it, and whether its run can be resumed."""
+"""Run folders: the path of a new one, the process that owns it, and whether its run can be resumed."""
 
 import os
 import shutil
