@@ -22,7 +22,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from alphabar.cli.overrides import config_options, hydra_overrides_for_jobs, quoted, restore_number_formats
+from alphabar.cli.overrides import config_options, hydra_overrides_for_jobs, quoted, restore_number_formats, split_override
 from alphabar.cli.processes import Stop, run_job, stoppable
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError
@@ -65,11 +65,7 @@ class ProcessLauncher(Launcher):
         sweep = self.sweep
         sweep.folder.mkdir(parents=True, exist_ok=True)
         configs = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
-        waiting = []
-        for config in configs:
-            words = [word.partition("=") for word in self._overrides(config)]
-            given = {key: value for key, _, value in words}
-            waiting.append(Job(config.hydra.job.num, given, sweep.folder / str(config.hydra.sweep.subdir)))
+        waiting = [self._new_job(config) for config in configs]
         returns = []
         with stoppable() as stop:
             sweep.jobs += waiting
@@ -90,14 +86,18 @@ class ProcessLauncher(Launcher):
             config.hydra.job.num = num
         return config
 
+    def _new_job(self, config: DictConfig) -> Job:
+        values = {key: value or "" for key, value in map(split_override, self._overrides(config))}
+        return Job(config.hydra.job.num, values, self.sweep.folder / str(config.hydra.sweep.subdir))
+
     def _overrides(self, config: DictConfig) -> list[str]:
         return restore_number_formats(unresolved_container(config.hydra.overrides.task), sys.argv[1:])
 
     def _run(self, config: DictConfig, job: Job, stop: Stop) -> None:
-        alone = [*_script(), *config_options(sys.argv[1:]), *self._overrides(config)]
-        alone += hydra_overrides_for_jobs(unresolved_container(config.hydra.overrides.hydra))
-        alone += [f"hydra.job.num={job.num}", "hydra.mode=RUN"]
-        command = [*alone, f"hydra.run.dir={quoted(str(job.folder))}"]
+        job_command = [*_script(), *config_options(sys.argv[1:]), *self._overrides(config)]
+        job_command += hydra_overrides_for_jobs(unresolved_container(config.hydra.overrides.hydra))
+        job_command += [f"hydra.job.num={job.num}", "hydra.mode=RUN"]
+        command = [*job_command, f"hydra.run.dir={quoted(str(job.folder))}"]
         begin = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="alphabar-job-") as scratch:
             result, errors = Path(scratch) / "result.json", Path(scratch) / "errors"
@@ -114,12 +114,12 @@ class ProcessLauncher(Launcher):
         traceback = content.pop("traceback", "")
         job.result = content
         if job.state == "failed":
-            write_error(job, alone, traceback)
+            write_error(job, job_command, traceback)
 
     def _returned(self, config: DictConfig, job: Job) -> JobReturn:
         is_good = job.state == "finished"
         # Hydra's own sweeper stops at the first reported failure; the sweep's table and exit code report all of them.
-        is_told = self.config.hydra.sweeper.get("_target_") != BASIC_SWEEPER
+        is_reported = self.config.hydra.sweeper.get("_target_") != BASIC_SWEEPER
         objective = job.result.get("objective")
         value = job.result if objective is None else float(objective)
         job_return = JobReturn(
@@ -128,7 +128,7 @@ class ProcessLauncher(Launcher):
             hydra_cfg=config,
             working_dir=str(job.folder),
             task_name=config.hydra.job.name,
-            status=JobStatus.COMPLETED if is_good or not is_told else JobStatus.FAILED,
+            status=JobStatus.COMPLETED if is_good or not is_reported else JobStatus.FAILED,
         )
         job_return.return_value = value if is_good else UserError(f"job {job.num} {job.state}: {job.error}")
         return job_return
