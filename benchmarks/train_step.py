@@ -33,7 +33,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.resident import ResidentImages
 from alphabar.models.networks.diffusers import to_diffusers
 from alphabar.models.networks.unet import UNet
-from alphabar.training.ema import trainable
+from alphabar.training.ema import trainable_parameters
 from alphabar.training.loggers.metrics_file import MetricsFile
 from alphabar.training.modules.diffusion import DiffusionModule
 
@@ -131,7 +131,7 @@ def bare(cfg: DictConfig, device: torch.device) -> float:
     module: DiffusionModule = build(cfg.module, "module").to(device)
     pixels = images(cfg).source.train().images(range(1024)).to(device)
     optimizer = module.make_optimizer(module.parameters())
-    weights = list(trainable(module).values())
+    weights = list(trainable_parameters(module).values())
     shadow = [weight.detach().clone() for weight in weights]
     ends = []
     for step in range(cfg.trainer.max_steps):
