@@ -11,14 +11,14 @@ from alphabar.plotting.run_curves import draw_curves
 from alphabar.runs.metrics_csv import read_metrics
 from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.held_out_loss import HeldOutLoss, loss_figures
-from alphabar.training.ema import EMA, trainable
+from alphabar.training.ema import EMA, trainable_parameters
 from alphabar.training.loggers.metrics_file import MetricsFile
 from test_held_out_loss import fit
 
 
 class Last(Callback):
     def on_train_end(self, trainer, pl_module):
-        self.weights = {name: value.detach().clone() for name, value in trainable(pl_module).items()}
+        self.weights = {name: value.detach().clone() for name, value in trainable_parameters(pl_module).items()}
         self.training = pl_module.training
 
 

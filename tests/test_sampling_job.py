@@ -9,7 +9,7 @@ from alphabar.diffusion.samplers.ddpm import DDPM
 from alphabar.sampling.film import record_film
 from alphabar.sampling.sampling_job import SamplingJob
 from alphabar.training.callbacks.samples import Samples
-from alphabar.training.ema import EMA, trainable
+from alphabar.training.ema import EMA, trainable_parameters
 
 CPU = torch.device("cpu")
 
@@ -87,7 +87,7 @@ def test_only_the_moments_of_a_film_are_decoded(monkeypatch):
 
 class Last(Callback):
     def on_train_end(self, trainer, pl_module):
-        self.weights = {name: value.detach().clone() for name, value in trainable(pl_module).items()}
+        self.weights = {name: value.detach().clone() for name, value in trainable_parameters(pl_module).items()}
 
 
 def test_looking_at_samples_does_not_change_training(tmp_path):
