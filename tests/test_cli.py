@@ -153,6 +153,19 @@ def test_the_configuration_that_is_shown_is_the_one_that_would_run(monkeypatch, 
     assert type(shown) is type(seen[0])
 
 
+def test_resolve_needs_a_configuration_to_show(monkeypatch, capfd):
+    assert say(monkeypatch, "--resolve") == 2
+    assert capfd.readouterr().err == "error: --resolve: is for --cfg=job, which shows the configuration\n"
+
+
+@pytest.mark.parametrize("words", [["-m", "seed=1,2"], ["resume=run"]], ids=" ".join)
+def test_configurations_that_are_not_those_of_one_new_run_are_not_shown(monkeypatch, capfd, words):
+    assert say(monkeypatch, "--cfg", "job", *words) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "error: --cfg=job: " in err
+
+
 def test_a_part_of_the_configuration_that_does_not_exist_is_one_line(monkeypatch, capfd):
     for resolve in ((), ("--resolve",)):
         assert say(monkeypatch, "--cfg", "job", "-p", "shedule", *resolve) == 2
@@ -166,6 +179,9 @@ def test_a_command_that_is_refused_removes_the_folders_that_it_made_and_no_other
     (tmp_path / "mine").mkdir()
     assert say(monkeypatch, main=refuse) == 2
     assert say(monkeypatch, "paths.outputs=mine/new", main=refuse) == 2
+    assert say(monkeypatch, "hydra.run.dir=mine", main=refuse) == 2
+    monkeypatch.chdir(tmp_path / "mine")
+    assert say(monkeypatch, "hydra.run.dir=.", main=refuse) == 2
     assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
 
 

@@ -135,6 +135,14 @@ def test_a_damaged_entry_is_made_again_with_one_line(cache, caplog, damage):
     assert cache.load(path) == {"x": 1}
 
 
+def test_an_array_of_another_size_is_not_a_part_of_it(cache):
+    path = cache.path("kind", "key")
+    assert cache.store_array(path, np.arange(12, dtype=np.float32))
+    for shape in ((11,), (13,)):
+        with pytest.raises(ValueError, match=r"need .* bytes for an array"):
+            cache.map_array(path, np.float32, shape)
+
+
 def test_an_array_is_read_whole_only_after_a_change(cache, caplog, monkeypatch):
     path, numbers = cache.path("array"), np.arange(12, dtype=np.float32).reshape(3, 4)
     assert cache.store_array(path, numbers)

@@ -228,6 +228,19 @@ def test_values_become_what_the_constructor_asks_for(monkeypatch, words, key, va
     assert type(seen[0]) is type(value)
 
 
+@pytest.mark.parametrize(("sweep", "texts"), [("2024_01,2024_02", {"2024_01", "2024_02"}), ("007,choice", {"007", "choice"})])
+def test_whole_numbers_of_a_sweep_are_texts_too(monkeypatch, sweep, texts):
+    seen = set()
+    words = ("-m", "hydra/launcher=basic", "data=folder", f"data.root={sweep}")
+    assert say(monkeypatch, *words, main=lambda cfg: seen.add(cfg.data.root) or {}) == 0
+    assert seen == texts
+
+
+def test_an_argument_of_a_part_may_be_called_stages(monkeypatch, capfd):
+    assert say(monkeypatch, "+network.stages=[conv,attention]", "+network.checkpoint=often") == exit_status.BAD_INPUT
+    assert "no such file" not in capfd.readouterr().err  # only that the network of today has no such arguments
+
+
 @pytest.mark.parametrize("sweep", ["1e3,2e3", "choice(1e3,2e3)", "1e3, 2e3"])
 def test_texts_of_a_sweep_are_texts(monkeypatch, sweep):
     seen = []
@@ -240,7 +253,13 @@ def test_texts_of_a_sweep_are_texts(monkeypatch, sweep):
 
 def test_values_of_a_sweep_may_have_commas_in_them():
     assert choice_sweep_values("a='x,1',[1,2],2e3") == ["'x,1'", "[1,2]", "2e3"]
-    assert choice_sweep_values("a=[1,2]") == choice_sweep_values("a=1e3") == choice_sweep_values("a=range(1,3)") == []
+    assert (
+        choice_sweep_values("a=1e3,choice(2)")
+        == choice_sweep_values("a=[1,2]")
+        == choice_sweep_values("a=1e3")
+        == choice_sweep_values("a=range(1,3)")
+        == []
+    )
 
 
 def test_a_run_folder_stands_for_its_last_checkpoint(monkeypatch, capfd, tmp_path):
@@ -255,6 +274,12 @@ def test_a_run_folder_stands_for_its_last_checkpoint(monkeypatch, capfd, tmp_pat
     main = lambda cfg: seen.append((cfg.checkpoint, cfg.stages, cfg.guidance.checkpoint)) or {}  # noqa: E731
     assert say(monkeypatch, *words, main=main, app=app) == 0
     assert seen == [("c=d/checkpoints/last.ckpt", ["a/checkpoints/last.ckpt", "other.ckpt"], "b/checkpoints/last.ckpt")]
+    (tmp_path / "a").rename(tmp_path / "12")
+    monkeypatch.setenv("CHECKPOINT", "b")
+    for word, found in {"12": "12", "${oc.env:CHECKPOINT}": "b"}.items():
+        main = lambda cfg: seen.append((cfg.checkpoint, cfg.inference.checkpoint)) or {}  # noqa: E731
+        assert say(monkeypatch, f"checkpoint={word}", main=main, app=app) == 0
+        assert seen[-1] == (f"{found}/checkpoints/last.ckpt",) * 2
     assert say(monkeypatch, "checkpoint=empty", app=app) == exit_status.BAD_INPUT
     assert "checkpoint=empty: a folder without checkpoints/last.ckpt" in capfd.readouterr().err
 

@@ -4,6 +4,7 @@ Such a process has its own signals, exit code and working directory, and starts 
 processes that it starts in its turn: the second rank of a run and the jobs of a sweep.
 """
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -89,7 +90,11 @@ def main(arguments, cwd, env, files):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, stream.fileno())
         os.close(descriptor)
-    run(fork_children(arguments) or arguments)
+    atexit._clear()  # what the process that this one was forked from has registered
+    try:
+        run(fork_children(arguments) or arguments)
+    finally:
+        atexit._run_exitfuncs()  # a forked process ends without them
 
 
 def settle(env, cwd):

@@ -136,6 +136,8 @@ def run(main: Main, app: App, args: Namespace, result: CommandResult) -> None:
     if args.help and (words := [word for word in args.overrides if "=" not in word and word.isidentifier()]):
         print(group_usage(app, words))
         return
+    if args.resolve and not args.cfg:
+        raise UserError("--resolve: is for --cfg=job, which shows the configuration")
     is_shown = args.help or args.cfg
     resumed = None if is_shown or is_sweep(args) else resumed_folder(args.overrides)
     # Hydra accepts added keys that nothing uses, and it creates a sweep's folder before it reads the overrides.
@@ -144,6 +146,7 @@ def run(main: Main, app: App, args: Namespace, result: CommandResult) -> None:
     if args.help:
         print(usage(app, args.overrides))
     elif args.cfg:
+        refuse_to_show(args)
         print(config_as_yaml(app, args), end="")
     else:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
@@ -152,6 +155,14 @@ def run(main: Main, app: App, args: Namespace, result: CommandResult) -> None:
         version.setbase("1.3")
         task = make_task(main, app, changes, result)
         _run_hydra(args, get_args_parser(), task, config_path=str(app.folder), config_name=app.name)
+
+
+def refuse_to_show(args: Namespace) -> None:
+    """Raises UserError if `--cfg` is asked for a command that does not run the one configuration that is composed."""
+    if is_sweep(args):
+        raise UserError(f"--cfg={args.cfg}: shows the configuration of one job; leave out -m (--multirun) and the lists of values")
+    if folder := resumed_folder(args.overrides):
+        raise UserError(f"--cfg={args.cfg}: a resumed run has the configuration in {folder}/config.yaml; leave out resume")
 
 
 def make_task(main: Main, app: App, changes: list[str], result: CommandResult) -> Callable[[DictConfig], Any]:
@@ -208,7 +219,8 @@ def explain_error(error: BaseException, app: App, args: Namespace | None) -> Bas
         return UserError("\n".join(lines))
     if isinstance(error, OSError):
         return UserError(exit_status.describe_os_error(error))
-    return error if isinstance(error, ValueError) else UserError(" ".join(str(error).split()) or type(error).__name__)
+    is_bug = isinstance(error, ValueError) and not isinstance(error, OmegaConfBaseException)
+    return error if is_bug else UserError(" ".join(str(error).split()) or type(error).__name__)
 
 
 def raise_if_any(lines: list[str]) -> None:

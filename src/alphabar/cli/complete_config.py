@@ -6,21 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli.hydra_app import App
 from alphabar.cli.overrides import split_override, without_prefix
 from alphabar.config.build import ConfigError, check
 from alphabar.config.coercion import coerce
-from alphabar.config.interpolation import MissingValue, Unresolvable, resolved_container, unresolved_container, value_at, walk
+from alphabar.config.interpolation import MissingValue, Unresolvable, resolved_container, unresolved_container, value_at
 from alphabar.config.missing import missing_values
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 
 # Groups that a command can do without: each holds a mapping of objects, which may be empty.
 MAPPINGS = ("callbacks", "logger")
-# Arguments that name one checkpoint, or several.
-CHECKPOINTS = ("checkpoint", "stages")
+# Keys that name one checkpoint, or several.
+CHECKPOINT_KEYS = ("checkpoint", "stages", "inference.checkpoint", "inference.stages", "guidance.checkpoint")
 
 
 def complete_config(cfg: DictConfig, app: App, words: Sequence[str], folder: Path) -> None:
@@ -91,16 +92,17 @@ def replace_run_folders(cfg: DictConfig) -> None:
 
     Raises UserError if the folder has none.
     """
-    content = unresolved_container(cfg)
-    for path, node in walk(content, content):
-        is_ours = isinstance(node, dict) and str(node.get("_target_", "alphabar.")).startswith("alphabar.")
-        for key in CHECKPOINTS if is_ours else ():
-            place = ".".join(map(str, (*path, key)))
-            value = node.get(key)
-            if isinstance(value, str) and "${" not in value:
-                OmegaConf.update(cfg, place, last_checkpoint(place, value))
-            elif isinstance(value, list):
-                OmegaConf.update(cfg, place, [last_checkpoint(place, each) if isinstance(each, str) else each for each in value])
+    for key in CHECKPOINT_KEYS:
+        try:
+            value = OmegaConf.select(cfg, key)
+        except OmegaConfBaseException:  # an interpolation that leads nowhere, which is explained later
+            continue
+        if value is not None:
+            single = not isinstance(value, ListConfig)
+            paths = [str(each) for each in ([value] if single else value)]
+            checkpoints = [last_checkpoint(key, path) for path in paths]
+            if checkpoints != paths:
+                OmegaConf.update(cfg, key, checkpoints[0] if single else checkpoints)
 
 
 def last_checkpoint(key: str, path: str) -> str:

@@ -7,6 +7,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 # Keys and groups of Hydra that control how a sweep runs and have no effect on one of its jobs.
 SWEEP_ONLY_KEYS = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra.sweeper", "hydra.launcher", "hydra/sweeper", "hydra/launcher")
@@ -81,16 +82,22 @@ def choice_sweep_values(word: str) -> list[str]:
         return []
     value = str(split_override(word)[1]).strip()
     parts = LISTED_VALUE.findall(value.removeprefix("choice(").removesuffix(")") if value.startswith("choice(") else value)
-    return parts if len(parts) == len(list(override.sweep_string_iterator())) else []
+    try:
+        return parts if len(parts) == len(list(override.sweep_string_iterator())) else []
+    except OmegaConfBaseException:  # a sweep within a sweep, which Hydra cannot put into words
+        return []
 
 
 def restore_number_formats(words: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """Returns the overrides of a job of a sweep with their values as `arguments` write them: Hydra makes 1000.0 of 1e3."""
+    """Returns the overrides of a job of a sweep with their values as `arguments` write them.
+
+    Hydra makes 1000.0 of 1e3 and 202401 of 2024_01, which may be texts.
+    """
     sources = {}
     for argument in arguments:
         for part in choice_sweep_values(argument):
             key = split_override(argument)[0]
-            if isinstance(number := override_value(f"key={part}"), float):
+            if isinstance(number := override_value(f"key={part}"), int | float) and not isinstance(number, bool):
                 sources[f"{key}={number}"] = f"{key}={part.strip()}"
     return [sources.get(word, word) for word in words]
 

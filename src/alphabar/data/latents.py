@@ -50,8 +50,8 @@ def cached_latents(
     UserError if the file cannot be written, for images that cannot be read and for latents beyond half precision.
     """
     cache, (rank, _) = DiskCache(cache_dir), rank_and_size()
-    path = cache.path("latents", VERSION, codec.digest, fingerprint, flip)
     shape = (len(images) * (2 if flip else 1), 2, *codec.space(*images.shape))
+    path = cache.path("latents", VERSION, codec.digest, fingerprint, flip, shape)
     with cache.locked(path) if rank == 0 else nullcontext():
         if not from_first(lambda: cache.is_intact(path)):
             _encode_to_file(codec, images, flip, shape, cache, path, device)

@@ -6,6 +6,7 @@ A cache only saves time: an entry that cannot be read is computed again, and one
 import hashlib
 import io
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -73,7 +74,13 @@ class DiskCache:
             return None
 
     def map_array(self, path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
-        """Returns the array in an intact entry, each number read from the disk when it is used; changes stay in memory."""
+        """Returns the array in an intact entry, each number read from the disk when it is used; changes stay in memory.
+
+        Raises OSError if there is no entry, and ValueError for one of another size.
+        """
+        expected, found = HASH_SIZE + math.prod(shape) * np.dtype(dtype).itemsize, path.stat().st_size
+        if found != expected:
+            raise ValueError(f"{path}: need {expected:,} bytes for an array {shape}, got {found:,}")
         return np.memmap(path, dtype, mode="c", offset=HASH_SIZE, shape=shape)
 
     @contextmanager

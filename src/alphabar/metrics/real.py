@@ -1,7 +1,7 @@
 """Features of real images: the training images, as the reference of generated ones, and the held-out images, as the floor."""
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,11 +44,15 @@ def real_image_features(
     """
     cache, is_first = DiskCache(extractor.cache_dir), rank_and_size()[0] == 0
     path = cache.path("real", VERSION, fingerprint, split, num, extractor.description)
+    rows = torch.zeros(0, extractor.num_features)
+
+    def load() -> dict[str, Any]:
+        nonlocal rows
+        stored, rows = _load_stored(cache, path, extractor.num_features)
+        return stored
+
     with cache.locked(path) if is_first else nullcontext():
-        stored, rows = (
-            _load_stored(cache, path, extractor.num_features) if is_first else ({}, torch.zeros(0, extractor.num_features))
-        )
-        known = from_first(lambda: stored)
+        known = from_first(load)
         if not known:
             real = _extract(extractor, device, images, num, batch_size)
             if is_first and cache.store_array(_path_of_rows(path), real.features.rows.numpy()):
@@ -62,9 +66,10 @@ def real_image_features(
 def _load_stored(cache: DiskCache, path: Path, num_features: int) -> tuple[dict[str, Any], Tensor]:
     """Returns what `_to_dict` gave an earlier run, and the rows, float32 [n, num_features]; both empty if either is not at hand."""
     stored = cache.load(path)
-    if stored is None or not cache.is_intact(_path_of_rows(path)):
-        return {}, torch.zeros(0, num_features)
-    return stored, torch.from_numpy(cache.map_array(_path_of_rows(path), np.float32, (stored["num_rows"], num_features)))
+    if stored is not None and cache.is_intact(_path_of_rows(path)):
+        with suppress(OSError, ValueError):  # removed or replaced in between: they are made again
+            return stored, torch.from_numpy(cache.map_array(_path_of_rows(path), np.float32, (stored["num_rows"], num_features)))
+    return {}, torch.zeros(0, num_features)
 
 
 def _path_of_rows(path: Path) -> Path:

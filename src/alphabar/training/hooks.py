@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
@@ -28,10 +28,11 @@ def log_every_n_steps(trainer: Trainer) -> int:
     return trainer.log_every_n_steps  # type: ignore[attr-defined]
 
 
-def checked_module(pl_module: LightningModule, kind: type[M]) -> M:
+def checked_module(pl_module: LightningModule, kind: type[M], callback: Callback | None = None) -> M:
     """Returns the module. Raises UserError unless it is of the class `kind`, which the callback is for."""
     if not isinstance(pl_module, kind):
-        raise UserError(f"callbacks: one of them needs a {kind.__name__}, this run trains a {type(pl_module).__name__}")
+        name = "one of them" if callback is None else type(callback).__name__
+        raise UserError(f"callbacks: {name} needs a {kind.__name__}, this run trains a {type(pl_module).__name__}")
     return pl_module
 
 

@@ -16,7 +16,7 @@ class ExportCLIP(Callback):
     """Writes RUN/clip/ at the end of training, with averaged weights if the run keeps any."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = checked_module(pl_module, ContrastiveModule)
+        module = checked_module(pl_module, ContrastiveModule, self)
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / FOLDER
             with evaluation(trainer, module):

@@ -18,7 +18,7 @@ class Export(Callback):
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = checked_module(pl_module, AutoencoderModule)
+        module = checked_module(pl_module, AutoencoderModule, self)
         if not trainer.is_global_zero:
             return
         with replaced_folder(Path(trainer.default_root_dir) / FOLDER) as folder, evaluation(trainer, module):

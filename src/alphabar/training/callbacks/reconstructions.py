@@ -69,7 +69,7 @@ class Reconstructions(Recurring):
         )
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        module, images = checked_module(pl_module, AutoencoderModule), self._images(trainer)
+        module, images = checked_module(pl_module, AutoencoderModule, self), self._images(trainer)
         rank, world_size = rank_and_size()
         num, reference = min(self.num, len(images)), self.reference if is_last else None
         collector = None if reference is None else reference.collector(num)

@@ -40,7 +40,7 @@ class HeldOutRetrieval(Recurring):
             raise UserError("callbacks.retrieval: needs two held-out images or more, of different captions; null leaves it out")
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        module, held_out = checked_module(pl_module, ContrastiveModule), image_data(trainer).held_out_set
+        module, held_out = checked_module(pl_module, ContrastiveModule, self), image_data(trainer).held_out_set
         with evaluation(trainer, module):
             figures = from_first(lambda: measure_retrieval(module, held_out, self.rows))
         log_figures(trainer, figures)
