@@ -20,7 +20,7 @@ from alphabar.diffusion.samplers import Run, Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class PlainEuler(Sampler):
-    """dx = x_hat dalpha + eps_hat dsigma, by first-order steps."""
+    """Euler's method: dx = x_hat dalpha + eps_hat dsigma, by first-order steps."""
 
     num_steps: int | None = 50
 
@@ -165,7 +165,7 @@ class StripesSource(ImageSource):
 
 
 class Stripes(ImageDataModule):
-    """`StripesSource`, fed to training."""
+    """Feeds the images of `StripesSource` to training."""
 
     def __init__(self, batch_size: int = 64, seed: int = 0) -> None:
         super().__init__(StripesSource(), batch_size, seed)

@@ -11,6 +11,7 @@ import pytest
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import OmegaConf
 
+import parts
 from alphabar.cli.hydra_app import App
 from alphabar.cli.overrides import quoted
 from alphabar.errors import UserError
@@ -103,11 +104,12 @@ def test_processes_of_one_run_print_the_same_error_once_and_another_error_too(mo
 
 
 def test_help_is_for_people(monkeypatch, capfd):
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "400")
     assert say(monkeypatch, "--help") == 0
     text = capfd.readouterr().out
+    schedules = [f"{name}*" if name == "linear" else name for name in parts.choices("schedule")]
     assert "python train.py -m schedule.beta_end=0.01,0.02,0.04" in text
-    assert "  schedule          cosine, edm, laplace, linear*, scaled_linear, shifted_cosine, sigmoid, straight\n" in text
+    assert f"  schedule          {', '.join(schedules)}\n" in text
     assert "hydra/" not in text
     assert "_target_" not in text
 

@@ -9,7 +9,15 @@ import documents
 import runs
 
 NAMES = ("quadratic", "plain_euler", "two_convolutions", "brightness", "stripes")
-SUITES = ("test_schedules", "test_convergence", "test_networks", "test_conditioners_and_codecs")
+SUITES = (
+    "test_schedules", "test_convergence", "test_networks", "test_conditioners_and_codecs", "test_architecture", "test_cli", "test_overrides",
+)  # fmt: skip
+OF_ALL_PARTS = (
+    "docstrings_begin",
+    "help_is_for_people",
+    "one_clear_line and schedule",
+    "one_clear_line and data",
+)  # of whatever is there
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +36,8 @@ def python(copy, *arguments, cwd=None):
 def test_tests_that_discover_parts_find_them_and_pass(copy):
     files = [f"tests/{name}.py" for name in SUITES]
     quiet = ("-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore:Module already imported so cannot be rewritten")
-    code, out, err = python(copy, "-m", "pytest", "-vv", *quiet, "-k", " or ".join(NAMES), *files)
+    chosen = " or ".join([*NAMES, *OF_ALL_PARTS])
+    code, out, err = python(copy, "-m", "pytest", "-vv", *quiet, "-k", chosen, *files)
     assert code == 0, out[-4000:] + err
     for name in NAMES[:4]:
         assert re.search(rf"\[(.*-)?{name}(-.*)?\] PASSED", out), name

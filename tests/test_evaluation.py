@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import parts
 import runs
 from alphabar.cli.command import execute
 from alphabar.cli.hydra_app import App
@@ -217,7 +218,7 @@ def test_bad_input_is_one_line(monkeypatch, shell, tmp_path, capsys, trained):
         (["samples=floats.npz", "data=digits"], "need an array uint8 [N, H, W, C]"),
         (["samples=damaged", "data=digits", "metric=fid"], "samples=damaged: cannot read 0005.png"),
         (["data=digits", "num=1001"], "data: it has 1000 held-out images, fewer than num=1001"),
-        (["data=digitz"], "data=digitz: no such choice. Did you mean digits? data takes: digits, folder, huggingface, torchvision"),
+        (["data=digitz"], f"data=digitz: no such choice. Did you mean digits? data takes: {', '.join(parts.choices('data'))}"),
         (["data=folder"], "data.root: missing, give data.root=..."),
         (["compare", "few", "few"], "few: there is no receipt"),
         (["compare", "few"], "compare: need two receipts or more"),

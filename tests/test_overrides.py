@@ -6,6 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+import parts
 from alphabar.cli import command as cli
 from alphabar.cli import exit_status
 from alphabar.cli.hydra_app import App
@@ -17,10 +18,10 @@ from runs import ROOT, say
 pytestmark = pytest.mark.usefixtures("shell")
 
 
-SCHEDULES = "schedule takes: cosine, edm, laplace, linear, scaled_linear, shifted_cosine, sigmoid, straight"
+SCHEDULES, DATA = (f"{group} takes: {', '.join(parts.choices(group))}" for group in ("schedule", "data"))
 BAD = [
     (["schedule=cosin"], f"schedule=cosin: no such choice. Did you mean cosine? {SCHEDULES}"),
-    (["schedule=quadratically"], f"schedule=quadratically: no such choice. {SCHEDULES}"),
+    (["schedule=staircase"], f"schedule=staircase: no such choice. {SCHEDULES}"),
     (["schedule="], f"schedule=: no choice given. {SCHEDULES}"),
     (["schedule=null"], f"schedule=null: no choice given. {SCHEDULES}"),
     (["+schedule=cosine"], "leave the + out: schedule=cosine"),
@@ -75,9 +76,9 @@ BAD = [
     (["data=folder", "data.root=", "2024"], "data.root= 2024: there is a space after the =; write data.root=2024"),
     (["name", "=x"], "name =x: there is a space before the =; write name=x"),
     (["name", "=", "x"], "name =x: there is a space before the =; write name=x"),
-    (["~data"], "~data: data is needed; data takes: digits, folder, huggingface, torchvision"),
+    (["~data"], f"~data: data is needed; {DATA}"),
     (["~trainer"], "~trainer: trainer is needed; trainer takes: "),
-    (["data=null"], "data=null: no choice given. data takes: digits"),
+    (["data=null"], f"data=null: no choice given. {DATA}"),
     (["trainer.max_steps=1.5e-1"], "trainer.max_steps: expected int, got 0.15"),
     (["name=[1]", "seed=x"], "seed: expected int, got 'x'"),
     (["run_dir=here"], "run_dir=here: is filled in; the folder of a run is chosen by hydra.run.dir=here"),

@@ -250,8 +250,7 @@ def test_two_processes_end_together_where_one_of_them_cannot_read(tmp_path, rank
     both = []
     for each in range(2):
         env = {**outer, "LOCAL_RANK": str(each), "ALPHABAR_ERRORS": str(tmp_path / f"errors{each}")}
-        begin = runs.start if rank else runs.start_cold  # new interpreters shut down as a user's do
-        both.append(begin("evaluate.py", *words, *FEATURES, cwd=tmp_path, env=env))
+        both.append(runs.start("evaluate.py", *words, *FEATURES, cwd=tmp_path, env=env))
     for code, _, err in [runs.finish(process) for process in both]:
         assert code == 2, err
         (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
