@@ -1,3 +1,4 @@
+import gc
 import logging
 import os
 import sys
@@ -15,6 +16,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker inherits the folder from the process that starts all of them
     _CACHE = tempfile.TemporaryDirectory(prefix="alphabar-tests-")
     os.environ["ALPHABAR_TEST_CACHE"] = _CACHE.name
+
+
+def pytest_collection_finish():
+    """Leaves what the libraries and the collected tests hold, and keep, out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -174,6 +174,17 @@ def test_a_part_of_the_configuration_that_does_not_exist_is_one_line(monkeypatch
         assert capfd.readouterr().err == "error: --package=shedule: there is no such key in the configuration\n"
 
 
+@pytest.mark.parametrize("mode", ["mode: MULTIRUN", '"mode" : ${oc.env:MODE_OF_TEST}'])
+def test_a_yaml_file_may_ask_for_a_sweep(monkeypatch, shell, mode):
+    monkeypatch.setenv("MODE_OF_TEST", "MULTIRUN")
+    (folder := Path("own") / "experiment").mkdir(parents=True)
+    (folder / "mine.yaml").write_text(f"# @package _global_\nhydra:\n  {mode}\n  sweeper: {{params: {{seed: '3,4'}}}}\n")
+    seeds = []
+    words = ("--config-dir=own", "experiment=mine", "hydra/launcher=basic")
+    assert say(monkeypatch, *words, main=lambda cfg: seeds.append(cfg.seed) or {}) == 0
+    assert seeds == [3, 4]
+
+
 def test_a_command_that_is_refused_removes_the_folders_that_it_made_and_no_others(monkeypatch, tmp_path):
     def refuse(cfg):
         raise UserError("no")

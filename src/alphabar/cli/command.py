@@ -152,9 +152,22 @@ def run(main: Main, app: App, args: Namespace, result: CommandResult) -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
         changes = overrides_of_resumed_run(args.overrides, app.groups) if resumed else []
         args.overrides = [word for word in args.overrides if word not in changes]
+        call_hydra(app, args, make_task(main, app, changes, result))
+
+
+def call_hydra(app: App, args: Namespace, task: Callable[[DictConfig], Any]) -> None:
+    """Lets Hydra run the task, a sweep of it, or any other request of the command line.
+
+    Hydra composes the configuration once to know whether it is a sweep, and again to run it. The first is left out where the
+    command line alone tells.
+    """
+    is_request = args.info is not None or args.hydra_help or args.shell_completion
+    if is_request or is_sweep(args) or app.may_set_mode():
         version.setbase("1.3")
-        task = make_task(main, app, changes, result)
         _run_hydra(args, get_args_parser(), task, config_path=str(app.folder), config_name=app.name)
+    else:
+        with app.hydra() as hydra:
+            hydra.run(app.main_name, task, [*args.overrides, "hydra.mode=RUN"])
 
 
 def refuse_to_show(args: Namespace) -> None:

@@ -1,6 +1,7 @@
 """Composes a command's configuration with Hydra, without running anything."""
 
 import os
+import re
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,6 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -23,6 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError
+
+# A line of a YAML file, which mentions hydra, that may set `hydra.mode`.
+SETS_MODE = re.compile(r"\bmode[\"']?\s*:")
 
 
 def accept_any_config(cfg: DictConfig) -> None:
@@ -82,35 +85,42 @@ class App:
         return path if "://" in path else str(self.folder.parent / path)
 
     @contextmanager
-    def config_loader(self) -> Iterator[ConfigLoader]:
-        """Provides Hydra's loader, set up with this app's search path."""
+    def hydra(self) -> Iterator[Hydra]:
+        """Provides Hydra itself, set up with this app's search path."""
         version.setbase("1.3")
         search_path = create_config_search_path(self.main_path)
         if self.config_dir is not None:
             path = f"file://{os.path.abspath(self.config_dir)}"
             search_path.prepend(provider="command-line", path=path, anchor=SearchPathQuery(provider="schema"))
         GlobalHydra.instance().clear()
-        Hydra.create_main_hydra2(task_name=self.name, config_search_path=search_path)
         try:
-            yield GlobalHydra.instance().config_loader()
+            yield Hydra.create_main_hydra2(task_name=self.name, config_search_path=search_path)
         finally:
             GlobalHydra.instance().clear()
 
     @cached_property
     def repository(self) -> IConfigRepository:
         """The repository of all YAML files on the search path, including `hydra.searchpath`."""
-        with self.config_loader() as loader, warnings.catch_warnings():
+        with self.hydra() as hydra, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Hydra's, of folders that do not exist: see `with_options`
-            assert isinstance(loader, ConfigLoaderImpl)
-            return loader._parse_overrides_and_create_caching_repo(self.main_name, list(self.searchpath))[1]
+            assert isinstance(hydra.config_loader, ConfigLoaderImpl)
+            return hydra.config_loader._parse_overrides_and_create_caching_repo(self.main_name, list(self.searchpath))[1]
 
     def yaml_folders(self) -> list[str]:
         """Returns the folders and packages in which YAML files are looked for, Hydra's own left out."""
         return [source.path for source in self.repository.get_sources() if source.provider not in ("hydra", "schema")]
 
+    def may_set_mode(self) -> bool:
+        """Returns whether a YAML file on the search path may set `hydra.mode`, as far as its text tells; True for packages."""
+        folders = [Path(path) for path in self.yaml_folders()]
+        if not all(folder.is_dir() for folder in folders):
+            return True
+        texts = (f"{file.relative_to(folder)}\n{file.read_text()}" for folder in folders for file in folder.rglob("*.yaml"))
+        return any("hydra" in text and SETS_MODE.search(text) for text in texts)
+
     def compose(self, overrides: list[str]) -> DictConfig:
         """Returns the configuration, with Hydra's own under `hydra`. Raises Hydra's errors unchanged."""
-        with self.config_loader():
+        with self.hydra():
             return compose(self.main_name, [*self.searchpath, *overrides], return_hydra_config=True)
 
     def yaml_content(self, path: str) -> Any:
@@ -150,6 +160,7 @@ class App:
 
     def hydra_groups(self) -> dict[str, list[str]]:
         """Returns the choices of Hydra's own groups, whose names are such as hydra/launcher."""
-        with self.config_loader() as loader:
+        with self.hydra() as hydra:
+            loader = hydra.config_loader
             names = [f"hydra/{name}" for name in loader.get_group_options("hydra", ObjectType.GROUP)]
             return {name: sorted(loader.get_group_options(name, ObjectType.CONFIG)) for name in names}
