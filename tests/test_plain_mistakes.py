@@ -6,8 +6,8 @@ import sys
 import runs
 
 MISTAKES = {
-    "evaluate.py": "need checkpoint=PATH, or samples=PATH data=NAME, or data=NAME alone: got none of them",
-    "evaluate.py samples=x": "samples=... needs the real images beside it",
+    "evaluate.py": "error: need checkpoint=PATH, or samples=PATH data=NAME, or data=NAME alone: got none of them",
+    "evaluate.py samples=x": "error: need checkpoint=PATH, or samples=PATH data=NAME, or data=NAME alone: samples=... needs the real images beside it",
     "evaluate.py checkpoint=nowhere.ckpt": "checkpoint=nowhere.ckpt: no such file",
     "evaluate.py metric=bpd": "checkpoint: missing, give checkpoint=...",
     "sample.py": "checkpoint: missing, give checkpoint=...",

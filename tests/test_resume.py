@@ -125,7 +125,7 @@ def test_two_processes_stop_and_go_on_with_the_same_figures(tmp_path):
     there = f"hydra.run.dir={tmp_path / 'killed'}"
     code, _, err = runs.run(CRASH, *words, there, cwd=tmp_path, env={"CRASH": "9 13 0"})
     assert code == -signal.SIGKILL
-    code, _, err = runs.run("train.py", f"resume={tmp_path / 'killed'}", cwd=tmp_path)
+    code, _, err = runs.run("train.py", f"resume={tmp_path / 'killed'}", "trainer.devices=2", cwd=tmp_path)
     assert code == 0, err
     assert equal(runs.checkpoint(tmp_path / "straight")["state_dict"], runs.checkpoint(tmp_path / "killed")["state_dict"])
     for one, other in zip(rows(tmp_path / "straight"), rows(tmp_path / "killed"), strict=True):

@@ -205,3 +205,16 @@ def test_lightning_advertises_nothing_in_a_process_that_has_not_imported_it(tmp_
     process = runs.start_cold("train.py", *runs.words(*QUICK, "trainer.max_steps=1", folder="run"), cwd=tmp_path)
     code, _, err = runs.finish(process)
     assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("callback", "kind"),
+    [("export.Export", "AutoencoderModule"), ("clip.ExportCLIP", "ContrastiveModule")],
+    ids=lambda value: value,
+)
+def test_a_callback_of_another_model_is_refused_before_the_first_step(command, tmp_path, callback, kind):
+    own = f"+callbacks.own._target_=alphabar.training.callbacks.{callback}"
+    code, _, err = command("train", *runs.words(*runs.BRIEF, own, folder=tmp_path / "out"))
+    assert code == 2
+    assert f"error: callbacks: {callback.partition('.')[2]} is for {kind}, and this run trains DiffusionModule" in err
+    assert not (tmp_path / "out" / "checkpoints").exists()

@@ -14,7 +14,7 @@ def check_config(cfg: DictConfig) -> None:
     try:
         check_sources(*(cfg.get(key) is not None for key in ("checkpoint", "samples", "data")))
     except ValueError as error:
-        raise UserError(f"metric: {error}") from error
+        raise UserError(str(error)) from error
 
 
 def check_sources(has_checkpoint: bool, has_samples: bool, has_data: bool) -> None:

@@ -32,7 +32,7 @@ def checked_module(pl_module: LightningModule, kind: type[M], callback: Callback
     """Returns the module. Raises UserError unless it is of the class `kind`, which the callback is for."""
     if not isinstance(pl_module, kind):
         name = "one of them" if callback is None else type(callback).__name__
-        raise UserError(f"callbacks: {name} needs a {kind.__name__}, this run trains a {type(pl_module).__name__}")
+        raise UserError(f"callbacks: {name} is for {kind.__name__}, and this run trains {type(pl_module).__name__}")
     return pl_module
 
 
@@ -41,9 +41,9 @@ def base_module(pl_module: LightningModule) -> BaseModule:
     return checked_module(pl_module, BaseModule)
 
 
-def diffusion_module(pl_module: LightningModule) -> DiffusionModule:
+def diffusion_module(pl_module: LightningModule, callback: Callback) -> DiffusionModule:
     """Returns the module as a DiffusionModule; see `checked_module`."""
-    return checked_module(pl_module, DiffusionModule)
+    return checked_module(pl_module, DiffusionModule, callback)
 
 
 def image_data(trainer: Trainer) -> ImageDataModule:

@@ -15,6 +15,9 @@ FOLDER = "clip"
 class ExportCLIP(Callback):
     """Writes RUN/clip/ at the end of training, with averaged weights if the run keeps any."""
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        checked_module(pl_module, ContrastiveModule, self)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = checked_module(pl_module, ContrastiveModule, self)
         if trainer.is_global_zero:

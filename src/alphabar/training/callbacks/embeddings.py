@@ -41,7 +41,7 @@ class EmbeddingSimilarity(SamplingCallback):
         self.images = self.texts = torch.zeros(0, 0)  # vectors of the held-out images and of their captions
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module, data = diffusion_module(pl_module), image_data(trainer)
+        module, data = diffusion_module(pl_module, self), image_data(trainer)
         if (clip := module.codec.embedder) is None:
             raise UserError("callbacks.embeddings: looks at models with codec=image_embedding; null leaves it out")
         self.rows = first_of_each_caption(data.held_out_set, self.num)
@@ -53,7 +53,7 @@ class EmbeddingSimilarity(SamplingCallback):
             self.texts = clip.texts([data.captions[place] for place in batch["caption"].tolist()], module.device).cpu()
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        module = diffusion_module(pl_module)
+        module = diffusion_module(pl_module, self)
         with evaluation(trainer, module):
             vectors = self._vectors(trainer, module)
         log_figures(trainer, similarity_figures(vectors, self.images, self.texts))

@@ -17,6 +17,9 @@ class Export(Callback):
     Another process finds a complete folder at any time, the new one or an earlier one, or none.
     """
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        checked_module(pl_module, AutoencoderModule, self)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = checked_module(pl_module, AutoencoderModule, self)
         if not trainer.is_global_zero:

@@ -58,7 +58,7 @@ class FID(SamplingCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.features is None:
             return
-        module = diffusion_module(pl_module)
+        module = diffusion_module(pl_module, self)
         with evaluation(trainer, module):
             data = image_data(trainer)
             splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
@@ -84,7 +84,7 @@ class FID(SamplingCallback):
             module.figures[floor_figure_name("fid", reference.held_out.num, extractor.name)] = floor["fid"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        floor = {name: value for name, value in diffusion_module(pl_module).figures.items() if name.startswith("fid/floor")}
+        floor = {name: value for name, value in diffusion_module(pl_module, self).figures.items() if name.startswith("fid/floor")}
         if trainer.global_step == 0 and floor:
             log_figures(trainer, floor)
 
@@ -92,7 +92,7 @@ class FID(SamplingCallback):
         reference = self.reference
         if reference is None:
             return
-        module = diffusion_module(pl_module)
+        module = diffusion_module(pl_module, self)
         conditions = dataset_conditions(module.conditioner, evaluation_images(module.conditioner, image_data(trainer)))
         with evaluation(trainer, module):
             job, batches = self.sample_batches(trainer, module, conditions, self.num)

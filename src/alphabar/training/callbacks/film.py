@@ -36,7 +36,7 @@ class Film(RunCallback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:  # a few images: not worth sharing, and nothing here waits for other ranks
             return
-        module = diffusion_module(pl_module)
+        module = diffusion_module(pl_module, self)
         conditions = dataset_conditions(module.conditioner, preview_images(image_data(trainer)))
         job = sampling_job(trainer, module, self.sampler, self.seed, self.num, conditions)
         with evaluation(trainer, module):

@@ -70,7 +70,7 @@ class HeldOutLoss(Recurring):
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         if not self.is_on:
             return
-        module, averages = diffusion_module(pl_module), weight_averages(trainer)
+        module, averages = diffusion_module(pl_module, self), weight_averages(trainer)
         with evaluation(trainer, module, live=True):
             sums = self.sums(module)
         figures = loss_figures("held_out/loss", sums)

@@ -26,7 +26,7 @@ class Samples(SamplingCallback):
             self.act_now(trainer, pl_module)
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        module = diffusion_module(pl_module)
+        module = diffusion_module(pl_module, self)
         shown = preview(module.conditioner, image_data(trainer), self.num)
         with evaluation(trainer, module):
             job, batches = self.sample_batches(trainer, module, shown.conditions, shown.num)
