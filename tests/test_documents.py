@@ -68,7 +68,7 @@ def smoke_training(words, tmp_path):
         return words
     if "debug=default" in words:  # is small already, and has none of the callbacks that others are made small by
         return [*words, *NETWORK[:2], f"hydra.run.dir={tmp_path / 'run'}"]
-    if resumed := next((word for word in words if word.startswith("resume=")), None):
+    if resumed := next((word for word in words if word.startswith("resume=") and word != "resume=auto"), None):
         shutil.copytree(resumed.partition("=")[2], tmp_path / "run")
         return [f"resume={tmp_path / 'run'}", "trainer.max_steps=3"]
     text = document_files.text() if is_text(words, experiment) else []

@@ -9,6 +9,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from alphabar.runs.run_dir import AUTO
+
 # Keys and groups of Hydra that control how a sweep runs and have no effect on one of its jobs.
 SWEEP_ONLY_KEYS = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra.sweeper", "hydra.launcher", "hydra/sweeper", "hydra/launcher")
 # Groups that a command can do without; Hydra writes `~callbacks` for what users write `callbacks=null`.
@@ -117,9 +119,9 @@ def parse_override(word: str) -> Override | None:
 
 
 def resumed_folder(words: Iterable[str]) -> str | None:
-    """Returns the folder of the run that the words resume; None if they do not resume a run."""
+    """Returns the folder of the run that the words resume; None if they name none, as `resume=auto` does not."""
     values = [override_value(word) for word in words if without_prefix(split_override(word)[0]) == "resume"]
-    return str(values[-1]) if values and values[-1] is not None else None
+    return str(values[-1]) if values and values[-1] not in (None, AUTO) else None
 
 
 def overrides_of_resumed_run(words: Iterable[str], groups: Collection[str]) -> list[str]:

@@ -1,8 +1,8 @@
 """Resuming a run that stopped."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -11,9 +11,11 @@ from alphabar.config.build import ConfigError, check
 from alphabar.config.coercion import coerce
 from alphabar.errors import UserError
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, read_checkpoint, set_frozen_part_paths
-from alphabar.runs.run_dir import lock, must_be_resumable, stored_config
+from alphabar.runs.run_dir import LAST_CHECKPOINT, has_checkpoint, lock, must_be_resumable, stored_config
 
 MAY_CHANGE = ("trainer", "callbacks", "logger", "profiler", "name", "data.num_workers", *FrozenPartPaths._fields)
+# What follows from the place of the run, and what shows in other keys.
+NOT_COMPARED = ("resume", "run_dir", "choices")
 
 
 class LastCheckpoint(NamedTuple):
@@ -30,7 +32,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     training it, for a change that would make it another run, or for the path of a frozen part that it does not have.
     """
     folder = Path(cfg.run_dir)
-    path = folder / "checkpoints" / "last.ckpt"
+    path = folder / LAST_CHECKPOINT
     must_be_resumable(folder, str(cfg.resume))
     lock(folder)
     saved = stored_config(folder)
@@ -48,6 +50,49 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     return saved, LastCheckpoint(path, read_checkpoint(path)["global_step"])
 
 
+def checkpoint_to_go_on_from(folder: Path) -> LastCheckpoint | None:
+    """Returns the last checkpoint of the run in `folder`, which resume=auto goes on with; None if the run is to be started.
+
+    Until all processes of a run have met, none writes a checkpoint, so that all find the same. Raises UserError if another process
+    is training the run, or if the checkpoint has no config.yaml beside it.
+    """
+    if not has_checkpoint(folder):
+        return None
+    must_be_resumable(folder, str(folder))
+    lock(folder)
+    path = folder / LAST_CHECKPOINT
+    return LastCheckpoint(path, read_checkpoint(path)["global_step"])
+
+
+def must_be_same_run(folder: Path, config: dict[str, Any]) -> None:
+    """Raises UserError, which names a key, unless `config` describes the run in `folder` in all that may not change."""
+    saved, given = (dict(leaves(content)) for content in (OmegaConf.to_container(stored_config(folder)), config))
+    keys = [key for key in dict.fromkeys([*given, *saved]) if not is_at_or_below(key, (*MAY_CHANGE, *NOT_COMPARED))]
+    changed = [key for key in keys if saved.get(key) != given.get(key)]
+    if not changed:
+        return
+    key = min(changed, key=lambda key: key.startswith("module."))  # the module repeats the values of other keys
+    name = key.removesuffix("._target_")
+    raise UserError(
+        f"{name}={given.get(key)}: the run in {folder} began with {name}={saved.get(key)}, and resume=auto repeats the command "
+        f"that began it; to go on with the run as it is: resume={folder}"
+    )
+
+
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the dotted keys of a nested configuration with their values; a list is one value."""
+    if not isinstance(value, dict) or not value:
+        yield key, value
+        return
+    for name, item in value.items():
+        yield from leaves(item, f"{key}.{name}" if key else str(name))
+
+
+def is_at_or_below(key: str, parents: Sequence[str]) -> bool:
+    """Returns whether a dotted key is one of `parents` or lies below one."""
+    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
+
+
 def apply_override(saved: DictConfig, cfg: DictConfig, word: str) -> None:
     """Applies one override of the command line to the configuration of the run.
 
@@ -56,7 +101,7 @@ def apply_override(saved: DictConfig, cfg: DictConfig, word: str) -> None:
     """
     override = OverridesParser.create().parse_override(word)
     key = override.key_or_group
-    if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
+    if not is_at_or_below(key, MAY_CHANGE):
         raise UserError(f"{key}: cannot change when a run is resumed, it would be another run; what can: {', '.join(MAY_CHANGE)}")
     if key == "profiler":  # a group whose choices set an argument of the Trainer
         OmegaConf.update(saved, "trainer.profiler", cfg.trainer.get("profiler"), force_add=True)

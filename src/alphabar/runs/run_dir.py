@@ -12,9 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.former_names import upgrade_config
 from alphabar.errors import UserError
+from alphabar.files.paths import display_path, unused_path
 
 OWNER = ".owner"
 CONFIG = "config.yaml"
+LAST_CHECKPOINT = "checkpoints/last.ckpt"
+EARLIER_ATTEMPT = "earlier_attempt"
+AUTO = "auto"  # the value of `resume` with which a command starts its run or goes on with it, whichever is due
+KEPT_IN_NEW_ATTEMPT = ("wandb", "wandb_id.txt")  # the run stays the same one on wandb
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # the variables that Lightning reads
 _locks: dict[Path, BaseFileLock] = {}  # held for as long as the process lives
 
@@ -25,12 +30,20 @@ def new_run_name() -> str:
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"
 
 
-def run_dir(outputs: str, command: str, resume: str | None) -> str:
-    """Returns the folder of the run to resume if there is one, or else a new one under <outputs>/<command>.
+def run_dir(outputs: str, command: str, resume: str | None, name: str | None = None) -> str:
+    """Returns the folder of a run: <outputs>/<command>/<name> for resume=auto, the one to resume if there is one, else a new one.
 
-    Raises UserError if `resume` cannot be resumed, or if several processes were started from outside (torchrun, Slurm), each of
-    which would choose a folder of its own.
+    Raises UserError if `resume` cannot be resumed, if resume=auto has no name that could be that of a folder, or if several
+    processes were started from outside (torchrun, Slurm), each of which would choose a folder of its own.
     """
+    if resume == AUTO:
+        if not name or name in (".", "..") or Path(name).name != name:
+            found = f", got name={name}" if name else ""
+            raise UserError(
+                "resume=auto: needs a folder that is the same at every start: hydra.run.dir=FOLDER, "
+                f"or name=NAME for {outputs}/{command}/NAME{found}"
+            )
+        return f"{outputs}/{command}/{name}"
     if resume is not None:
         must_be_resumable(Path(resume), resume)
         return str(resume)
@@ -53,26 +66,57 @@ def must_be_resumable(folder: Path, given: str) -> None:
         raise UserError(f"resume={given}: {what}")
     if not (folder / CONFIG).is_file():
         raise UserError(f"resume={given}: not the folder of a run, it has no config.yaml")
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
+    if not has_checkpoint(folder):
         raise UserError(f"resume={given}: this run left no checkpoint, checkpoints/last.ckpt is missing; start it anew")
 
 
-def claim(folder: Path) -> None:
+def has_checkpoint(folder: Path) -> bool:
+    """Returns whether there is a checkpoint in the folder of a run from which it can go on."""
+    return (folder / LAST_CHECKPOINT).is_file()
+
+
+def claim(folder: Path, again: bool = False) -> bool:
     """Creates the folder of a new run and locks it; only the first process of a run does.
 
-    Raises UserError if it contains anything but Hydra's own logs, or if another run has claimed it.
+    again: accept the folder of an earlier attempt that left no checkpoint; its files move to `earlier_attempt`, and a line says so.
+    Returns whether the folder is new. Raises UserError if it contains anything but Hydra's own logs, if another run has claimed
+    it, or, with `again`, if another process is training in it or has left a checkpoint meanwhile.
     """
     if not is_first_process():
-        return
+        return False
     folder.mkdir(parents=True, exist_ok=True)
-    if any(not is_hydra_log(entry.name) for entry in folder.iterdir()):
+    is_new = not (folder / OWNER).exists()
+    if is_new and any(not is_hydra_log(entry.name) for entry in folder.iterdir()):
         raise folder_taken(folder)
     try:
         with (folder / OWNER).open("x", encoding="utf-8") as file:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     except FileExistsError as error:
-        raise folder_taken(folder) from error
+        if not again:
+            raise folder_taken(folder) from error
     lock(folder)
+    if not is_new:
+        set_aside_earlier_attempt(folder)
+    return is_new
+
+
+def set_aside_earlier_attempt(folder: Path) -> None:
+    """Moves the files of an attempt that left no checkpoint to `earlier_attempt`, or `earlier_attempt_2` and so on.
+
+    Raises UserError if there is a checkpoint after all.
+    """
+    if has_checkpoint(folder):
+        raise UserError(f"{folder}: another process has just left a checkpoint there; the same command goes on with it")
+    kept = (OWNER, *KEPT_IN_NEW_ATTEMPT)
+    entries = [entry for entry in folder.iterdir() if entry.name not in kept and not is_hydra_log(entry.name)]
+    entries = [entry for entry in entries if not entry.name.startswith(EARLIER_ATTEMPT)]
+    if not entries:
+        return
+    aside = unused_path(folder / EARLIER_ATTEMPT)
+    aside.mkdir()
+    for entry in entries:
+        entry.rename(aside / entry.name)
+    print(f"an earlier attempt left no checkpoint, the run starts over; its files: {display_path(aside)}", flush=True)
 
 
 def withdraw(folder: Path) -> None:

@@ -14,8 +14,14 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
-from alphabar.runs.resume import LastCheckpoint, refuse_frozen_part_paths, resumed_config
-from alphabar.runs.run_dir import claim, withdraw
+from alphabar.runs.resume import (
+    LastCheckpoint,
+    checkpoint_to_go_on_from,
+    must_be_same_run,
+    refuse_frozen_part_paths,
+    resumed_config,
+)
+from alphabar.runs.run_dir import AUTO, claim, withdraw
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.profile import report_profile
@@ -30,11 +36,12 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
     datamodule: ImageDataModule = build(cfg.data, "data")
     fill_derived_keys(cfg, datamodule)
     module = build_module(cfg, datamodule)
+    if cfg.resume == AUTO and stopped is not None:
+        must_be_same_run(Path(cfg.run_dir), module.config)
     callbacks = build_callbacks(cfg, module)
-    if stopped is None:
-        claim(Path(cfg.run_dir))
+    is_new = stopped is None and claim(Path(cfg.run_dir), again=cfg.resume == AUTO)
     begin = time.perf_counter()
-    trainer = fit_module(cfg, module, datamodule, callbacks, stopped)
+    trainer = fit_module(cfg, module, datamodule, callbacks, stopped, is_new)
     result = run_result(trainer, module, time.perf_counter() - begin)
     report_profile(trainer)
     if trainer.is_global_zero:
@@ -44,10 +51,10 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
 
 def resumed_or_new(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, LastCheckpoint | None]:
     """Returns the configuration of the run and, if it is resumed, where it stopped. Raises UserError if it cannot be resumed."""
-    if cfg.resume is not None:
+    if cfg.resume not in (None, AUTO):
         return resumed_config(cfg, overrides)
     refuse_frozen_part_paths(cfg)
-    return cfg, None
+    return cfg, checkpoint_to_go_on_from(Path(cfg.run_dir)) if cfg.resume == AUTO else None
 
 
 def fill_derived_keys(cfg: DictConfig, datamodule: ImageDataModule) -> None:
@@ -112,15 +119,20 @@ def build_callbacks(cfg: DictConfig, module: BaseModule) -> list[Callback]:
 
 
 def fit_module(
-    cfg: DictConfig, module: BaseModule, datamodule: ImageDataModule, callbacks: list[Callback], stopped: LastCheckpoint | None
+    cfg: DictConfig,
+    module: BaseModule,
+    datamodule: ImageDataModule,
+    callbacks: list[Callback],
+    stopped: LastCheckpoint | None,
+    is_new: bool,
 ) -> Trainer:
-    """Trains and returns the Trainer. Gives the folder of a new run back if bad input ends it before its first step."""
+    """Trains and returns the Trainer. Gives a folder that is new back if bad input ends the run before its first step."""
     trainer = None
     try:
         trainer = make_trainer(cfg, module.config, callbacks, stopped)
         trainer.fit(module, datamodule=datamodule, ckpt_path=stopped.path if stopped else None, weights_only=True)
     except UserError:
-        if stopped is None and (trainer is None or trainer.global_step == 0):
+        if is_new and (trainer is None or trainer.global_step == 0):
             withdraw(Path(cfg.run_dir))
         raise
     except (KeyboardInterrupt, SystemExit):  # Lightning makes SystemExit of Ctrl-C and of SIGTERM

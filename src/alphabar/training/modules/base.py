@@ -90,6 +90,10 @@ class BaseModule(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+        checkpoint["figures"] = dict(self.figures)  # a run that was stopped after its last step still has its result
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.figures = {**checkpoint.get("figures", {}), **self.figures}
 
     def on_fit_start(self) -> None:
         self.has_checked_images = False
