@@ -78,7 +78,7 @@ import torch
 from torch import Tensor
 
 from alphabar.diffusion.denoiser import Cond
-from alphabar.diffusion.noise import ImageNoise
+from alphabar.diffusion.noise import SINGLE_PROCESS, ImageNoise, RankShare
 from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import ImageConditioner
 
@@ -90,7 +90,7 @@ class Brightness(ImageConditioner):
     def is_optional(self) -> bool:
         return False
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+    def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Cond:
         return self.from_image(batch["image"], ImageNoise(0, range(len(batch["image"]))))
 
     def null(self, num: int) -> Cond:

@@ -11,7 +11,7 @@ from torch import Tensor
 from alphabar.data import Shape
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser
 from alphabar.diffusion.guidance import CFGDenoiser
-from alphabar.diffusion.noise import ImageNoise
+from alphabar.diffusion.noise import SINGLE_PROCESS, ImageNoise, RankShare
 from alphabar.diffusion.objectives.denoising import Denoising
 from alphabar.diffusion.parameterizations import X
 from alphabar.diffusion.samplers.ddim import DDIM
@@ -43,7 +43,7 @@ class Vectors(Codec):
     def space(self, channels: int, resolution: int) -> Sequence[int]:
         return (5,)
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Tensor:
         return self.encode(batch["image"])
 
     def encode(self, images: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class OfVectors(ImageConditioner):
 
     def attach_captions(self, captions: Sequence[str] | None) -> None: ...
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+    def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Cond:
         return self.null(len(batch["image"]))
 
     def null(self, num: int) -> Cond:

@@ -8,7 +8,7 @@ from torch import nn
 
 from alphabar.diffusion.bound import bound_term
 from alphabar.diffusion.denoiser import NetworkDenoiser, Prediction
-from alphabar.diffusion.objectives import RankShare
+from alphabar.diffusion.noise import RankShare
 from alphabar.diffusion.objectives.couplings import Independent, Offset
 from alphabar.diffusion.objectives.denoising import Denoising
 from alphabar.diffusion.objectives.hybrid import Hybrid

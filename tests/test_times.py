@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alphabar.diffusion.objectives import RankShare
+from alphabar.diffusion.noise import RankShare
 from alphabar.diffusion.objectives.times import ImportanceTimes, LaplaceTimes, LogitNormalTimes, LogNormalTimes, UniformTimes
 from alphabar.diffusion.schedules.edm import EDMSchedule
 from alphabar.diffusion.schedules.linear import LinearSchedule

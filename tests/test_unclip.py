@@ -166,7 +166,7 @@ def test_the_ends_of_an_interpolation_are_variations_of_its_images(trained, tmp_
             x_T = noise.draw((3, 8, 8), torch.device("cpu"))
             told = loaded.model.conditioner.from_image(original[None], noise)
             expected = settings.sampler.sample(pipeline.denoiser(), x_T, told, noise)
-            torch.testing.assert_close(frame, expected, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(frame, expected, rtol=1e-3, atol=5e-3)
 
 
 def test_retrieval_of_what_a_prior_and_a_decoder_make(trained, tmp_path):

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.models.frozen import diffusers_library
 
 
@@ -16,9 +16,9 @@ class Posterior(NamedTuple):
     mean: Tensor
     log_variance: Tensor
 
-    def sample(self) -> Tensor:
-        """Draws mean + std * eps."""
-        return self.mean + (0.5 * self.log_variance).exp() * torch.randn_like(self.mean)
+    def sample(self, share: RankShare = SINGLE_PROCESS) -> Tensor:
+        """Draws mean + std * eps, for the rows of this process."""
+        return self.mean + (0.5 * self.log_variance).exp() * share.randn_like(self.mean)
 
     def divergence(self) -> Tensor:
         """Returns KL(N(mean, std^2) || N(0, 1)) = sum of (mean^2 + std^2 - 1 - log std^2) / 2 of each image, [B]."""

@@ -1,9 +1,13 @@
-"""Couplings that choose which noise of a batch meets which image, by solving an assignment."""
+"""Couplings that choose which noise of a batch meets which image, by solving an assignment.
+
+Each process solves that of its own rows: unlike all else, it depends on how many processes share a batch.
+"""
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.diffusion.objectives import Coupling
 
 
@@ -14,8 +18,8 @@ class Immiscible(Coupling):
     Costs a transfer to the CPU and O(B^3) there: 2 ms for a batch of 128.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return assign_noise(x, torch.randn_like(x), power=1)
+    def forward(self, x: Tensor, share: RankShare = SINGLE_PROCESS) -> Tensor:
+        return assign_noise(x, share.randn_like(x), power=1)
 
 
 class OptimalTransport(Coupling):
@@ -23,8 +27,8 @@ class OptimalTransport(Coupling):
     Tong et al. 2023, sec. 3.2). The transport plan between two batches of equal size is a permutation, found exactly.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return assign_noise(x, torch.randn_like(x), power=2)
+    def forward(self, x: Tensor, share: RankShare = SINGLE_PROCESS) -> Tensor:
+        return assign_noise(x, share.randn_like(x), power=2)
 
 
 def assign_noise(x: Tensor, eps: Tensor, power: int) -> Tensor:

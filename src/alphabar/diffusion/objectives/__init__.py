@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser, Output
+from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.diffusion.schedules import NoisedBatch, Scales, Schedule
 
 
@@ -15,20 +16,6 @@ class LossTerms(NamedTuple):
 
     loss: Tensor
     level: Tensor
-
-
-class RankShare(NamedTuple):
-    """The part of a batch that belongs to this process where several train on one batch together.
-
-    seed: the same on all of them, another in every step; None draws from torch's global stream.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    seed: int | None = None
-
-
-SINGLE_PROCESS = RankShare()
 
 
 class SampledTimes(NamedTuple):
@@ -67,7 +54,7 @@ class Coupling(nn.Module, ABC):
     """A joint distribution of data and noise: which noise meets which data."""
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, share: RankShare = SINGLE_PROCESS) -> Tensor:
         """Returns eps, the shape of x [B, ...]: row i is the noise that is added to row i of x, and that a network should find."""
 
 
@@ -76,7 +63,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: RankShare = SINGLE_PROCESS) -> LossTerms:
-        """Returns the loss of clean data x [B, ...]; times and noise are drawn from torch's global stream.
+        """Returns the loss of clean data x [B, ...], this process's share of a batch, which draws times and noise.
 
         Raises ValueError if the denoiser's network or schedule is not one for this objective.
         """

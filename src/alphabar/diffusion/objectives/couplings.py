@@ -1,16 +1,16 @@
 """Couplings of noise and data that need no more than torch; `alphabar.models.couplings` has those that solve an assignment."""
 
-import torch
 from torch import Tensor
 
+from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.diffusion.objectives import Coupling
 
 
 class Independent(Coupling):
     """The coupling eps ~ N(0, I), whatever x is (Ho et al. 2020, Alg. 1)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.randn_like(x)
+    def forward(self, x: Tensor, share: RankShare = SINGLE_PROCESS) -> Tensor:
+        return share.randn_like(x)
 
 
 class Offset(Coupling):
@@ -26,6 +26,6 @@ class Offset(Coupling):
             raise ValueError(f"need strength > 0, got strength={strength}")
         self.strength = strength
 
-    def forward(self, x: Tensor) -> Tensor:
-        offset = torch.randn(x.shape[:2] + (1,) * (x.ndim - 2), device=x.device, dtype=x.dtype)
-        return torch.randn_like(x) + self.strength * offset
+    def forward(self, x: Tensor, share: RankShare = SINGLE_PROCESS) -> Tensor:
+        offset = share.randn(x.shape[:2] + (1,) * (x.ndim - 2), x.device, x.dtype)
+        return share.randn_like(x) + self.strength * offset

@@ -4,7 +4,8 @@ from torch import Tensor
 
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser
 from alphabar.diffusion.errors import LeavesVarianceUntrained
-from alphabar.diffusion.objectives import SINGLE_PROCESS, Coupling, LossTerms, Objective, RankShare, Times, Weighting, regress
+from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
+from alphabar.diffusion.objectives import Coupling, LossTerms, Objective, Times, Weighting, regress
 from alphabar.diffusion.objectives.couplings import Independent
 from alphabar.diffusion.objectives.times import UniformTimes
 from alphabar.diffusion.objectives.weightings import UniformWeighting
@@ -25,7 +26,7 @@ class Denoising(Objective):
 
     def forward(self, denoiser: NetworkDenoiser, x: Tensor, cond: Cond = None, share: RankShare = SINGLE_PROCESS) -> LossTerms:
         t, level, importance = self.times(denoiser.schedule, len(x), x.device, share)  # Alg. 1, line 3: t ~ Uniform(1..T)
-        eps = self.coupling(x)  # line 4: eps ~ N(0, I)
+        eps = self.coupling(x, share)  # line 4: eps ~ N(0, I)
         batch = denoiser.schedule.noised(x, t, eps)
         output, error = regress(denoiser, batch, cond)  # line 5: ||eps - eps_hat(x_t, t)||^2
         if output.variance is not None:

@@ -8,7 +8,8 @@ from torch import Tensor
 from alphabar.diffusion.bound import bound_term, must_be_discrete
 from alphabar.diffusion.denoiser import Cond, NetworkDenoiser, Prediction
 from alphabar.diffusion.errors import NeedsLearnedVariance
-from alphabar.diffusion.objectives import SINGLE_PROCESS, Coupling, LossTerms, Objective, RankShare, Times, Weighting, regress
+from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
+from alphabar.diffusion.objectives import Coupling, LossTerms, Objective, Times, Weighting, regress
 from alphabar.diffusion.objectives.couplings import Independent
 from alphabar.diffusion.objectives.times import UniformTimes
 from alphabar.diffusion.objectives.weightings import UniformWeighting
@@ -52,7 +53,7 @@ class Hybrid(Objective):
         schedule = denoiser.schedule
         must_be_discrete(schedule)
         t, level, importance = self.times(schedule, len(x), x.device, share)
-        eps = self.coupling(x)
+        eps = self.coupling(x, share)
         batch = schedule.noised(x, t, eps)
         (y, variance), error = regress(denoiser, batch, cond)
         if variance is None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from alphabar.diffusion.errors import NeedsContinuousSchedule
-from alphabar.diffusion.objectives import RankShare, SampledTimes, Times
+from alphabar.diffusion.noise import RankShare
+from alphabar.diffusion.objectives import SampledTimes, Times
 from alphabar.diffusion.schedules import Schedule
 
 
@@ -25,12 +26,9 @@ class FixedTimes(Times, ABC):
     def uniform(self, num: int, device: torch.device, share: RankShare) -> Tensor:
         """Returns numbers in (0, 1), [num]: at 0 itself, clean data, there is nothing to predict."""
         if not self.stratified:
-            return torch.rand(num, device=device).clamp(min=2**-25)
-        stream = None if share.seed is None else torch.Generator().manual_seed(share.seed)
-        offset = torch.rand((), generator=stream, dtype=torch.float64).item()
-        total = num * share.world_size
-        places = torch.arange(share.rank, total, share.world_size, device=device)
-        return ((offset + places / total) % 1).clamp(min=2**-25)
+            return share.rand(num, device).clamp(min=2**-25)
+        places = torch.arange(share.rank * num, (share.rank + 1) * num, device=device)
+        return ((share.common() + places / (num * share.world_size)) % 1).clamp(min=2**-25)
 
     def observe(self, level: Tensor, loss: Tensor) -> None:
         pass
@@ -145,8 +143,8 @@ class ImportanceTimes(Times):
 
     def forward(self, schedule: Schedule, num: int, device: torch.device, share: RankShare) -> SampledTimes:
         p = self.probabilities()
-        bins = torch.multinomial(p, num, replacement=True)
-        level = (bins + torch.rand(num, device=device)).clamp(max=self.num_bins * (1 - 6e-8)) / self.num_bins
+        bins = share.draw(lambda rows, stream: torch.multinomial(p, rows, replacement=True, generator=stream), num, device)
+        level = (bins + share.rand(num, device)).clamp(max=self.num_bins * (1 - 6e-8)) / self.num_bins
         return SampledTimes(schedule.time(level), level, 1 / (self.num_bins * p[bins]))
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.models.clip import CLIP
 
 
@@ -47,9 +48,12 @@ class Codec(nn.Module, ABC):
         """Returns the shape, without B, of what `encode` makes of square images. Raises ValueError for an unsuitable size."""
 
     @abstractmethod
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns float32 [B, ...] in model space from a training batch, which has "image" uint8 [B, C, H, W] or, if latents are
-        cached, "latent". It may draw random numbers. Raises ValueError if the batch lacks the entry that is needed."""
+    def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Tensor:
+        """Returns float32 [B, ...] in model space from a training batch.
+
+        batch: has "image" uint8 [B, C, H, W] or, if latents are cached, "latent". share: the random numbers that it may draw.
+        Raises ValueError if the batch lacks the entry that is needed.
+        """
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:

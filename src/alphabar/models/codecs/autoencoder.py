@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.files.paths import user_path
 from alphabar.models.autoencoder_files import FrozenAutoencoder
 from alphabar.models.codecs import LatentCodec
@@ -74,12 +75,12 @@ class Autoencoder(LatentCodec):
             )
         return self.autoencoder.latent_channels, resolution // factor, resolution // factor
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Tensor:
         if "latent" not in batch:
             found = self.autoencoder.posterior(self._input(batch["image"]))
-            return self._normalised(found.sample())
+            return self._normalised(found.sample(share))
         mean, std = batch["latent"].to(self.mean.device).float().unbind(1)
-        return self._normalised(mean + std * torch.randn_like(mean))
+        return self._normalised(mean + std * share.randn_like(mean))
 
     def encode(self, images: Tensor) -> Tensor:
         return self._normalised(self.autoencoder.posterior(self._input(images)).mean)

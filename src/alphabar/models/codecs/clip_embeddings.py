@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.files.paths import user_path
 from alphabar.models.clip import CLIP, must_have_digest
 from alphabar.models.codecs import LatentCodec
@@ -60,7 +61,7 @@ class CLIPEmbeddings(LatentCodec):
     def measure(self, mean: Tensor, std: Tensor, num: int) -> None:
         """Does nothing, since the scale of unit vectors is known."""
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Tensor:
         return batch["latent"][:, 0].float() if "latent" in batch else self.encode(batch["image"])
 
     def encode(self, images: Tensor) -> Tensor:

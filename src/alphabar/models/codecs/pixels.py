@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.models.codecs import Codec
 
 
@@ -59,7 +60,7 @@ class Pixels(Codec):
     def space(self, channels: int, resolution: int) -> Sequence[int]:
         return channels, resolution, resolution
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Tensor:
         return self.encode(batch["image"])
 
     def encode(self, images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from alphabar.diffusion.denoiser import Cond
-from alphabar.diffusion.noise import ImageNoise
+from alphabar.diffusion.noise import SINGLE_PROCESS, ImageNoise, RankShare
 from alphabar.models.codecs import Codec
 
 
@@ -65,10 +65,10 @@ class Conditioner(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+    def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Cond:
         """Returns the condition of a batch of data, as `ImageSet.batch` gives it.
 
-        In training mode the conditions of some images are dropped, so that the network learns to do without
+        In training mode the conditions of some images are dropped, drawn from `share`, so that the network learns to do without
         (classifier-free guidance, Ho & Salimans 2022, Alg. 1). Raises ValueError if the batch lacks the entry that is needed.
         """
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.diffusion.denoiser import Cond
+from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.models.conditioners import Conditioner
 
 
@@ -33,12 +34,12 @@ class ClassLabel(Conditioner):
     def depicts(self) -> Literal["label", "caption"] | None:
         return "label"
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+    def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Cond:
         if "label" not in batch:
             raise ValueError("conditioner=class_label needs images with classes, and these data have none")
         labels = batch["label"].to(self.table.weight.device)
         if self.training and self.dropout > 0:
-            dropped = torch.rand(labels.shape, device=labels.device) < self.dropout
+            dropped = share.rand(len(labels), labels.device) < self.dropout
             labels = torch.where(dropped, self.num_classes, labels)
         return {"vector": self.table(labels)}
 

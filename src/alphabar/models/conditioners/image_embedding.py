@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.diffusion.denoiser import Cond
-from alphabar.diffusion.noise import ImageNoise
+from alphabar.diffusion.noise import SINGLE_PROCESS, ImageNoise, RankShare
 from alphabar.models.clip import CLIP, must_have_digest
 from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import ImageConditioner
@@ -43,12 +43,12 @@ class ImageEmbedding(ImageConditioner):
     def frozen_parts(self) -> Mapping[str, str]:
         return {"clip_name": self.clip.name}
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+    def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Cond:
         if "image" not in batch:
             raise ValueError("conditioner=image_embedding needs the images themselves, and this batch has none")
         vector = self._scaled(self.embed(batch["image"].to(self.nothing.device)))
         if self.training and self.dropout > 0:
-            dropped = torch.rand(len(vector), 1, device=vector.device) < self.dropout
+            dropped = share.rand(len(vector), vector.device)[:, None] < self.dropout
             vector = torch.where(dropped, self.nothing, vector)
         return {"vector": vector}
 

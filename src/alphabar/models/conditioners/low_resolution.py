@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from alphabar.diffusion.denoiser import Cond
-from alphabar.diffusion.noise import ImageNoise
+from alphabar.diffusion.noise import SINGLE_PROCESS, ImageNoise, RankShare
 from alphabar.models.codecs import Codec
 from alphabar.models.codecs.pixels import Pixels, to_uint8
 from alphabar.models.conditioners import ImageConditioner
@@ -59,18 +59,18 @@ class LowResolution(ImageConditioner):
         self.max_level, self.sample_level = max_level, sample_level
         self.register_buffer("home", torch.zeros(1), persistent=False)  # follows the module to its device
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+    def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Cond:
         if "image" not in batch:
             raise ValueError("conditioner=low_resolution needs images in a batch, and there are none")
         images = batch["image"]
         if not self.training:
             return self.from_image(images, ImageNoise(SEED, range(len(images))))
         low = self.low(images)
-        s = self.max_level * torch.rand(len(low), device=low.device)
-        cond = self._condition(low, s, torch.randn_like(low))
+        s = self.max_level * share.rand(len(low), low.device)
+        cond = self._condition(low, s, share.randn_like(low))
         if self.dropout == 0:
             return cond
-        kept = (torch.rand(len(low), device=low.device) >= self.dropout).float()
+        kept = (share.rand(len(low), low.device) >= self.dropout).float()
         return {"image": cond["image"] * kept.view(-1, 1, 1, 1), "vector": cond["vector"] * kept.view(-1, 1)}
 
     def null(self, num: int) -> Cond:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from alphabar.diffusion.denoiser import Cond
+from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 from alphabar.models.conditioners import Conditioner
@@ -54,7 +55,7 @@ class Text(Conditioner):
         self._prompts[EMPTY_PROMPT] = self._captions.tokens[: int(self._captions.lengths[0])]
         self.encoder.forget()  # reloaded when a prompt needs it
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+    def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Cond:
         if "caption" not in batch:
             raise ValueError("conditioner=text needs images with captions, and these data have none")
         if self._captions is None:
@@ -62,7 +63,7 @@ class Text(Conditioner):
         self._captions = self._captions.to(self.home.device)
         rows = batch["caption"].to(self.home.device) + 1
         if self.training and self.dropout > 0:
-            rows = torch.where(torch.rand(rows.shape, device=rows.device) < self.dropout, 0, rows)
+            rows = torch.where(share.rand(len(rows), rows.device) < self.dropout, 0, rows)
         return self._condition(self._captions, rows)
 
     def null(self, num: int) -> Cond:

@@ -79,10 +79,10 @@ class AutoencoderModule(BaseModule):
             )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
-        self.seed_step(batch_idx)
+        share = self.seed_step(batch_idx)
         x = self.pixels.encode(batch["image"])
         posterior = self.autoencoder.posterior(x)
-        y = self.autoencoder.decode(posterior.sample())
+        y = self.autoencoder.decode(posterior.sample(share))
         reconstruction, kl = (x - y).abs().flatten(1).mean(1), posterior.divergence() / x[0].numel()
         losses = reconstruction + self.kl_weight * kl
         parts = {"reconstruction": reconstruction.mean(), "kl": kl.mean()}

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.diffusion.noise import derive_seed
+from alphabar.diffusion.noise import RankShare, derive_seed
 from alphabar.errors import UserError
 from alphabar.models.codecs.pixels import check_images
 
@@ -33,7 +33,7 @@ class BaseModule(LightningModule, ABC):
     """A model that is trained on images.
 
     optimizer: makes an optimizer of parameters.
-    seed: fixes, with the step, the batch and the rank, every random number of a step, so that a resumed run repeats them.
+    seed: fixes, with the step and the batch, every random number of a step, so that a resumed run repeats them.
     warmup_steps: the number of steps over which the learning rate rises linearly to its value. Raises ValueError if negative.
     """
 
@@ -84,9 +84,14 @@ class BaseModule(LightningModule, ABC):
     def next_steps(self) -> tuple[NextStep, ...]:
         """Returns the commands that can follow a run."""
 
-    def seed_step(self, batch_idx: int) -> None:
-        """Seeds the random numbers of a step, which differ on every rank."""
-        torch.manual_seed(derive_seed("step", self.seed, self.global_step, batch_idx, self.global_rank))
+    def seed_step(self, batch_idx: int) -> RankShare:
+        """Returns this process's share of a batch, with the random numbers of its rows.
+
+        Seeds torch's global stream, which dropout inside networks draws from; it differs on every rank.
+        """
+        step = (self.seed, self.global_step, batch_idx)
+        torch.manual_seed(derive_seed("network", *step, self.global_rank))
+        return RankShare(self.global_rank, self.trainer.world_size, derive_seed("step", *step, 0))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config

@@ -12,8 +12,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.latents import prepare_latents
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.errors import LeavesVarianceUntrained, NeedsContinuousSchedule, NeedsDiscreteSchedule, NeedsLearnedVariance
-from alphabar.diffusion.noise import derive_seed
-from alphabar.diffusion.objectives import Objective, RankShare
+from alphabar.diffusion.objectives import Objective
 from alphabar.errors import Advice, UserError, advised
 from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import Conditioner
@@ -87,10 +86,8 @@ class DiffusionModule(BaseModule):
             prepare_latents(codec, data, self.device, with_images=self.conditioner.takes_images)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        self.seed_step(batch_idx)
-        common = derive_seed("batch", self.seed, self.global_step, batch_idx)
-        share = RankShare(self.global_rank, self.trainer.world_size, common)
-        terms = self.objective(self.denoiser, self.codec(batch), self.conditioner(batch), share)
+        share = self.seed_step(batch_idx)
+        terms = self.objective(self.denoiser, self.codec(batch, share), self.conditioner(batch, share), share)
         return {"loss": terms.loss.mean(), "losses": terms.loss.detach(), "levels": terms.level}
 
     def sweep_objective(self) -> float | None:
