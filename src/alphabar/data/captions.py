@@ -1,12 +1,14 @@
 """Captions of the images in a folder: `metadata.jsonl`, as Hugging Face's imagefolder reads it."""
 
 import json
+import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from alphabar.errors import UserError
+from alphabar.files.reading import read_bytes
 
 METADATA = "metadata.jsonl"
 FILE_NAME = "file_name"
@@ -19,7 +21,7 @@ def read_captions(root: Path, names: Sequence[str], key: str) -> list[str] | Non
     count. Raises UserError for a line that is no such object, for two lines about one image, and for images without a caption.
     """
     path = root / METADATA
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     lines = _read_lines(path)
     numbers = {name: number for number, (name, _) in enumerate(lines, start=1) if name is not None}
@@ -39,9 +41,9 @@ def read_captions(root: Path, names: Sequence[str], key: str) -> list[str] | Non
 def _read_lines(path: Path) -> list[tuple[str | None, dict[str, Any]]]:
     """Returns (file name, content) of each line; (None, {}) for empty ones."""
     try:
-        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        raw = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     lines: list[tuple[str | None, dict[str, Any]]] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(raw, start=1):

@@ -27,10 +27,18 @@ def image_files(root: Path, inside: tuple[str, ...] = (), above: frozenset[tuple
     for entry in entries:
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from image_files(root, (*inside, entry.name), above | {identity})
         elif entry.name.lower().endswith(SUFFIXES):
             yield "/".join((*inside, entry.name))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Returns whether an entry is a folder or a link to one; a link to itself is neither."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def fingerprint(root: Path, names: Iterable[str], settings: tuple[float | str, ...]) -> str:

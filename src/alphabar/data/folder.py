@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import torch
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor
 
 from alphabar.data import ImageSet
@@ -17,6 +17,7 @@ from alphabar.data.decoded import DecodedSource, ImageReader
 from alphabar.data.files import SUFFIXES, fingerprint, image_files
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
+from alphabar.files.reading import open_image
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class FileReader(ImageReader):
     def __len__(self) -> int:
         return len(self.names)
 
-    def read(self, index: int) -> Image.Image:
-        return Image.open(self.root / self.names[index])
+    def read(self, index: int) -> Image:
+        return open_image(self.root / self.names[index])
 
     def name(self, index: int) -> str:
         return str(self.root / self.names[index])

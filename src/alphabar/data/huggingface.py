@@ -15,6 +15,7 @@ from torch import Tensor
 from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedSource, ImageReader
+from alphabar.data.huggingface_files import refuse_foreign_files, stored_image
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 
@@ -24,21 +25,22 @@ SAVED = ("state.json", "dataset_dict.json")  # marks of save_to_disk
 
 @dataclass(frozen=True)
 class RowReader(ImageReader):
-    """Reads the images of `rows` of a dataset, in that order, from its column `key`, the only one that it has."""
+    """Reads the images of `rows` of a dataset, in that order, from its column `key`, the only one that it has.
+
+    folders: see `stored_image`.
+    """
 
     dataset: Any
     key: str
     dataset_name: str
     rows: list[int]
+    folders: list[Path]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def read(self, index: int) -> Image.Image:
-        image = self.dataset[self.rows[index]][self.key]
-        if image is None:
-            raise ValueError("there is no image")
-        return image
+        return stored_image(self.dataset[self.rows[index]][self.key], self.folders, self.dataset.features[self.key].mode)
 
     def name(self, index: int) -> str:
         return f"row {self.rows[index]} of {self.dataset_name}"
@@ -137,6 +139,8 @@ class HuggingFaceSource(DecodedSource):
         except ImportError as error:
             raise UserError("data=huggingface needs Hugging Face's datasets: pip install 'alphabar[huggingface]'") from error
         folder = user_path(self.name)
+        if folder.is_dir():
+            refuse_foreign_files(folder)
         try:
             if any((folder / mark).is_file() for mark in SAVED):
                 found = datasets.load_from_disk(str(folder))
@@ -148,15 +152,23 @@ class HuggingFaceSource(DecodedSource):
         return {str(split): each for split, each in found.items()} if isinstance(found, dict) else {self.splits[0]: found}
 
     def _columns(self, dataset: Any) -> Any:
-        """Returns the dataset with the columns that are used. Raises UserError if one is missing."""
+        """Returns the dataset with the columns that are used, its images undecoded. Raises UserError if one is missing."""
+        import datasets
+
         keys = {"image_key": self.image_key, "caption_key": self.caption_key, "label_key": self.label_key}
         for name, key in keys.items():
             if key is not None and key not in dataset.features:
                 there = ", ".join(dataset.features)
                 raise UserError(f"data.{name}={key}: {self.name} has no such column, it has {there}")
-        if type(dataset.features[self.image_key]).__name__ != "Image":
-            raise UserError(f"data.image_key={self.image_key}: need a column of type Image, got {dataset.features[self.image_key]}")
-        return dataset.select_columns([key for key in dict.fromkeys(keys.values()) if key is not None])
+        column = dataset.features[self.image_key]
+        if not isinstance(column, datasets.Image):
+            raise UserError(f"data.image_key={self.image_key}: need a column of type Image, got {column}")
+        if self.caption_key is not None and not isinstance(dataset.features[self.caption_key], datasets.Value):
+            raise UserError(
+                f"data.caption_key={self.caption_key}: need a column of texts, got {dataset.features[self.caption_key]}"
+            )
+        used = dataset.select_columns([key for key in dict.fromkeys(keys.values()) if key is not None])
+        return used.cast_column(self.image_key, datasets.Image(mode=column.mode, decode=False))
 
     def _texts(self, dataset: Any) -> list[str]:
         """Returns the caption of each row. Raises UserError for rows without one."""
@@ -173,12 +185,19 @@ class HuggingFaceSource(DecodedSource):
         return np.random.RandomState(ORDER_SEED).permutation(len(dataset)).tolist()
 
     def _images(self, dataset: Any, rows: list[int]) -> ImageSet:
-        reader = RowReader(dataset.select_columns([self.image_key]), self.image_key, self.name, rows)
+        reader = RowReader(dataset.select_columns([self.image_key]), self.image_key, self.name, rows, self._folders())
         texts: list[str] | None = None
         if self.caption_key is not None:
             all_texts = self._texts(dataset)
             texts = [all_texts[row] for row in rows]
         return self.decoded_images(reader, self._labels(dataset, rows), texts)
+
+    def _folders(self) -> list[Path]:
+        """Returns the folders of the dataset's own files: the one that is named, and the caches of the hub."""
+        from datasets import config
+        from huggingface_hub import constants
+
+        return [user_path(self.name), Path(config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)]
 
     def _labels(self, dataset: Any, rows: list[int]) -> Tensor | None:
         if self.classes is None:

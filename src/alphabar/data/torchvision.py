@@ -17,7 +17,7 @@ from alphabar.data.decoded import DecodedImages, ImageReader
 from alphabar.data.files import fingerprint
 from alphabar.data.pixels import square_shape
 from alphabar.data.resident import ResidentImages
-from alphabar.data.torchvision_catalogue import CATALOGUE
+from alphabar.data.torchvision_catalogue import CATALOGUE, CatalogueEntry
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 
@@ -29,6 +29,7 @@ class ItemReader(ImageReader):
     """Reads the images of a torchvision dataset, in the order of `indices`."""
 
     dataset: Any
+    entry: CatalogueEntry
     dataset_name: str
     indices: list[int]
 
@@ -36,7 +37,7 @@ class ItemReader(ImageReader):
         return len(self.indices)
 
     def read(self, index: int) -> Image.Image:
-        return self.dataset[self.indices[index]][0]
+        return self.entry.read(self.dataset, self.indices[index])
 
     def name(self, index: int) -> str:
         return f"image {self.indices[index]} of {self.dataset_name}"
@@ -117,7 +118,8 @@ class TorchvisionSource(ImageSource):
             raise UserError(f"cannot {verb} {self.name} under {self.root}: {reason}") from error
 
     def _check_files(self) -> None:
-        missing = [name for name in self._entry.files if not (self.root / name).exists()]
+        places = {name: self.root / name for name in self._entry.files}
+        missing = [name for name, place in places.items() if not (place.is_file() or place.is_dir())]
         if missing:
             raise UserError(f"no {self.name} under {self.root}: missing {', '.join(missing)} (data.download=true fetches it)")
 
@@ -129,7 +131,7 @@ class TorchvisionSource(ImageSource):
             labels = torch.as_tensor(np.asarray(entry.labels(dataset))[order], dtype=torch.int64)
         if entry.pixels is not None and entry.shape == self._shape:
             return ResidentImages(entry.pixels(dataset)[torch.from_numpy(order)].contiguous(), labels)
-        return DecodedImages(ItemReader(dataset, self.name, order.tolist()), self._shape, labels)
+        return DecodedImages(ItemReader(dataset, entry, self.name, order.tolist()), self._shape, labels)
 
 
 class Torchvision(ImageDataModule):

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torchvision import datasets
 
 from alphabar.data import Shape
+from alphabar.files.reading import open_image
 
 SCALED = Shape(3, 64)  # the shape to which images that are not square are scaled
 
@@ -25,6 +28,7 @@ class CatalogueEntry:
     pixels: dataset -> uint8 [N, C, H, W] if it holds its images in memory, else None.
     labels: dataset -> class ids [N] if each image has one class, else None.
     classes: dataset -> the names of the classes, or None if there are none.
+    read: (dataset, index) -> the image, of a dataset that opens image files, which we open ourselves.
     """
 
     open: Callable[[str, bool, bool], Any]
@@ -34,6 +38,7 @@ class CatalogueEntry:
     pixels: Callable[[Any], Tensor] | None = None
     labels: Callable[[Any], Sequence[int]] | None = lambda data: data._labels
     classes: Callable[[Any], Sequence[str]] | None = lambda data: data.classes
+    read: Callable[[Any, int], Image] = lambda data, index: data[index][0]
 
 
 def _by_flag(dataset: Callable[..., Any]) -> Callable[[str, bool, bool], Any]:
@@ -42,6 +47,12 @@ def _by_flag(dataset: Callable[..., Any]) -> Callable[[str, bool, bool], Any]:
 
 def _by_split(dataset: Callable[..., Any], train_split: str = "train") -> Callable[[str, bool, bool], Any]:
     return lambda root, train, download: dataset(root, split=train_split if train else "test", download=download)
+
+
+def _open_rgb(path: Path) -> Image:
+    """Returns the image in a file as torchvision does, decoded to RGB."""
+    with open_image(path) as image:
+        return image.convert("RGB")
 
 
 def _idx(dataset: Callable[..., Any], folder: str) -> CatalogueEntry:
@@ -97,14 +108,21 @@ CATALOGUE = {
         files=("celeba/img_align_celeba", *(f"celeba/{name}.txt" for name in CELEBA_LISTS)),
         labels=None,
         classes=None,
+        read=lambda data, index: open_image(Path(data.root, data.base_folder, "img_align_celeba", data.filename[index])),
     ),
     "Flowers102": CatalogueEntry(
         open=_by_split(datasets.Flowers102),
         files=tuple(f"flowers-102/{name}" for name in ("jpg", "imagelabels.mat", "setid.mat")),
+        read=lambda data, index: _open_rgb(data._image_files[index]),
     ),
-    "Food101": CatalogueEntry(open=_by_split(datasets.Food101), files=("food-101/meta", "food-101/images")),
+    "Food101": CatalogueEntry(
+        open=_by_split(datasets.Food101),
+        files=("food-101/meta", "food-101/images"),
+        read=lambda data, index: _open_rgb(data._image_files[index]),
+    ),
     "OxfordIIITPet": CatalogueEntry(
         open=_by_split(datasets.OxfordIIITPet, train_split="trainval"),
         files=("oxford-iiit-pet/images", "oxford-iiit-pet/annotations"),
+        read=lambda data, index: _open_rgb(data._images[index]),
     ),
 }

@@ -3,7 +3,6 @@
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
 from alphabar.data import Shape
@@ -13,6 +12,7 @@ from alphabar.data.folder import FileReader
 from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
+from alphabar.files.reading import open_image
 
 
 def read_user_images(path: str, shape: Shape, num: int) -> Tensor:
@@ -33,7 +33,7 @@ def common_side(path: str, num: int) -> int | None:
     sizes = set()
     for name in names:
         try:
-            with Image.open(place / name) as image:
+            with open_image(place / name) as image:
                 sizes |= set(image.size)
         except Exception as error:  # any kind: a file may contain any bytes
             raise UserError(f"images={path}: {unreadable_message(name, error)}") from error

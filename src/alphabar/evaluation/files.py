@@ -6,11 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 from PIL import Image
 from torch import Tensor
 
@@ -19,6 +18,8 @@ from alphabar.data.folder import hash_position
 from alphabar.data.pixels import SIXTEEN_BITS, flattened, pixels_of
 from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
+from alphabar.evaluation.array_header import read_array_header
+from alphabar.files.reading import must_be_file, open_image
 
 Size = tuple[int, int, int]
 T = TypeVar("T")
@@ -101,7 +102,7 @@ class SampleFolder(SampleFiles):
 
     def _open(self, name: str, read: Callable[[Image.Image], T]) -> T:
         try:
-            with Image.open(self.root / name) as image:
+            with open_image(self.root / name) as image:
                 return read(image)
         except Exception as error:  # any kind: a file may contain any bytes
             raise UserError(f"samples={self.root}: {unreadable_message(name, error)}") from error
@@ -121,16 +122,20 @@ class SampleArray(SampleFiles):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            must_be_file(path)
+            size = path.stat().st_size
             with zipfile.ZipFile(path) as archive:
-                headers = {name: self._header(archive, name) for name in archive.namelist() if name.endswith(".npy")}
+                arrays = [each for each in archive.infolist() if each.filename.endswith(".npy")]
+                headers = [read_array_header(archive, each, size) for each in arrays]
         except (ValueError, RuntimeError, *DAMAGED) as error:  # RuntimeError: encrypted files and unsupported compression
             raise UserError(f"samples={path}: {' '.join(str(error).split()) or type(error).__name__}") from error
-        fitting = [name for name, (shape, dtype) in headers.items() if len(shape) == 4 and dtype == np.uint8 and shape[3] in (1, 3)]
-        if not fitting or headers[fitting[0]][0][0] == 0:
-            arrays = ", ".join(f"{name[:-4]} {dtype} {list(shape)}" for name, (shape, dtype) in headers.items())
-            raise UserError(f"samples={path}: need an array uint8 [N, H, W, C] with N >= 1 and C = 1 or 3, got {arrays or 'none'}")
-        self.name = fitting[0]
-        self.shape = headers[self.name][0]
+        header = next((each for each in headers if each.holds_images), None)
+        if header is None:
+            found = ", ".join(f"{each.entry.filename[:-4]} {each.dtype} {list(each.shape)}" for each in headers)
+            raise UserError(f"samples={path}: need an array uint8 [N, H, W, C] with N >= 1 and C = 1 or 3, got {found or 'none'}")
+        if problem := header.problem():
+            raise UserError(f"samples={path}: {problem}")
+        self.name, self.shape, self._start = header.entry.filename, header.shape, header.start
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -154,7 +159,7 @@ class SampleArray(SampleFiles):
         length = int(np.prod(self.shape[1:]))
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.name) as file:
-                _read_header(file)
+                file.read(self._start)
                 for position in range(len(self)):
                     content = file.read(length)
                     if len(content) < length:
@@ -163,18 +168,6 @@ class SampleArray(SampleFiles):
                         yield np.frombuffer(content, dtype=np.uint8).reshape(self.shape[1:])
         except DAMAGED as error:
             raise UserError(f"samples={self.path}: {unreadable_message(self.name, error)}") from error
-
-    def _header(self, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-        with archive.open(name) as file:
-            shape, is_fortran, dtype = _read_header(file)
-        if is_fortran:
-            raise ValueError(f"{name} is stored in Fortran order, need C order")
-        return shape, dtype
-
-
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-    return read(file)
 
 
 def format_size(size: Size) -> str:

@@ -160,13 +160,22 @@ def read_receipt(path: Path) -> Receipt:
         raise UserError(f"{path}: there is no receipt; evaluate.py leaves one in its folder as {FILE_NAME}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not a receipt of evaluate.py, it is no JSON") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{file}: not a receipt of evaluate.py, need format {FORMAT!r}")
-    stored = content.pop("sha256", None)
-    if stored != json_sha256(content):
+    try:
+        is_edited = content.pop("sha256", None) != json_sha256(content)
+        receipt = None if is_edited else _parse_receipt(content)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file}: not a whole receipt: {type(error).__name__}") from error
+    if receipt is None:
         raise UserError(f"{file}: was edited after it was written (its SHA-256 is not that of its content): measure again")
+    return receipt
+
+
+def _parse_receipt(content: dict[str, Any]) -> Receipt:
+    """Returns the receipt with this content; raises KeyError, TypeError, ValueError or AttributeError for any other content."""
     if isinstance(guidance := content["protocol"].get("guidance"), dict):
         guidance.pop("rule", None)  # earlier versions wrote the settings of guidance twice
     figures = tuple(_figure(record) for record in content["figures"])

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from alphabar.files.reading import open_image
 
 MAX_SIDE = 216  # pixels of a grid that are shown, from its top left corner
 
@@ -13,7 +14,7 @@ def newest_samples(folder: Path) -> np.ndarray | None:
     files = sorted((folder / "samples").glob("*.png"))
     if not files:
         return None
-    with Image.open(files[-1]) as file:
+    with open_image(files[-1]) as file:
         picture = np.asarray(file)
     is_white = picture == picture.max()
     is_white = is_white.all(axis=-1) if is_white.ndim == 3 else is_white

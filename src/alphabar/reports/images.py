@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from alphabar.files.reading import open_image, read_bytes
 from alphabar.plotting.sample_corner import newest_samples
 
 MIME_TYPES = {"PNG": "image/png", "GIF": "image/gif", "JPEG": "image/jpeg", "WEBP": "image/webp"}
@@ -40,10 +41,10 @@ def embed_image(path: Path) -> EmbeddedImage | None:
     if not path.exists():
         return None
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as file:
+            with open_image(io.BytesIO(content)) as file:
                 file.load()
                 return _encode(content, file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

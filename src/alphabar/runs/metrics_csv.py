@@ -5,6 +5,8 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from alphabar.files.reading import read_bytes
+
 
 @dataclass(frozen=True)
 class RunMetrics:
@@ -41,7 +43,7 @@ def floor_name(fid: str) -> str:
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Returns the rows of a metrics file; a last row that was cut off by a crash is left out."""
-    text = path.read_text(encoding="utf-8")
+    text = read_bytes(path).decode()
     return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
 
 

@@ -11,6 +11,7 @@ from alphabar.data.pixels import to_pixels
 from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
+from alphabar.files.reading import open_image
 
 # What is hidden: from top to bottom and from left to right, as fractions of the image.
 HIDDEN = {
@@ -63,7 +64,7 @@ def _read_mask(path: str, resolution: int) -> Tensor:
     if not file.is_file():
         raise UserError(f"task.mask={path}: there is no such file; the words are: {', '.join(HIDDEN)}")
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             return to_pixels(image, Shape(1, resolution), Image.Resampling.NEAREST) >= 128
     except Exception as error:  # any kind: a file may contain any bytes
         raise UserError(f"task.mask={path}: {unreadable_message(str(file), error)}") from error

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from PIL import Image
 from torch import Tensor
 
+from alphabar.files.reading import open_image
 from alphabar.sampling.image_grid import to_pil
 from alphabar.training.hooks import base_module
 
@@ -32,7 +32,7 @@ def log_picture(trainer: Trainer, name: str, image: Tensor, caption: str | None 
 
 def log_file(trainer: Trainer, name: str, path: Path) -> None:
     """Logs a PNG file to the loggers that keep images."""
-    with Image.open(path) as picture:
+    with open_image(path) as picture:
         pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
     log_picture(trainer, name, pixels)
 

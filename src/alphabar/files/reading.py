@@ -1,0 +1,50 @@
+"""Files of anybody, opened so that nothing waits for ever, starts a program or takes more memory than the file warrants."""
+
+import stat
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+# The formats that Pillow decodes itself. Not EPS (it starts Ghostscript), WMF and the stubs (which hand files to programs of the
+# system), IPTC (which opens a further image by its content, in any format), nor those that nobody keeps images in.
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "QOI", "ICO", "PCX", "SGI")
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def must_be_file(path: Path) -> None:
+    """Raises OSError unless `path` is a file or a link to one: a pipe, a socket or a device may never come to an end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(f"it is {KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns the content of a file. Raises OSError if there is none, or if it is not a file."""
+    must_be_file(path)
+    return path.read_bytes()
+
+
+def open_image(source: Path | BinaryIO) -> Image.Image:
+    """Returns the image in a file, not decoded yet; its format, one of `FORMATS`, follows from its content and not from its name.
+
+    Raises OSError if it is no file or no such image, Image.DecompressionBombError for one of more than 179 million pixels, and
+    any kind of error for a damaged one.
+    """
+    if isinstance(source, Path):
+        must_be_file(source)
+    return Image.open(source, formats=known_formats())
+
+
+@cache
+def known_formats() -> tuple[str, ...]:
+    """Returns those of `FORMATS` that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
