@@ -19,7 +19,10 @@ SCRIPTS = {name: [command for command in COMMANDS if command.script == f"{name}.
 # Composed, and not run, with the reason.
 COMPOSED_ONLY = {"data.name=CIFAR10": "torchvision compares its 170 MB with a hash"}
 # Neither: run by other tests.
-ELSEWHERE = {"schedule=quadratic": "test_contributions.py has the files of the README's own schedule"}
+ELSEWHERE = {
+    "schedule=quadratic": "test_contributions.py has the files of the README's own schedule",
+    "sweep.resume=outputs/sweeps/NAME": "test_sweep_resume.py has sweeps that stopped",
+}
 NUMBERS = ("num", "sampler.num_steps", "trainer.max_steps", "trainer.devices", "network")  # what smoke sizes replace
 BRIEF = ("trainer.max_steps=2", "logger=csv", "trainer.accelerator=cpu", "trainer.devices=1")
 LOOKS = ("callbacks.samples=null", "callbacks.film=null", "callbacks.fid=null", "callbacks.curves=null")

@@ -45,16 +45,16 @@ def main(cfg):
     (folder / "seen.json").write_text(json.dumps(seen))
     if cfg.act == "refuse":
         raise UserError("this is no good")
-    if cfg.act == "bug":
+    if cfg.act == "bug" and "MENDED" not in os.environ:
         raise RuntimeError("a bug")
     if cfg.act == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     if cfg.act == "quiet":
         os._exit(3)
-    if cfg.act in ("orphan", "sleep"):
+    if cfg.act in ("orphan", "sleep") and "MENDED" not in os.environ:
         child = subprocess.Popen(SLEEP)
         (folder / "child").write_text(str(child.pid))
-    if cfg.act == "sleep":
+    if cfg.act == "sleep" and "MENDED" not in os.environ:
         (folder / "ready").touch()
         time.sleep(120)
     value = 10 / float(cfg.x)
@@ -98,6 +98,13 @@ def is_alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def wait_for(condition, seconds=30):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+    return condition()
 
 
 def test_every_job_is_a_process_of_its_own_that_inherits_no_rank(start, tmp_path):
@@ -217,9 +224,7 @@ def test_what_a_job_started_does_not_outlive_it(start, tmp_path):
 )
 def test_a_stopped_sweep_stops_its_job_and_starts_no_other(start, tmp_path, signum, code):
     sweep = start("-m", "act=sleep", "x=1,2", wait=False)
-    until = time.monotonic() + 30
-    while not (tmp_path / "sweep" / "0" / "ready").exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for((tmp_path / "sweep" / "0" / "ready").exists)
     sweep.send_signal(signum)
     out, _ = sweep.communicate(timeout=30)
     assert sweep.returncode == code

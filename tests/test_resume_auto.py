@@ -10,6 +10,7 @@ from alphabar.runs.run_dir import EARLIER_ATTEMPT, OWNER, claim, lock, run_dir, 
 from test_resume import CRASH, equal, rows
 
 BRIEF = (*runs.BRIEF, "callbacks.held_out_loss=null", "resume=auto")
+FOURTEEN = ("trainer.max_steps=14", *BRIEF[1:-1])  # steps, of which the tenth leaves a checkpoint
 
 
 def auto(*overrides):
@@ -35,26 +36,26 @@ def test_the_same_command_starts_goes_on_and_has_nothing_to_do(command, tmp_path
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path):
-    words = [*runs.words("trainer.max_steps=14", "callbacks.fid=null"), "resume=auto", f"hydra.run.dir={tmp_path / 'run'}"]
+    words = [*runs.words(*FOURTEEN), "resume=auto", f"hydra.run.dir={tmp_path / 'run'}"]
     code, _, err = runs.run(CRASH, *words, cwd=tmp_path, env={"CRASH": f"{int(signal.SIGKILL)} 9 0"})
     assert code == -signal.SIGKILL, err
     assert not runs.checkpoints(tmp_path / "run")
     code, out, err = runs.run(CRASH, *words, cwd=tmp_path, env={"CRASH": f"{int(signal.SIGKILL)} 12 0"})
     assert code == -signal.SIGKILL, err
     assert "an earlier attempt left no checkpoint, the run starts over; its files: run/earlier_attempt\n" in out
-    assert [row["step"] for row in rows(tmp_path / "run" / EARLIER_ATTEMPT)] == ["0", "7"]
+    assert [row["step"] for row in rows(tmp_path / "run" / EARLIER_ATTEMPT)] == ["7"]
     code, out, err = runs.run("train.py", *words, cwd=tmp_path)
     assert code == 0, err
-    assert [row["step"] for row in rows(tmp_path / "run")] == ["0", "7", "14"]
-    uncut = runs.trained("trainer.max_steps=14", "callbacks.fid=null")
+    assert [row["step"] for row in rows(tmp_path / "run")] == ["7", "14"]
+    uncut = runs.trained(*FOURTEEN)
     for key in ("state_dict", "ema", "optimizer_states"):
         assert equal(runs.checkpoint(uncut)[key], runs.checkpoint(tmp_path / "run")[key]), key
 
 
 def test_another_command_is_refused_in_one_line(command, tmp_path):
-    shutil.copytree(runs.trained("trainer.max_steps=14", "callbacks.fid=null"), tmp_path / "run")
+    shutil.copytree(runs.trained(*FOURTEEN), tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    same = [*runs.words("trainer.max_steps=14", "callbacks.fid=null"), "resume=auto", "hydra.run.dir=run"]
+    same = [*runs.words(*FOURTEEN), "resume=auto", "hydra.run.dir=run"]
     for word, began, given in (
         ("schedule.beta_end=0.03", "schedule.beta_end=0.02", "schedule.beta_end=0.03"),
         ("method=v", "LinearSchedule", "schedule=alphabar.diffusion.schedules.from_alpha_bar.CosineSchedule"),

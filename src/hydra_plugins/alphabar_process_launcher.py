@@ -7,11 +7,12 @@ several devices, ranks that are in different jobs.
 import json
 import os
 import re
+import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,19 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from alphabar.cli.overrides import config_options, hydra_overrides_for_jobs, quoted, restore_number_formats, split_override
-from alphabar.cli.processes import Stop, run_job, stoppable
+from alphabar.cli.processes import Stop, run_job, stoppable, this_command
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError
-from alphabar.runs.sweep import Job, open_sweep, write_error
+from alphabar.files.paths import unused_path
+from alphabar.runs.run_dir import AUTO, EARLIER_ATTEMPT, has_checkpoint
+from alphabar.runs.sweep import ERROR, Job, write_error
+from alphabar.runs.sweep_record import open_sweep, save_sweep
 
 # Variables that a job must not inherit: ranks, results and wandb runs of other processes.
 OF_THIS_PROCESS = re.compile(
     r"((LOCAL_|NODE_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|PL_GLOBAL_SEED|WANDB_RUN_ID|MASTER_.*|TORCHELASTIC_.*)"
 )
+NOTES, RESULT = ".jobs", "result.json"  # the folder, in that of the sweep, and the file in which a job leaves its result
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -58,26 +63,35 @@ class ProcessLauncher(Launcher):
             )
         self.hydra_context = hydra_context
         self.config = config
-        self.sweep = open_sweep(Path(str(config.hydra.sweep.dir)).absolute())
+        self.sweep = open_sweep(Path(str(config.hydra.sweep.dir)).absolute(), this_command())
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs the jobs and returns their results; a signal to stop ends the running job and skips the others."""
-        sweep = self.sweep
-        sweep.folder.mkdir(parents=True, exist_ok=True)
+        """Runs the jobs that have not finished before, and returns the results of all.
+
+        A signal to stop ends the running job and skips the others.
+        """
         configs = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
-        waiting = [self._new_job(config) for config in configs]
+        jobs = [self._job(config) for config in configs]
+        self._add(jobs)
         returns = []
         with stoppable() as stop:
-            sweep.jobs += waiting
-            for config, job in zip(configs, waiting, strict=True):
-                if stop.signum is None:
-                    print(f"[{job.num + 1}/{len(sweep.jobs)}] {sweep.label(job.overrides)}", flush=True)
+            for config, job in zip(configs, jobs, strict=True):
+                line = f"[{job.num + 1}/{len(self.sweep.jobs)}] {self.sweep.label(job.overrides)}"
+                if job.state == "finished":
+                    print(f"{line}: finished before", flush=True)
+                elif stop.signum is None:
+                    print(line, flush=True)
                     self._run(config, job, stop)
-                    sweep.save()
                 returns.append(self._returned(config, job))
         if stop.signum is not None:
             raise KeyboardInterrupt if stop.signum == signal.SIGINT else SystemExit(128 + stop.signum)
         return returns
+
+    def _add(self, jobs: Sequence[Job]) -> None:
+        """Adds the jobs to the sweep, unless it goes on and has them, and writes the record before any of them starts."""
+        known = {job.num for job in self.sweep.jobs}
+        self.sweep.jobs += [job for job in jobs if job.num not in known]
+        save_sweep(self.sweep)
 
     def _compose(self, overrides: Sequence[str], num: int) -> DictConfig:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -86,35 +100,59 @@ class ProcessLauncher(Launcher):
             config.hydra.job.num = num
         return config
 
-    def _new_job(self, config: DictConfig) -> Job:
+    def _job(self, config: DictConfig) -> Job:
+        """Returns the job of this configuration: the recorded one if the sweep goes on, else a new one.
+
+        Raises UserError if the record has another job of this number, as of a sweeper whose proposals do not repeat.
+        """
         values = {key: value or "" for key, value in map(split_override, self._overrides(config))}
-        return Job(config.hydra.job.num, values, self.sweep.folder / str(config.hydra.sweep.subdir))
+        job = Job(config.hydra.job.num, values, self.sweep.folder / str(config.hydra.sweep.subdir))
+        recorded = next((each for each in self.sweep.jobs if each.num == job.num), job)
+        if recorded.overrides != job.overrides:
+            was, now = (" ".join(f"{key}={value}" for key, value in each.overrides.items()) for each in (recorded, job))
+            raise UserError(f"sweep.resume={self.sweep.folder}: job {job.num} was {was} and would now be {now}")
+        return recorded
 
     def _overrides(self, config: DictConfig) -> list[str]:
         return restore_number_formats(unresolved_container(config.hydra.overrides.task), sys.argv[1:])
 
     def _run(self, config: DictConfig, job: Job, stop: Stop) -> None:
-        job_command = [*_script(), *config_options(sys.argv[1:]), *self._overrides(config)]
-        job_command += hydra_overrides_for_jobs(unresolved_container(config.hydra.overrides.hydra))
-        job_command += [f"hydra.job.num={job.num}", "hydra.mode=RUN"]
-        command = [*job_command, f"hydra.run.dir={quoted(str(job.folder))}"]
-        begin = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="alphabar-job-") as scratch:
-            result, errors = Path(scratch) / "result.json", Path(scratch) / "errors"
-            env = _clean_environment() | {
-                "ALPHABAR_SWEEP": self.sweep.folder.name,
-                "ALPHABAR_RESULT": str(result),
-                "ALPHABAR_ERRORS": str(errors),
-            }
-            code = run_job(command, env, Path(config.hydra.runtime.cwd), stop)
-            content = _job_result(result, errors, code)
-        job.seconds = time.monotonic() - begin
-        job.state = "stopped" if stop.signum is not None else content.pop("state")
+        """Runs a job, unless it has finished without anybody there to note it, and records its state and result."""
+        command = [*_script(), *config_options(sys.argv[1:]), *self._overrides(config)]
+        command += hydra_overrides_for_jobs(unresolved_container(config.hydra.overrides.hydra))
+        command += [f"hydra.job.num={job.num}", "hydra.mode=RUN"]
+        notes = self.sweep.folder / NOTES / str(job.num)
+        content = _finished_result(notes) or self._result(job, command, notes, Path(config.hydra.runtime.cwd), stop)
+        state = content.pop("state")
+        job.state = "stopped" if stop.signum is not None and state != "finished" else state
         job.error = content.pop("error", "")
         traceback = content.pop("traceback", "")
         job.result = content
         if job.state == "failed":
-            write_error(job, job_command, traceback)
+            write_error(job, command, traceback)
+        else:
+            (job.folder / ERROR).unlink(missing_ok=True)  # of an earlier start
+        save_sweep(self.sweep)
+        shutil.rmtree(notes, ignore_errors=True)  # what it says is in the record
+        with suppress(OSError):  # not empty
+            notes.parent.rmdir()
+
+    def _result(self, job: Job, command: Sequence[str], notes: Path, cwd: Path, stop: Stop) -> dict[str, Any]:
+        """Runs a job and returns what it left in the folder `notes`."""
+        begin = time.monotonic()
+        shutil.rmtree(notes, ignore_errors=True)
+        notes.mkdir(parents=True)
+        command = [*command, f"hydra.run.dir={quoted(str(job.folder))}", *_go_on_or_set_aside(job)]
+        job.state = "running"
+        save_sweep(self.sweep)
+        env = _clean_environment() | {
+            "ALPHABAR_SWEEP": self.sweep.folder.name,
+            "ALPHABAR_RESULT": str(notes / RESULT),
+            "ALPHABAR_ERRORS": str(notes / "errors"),
+        }
+        code = run_job(command, env, cwd, stop)
+        job.seconds += time.monotonic() - begin
+        return _job_result(notes / RESULT, notes / "errors", code)
 
     def _returned(self, config: DictConfig, job: Job) -> JobReturn:
         is_good = job.state == "finished"
@@ -140,6 +178,22 @@ def _script() -> list[str]:
 
     spec = getattr(__main__, "__spec__", None)
     return [sys.executable, os.path.abspath(sys.argv[0])] if spec is None else [sys.executable, "-m", spec.name]
+
+
+def _go_on_or_set_aside(job: Job) -> list[str]:
+    """Returns the override with which a job goes on from a checkpoint of an earlier start; without one, moves its folder aside."""
+    if has_checkpoint(job.folder):
+        return [f"resume={AUTO}"]
+    if job.folder.exists():
+        job.folder.rename(unused_path(job.folder.with_name(f"{job.folder.name}_{EARLIER_ATTEMPT}")))
+    return []
+
+
+def _finished_result(notes: Path) -> dict[str, Any] | None:
+    """Returns the result that a job wrote when nobody was there to read it; None if there is none, or it tells of no success."""
+    path = notes / RESULT
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return content if content.get("state") == "finished" else None
 
 
 def _clean_environment() -> dict[str, str]:

@@ -32,16 +32,23 @@ from alphabar.cli.overrides import (
     null_as_deletion,
     overrides_of_resumed_run,
     quote_text_value,
+    quoted,
     repair_lightning_quotes,
     restore_number_formats,
     resumed_folder,
+    resumed_sweep,
+    split_override,
+    without_prefix,
 )
+from alphabar.cli.processes import this_command
 from alphabar.cli.sweep_summary import finish_sweeps
 from alphabar.cli.unused_keys import unused_overrides
 from alphabar.cli.usage import group_usage, usage
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError
 from alphabar.files.paths import starting_in
+from alphabar.runs.parent import end_with_parent
+from alphabar.runs.sweep_record import reopen_sweep
 
 Main = Callable[[DictConfig], dict[str, object]]
 
@@ -74,6 +81,7 @@ def task_overrides() -> list[str]:
 
 def execute(main: Main, app: App) -> int:
     """Executes the command line and returns the exit code. An unforeseen error is raised, with its traceback."""
+    end_with_parent()
     resolvers.register()
     exit_status.set_error_folder()
     result = CommandResult()
@@ -83,6 +91,8 @@ def execute(main: Main, app: App) -> int:
             print(pkgutil.resolve_name(subcommand)(sys.argv[2:]))
         else:
             args = parse_args()
+            if (folder := resumed_sweep(args.overrides)) is not None:
+                args = recorded_args(folder)
             app = app.with_options(args)
             run(main, app, args, result)
     except BaseException as error:
@@ -124,6 +134,18 @@ def parse_args() -> Namespace:
     options = [word for word in words if word not in args.overrides]
     sys.argv[1:] = [*options, *args.overrides]
     return args
+
+
+def recorded_args(folder: str) -> Namespace:
+    """Reopens the sweep in the folder and returns the parsed command line that began it.
+
+    Raises UserError if the sweep cannot go on.
+    """
+    command = reopen_sweep(Path(folder), this_command()).command
+    assert command is not None
+    words = [word for word in command.arguments if without_prefix(split_override(word)[0]) != "hydra.sweep.dir"]
+    sys.argv[1:] = [*words, f"hydra.sweep.dir={quoted(str(Path(folder).absolute()))}"]
+    return parse_args()
 
 
 def is_sweep(args: Namespace) -> bool:

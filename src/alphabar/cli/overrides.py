@@ -9,6 +9,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from alphabar.errors import UserError
 from alphabar.runs.run_dir import AUTO
 
 # Keys and groups of Hydra that control how a sweep runs and have no effect on one of its jobs.
@@ -16,7 +17,8 @@ SWEEP_ONLY_KEYS = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra.sweeper", "h
 # Groups that a command can do without; Hydra writes `~callbacks` for what users write `callbacks=null`.
 OPTIONAL_GROUPS = ("callbacks", "logger", "experiment", "debug")
 # Keys at the root whose values are texts; code reads them, so that no constructor's type hint states their type.
-TEXT_KEYS = ("name", "resume", "codec_name", "clip_name")
+TEXT_KEYS = ("name", "resume", "codec_name", "clip_name", "sweep.resume")
+RESUMED_SWEEP = "sweep.resume"  # no key of a configuration: it stands for the command line of the sweep in a folder
 # A value in a list of values: it ends at a comma that is in no quotes, brackets, braces or parentheses.
 LISTED_VALUE = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\[[^]]*\]|\{[^}]*\}|\([^)]*\)|[^,])+""")
 
@@ -122,6 +124,23 @@ def resumed_folder(words: Iterable[str]) -> str | None:
     """Returns the folder of the run that the words resume; None if they name none, as `resume=auto` does not."""
     values = [override_value(word) for word in words if without_prefix(split_override(word)[0]) == "resume"]
     return str(values[-1]) if values and values[-1] not in (None, AUTO) else None
+
+
+def resumed_sweep(words: Sequence[str]) -> str | None:
+    """Returns the folder of the sweep that the words go on with; None if they do not.
+
+    Raises UserError for other words beside it, since all jobs have the overrides that they began with.
+    """
+    values = {word: split_override(word)[1] for word in words if split_override(word)[0] == RESUMED_SWEEP}
+    if not values:
+        return None
+    if others := [word for word in words if word not in values] or list(values)[1:]:
+        raise UserError(f"{others[0]}: a sweep goes on as it was begun; {RESUMED_SWEEP}=FOLDER stands alone")
+    (word,) = values
+    folder = override_value(f"key={values[word]}")
+    if not isinstance(folder, str) or not folder:
+        raise UserError(f"{word}: need the folder of a sweep, {RESUMED_SWEEP}=FOLDER")
+    return folder
 
 
 def overrides_of_resumed_run(words: Iterable[str], groups: Collection[str]) -> list[str]:

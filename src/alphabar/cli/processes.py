@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE = 30.0  # seconds until a stopped job is killed: it may be writing a large checkpoint
+from alphabar.runs.parent import GRACE, PARENT
+from alphabar.runs.sweep import SweepCommand
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 LINGER = 5.0  # seconds until the child processes of a job that has ended are killed
 
 
@@ -40,12 +43,18 @@ def stoppable() -> Iterator[Stop]:
             signal.signal(signum, handler)
 
 
+def this_command() -> SweepCommand:
+    """Returns the command line of this process and the folder in which it was started."""
+    return SweepCommand(os.path.abspath(sys.argv[0]), sys.argv[1:], os.getcwd())
+
+
 def run_job(command: Sequence[str], env: Mapping[str, str], cwd: Path, stop: Stop) -> int:
     """Runs the command in its own process group, without input; returns its exit code, or -N if signal N killed it.
 
-    When `stop` notes a signal, the whole group gets it, and is killed after GRACE seconds or at a second signal. No process of the
-    group is left afterwards.
+    When `stop` notes a signal, the whole group is asked to stop, and is killed after GRACE seconds or at a second signal; so it is
+    if this process is killed. No process of the group is left afterwards.
     """
+    env = {**env, PARENT: str(os.getpid())}
     process = subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, process_group=0)
     deadline = None
     try:

@@ -1,11 +1,15 @@
 """Prints the summary of a sweep that has ended: its table, its pictures and the recommended setting."""
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from alphabar.cli.exit_status import Outcome
+from alphabar.cli.overrides import quoted
 from alphabar.files.paths import display_path
 from alphabar.runs.pareto import CostTradeOff, cost_trade_off
-from alphabar.runs.sweep import METRICS, NETWORK_EVALUATIONS, PARETO_PICTURE, PICTURE, TABLE, Sweep, open_sweeps
+from alphabar.runs.sweep import METRICS, NETWORK_EVALUATIONS, PARETO_PICTURE, PICTURE, TABLE, Sweep
+from alphabar.runs.sweep_record import close_sweeps, open_sweeps
 from alphabar.runs.text_table import format_table
 
 
@@ -23,9 +27,17 @@ def finish_sweeps(outcome: Outcome) -> Outcome:
         if bad and outcome.state != "stopped" and not outcome.is_bug:
             where = f"the column 'error' of {display_path(sweep.folder / TABLE)}, and error.txt in their folders"
             line = f"{len(bad)} of {len(sweep.jobs)} jobs did not finish: {', '.join(bad)}; see {where}"
-            outcome = Outcome("failed", outcome.code or 1, (line,))
-    open_sweeps.clear()
+            outcome = Outcome("failed", outcome.code or 1, (*outcome.lines, line))
+        if bad and sweep.command is not None:
+            print(f"  go on    python {display_path(sweep.command.script)} {resume_word(sweep.folder)}", flush=True)
+    close_sweeps()
     return outcome
+
+
+def resume_word(folder: Path) -> str:
+    """Returns the override that goes on with the sweep in the folder, quoted for a shell where it has to be."""
+    value = display_path(folder)
+    return f"sweep.resume={value}" if value == shlex.quote(value) else shlex.quote(f"sweep.resume={quoted(value)}")
 
 
 def results_table(sweep: Sweep) -> str:

@@ -139,11 +139,11 @@ def is_first_process() -> bool:
     return rank == "0" and os.environ.get("NODE_RANK", "0") == "0"
 
 
-def lock(folder: Path) -> None:
+def lock(folder: Path, occupation: str = "training this run") -> None:
     """Keeps other processes from training the run in `folder` while this process lives; only the first process of a run does.
 
-    The system releases the lock when the process ends, however it ends; its DataLoader workers do not inherit it. A process that
-    holds it already may take it again. Raises UserError if another process holds it.
+    occupation: what the process does there. The system releases the lock when the process ends, however it ends; its DataLoader
+    workers do not inherit it. A process that holds it already may take it again. Raises UserError if another process holds it.
     """
     if not is_first_process():
         return
@@ -151,7 +151,7 @@ def lock(folder: Path) -> None:
     try:
         file_lock.acquire()
     except Timeout as error:
-        raise UserError(f"{folder}: another process is training this run just now") from error
+        raise UserError(f"{folder}: another process is {occupation} just now") from error
     _locks[Path(file_lock.lock_file)] = file_lock
 
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alphabar.errors import UserError
 from alphabar.files.atomic import write_text
 
-TABLE, PICTURE, PARETO_PICTURE = "results.csv", "sweep.png", "pareto.png"
+TABLE, PICTURE, PARETO_PICTURE, ERROR = "results.csv", "sweep.png", "pareto.png", "error.txt"
 METRICS = {"fid": "FID", "bpd": "bits/dim"}  # figures of merit and their titles; less is better
 NETWORK_EVALUATIONS = "network_evaluations"
 COSTS = {NETWORK_EVALUATIONS: "evaluations", "seconds_per_image": "s/image"}  # of an image, and their titles
@@ -83,6 +82,14 @@ def parse_number(text: str) -> float | None:
         return None
 
 
+class SweepCommand(NamedTuple):
+    """The command that began a sweep: the path of its script, its arguments, and the folder in which it was started."""
+
+    script: str
+    arguments: list[str]
+    working_directory: str
+
+
 class ResultColumn(NamedTuple):
     """A figure of every job, with the format in which it is shown."""
 
@@ -97,10 +104,11 @@ class ResultColumn(NamedTuple):
 
 @dataclass
 class Sweep:
-    """The jobs of one sweep, in the order in which they started, in one folder."""
+    """The jobs of one sweep, in the order in which they started, in one folder. command: None for a sweep read from its table."""
 
     folder: Path
     jobs: list[Job] = field(default_factory=list)
+    command: SweepCommand | None = None
 
     def swept_keys(self) -> list[str]:
         """Returns the keys that were swept: those of the overrides that differ between jobs, or all of them if none do."""
@@ -192,25 +200,8 @@ def comparable_part(name: str) -> tuple[str, ...]:
     return (what, *rest.split("-")[:2])
 
 
-open_sweeps: list[Sweep] = []
-
-
-def open_sweep(folder: Path) -> Sweep:
-    """Returns this process's sweep in the folder; a sweeper that launches more jobs gets the existing object.
-
-    Raises UserError if the folder belongs to an earlier sweep.
-    """
-    for sweep in open_sweeps:
-        if sweep.folder == folder:
-            return sweep
-    if (folder / TABLE).exists():
-        raise UserError(f"hydra.sweep.dir={folder}: a sweep of another time is in this folder; choose another")
-    open_sweeps.append(Sweep(folder))
-    return open_sweeps[-1]
-
-
 def write_error(job: Job, command: Sequence[str], traceback: str) -> None:
     """Writes error.txt into the job's folder: the error, and the command that repeats the job in a new folder."""
     job.folder.mkdir(parents=True, exist_ok=True)
     text = f"{job.state}: {job.error}\n\n{shlex.join(command)}\n\n{traceback}"
-    write_text(job.folder / "error.txt", text.rstrip() + "\n")
+    write_text(job.folder / ERROR, text.rstrip() + "\n")

@@ -1,0 +1,87 @@
+"""The record of a sweep in its folder, `sweep.json`, from which it goes on: its command line, its jobs and their results."""
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from alphabar.errors import UserError
+from alphabar.files.atomic import write_text
+from alphabar.runs.run_dir import lock, unlock
+from alphabar.runs.sweep import TABLE, Job, Sweep, SweepCommand
+
+RECORD = "sweep.json"
+OCCUPATION = "running a sweep in this folder"
+open_sweeps: list[Sweep] = []
+
+
+def open_sweep(folder: Path, command: SweepCommand) -> Sweep:
+    """Returns this process's sweep in the folder, which it locks; a sweeper that launches more jobs gets the existing object.
+
+    Raises UserError if the folder belongs to an earlier sweep, or if another process runs one there.
+    """
+    for sweep in open_sweeps:
+        if sweep.folder == folder:
+            return sweep
+    folder.mkdir(parents=True, exist_ok=True)
+    lock(folder, OCCUPATION)
+    if (folder / TABLE).exists() or (folder / RECORD).exists():
+        unlock(folder)
+        raise UserError(
+            f"hydra.sweep.dir={folder}: a sweep of another time is in this folder; choose another, "
+            f"or go on with that one: sweep.resume={folder}"
+        )
+    open_sweeps.append(Sweep(folder, command=command))
+    return open_sweeps[-1]
+
+
+def reopen_sweep(folder: Path, command: SweepCommand) -> Sweep:
+    """Returns the sweep that is recorded in the folder, which this process locks, to go on with it.
+
+    command: what asks for it; script and working directory have to be those of the sweep. Raises UserError if they are not, if
+    there is no record, or if another process runs the sweep.
+    """
+    sweep = read_record(folder.absolute())
+    assert sweep.command is not None
+    began = sweep.command
+    if (Path(began.script).name, began.working_directory) != (Path(command.script).name, command.working_directory):
+        raise UserError(
+            f"sweep.resume={folder}: was begun by {Path(began.script).name} in {began.working_directory}; "
+            f"go on there: cd {began.working_directory} && python {Path(began.script).name} sweep.resume={sweep.folder}"
+        )
+    lock(sweep.folder, OCCUPATION)
+    open_sweeps.append(sweep)
+    return sweep
+
+
+def close_sweeps() -> None:
+    """Forgets this process's sweeps and lets others have their folders."""
+    for sweep in open_sweeps:
+        unlock(sweep.folder)
+    open_sweeps.clear()
+
+
+def save_sweep(sweep: Sweep) -> None:
+    """Writes the record and the table of a sweep, each atomically."""
+    jobs = [asdict(job) | {"folder": str(job.folder.relative_to(sweep.folder))} for job in sweep.jobs]
+    command = sweep.command._asdict() if sweep.command is not None else None
+    write_text(sweep.folder / RECORD, json.dumps({"command": command, "jobs": jobs}, indent=1, default=str) + "\n")
+    sweep.save()
+
+
+def read_record(folder: Path) -> Sweep:
+    """Returns the sweep that is recorded in the folder. Raises UserError if there is no record, or none that can be read."""
+    given = f"sweep.resume={folder}"
+    if not folder.is_dir():
+        raise UserError(f"{given}: there is no such folder")
+    if not (folder / RECORD).is_file():
+        raise UserError(f"{given}: not the folder of a sweep that can go on, it has no {RECORD}")
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        names = {field.name for field in fields(Job)}
+        jobs = [Job(**{name: value for name, value in job.items() if name in names}) for job in content["jobs"]]
+        command = SweepCommand(**content["command"])
+        for job in jobs:
+            job.folder = folder / job.folder
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{given}: {RECORD} cannot be read ({type(error).__name__})") from error
+    return Sweep(folder, jobs, command)

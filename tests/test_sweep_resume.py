@@ -1,0 +1,111 @@
+"""Sweeps whose launcher dies: no job outlives it, and what is missing is run later."""
+
+import json
+import os
+import signal
+
+import pytest
+
+import runs
+from runs import table
+from test_launcher import is_alive, start, wait_for  # noqa: F401
+from test_resume import CRASH, equal
+from test_resume_auto import FOURTEEN
+
+
+def states(folder):
+    return {row["act"]: row["state"] for row in table(folder / "results.csv")}
+
+
+def test_jobs_die_with_their_launcher_and_the_sweep_goes_on(start, tmp_path):  # noqa: F811
+    """A job that has finished, one that failed, and one that is under way while the launcher is killed."""
+    folder = tmp_path / "sweep"
+    sweep = start("-m", "act=work,bug,sleep", wait=False)
+    assert wait_for((folder / "2" / "ready").exists)
+    assert states(folder) == {"work": "finished", "bug": "failed", "sleep": "running"}
+    for words in (("-m", "act=work"), ("sweep.resume=sweep",)):
+        other = start(*words)
+        assert (other.returncode, other.err) == (
+            2,
+            f"error: {folder}: another process is running a sweep in this folder just now\n",
+        )
+    pids = [json.loads((folder / "2" / "seen.json").read_text())["pid"], int((folder / "2" / "child").read_text())]
+    os.kill(sweep.pid, signal.SIGKILL)
+    sweep.communicate(timeout=30)
+    assert wait_for(lambda: not any(map(is_alive, pids)), seconds=10)
+    first = (folder / "0" / "seen.json").read_bytes()
+    again = start("sweep.resume=sweep", MENDED="yes")
+    assert again.returncode == 0, again.err
+    assert "[1/3] act=work: finished before\n[2/3] act=bug\n[3/3] act=sleep\n" in again.out
+    assert set(states(folder).values()) == {"finished"}
+    assert (folder / "0" / "seen.json").read_bytes() == first
+    assert "in main" in (folder / "1_earlier_attempt" / "error.txt").read_text()
+    assert (folder / "2_earlier_attempt" / "ready").exists()
+    assert not (folder / "1" / "error.txt").exists()
+    assert not (folder / ".jobs").exists()
+
+
+def test_table_and_results_are_made_from_what_is_on_the_disk(start, tmp_path):  # noqa: F811
+    """A job that had finished when its launcher was gone already is not run again."""
+    folder = tmp_path / "sweep"
+    assert start("-m", "x=1,4").returncode == 0
+    before = (folder / "results.csv").read_bytes()
+    record = json.loads((folder / "sweep.json").read_text())
+    notes = folder / ".jobs" / "1"
+    notes.mkdir(parents=True)
+    (notes / "result.json").write_text(json.dumps({"state": "finished", **record["jobs"][1]["result"]}))
+    record["jobs"][1] |= {"state": "running", "result": {}}
+    (folder / "sweep.json").write_text(json.dumps(record))
+    (folder / "results.csv").unlink()
+    (folder / "sweep.png").unlink()
+    again = start("-m", "sweep.resume=sweep")
+    assert again.returncode == 0, again.err
+    assert (folder / "results.csv").read_bytes() == before
+    assert (folder / "sweep.png").exists()
+    assert not list(folder.glob("*_earlier_attempt"))
+
+
+def test_a_job_with_a_checkpoint_goes_on_from_it(tmp_path):
+    words = runs.words(*FOURTEEN)
+    code, out, err = runs.run(CRASH, "-m", *words, "hydra.sweep.dir=sweep", cwd=tmp_path, env={"CRASH": "9 12 0"})
+    assert code == 1, err
+    assert "  go on    python " in out
+    assert table(tmp_path / "sweep" / "results.csv")[0]["error"] == "ended by SIGKILL"
+    code, out, err = runs.run(CRASH, "-m", "sweep.resume=sweep", cwd=tmp_path, env={"CRASH": "9 99 0"})
+    assert code == 0, err
+    uncut = runs.trained(*FOURTEEN)
+    assert equal(runs.checkpoint(uncut)["state_dict"], runs.checkpoint(tmp_path / "sweep" / "0")["state_dict"])
+
+
+@pytest.fixture
+def finished(command, tmp_path):
+    """The folder of a sweep, as `python sample.py` left it, beside which a command is run."""
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("record", "words", "message"),
+    [
+        (None, ("sweep.resume=nowhere",), "sweep.resume={cwd}/nowhere: there is no such folder"),
+        (None, ("sweep.resume=sweep",), "sweep.resume={cwd}/sweep: not the folder of a sweep that can go on, it has no sweep.json"),
+        ("{", ("sweep.resume=sweep",), "sweep.resume={cwd}/sweep: sweep.json cannot be read (JSONDecodeError)"),
+        ("[]", ("sweep.resume=sweep",), "sweep.resume={cwd}/sweep: sweep.json cannot be read (TypeError)"),
+        (None, ("-m", "sweep.resume=sweep", "seed=1"), "seed=1: a sweep goes on as it was begun; sweep.resume=FOLDER stands alone"),
+        (None, ("sweep.resume=",), "sweep.resume=: need the folder of a sweep, sweep.resume=FOLDER"),
+        ("sample.py", ("sweep.resume=sweep",), "sweep.resume=sweep: was begun by sample.py in {cwd}; go on there: cd {cwd} && "),
+        ("/elsewhere", ("sweep.resume=sweep",), "sweep.resume=sweep: was begun by train.py in /elsewhere; go on there: cd "),
+    ],
+)
+def test_a_sweep_that_cannot_go_on_is_one_line(command, finished, tmp_path, record, words, message):
+    if record is not None:
+        script, folder = ("train.py", record) if record.startswith("/") else (record, str(tmp_path))
+        content = {"command": {"script": script, "arguments": [], "working_directory": folder}, "jobs": []}
+        (finished / "sweep.json").write_text(record if record in ("{", "[]") else json.dumps(content))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    code, _, err = command("train", *words)
+    assert code == 2
+    assert err.startswith(f"error: {message.format(cwd=tmp_path)}")
+    assert err.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
