@@ -36,7 +36,7 @@ def test_a_run_leaves_everything_that_it_promises(finished):
     folder, out, err = finished
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "wandb/" not in str(path)}
     assert names == {
-        ".owner", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "curves.png", "film.gif", "film.png", "memorisation.png", "metrics.csv",
+        ".owner", "checkpoints/best.ckpt", "checkpoints/last-1.ckpt", "checkpoints/last.ckpt", "config.yaml", "curves.png", "film.gif", "film.png", "memorisation.png", "metrics.csv",
         "samples/step_0000000.png", "samples/step_0000020.png", "samples/step_0000040.png", "wandb_id.txt",
     }  # fmt: skip
     assert "sample.py checkpoint=out/checkpoints/last.ckpt" in out
@@ -174,7 +174,7 @@ def test_two_processes_train_together(finished, tmp_path):
     assert float(rows[-1]["fid/n64-classifier-ema-ddim3"]) > 0
     grids = [folder / "samples" / "step_0000000.png" for folder in (finished[0], tmp_path / "out")]
     assert grids[0].read_bytes() == grids[1].read_bytes()
-    assert sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir()) == ["best.ckpt", "last-1.ckpt", "last.ckpt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["note_0.json", "note_1.json", "out"]
 
 

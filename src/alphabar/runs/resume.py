@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -10,19 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 from alphabar.config.build import ConfigError, check
 from alphabar.config.coercion import coerce
 from alphabar.errors import UserError
-from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, read_checkpoint, set_frozen_part_paths
-from alphabar.runs.run_dir import LAST_CHECKPOINT, has_checkpoint, lock, must_be_resumable, stored_config
+from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, set_frozen_part_paths
+from alphabar.runs.kept_checkpoints import LastCheckpoint, newest_checkpoint
+from alphabar.runs.run_dir import has_checkpoint, lock, must_be_resumable, stored_config
 
 MAY_CHANGE = ("trainer", "callbacks", "logger", "profiler", "name", "data.num_workers", *FrozenPartPaths._fields)
 # What follows from the place of the run, and what shows in other keys.
 NOT_COMPARED = ("resume", "run_dir", "choices")
-
-
-class LastCheckpoint(NamedTuple):
-    """The last checkpoint of a run and its optimizer step."""
-
-    path: Path
-    step: int
 
 
 def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, LastCheckpoint]:
@@ -32,7 +26,6 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     training it, for a change that would make it another run, or for the path of a frozen part that it does not have.
     """
     folder = Path(cfg.run_dir)
-    path = folder / LAST_CHECKPOINT
     must_be_resumable(folder, str(cfg.resume))
     lock(folder)
     saved = stored_config(folder)
@@ -47,7 +40,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     set_given_paths(saved)
     coerce(saved, {word.lstrip("+").split("=", 1)[0]: word.split("=", 1)[1] for word in words if "=" in word})
     check(saved)
-    return saved, LastCheckpoint(path, read_checkpoint(path)["global_step"])
+    return saved, newest_checkpoint(folder)
 
 
 def checkpoint_to_go_on_from(folder: Path) -> LastCheckpoint | None:
@@ -60,8 +53,7 @@ def checkpoint_to_go_on_from(folder: Path) -> LastCheckpoint | None:
         return None
     must_be_resumable(folder, str(folder))
     lock(folder)
-    path = folder / LAST_CHECKPOINT
-    return LastCheckpoint(path, read_checkpoint(path)["global_step"])
+    return newest_checkpoint(folder)
 
 
 def must_be_same_run(folder: Path, config: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from alphabar.config.former_names import upgrade_config
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path, unused_path
+from alphabar.files.versions import existing_versions
 
 OWNER = ".owner"
 CONFIG = "config.yaml"
@@ -72,7 +73,7 @@ def must_be_resumable(folder: Path, given: str) -> None:
 
 def has_checkpoint(folder: Path) -> bool:
     """Returns whether there is a checkpoint in the folder of a run from which it can go on."""
-    return (folder / LAST_CHECKPOINT).is_file()
+    return bool(existing_versions(folder / LAST_CHECKPOINT))
 
 
 def claim(folder: Path, again: bool = False) -> bool:

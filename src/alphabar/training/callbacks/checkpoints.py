@@ -1,6 +1,8 @@
-"""Checkpoints: the last one, and the one with the best FID."""
+"""Checkpoints: the last ones, and those with the best FID."""
 
 import math
+from bisect import bisect_left
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,21 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from alphabar.files.atomic import atomic_writer, remove_leftovers
+from alphabar.files.versions import insert_version
+from alphabar.runs.distributed import from_first
+from alphabar.runs.kept_checkpoints import BEST_CHECKPOINT, UNNAMED, make_last, remove_unfinished, take_up_best
+from alphabar.runs.run_dir import LAST_CHECKPOINT
+from alphabar.runs.torch_files import load_torch_file, verify_checksums
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.callbacks.stopping import StopSignals, stop
 from alphabar.training.hooks import base_module, ends_step, log_every_n_steps
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to disk, then renames: whatever happens, a checkpoint is the old one or the new one."""
+    """Writes beside the target, verifies it, flushes to disk, then renames: a checkpoint is the old one or the new one, and whole.
+
+    It verifies again when it reads; see `load_torch_file`.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         target = Path(path)
@@ -24,31 +34,44 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         remove_leftovers(target)
         with atomic_writer(target) as file:
             torch.save(checkpoint, file)
+            file.flush()
+            verify_checksums(Path(file.name))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
+    ) -> Any:
+        return load_torch_file(Path(path), f"checkpoint {path}")
 
 
 class Checkpoints(Recurring, Checkpoint):
     """Writes `checkpoints/last.ckpt` every so many steps and at the end, and `checkpoints/best.ckpt` at every best FID.
+
+    The earlier ones are `last-1.ckpt` and so on, the second best is `best-1.ckpt`. A new one is written and verified before any of
+    them changes its name, and a best one before the last one, which knows of it. A resumed run takes up the best ones it finds.
+
+    keep_last, keep_best: how many of the last and of the best ones are kept. Raises ValueError unless both are >= 1.
 
     Ctrl-C and SIGTERM leave a last.ckpt, too: of the step that was under way, or with several processes of the next one that is
     logged, where they can agree on it. Lightning calls it after all other callbacks, so that the file has what they know of a step.
     If something ends training in the middle of a step (`max_time`), the step is finished first, so that no gradients are lost.
     """
 
-    def __init__(self, every_n_steps: int) -> None:
+    def __init__(self, every_n_steps: int, keep_last: int = 2, keep_best: int = 1) -> None:
         super().__init__(every_n_steps)
-        self.best = math.inf
+        if min(keep_last, keep_best) < 1:
+            raise ValueError(f"need keep_last >= 1 and keep_best >= 1, got keep_last={keep_last}, keep_best={keep_best}")
+        self.keep_last = keep_last
+        self.keep_best = keep_best
+        self.best_fids: list[float] = []  # of the best checkpoints, ascending
+        self.fid = math.inf  # of the newest of them
         self.signals = StopSignals()
         self.stops_after_step = False
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "best": self.best}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.best = state_dict["best"]
+        return {**super().state_dict(), "best": min(self.best_fids, default=math.inf), "fid": self.fid}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._improved(pl_module):
+        if self._new_rank(pl_module) is not None:
             self.act_now(trainer, pl_module)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._finish_step(trainer, batch_idx)
@@ -68,18 +91,38 @@ class Checkpoints(Recurring, Checkpoint):
             trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.best_fids = from_first(lambda: self._take_up(trainer))[: self.keep_best]
+        self.fid = base_module(pl_module).figures.get("fid", math.inf)  # it was measured before the checkpoint
         self.signals.listen()
+
+    def _take_up(self, trainer: Trainer) -> list[float]:
+        """Finishes what a kill left half done in the run's folder; returns the FIDs of the best checkpoints."""
+        folder = Path(trainer.default_root_dir)
+        remove_unfinished(folder)
+        if trainer.ckpt_path is not None:
+            make_last(Path(trainer.ckpt_path), folder)
+        return take_up_best(folder)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.signals.release()
 
-    def _improved(self, pl_module: LightningModule) -> bool:
-        return base_module(pl_module).figures.get("fid", math.inf) < self.best
+    def _new_rank(self, pl_module: LightningModule) -> int | None:
+        """Returns the rank among the best of a FID that has just been measured, or None if it is none of them."""
+        fid = base_module(pl_module).figures.get("fid", math.inf)
+        rank = bisect_left(self.best_fids, fid)
+        is_new = math.isfinite(fid) and fid != self.fid and fid not in self.best_fids
+        return rank if is_new and rank < self.keep_best else None
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        folder, improved = Path(trainer.default_root_dir) / "checkpoints", self._improved(pl_module)
-        if improved:
-            self.best = base_module(pl_module).figures["fid"]
-        trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
-        if improved:
-            trainer.save_checkpoint(folder / "best.ckpt", weights_only=False)
+        if (rank := self._new_rank(pl_module)) is not None:
+            self.fid = base_module(pl_module).figures["fid"]
+            self.best_fids = sorted([*self.best_fids, self.fid])[: self.keep_best]
+            self._write(trainer, BEST_CHECKPOINT, self.keep_best, rank)
+        self._write(trainer, LAST_CHECKPOINT, self.keep_last, 0)
+
+    def _write(self, trainer: Trainer, name: str, keep: int, rank: int) -> None:
+        """Writes a checkpoint as the version of the file `name` at `rank`; see `insert_version`."""
+        path = Path(trainer.default_root_dir) / name
+        trainer.save_checkpoint(path.with_name(UNNAMED), weights_only=False)
+        if trainer.is_global_zero:
+            insert_version(path.with_name(UNNAMED), path, keep, rank)
