@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-import parts
 import runs
 from alphabar.cli.command import execute
 from alphabar.cli.hydra_app import App
@@ -185,51 +184,6 @@ def test_receipts_record_everything_that_figures_depend_on(receipts):
     assert len(found.protocol["reference"]["content"]) == 16
     assert found.run["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
     assert len(found.identity["sha256"]) == 16
-
-
-def test_bad_input_is_one_line(monkeypatch, shell, tmp_path, capsys, trained):
-    (tmp_path / "empty").mkdir()
-    mixed = save(digits(3), tmp_path / "mixed")
-    Image.new("L", (9, 8)).save(mixed / "x.png")
-    large = save(digits(70).repeat_interleave(2, 2).repeat_interleave(2, 3), tmp_path / "large")
-    few = save(digits(10), tmp_path / "few")
-    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 not a zip")
-    np.savez(tmp_path / "floats.npz", images=np.zeros((5, 8, 8, 1)))
-    damaged = save(digits(70), tmp_path / "damaged")
-    (damaged / "0005.png").write_bytes((damaged / "0005.png").read_bytes()[:60])
-    checkpoint = f"checkpoint={trained}"
-    for words, part in (
-        ([], "need checkpoint=PATH, or samples=PATH data=NAME, or data=NAME alone: got none of them"),
-        (["samples=few"], "samples=... needs the real images beside it"),
-        ([checkpoint, "samples=few"], "need checkpoint=... or samples=..., got both"),
-        ([checkpoint, "data=digits"], "need checkpoint=... or data=..., got both"),
-        ([checkpoint, "num=20", "metric=fid"], "statistics.fid: takes 65 images of each kind in classifier features, got 20 generated"),
-        ([checkpoint, "num=1"], "need num >= 2, got num=1"),
-        ([checkpoint, "num_seeds=0"], "need num_seeds >= 1"),
-        ([checkpoint, "features=none"], "features=none: a figure needs features"),
-        ([checkpoint, "statistics.fdi=null"], "there is no key statistics.fdi. Did you mean statistics.fid?"),
-        (["samples=empty", "data=digits"], "samples=empty: there are no images in this folder"),
-        (["samples=nowhere", "data=digits"], "samples=nowhere: there is no such folder or file"),
-        (["samples=mixed", "data=digits"], "need images of one size, got 1 x 8 x 8 in 0000.png and 1 x 8 x 9 in x.png"),
-        (["samples=large", "data=digits"], "samples=large: need images of 1 x 8 x 8, as the real ones, got 1 x 16 x 16"),
-        (["samples=few", "data=digits", "metric=fid"], "statistics.fid: takes 65 images of each kind in classifier features, got 10"),
-        (["samples=few", "data=digits", "num=11"], "num=11: there are 10 images in samples=few"),
-        (["samples=broken.npz", "data=digits"], "samples=broken.npz: "),
-        (["samples=floats.npz", "data=digits"], "need an array uint8 [N, H, W, C]"),
-        (["samples=damaged", "data=digits", "metric=fid"], "samples=damaged: cannot read 0005.png"),
-        (["data=digits", "num=1001"], "data: it has 1000 held-out images, fewer than num=1001"),
-        (["data=digitz"], f"data=digitz: no such choice. Did you mean digits? data takes: {', '.join(parts.choices('data'))}"),
-        (["data=folder"], "data.root: missing, give data.root=..."),
-        (["compare", "few", "few"], "few: there is no receipt"),
-        (["compare", "few"], "compare: need two receipts or more"),
-    ):  # fmt: skip
-        more = () if "compare" in words or "features=none" in words else FEATURES
-        assert call(monkeypatch, *words, *more) == 2, words
-        (line,) = capsys.readouterr().err.splitlines()[-1:]
-        assert part in line, (words, line)
-    assert large.is_dir()
-    assert few.is_dir()
-    assert not list((tmp_path / "outputs").rglob("receipt.json"))
 
 
 def test_receipts_of_guided_samples_compare_with_those_of_earlier_versions(tmp_path):

@@ -6,7 +6,6 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-import parts
 from alphabar.cli import command as cli
 from alphabar.cli import exit_status
 from alphabar.cli.hydra_app import App
@@ -16,88 +15,6 @@ from alphabar.config.interpolation import unresolved_container
 from runs import ROOT, say
 
 pytestmark = pytest.mark.usefixtures("shell")
-
-
-SCHEDULES, DATA = (f"{group} takes: {', '.join(parts.choices(group))}" for group in ("schedule", "data"))
-BAD = [
-    (["schedule=cosin"], f"schedule=cosin: no such choice. Did you mean cosine? {SCHEDULES}"),
-    (["schedule=staircase"], f"schedule=staircase: no such choice. {SCHEDULES}"),
-    (["schedule="], f"schedule=: no choice given. {SCHEDULES}"),
-    (["schedule=null"], f"schedule=null: no choice given. {SCHEDULES}"),
-    (["+schedule=cosine"], "leave the + out: schedule=cosine"),
-    (["-m", "schedule=cosin,linear"], f"no such choice as cosin. Did you mean cosine? {SCHEDULES}"),
-    (["schedule=linear,cosine"], "schedule=linear,cosine: several values are a sweep, which needs -m"),
-    (["schedule.beta_end=0.01,0.02"], "schedule.beta_end=0.01,0.02: several values are a sweep, which needs -m"),
-    (["schedule.beta_end=range(1,3)"], "schedule.beta_end=range(1,3): several values are a sweep, which needs -m"),
-    (["trainer.device=4"], "trainer.device=4: there is no key trainer.device. Did you mean trainer.devices?"),
-    (["-m", "trainer.device=1,2"], "there is no key trainer.device. Did you mean trainer.devices?"),
-    (["+trainer.device=4"], "trainer: Trainer has no argument 'device'. Did you mean 'devices'?"),
-    (["++trainer.device=4"], "trainer: Trainer has no argument 'device'. Did you mean 'devices'?"),
-    (["+schedule.beta_stop=0.1"], "schedule: LinearSchedule has no argument 'beta_stop'. Did you mean 'beta_start'?"),
-    (["trainer.limit_val_batches=0"], "needs a +: +trainer.limit_val_batches=0"),
-    (["optimiser.lr=1"], "optimiser.lr=1: there is no key optimiser.lr. Did you mean optimizer.lr?"),
-    (["sead=1"], "sead=1: there is no key sead. Did you mean seed?"),
-    (["+foo=1"], "+foo=1: nothing takes a key foo"),
-    (["++sead=1"], "++sead=1: nothing takes a key sead. Did you mean seed?"),
-    (["+shape.depth=1"], "+shape.depth=1: nothing takes a key shape.depth. shape has: channels, resolution."),
-    (["+callbacks.fit=1"], "+callbacks.fit=1: nothing takes a key callbacks.fit"),
-    (["lr=1e-3"], "lr=1e-3: there is no key lr. Did you mean optimizer.lr?"),
-    (["~callbacks.filmm"], "~callbacks.filmm: there is no key callbacks.filmm. Did you mean callbacks.film?"),
-    (["module.schedule=cosine"], "there is no key module.schedule. Did you mean schedule=cosine?"),
-    (["module.denoiser.schedule=cosine"], "module.denoiser.schedule: expected Schedule, got 'cosine' (schedule=... takes:"),
-    (["schedule.cosine=1"], "there is no key schedule.cosine. Did you mean schedule=cosine?"),
-    (["schedule.cosine"], "schedule.cosine: the word has no value. Did you mean schedule=cosine?"),
-    (["schedule.beta_end"], "schedule.beta_end: the word has no value. Did you mean schedule.beta_end=...?"),
-    (["=3"], "=3: there is no key before the ="),
-    (["name='a"], "name='a: the quotes do not close"),
-    (["name=a(b"], "name=a(b: the value cannot be read; if it is a text, put it in quotes: 'name=\"a(b\"'"),
-    (["name=a=b"], "name=a=b: the value cannot be read; if it is a text, put it in quotes: 'name=\"a=b\"'"),
-    (["--seed=1"], "--seed=1: there is no such option; values are given without dashes, as key=value: seed=1"),
-    (["--cfg", "everything"], "argument --cfg/-c: invalid choice: 'everything'"),
-    (["hydra.run.dri=x"], "hydra.run.dri=x: there is no key hydra.run.dri. Did you mean hydra.run.dir?"),
-    (["hydra/launcher=submitit_slurm"], "which is not installed: pip install hydra-submitit-launcher"),
-    (["hydra/sweeper=optuna", "-m"], "which is not installed: pip install hydra-optuna-sweeper"),
-    (["-m", "seed=1,2", "hydra.sweep.subdir=here"], "hydra.sweep.subdir=here: the same folder for all jobs"),
-    (["data=folder"], "data.root: missing, give data.root=..."),
-    (["optimizer.lr=fast"], "optimizer.lr: expected float, got 'fast'"),
-    (["schedule.beta_end="], "schedule.beta_end: expected float, got ''"),
-    (["seed=x"], "seed: expected int, got 'x'"),
-    (["trainer.max_steps=1.5"], "trainer.max_steps: expected int, got 1.5"),
-    (["name=${nope}"], "name: Interpolation key 'nope' not found"),
-    (["hydra.run.dir=/dev/null/x"], "/dev/null/x: Not a directory"),
-    (["resume=nowhere"], "resume=nowhere: there is no such folder"),
-    (["ema_decay=0.5"], "ema_decay=0.5: there is no key ema_decay. Did you mean ema.decay?"),
-    (["ema=power", "ema.decay=0.5"], "ema.decay=0.5: there is no key ema.decay"),
-    (["choices=all"], "choices=all: is filled in with the choice of each group"),
-    (
-        ["network=simple_unet", "learned_variance=true"],
-        "nothing takes learned_variance with network=simple_unet; what does: network=dit, dit_tiny, unet, unet_cifar10, unet_small, unet_tiny",
-    ),
-    (["data=folder", "data.root=", "2024"], "data.root= 2024: there is a space after the =; write data.root=2024"),
-    (["name", "=x"], "name =x: there is a space before the =; write name=x"),
-    (["name", "=", "x"], "name =x: there is a space before the =; write name=x"),
-    (["~data"], f"~data: data is needed; {DATA}"),
-    (["~trainer"], "~trainer: trainer is needed; trainer takes: "),
-    (["data=null"], f"data=null: no choice given. {DATA}"),
-    (["trainer.max_steps=1.5e-1"], "trainer.max_steps: expected int, got 0.15"),
-    (["name=[1]", "seed=x"], "seed: expected int, got 'x'"),
-    (["run_dir=here"], "run_dir=here: is filled in; the folder of a run is chosen by hydra.run.dir=here"),
-]
-
-
-@pytest.mark.parametrize(("words", "line"), BAD, ids=[" ".join(words) for words, _ in BAD])
-def test_a_bad_command_line_gets_one_clear_line(monkeypatch, capfd, tmp_path, words, line):
-    def never(cfg):
-        raise AssertionError("it ran")
-
-    assert say(monkeypatch, *words, main=never) == exit_status.BAD_INPUT
-    output = capfd.readouterr()
-    (message,) = output.err.splitlines()
-    assert message.startswith("error: ")
-    assert line in message
-    assert output.out == ""
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "multirun.yaml"] == []
-    assert list(tmp_path.glob("outputs/*/*")) == [], "a folder was left behind"
 
 
 @pytest.fixture

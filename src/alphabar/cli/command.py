@@ -254,8 +254,16 @@ def explain_error(error: BaseException, app: App, args: Namespace | None) -> Bas
         return UserError("\n".join(lines))
     if isinstance(error, OSError):
         return UserError(exit_status.describe_os_error(error))
+    if isinstance(error, OmegaConfBaseException) and args is not None:
+        return UserError(explain_interpolation(error, args.overrides))
     is_bug = isinstance(error, ValueError) and not isinstance(error, OmegaConfBaseException)
     return error if is_bug else UserError(" ".join(str(error).split()) or type(error).__name__)
+
+
+def explain_interpolation(error: OmegaConfBaseException, overrides: list[str]) -> str:
+    """Returns one line for an interpolation that cannot be resolved: at the overrides that have any, else where it was met."""
+    keys = [without_prefix(key) for key, value in map(split_override, overrides) if "${" in (value or "")]
+    return f"{', '.join(keys) or error.full_key}: {str(error).strip().splitlines()[0]}"
 
 
 def raise_if_any(lines: list[str]) -> None:

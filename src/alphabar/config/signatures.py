@@ -1,6 +1,7 @@
 """Compares configured arguments with the signature of a constructor."""
 
 import inspect
+import math
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
@@ -31,10 +32,21 @@ def argument_problems(cls: type, arguments: Mapping[str, Any], partial: bool) ->
         elif name in hints and not fits(value, hints[name]):
             suggestion = did_you_mean(str(value), map(str, literal_values(hints[name])))
             yield name, f"expected {describe_hint(hints[name])}, got {describe_value(value)}{suggestion}"
+        elif not is_finite(value) and is_finite(parameters[name].default if name in parameters else None):
+            yield name, f"need finite numbers, got {describe_value(value)}"
     if not partial:
         for name, parameter in parameters.items():
             if parameter.default is Parameter.empty and name not in arguments:
                 yield None, f"{cls.__name__} needs '{name}'"
+
+
+def is_finite(value: Any) -> bool:
+    """Returns whether no number in the value, or in the lists and mappings in it, is NaN or infinite."""
+    if isinstance(value, Mapping):
+        return all(map(is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def accepted_parameters(cls: type) -> tuple[dict[str, Parameter], bool]:

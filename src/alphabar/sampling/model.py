@@ -101,13 +101,24 @@ def load_model(
             averages = average_of_length(content, user_path(path), ema_length)
         else:
             averages = content["ema"]["weights"] if ema_decay is None else average_of_decay(content, ema_decay)
-        state = state | averages
+        state = state | must_be_all_averages(averages, model, path)
     try:
         model.load_state_dict(model_state(state))
     except RuntimeError as error:
         raise UserError(f"checkpoint={path}: its weights do not fit its configuration ({str(error).splitlines()[0]})") from error
     shape = Shape(config.shape.channels, config.shape.resolution)
     return LoadedModel(model.eval().requires_grad_(False), config, shape, content["global_step"])
+
+
+def must_be_all_averages(averages: dict[str, Tensor], model: nn.Module, path: str | Path) -> dict[str, Tensor]:
+    """Returns the averages of a checkpoint. Raises UserError if one of a parameter that is trained is not among them."""
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    if lacking := [name for name in trained if name not in averages]:
+        raise UserError(
+            f"checkpoint={path}: it has averaged weights of {len(trained) - len(lacking)} parameters out of {len(trained)}, "
+            f"and none of {lacking[0]}; use weights=raw"
+        )
+    return averages
 
 
 def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:

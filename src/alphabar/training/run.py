@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from alphabar.config.build import build
 from alphabar.config.interpolation import unresolved_container
@@ -105,8 +106,21 @@ def build_module(cfg: DictConfig, datamodule: ImageDataModule) -> BaseModule:
     module: BaseModule = build(cfg.module, "module")
     module.attach_data(datamodule)
     module.check_config(cfg, datamodule.shape)
+    check_optimizer(module)
     module.config = OmegaConf.to_container(cfg, resolve=True)
     return module
+
+
+def check_optimizer(module: BaseModule) -> None:
+    """Raises ConfigError for arguments that the optimizer refuses, and UserError for those that teach nothing, or the worst.
+
+    A trial with one number shows, before the run has a folder.
+    """
+    (group,) = module.make_optimizer([nn.Parameter(torch.zeros(1))]).param_groups
+    if group["lr"] == 0:
+        raise UserError("optimizer.lr=0: nothing would be trained; need a number > 0")
+    if group.get("maximize"):
+        raise UserError("optimizer.maximize=true: the loss would be made as large as it can be; need false")
 
 
 def build_callbacks(cfg: DictConfig, module: BaseModule) -> list[Callback]:

@@ -41,6 +41,10 @@ def check_trainer(cfg: DictConfig) -> None:
     for key in ("log_every_n_steps", "accumulate_grad_batches"):
         if settings[key] < 1:
             raise UserError(f"trainer.{key}: need a number >= 1, got {settings[key]}")
+    if (clip := settings.get("gradient_clip_val")) is not None and clip < 0:
+        raise UserError(
+            f"trainer.gradient_clip_val={clip}: need a norm >= 0, or null for no clipping; below 0 training goes uphill"
+        )
     for key in ("max_steps", "max_epochs", "limit_train_batches"):
         if settings.get(key) == 0:
             raise UserError(f"trainer.{key}=0: there would be nothing to train")

@@ -4,7 +4,7 @@ The conditions beside the noise level, and their names in `cond`, are documented
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,11 @@ class Network(nn.Module, ABC):
         cond: what the network is conditioned on, by name; None is unconditional.
         Raises ValueError unless `cond` is exactly what the network reads: pass it through a `ConditionReader`.
         """
+
+    @property
+    def unused_arguments(self) -> Sequence[str]:
+        """Returns a line for each argument of the constructor that changes nothing, beginning with its name; by default none."""
+        return ()
 
 
 def nearest_multiples(value: int, factor: int) -> str:

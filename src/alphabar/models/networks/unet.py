@@ -27,7 +27,7 @@ class UNet(Network):
 
     resolution: pixels per side; has to be a multiple of 2 ** (len(channel_multipliers) - 1).
     channel_multipliers: one resolution each, the first at full size; its width is base_channels times the multiplier.
-    attention_resolutions: where self-attention follows every residual block; those this network never has are ignored.
+    attention_resolutions: where self-attention follows every residual block; those that this network never has are ignored.
     head_channels: channels per attention head; None is one head.
     norm_groups: groups of every GroupNorm; has to divide every width.
     scale_shift: the noise level scales and shifts after a norm (ADM) instead of adding before it (DDPM).
@@ -68,6 +68,7 @@ class UNet(Network):
         self.head_channels, self.norm_groups, self.norm_eps = head_channels, norm_groups, norm_eps
         self.frequency_shift, self.symmetric_padding = frequency_shift, symmetric_padding
         self.widths = [base_channels * multiplier for multiplier in channel_multipliers]
+        self.attention_resolutions = tuple(attention_resolutions)
         self.attends = [resolution // 2**i in attention_resolutions for i in range(len(self.widths))]
         _check_widths([base_channels, *self.widths], norm_groups)
         attended = [width for width, attends in zip(self.widths, self.attends, strict=True) if attends]
@@ -96,6 +97,13 @@ class UNet(Network):
         for level in self.up:
             h = level(h, skips, embedding, tokens)
         return self.conv_out(F.silu(self.norm_out(h)))
+
+    @property
+    def unused_arguments(self) -> Sequence[str]:
+        if not self.attention_resolutions or any(self.attends):
+            return ()
+        own = ", ".join(str(self.resolution // 2**i) for i in range(len(self.widths)))
+        return [f"attention_resolutions={list(self.attention_resolutions)}: this network has the resolutions {own}; [] is none"]
 
     def _layer(self, in_channels: int, out_channels: int, attends: bool) -> Layer:
         residual = ResidualBlock(
