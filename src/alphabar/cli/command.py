@@ -98,8 +98,12 @@ def execute(main: Main, app: App) -> int:
     except BaseException as error:
         result.error = explain_error(error, app, args)
     outcome = exit_status.FINISHED if result.error is None else exit_status.outcome_of(result.error)
-    exit_status.write_result(outcome, result.values, result.error)
-    outcome = finish_sweeps(outcome)
+    try:
+        exit_status.write_result(outcome, result.values, result.error)
+        outcome = finish_sweeps(outcome)
+    except OSError as error:  # the disk is full
+        result.error = result.error or error
+        outcome = exit_status.outcome_of(result.error)
     if result.error is not None and (outcome.is_bug or os.environ.get("ALPHABAR_TRACEBACK")):
         raise result.error
     exit_status.print_outcome(outcome)

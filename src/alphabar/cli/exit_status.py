@@ -15,11 +15,12 @@ from typing import Any
 
 from alphabar.config.build import first_line
 from alphabar.errors import UserError
-from alphabar.files.atomic import write_text
+from alphabar.files.atomic import WriteError, write_text
+from alphabar.files.paths import display_path
 from alphabar.runs.run_dir import is_first_process
 
 BAD_INPUT, CTRL_C, TERMINATED = 2, 130, 143
-WRITE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+WRITE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def user_error_lines(error: BaseException) -> tuple[str, ...]:
         return tuple(line for line in str(error).splitlines() if line.strip())
     if type(error).__name__ == "MisconfigurationException":
         return (" ".join(str(error).split()),)
+    if isinstance(error, WriteError):
+        return (f"cannot write {display_path(error.filename)}: {error.strerror}",)
     if isinstance(error, OSError) and error.errno in WRITE_ERRORS:
         return (describe_os_error(error),)
     return ()

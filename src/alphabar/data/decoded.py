@@ -5,6 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -33,6 +34,10 @@ class ImageReader(ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """Returns the name of the image in messages."""
+
+    def folder(self) -> Path | None:
+        """Returns the folder in which all image files lie, or None if they do not lie in one."""
+        return None
 
 
 class DecodedSource(ImageSource):
@@ -130,10 +135,17 @@ class DecodedImages(ImageSet):
             try:
                 return candidate, self._decode(candidate)
             except Exception as error:
+                self._check_folder()
                 if self.strict:
                     raise UserError(self._describe(candidate, error)) from error
                 self.unreadable.report(candidate, self._describe(candidate, error))
         raise UserError(f"none of {len(self)} images can be read, the first of them is {self.reader.name(0)}")
+
+    def _check_folder(self) -> None:
+        """Raises UserError if the folder of the images has vanished, or what was mounted there, so that none of them is left."""
+        folder = self.reader.folder()
+        if folder is not None and not (folder.is_dir() and any(folder.iterdir())):
+            raise UserError(f"there are no images in {folder} any more")
 
     def _decode(self, index: int) -> Tensor:
         with self.reader.read(index) as image:

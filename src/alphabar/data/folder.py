@@ -36,6 +36,9 @@ class FileReader(ImageReader):
     def name(self, index: int) -> str:
         return str(self.root / self.names[index])
 
+    def folder(self) -> Path:
+        return self.root
+
 
 class FolderSource(DecodedSource):
     """A source of all images under `root`.

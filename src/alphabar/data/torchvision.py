@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,9 @@ class ItemReader(ImageReader):
 
     def read(self, index: int) -> Image.Image:
         return self.entry.read(self.dataset, self.indices[index])
+
+    def folder(self) -> Path:
+        return Path(self.dataset.root)
 
     def name(self, index: int) -> str:
         return f"image {self.indices[index]} of {self.dataset_name}"

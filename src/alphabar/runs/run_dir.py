@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.former_names import upgrade_config
 from alphabar.errors import UserError
+from alphabar.files.atomic import make_folder, write_errors
 from alphabar.files.paths import display_path, unused_path
 from alphabar.files.versions import existing_versions
 
@@ -85,20 +86,32 @@ def claim(folder: Path, again: bool = False) -> bool:
     """
     if not is_first_process():
         return False
-    folder.mkdir(parents=True, exist_ok=True)
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     is_new = not (folder / OWNER).exists()
     if is_new and any(not is_hydra_log(entry.name) for entry in folder.iterdir()):
         raise folder_taken(folder)
-    try:
-        with (folder / OWNER).open("x", encoding="utf-8") as file:
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    except FileExistsError as error:
-        if not again:
-            raise folder_taken(folder) from error
+    with write_errors(folder / OWNER):
+        try:
+            (folder / OWNER).touch(exist_ok=False)
+        except FileExistsError as error:
+            if not again:
+                raise folder_taken(folder) from error
+        else:
+            write_owner(folder)
     lock(folder)
     if not is_new:
         set_aside_earlier_attempt(folder)
     return is_new
+
+
+def write_owner(folder: Path) -> None:
+    """Writes this process into the mark of a new run; without it the folder would stay taken by a run that never began."""
+    try:
+        (folder / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+    except OSError:
+        (folder / OWNER).unlink()
+        raise
 
 
 def set_aside_earlier_attempt(folder: Path) -> None:
@@ -114,7 +127,7 @@ def set_aside_earlier_attempt(folder: Path) -> None:
     if not entries:
         return
     aside = unused_path(folder / EARLIER_ATTEMPT)
-    aside.mkdir()
+    make_folder(aside)
     for entry in entries:
         entry.rename(aside / entry.name)
     print(f"an earlier attempt left no checkpoint, the run starts over; its files: {display_path(aside)}", flush=True)
@@ -148,7 +161,7 @@ def lock(folder: Path, occupation: str = "training this run") -> None:
     """
     if not is_first_process():
         return
-    file_lock = FileLock((folder / OWNER).resolve(), timeout=0, thread_local=False, is_singleton=True)
+    file_lock = FileLock(folder.resolve() / OWNER, timeout=0, thread_local=False, is_singleton=True)
     try:
         file_lock.acquire()
     except Timeout as error:
@@ -158,7 +171,7 @@ def lock(folder: Path, occupation: str = "training this run") -> None:
 
 def unlock(folder: Path) -> None:
     """Releases the lock of this process on the run in `folder`, if it holds one."""
-    if (file_lock := _locks.pop((folder / OWNER).resolve(), None)) is not None:
+    if (file_lock := _locks.pop(folder.resolve() / OWNER, None)) is not None:
         file_lock.release(force=True)
 
 

@@ -1,5 +1,6 @@
 """Pictures of many uint8 images, and files of them."""
 
+import io
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from alphabar.data.pixels import pixels_of
+from alphabar.files.atomic import atomic_writer, make_folder
 
 BACKGROUND = 255  # the gaps are white
 SMALLEST = 48  # pixels that images in a grid are at least high
@@ -122,14 +124,21 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def save_png(image: Tensor, path: Path) -> None:
-    """Writes uint8 [C, H, W] as PNG, and makes the folder if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    to_pil(image).save(path)
+    """Writes uint8 [C, H, W] as PNG, and makes its folder, though not the one above, if there is none. Raises WriteError."""
+    buffer = io.BytesIO()
+    to_pil(image).save(buffer, "PNG")
+    _write_picture(buffer, path)
 
 
 def save_gif(frames: Sequence[Tensor], path: Path, milliseconds: int = 120, pause: int = 1500) -> None:
-    """Writes frames, each uint8 [C, H, W], as a GIF that rests on the last one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images = [to_pil(frame) for frame in frames]
+    """Writes frames, each uint8 [C, H, W], as a GIF that rests on the last one; otherwise as `save_png`."""
+    images, buffer = [to_pil(frame) for frame in frames], io.BytesIO()
     durations = [milliseconds] * (len(images) - 1) + [pause]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    _write_picture(buffer, path)
+
+
+def _write_picture(buffer: io.BytesIO, path: Path) -> None:
+    make_folder(path.parent)
+    with atomic_writer(path, durable=False) as file:
+        file.write(buffer.getbuffer())

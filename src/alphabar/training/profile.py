@@ -4,6 +4,8 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
+from alphabar.files.atomic import write_text
+
 FILE_NAME = "profile.txt"
 
 
@@ -12,4 +14,4 @@ def report_profile(trainer: Trainer) -> None:
     summary = trainer.profiler.summary()  # type: ignore[attr-defined]
     if summary and trainer.is_global_zero:
         print(summary.strip())
-        (Path(trainer.default_root_dir) / FILE_NAME).write_text(summary, encoding="utf-8")
+        write_text(Path(trainer.default_root_dir) / FILE_NAME, summary)

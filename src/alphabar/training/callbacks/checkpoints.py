@@ -11,7 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from alphabar.files.atomic import atomic_writer, remove_leftovers
+from alphabar.files.atomic import atomic_writer, make_folder, remove_leftovers
 from alphabar.files.versions import insert_version
 from alphabar.runs.distributed import from_first
 from alphabar.runs.kept_checkpoints import BEST_CHECKPOINT, UNNAMED, make_last, remove_unfinished, take_up_best
@@ -30,7 +30,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         remove_leftovers(target)
         with atomic_writer(target) as file:
             torch.save(checkpoint, file)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
+from alphabar.files.atomic import make_folder
 from alphabar.files.paths import unused_path
 from alphabar.runs.ema import posthoc
 from alphabar.runs.ema.profiles import PowerFunction
@@ -27,7 +28,7 @@ class Snapshots(Recurring):
         if not later:
             return
         aside = unused_path(folder / f"{posthoc.FOLDER}_after_step_{step}")
-        aside.mkdir()
+        make_folder(aside)
         for path in later:
             path.replace(aside / path.name)
 

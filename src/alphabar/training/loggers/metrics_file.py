@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import shutil
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from alphabar.files.atomic import write_text
+from alphabar.files.atomic import changed_in_place, write_text
 from alphabar.files.paths import unused_path
 from alphabar.runs.metrics_csv import read_rows
 
@@ -56,10 +55,10 @@ class MetricsFile(Logger):
             self.columns += new_columns
             self._rewrite()
             return
-        with self.path.open("r+", encoding="utf-8", newline="") as file:
+        with changed_in_place(self.path) as file:
             file.seek(self.last_row_at if same_row else 0, os.SEEK_SET if same_row else os.SEEK_END)
             self.last_row_at = file.tell()
-            file.write(self._line(row))
+            file.write(self._line(row).encode())
             file.truncate()
 
     def _line(self, row: Mapping[str, str]) -> str:
@@ -78,5 +77,5 @@ class MetricsFile(Logger):
         self.columns = list(rows[0]) if rows else self.columns
         self.rows = [row for row in rows if int(row["step"]) <= step]
         if len(self.rows) < len(rows):
-            shutil.copyfile(self.path, unused_path(self.path.with_name(f"metrics_after_step_{step}.csv")))
+            write_text(unused_path(self.path.with_name(f"metrics_after_step_{step}.csv")), self.path.read_text(encoding="utf-8"))
         self._rewrite()  # also where nothing is set aside: the last row may have been cut off
