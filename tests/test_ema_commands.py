@@ -122,6 +122,7 @@ def test_a_sweep_over_lengths_is_one_protocol_and_needs_no_samples(tmp_path):
     assert results_table(sweep).endswith("FID is fid/n20-classifier-*-ddim2")
     draw_sweep(sweep, tmp_path / "without.png")
     for one in sweep.jobs:
+        one.folder.mkdir(exist_ok=True)
         save_png(torch.zeros(1, 8, 8, dtype=torch.uint8), one.folder / "samples" / "step_1.png")
     draw_sweep(sweep, tmp_path / "with.png")
     with Image.open(tmp_path / "without.png") as without, Image.open(tmp_path / "with.png") as tiled:

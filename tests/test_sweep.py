@@ -20,6 +20,7 @@ def make_sweep(folder, combinations, failed=(), fid=True):
         if num in failed:
             job.error = "schedule: need 0 < beta_start < beta_end < 1, got beta_start=0.0001, beta_end=2"
         else:
+            job.folder.mkdir(exist_ok=True)
             save_png(grid(torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8)), job.folder / "samples" / "step_1.png")
             job.result = {"loss": 0.1, "fid": {"name": "fid/n1000-toy", "value": 9.0 + num, "floor": 8.0} if fid else None}
         sweep.jobs.append(job)
