@@ -40,7 +40,7 @@ def digits(batch_size=32):
     return Digits(batch_size=batch_size, seed=0)
 
 
-def trainer(folder, callbacks=(), max_steps=4, loggers=(), **arguments):
+def trainer(folder, callbacks=(), max_steps=4, loggers=(), plugins=(), **arguments):
     defaults = {"accelerator": "cpu", "devices": 1, "gradient_clip_val": 1.0, "log_every_n_steps": 2}
     return Trainer(
         **defaults | arguments,
@@ -52,5 +52,5 @@ def trainer(folder, callbacks=(), max_steps=4, loggers=(), **arguments):
         enable_checkpointing=any(type(callback).__name__ == "Checkpoints" for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *plugins],
     )

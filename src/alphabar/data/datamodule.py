@@ -123,6 +123,16 @@ class ImageDataModule(LightningDataModule):
         if self._loader is not None:
             self._loader.close()
 
+    @property
+    def num_batches_seen(self) -> int:
+        """Returns the number of batches that this process has been given in training, also before the run was resumed."""
+        return 0 if self._loader is None else self._loader.num_batches_seen
+
+    def batch_indices(self, number: int) -> Tensor:
+        """Returns the indices [B] of the images in this process's batch `number`, counted from 0 over all epochs."""
+        indices, _ = next(self._order().batches(number, flip=False))
+        return indices
+
     def _order(self) -> EpochOrder:
         if self.trainer is None:
             return EpochOrder(len(self.train_set), self.batch_size, self.seed)

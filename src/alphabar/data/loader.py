@@ -107,6 +107,11 @@ class ImageLoader:
         """Returns the loader itself, since Lightning looks for `set_epoch` in its sampler."""
         return self
 
+    @property
+    def num_batches_seen(self) -> int:
+        """Returns the number of batches that have been handed out, in all epochs."""
+        return self._num_batches
+
     def set_epoch(self, epoch: int) -> None:
         """Sets the position in the stream if no state was loaded, as after an epoch's end with `max_epochs` alone."""
         if not self._is_positioned:

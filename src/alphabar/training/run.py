@@ -24,6 +24,7 @@ from alphabar.runs.resume import (
 )
 from alphabar.runs.run_dir import AUTO, claim, withdraw
 from alphabar.training.callbacks import RunCallback
+from alphabar.training.callbacks.nonfinite import NonFiniteSteps
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.profile import report_profile
 from alphabar.training.run_summary import report_end, report_stop, run_result
@@ -124,11 +125,16 @@ def check_optimizer(module: BaseModule) -> None:
 
 
 def build_callbacks(cfg: DictConfig, module: BaseModule) -> list[Callback]:
-    """Returns the callbacks of the configuration. Raises UserError for one that draws images, if the model makes none."""
+    """Returns the callbacks of the configuration, and one for steps that are not finite where it does not say.
+
+    Raises UserError for one that draws images, if the model makes none.
+    """
     callbacks: dict[str, Callback | None] = build(cfg.callbacks, "callbacks") or {}
     for name, callback in callbacks.items():
         if isinstance(callback, RunCallback) and callback.draws_images and not module.makes_images:
             raise UserError(f"callbacks.{name}: this model makes no images: choose callbacks=prior (or autoencoder, contrastive)")
+    if callbacks and "nonfinite" not in callbacks:  # as in runs of earlier versions; null means none
+        callbacks = {"nonfinite": NonFiniteSteps(), **callbacks}
     return [callback for callback in callbacks.values() if callback is not None]
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: the last ones, and those with the best FID."""
 
+import logging
 import math
 from bisect import bisect_left
 from collections.abc import Callable
@@ -17,9 +18,13 @@ from alphabar.runs.distributed import from_first
 from alphabar.runs.kept_checkpoints import BEST_CHECKPOINT, UNNAMED, make_last, remove_unfinished, take_up_best
 from alphabar.runs.run_dir import LAST_CHECKPOINT
 from alphabar.runs.torch_files import load_torch_file, verify_checksums
+from alphabar.training.callbacks.nonfinite import nonfinite_steps
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.callbacks.stopping import StopSignals, stop
+from alphabar.training.finite import nonfinite_weight
 from alphabar.training.hooks import base_module, ends_step, log_every_n_steps
+
+log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -49,6 +54,8 @@ class Checkpoints(Recurring, Checkpoint):
     The earlier ones are `last-1.ckpt` and so on, the second best is `best-1.ckpt`. A new one is written and verified before any of
     them changes its name, and a best one before the last one, which knows of it. A resumed run takes up the best ones it finds.
 
+    Weights or averages that are not finite are not written; a line says so, and the checkpoints that are there stay.
+
     keep_last, keep_best: how many of the last and of the best ones are kept. Raises ValueError unless both are >= 1.
 
     Ctrl-C and SIGTERM leave a last.ckpt, too: of the step that was under way, or with several processes of the next one that is
@@ -64,11 +71,17 @@ class Checkpoints(Recurring, Checkpoint):
         self.keep_best = keep_best
         self.best_fids: list[float] = []  # of the best checkpoints, ascending
         self.fid = math.inf  # of the newest of them
+        self.last_was_skipped = False  # whether the step of last.ckpt was
         self.signals = StopSignals()
         self.stops_after_step = False
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "best": min(self.best_fids, default=math.inf), "fid": self.fid}
+        best = min(self.best_fids, default=math.inf)
+        return {**super().state_dict(), "best": best, "fid": self.fid, "last_was_skipped": self.last_was_skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.last_was_skipped = state_dict.get("last_was_skipped", False)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._new_rank(pl_module) is not None:
@@ -114,11 +127,19 @@ class Checkpoints(Recurring, Checkpoint):
         return rank if is_new and rank < self.keep_best else None
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
+        if (name := nonfinite_weight(trainer, pl_module)) is not None:
+            log.warning("step %d: no checkpoint is written, since %s is not finite; earlier ones stay", trainer.global_step, name)
+            return
+        # Within a series of skipped steps the newest checkpoint is replaced, and the one from before the series is kept.
+        watch = nonfinite_steps(trainer)
+        is_skipped = watch is not None and watch.newest_was_skipped()
+        keep_last = 1 if is_skipped and self.last_was_skipped else self.keep_last
+        self.last_was_skipped = is_skipped
         if (rank := self._new_rank(pl_module)) is not None:
             self.fid = base_module(pl_module).figures["fid"]
             self.best_fids = sorted([*self.best_fids, self.fid])[: self.keep_best]
             self._write(trainer, BEST_CHECKPOINT, self.keep_best, rank)
-        self._write(trainer, LAST_CHECKPOINT, self.keep_last, 0)
+        self._write(trainer, LAST_CHECKPOINT, keep_last, 0)
 
     def _write(self, trainer: Trainer, name: str, keep: int, rank: int) -> None:
         """Writes a checkpoint as the version of the file `name` at `rank`; see `insert_version`."""

@@ -1,14 +1,17 @@
 """Writes a trained CLIP for other commands to load."""
 
+import logging
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.files.paths import display_path
 from alphabar.models.clip.small import save_clip
+from alphabar.training.finite import nonfinite_weight
 from alphabar.training.hooks import checked_module, evaluation
 from alphabar.training.modules.contrastive import ContrastiveModule
 
+log = logging.getLogger(__name__)
 FOLDER = "clip"
 
 
@@ -20,8 +23,12 @@ class ExportCLIP(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = checked_module(pl_module, ContrastiveModule, self)
-        if trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir) / FOLDER
-            with evaluation(trainer, module):
-                save_clip(module.towers, folder)
-            print(f"CLIP: {display_path(folder)}", flush=True)
+        if not trainer.is_global_zero:
+            return
+        if (name := nonfinite_weight(trainer, module)) is not None:
+            log.warning("the CLIP is not exported, since %s is not finite", name)
+            return
+        folder = Path(trainer.default_root_dir) / FOLDER
+        with evaluation(trainer, module):
+            save_clip(module.towers, folder)
+        print(f"CLIP: {display_path(folder)}", flush=True)

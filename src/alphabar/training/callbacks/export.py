@@ -1,13 +1,16 @@
 """Export of the trained autoencoder in the format of diffusers."""
 
+import logging
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.files.atomic import replaced_folder
+from alphabar.training.finite import nonfinite_weight
 from alphabar.training.hooks import checked_module, evaluation
 from alphabar.training.modules.autoencoder import AutoencoderModule
 
+log = logging.getLogger(__name__)
 FOLDER = "autoencoder"
 
 
@@ -23,6 +26,9 @@ class Export(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = checked_module(pl_module, AutoencoderModule, self)
         if not trainer.is_global_zero:
+            return
+        if (name := nonfinite_weight(trainer, module)) is not None:
+            log.warning("the autoencoder is not exported, since %s is not finite", name)
             return
         with replaced_folder(Path(trainer.default_root_dir) / FOLDER) as folder, evaluation(trainer, module):
             module.autoencoder.save(folder)

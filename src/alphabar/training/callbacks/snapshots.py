@@ -1,5 +1,6 @@
 """Averages kept for after training: any length of average can be made of them."""
 
+import logging
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
@@ -11,6 +12,9 @@ from alphabar.runs.ema.profiles import PowerFunction
 from alphabar.training.callbacks.checkpoints import AtomicCheckpointIO
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.ema import weight_averages
+from alphabar.training.finite import nonfinite_weight
+
+log = logging.getLogger(__name__)
 
 
 class Snapshots(Recurring):
@@ -35,6 +39,9 @@ class Snapshots(Recurring):
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         averages = weight_averages(trainer)
         if averages is None or averages.num_updates == 0 or not trainer.is_global_zero:
+            return
+        if (name := nonfinite_weight(trainer, pl_module)) is not None:
+            log.warning("step %d: no snapshot of the averages is written, since %s is not finite", trainer.global_step, name)
             return
         path = posthoc.snapshot_path(Path(trainer.default_root_dir), averages.num_updates)
         if any(isinstance(profile, PowerFunction) for profile in averages.profiles) and not path.exists():

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from alphabar.errors import UserError
 from alphabar.runs.distributed import rank_and_size, sum_over_ranks
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.hooks import base_module, log_every_n_steps
@@ -17,8 +16,8 @@ class TrainingLog(Recurring):
     """Averages over every `trainer.log_every_n_steps` optimizer steps, kept on the device and fetched once per average.
 
     The noise levels 0..1, from clean data to pure noise, are cut into `num_levels` equal parts. Images per second are counted over
-    all ranks, without the time that sampling and metrics take.
-    Raises ValueError unless num_levels >= 1, and UserError when the loss is no longer a number.
+    all ranks, without the time that sampling and metrics take. Losses and norms that are not finite are left out.
+    Raises ValueError unless num_levels >= 1.
     """
 
     def __init__(self, num_levels: int = 4) -> None:
@@ -58,36 +57,33 @@ class TrainingLog(Recurring):
         self.has_levels = "levels" in outputs
         levels = outputs["levels"] if self.has_levels else torch.zeros_like(losses)
         bins = (levels * self.num_levels).long().clamp(max=self.num_levels - 1)
-        self.sums.index_add_(0, bins, losses.float())
-        self.sums.index_add_(0, bins + self.num_levels, torch.ones_like(levels))
+        is_finite = losses.isfinite()
+        self.sums.index_add_(0, bins, torch.where(is_finite, losses, 0).float())
+        self.sums.index_add_(0, bins + self.num_levels, is_finite.to(self.sums.dtype))
         if trainer.global_step == self.seen_step:  # a batch that only accumulated gradients
             return
         self.seen_step = trainer.global_step
+        norm = torch.zeros_like(self.sums[-1]) if module.grad_norm is None else module.grad_norm
+        is_taken = norm.isfinite()
         for name, value in outputs.get("parts", {}).items():
-            self.parts[name] = self.parts.get(name, torch.zeros_like(value)) + value.detach()
-        if module.grad_norm is not None:
-            self.sums[-2] += module.grad_norm
-        self.sums[-1] += 1
+            self.parts[name] = self.parts.get(name, torch.zeros_like(value)) + torch.where(is_taken, value.detach(), 0)
+        self.sums[-2] += torch.where(is_taken, norm, 0)
+        self.sums[-1] += is_taken
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def interval(self, trainer: Trainer) -> int:
         return log_every_n_steps(trainer)
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        if self.sums[-1] == 0:  # the run ended before a step
-            return
         sums = sum_over_ranks(self.sums).cpu()
+        if sums[-1] == 0:  # the run ended before a step, or all were skipped
+            return
         loss, count = sums[: self.num_levels], sums[self.num_levels : -2]
         now = self._clock(pl_module)
         elapsed, self.last_time = now - self.last_time, now
         self.seconds += elapsed
         self.images += int(count.sum())
         figures = {"train/loss": float(loss.sum() / count.sum())}
-        if not torch.isfinite(loss.sum()):
-            raise UserError(
-                f"the loss is {figures['train/loss']} at step {trainer.global_step}: lower optimizer.lr, "
-                "or set trainer.gradient_clip_val, or train with trainer.precision=32-true"
-            )
         figures |= {f"train/{name}": self._mean_over_ranks(value) / float(sums[-1]) for name, value in self.parts.items()}
         self.parts = {}
         for index in range(self.num_levels):

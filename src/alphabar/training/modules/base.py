@@ -45,7 +45,8 @@ class BaseModule(LightningModule, ABC):
         self.seed = seed
         self.warmup_steps = warmup_steps
         self.config: Any = {}  # the resolved configuration of the run, which checkpoints keep; empty where there is none
-        self.grad_norm: Tensor | None = None
+        self.grad_norm: Tensor | None = None  # of the latest step, before clipping; not finite if the step was skipped
+        self.batch_seed: int | None = None  # of the noise of the latest batch
         self.figures: dict[str, float] = {}  # the latest of each, the same on all ranks
         self.seconds_evaluating = 0.0
         self.has_checked_images = False
@@ -91,7 +92,8 @@ class BaseModule(LightningModule, ABC):
         """
         step = (self.seed, self.global_step, batch_idx)
         torch.manual_seed(derive_seed("network", *step, self.global_rank))
-        return RankShare(self.global_rank, self.trainer.world_size, derive_seed("step", *step, 0))
+        self.batch_seed = derive_seed("step", *step, 0)
+        return RankShare(self.global_rank, self.trainer.world_size, self.batch_seed)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
@@ -120,13 +122,20 @@ class BaseModule(LightningModule, ABC):
         scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / self.warmup_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Adds the gradients of the loss to those of the parameters: NaN for all of them if the loss is not finite.
+
+        So a loss that is not finite on one process makes the averaged gradients NaN on all of them, and they decide alike.
+        """
+        loss.backward(torch.ones_like(loss).masked_fill(~loss.isfinite(), float("nan")))
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by norm, and keeps the norm before clipping as `grad_norm`, which costs nothing more.
+        """Clips by norm, and keeps the norm before clipping as `grad_norm`, which costs nothing more. See `skip_if_nonfinite`.
 
         Raises UserError for float16 gradients that a fused optimizer would unscale only after they were clipped.
         """
@@ -141,6 +150,19 @@ class BaseModule(LightningModule, ABC):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
             self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
+        skip_if_nonfinite(optimizer, self.grad_norm)
+
+
+def skip_if_nonfinite(optimizer: Optimizer, grad_norm: Tensor) -> None:
+    """Makes the optimizer's next step change nothing, neither weights nor its own state, if the norm is not finite.
+
+    A fused optimizer looks at the flag `found_inf` on the device, as it does for a GradScaler, and nothing waits. Others do not:
+    their gradients are taken away, for which the norm has to be waited for.
+    """
+    if all(group.get("fused") for group in optimizer.param_groups):
+        optimizer.found_inf = (~grad_norm.isfinite()).float()  # type: ignore[attr-defined]
+    elif not grad_norm.isfinite():
+        optimizer.zero_grad(set_to_none=True)
 
 
 def network_summary(network: nn.Module) -> str:
