@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from alphabar.cli.hydra_app import App
 from alphabar.cli.resolvers import register
 from alphabar.config.build import ConfigError, build, check
-from alphabar.config.interpolation import unresolved_container
+from alphabar.config.interpolation import resolved_container, unresolved_container
+from alphabar.config.roles import check_roles
 from runs import ROOT
 
 GROUPS = App(ROOT / "conf", "train").groups
@@ -259,7 +260,10 @@ def test_every_choice_of_every_group_passes_the_check(command, group, choice):
     group, _, folder = group.partition("/")
     word = f"{group}={folder}/{choice}" if folder else f"{group}={choice}"
     cfg = App(ROOT / "conf", command).compose([word])
-    check(completed(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])), GROUPS)
+    cfg = completed(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+    check(cfg, GROUPS)
+    if command == "train":  # its configuration is stored, and every class in it has a role
+        check_roles(resolved_container(cfg), "config.yaml")
 
 
 def choices(*words: str) -> dict[str, str]:

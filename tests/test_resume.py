@@ -1,4 +1,5 @@
 import csv
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,3 +152,57 @@ def test_a_run_is_not_taken_up_twice_at_once(tmp_path):
     assert code == 2
     assert "another process is training this run just now" in err
     assert (folder / "metrics.csv").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def brief():
+    return runs.trained(*runs.BRIEF)
+
+
+def swapped(folder, own, other, moved="run"):
+    """A copy of the run `own` with the last checkpoint of another."""
+    shutil.copytree(own, folder / moved)
+    shutil.copy(other / "checkpoints" / "last.ckpt", folder / moved / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("seed=1",), "which had data.seed=1; the one in this folder has data.seed=0"),
+        (("method=v",), "which had schedule._target_=alphabar.diffusion.schedules.from_alpha_bar.CosineSchedule; the one"),
+        (("network.dropout=0.1",), "which had network.dropout=0.1; the one in this folder has network.dropout=0.0"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(command, brief, tmp_path, words, reason):
+    swapped(tmp_path, brief, runs.trained(*runs.BRIEF, *words))
+    code, _, err = command("train", "resume=run", "trainer.max_steps=3")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: run/checkpoints/last.ckpt: is of another run, ")
+    assert reason in err
+
+
+def test_weights_of_another_network_are_one_line(command, brief, tmp_path):
+    shutil.copytree(brief, tmp_path / "run")
+    content = runs.checkpoint(brief)
+    state = content["state_dict"]
+    names = [name for name in state if name.endswith("weight")]
+    del state[names[0]], state[names[1]]
+    state["denoiser.more"] = torch.zeros(2)
+    state[names[2]] = torch.zeros(3)
+    torch.save(content, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    line = (
+        f"last.ckpt: its weights are of another network, of whose {len(runs.checkpoint(brief)['state_dict'])} weights "
+        f"2 missing ({names[0]}, ...), 1 not of it (denoiser.more), 1 of another shape ({names[2]}): [3], need "
+    )
+    for words in (("train", "resume=run", "trainer.max_steps=3"), ("sample", "checkpoint=run", "num=1", "weights=raw")):
+        code, _, err = command(*words)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert line in err
+
+
+def test_a_run_that_was_moved_goes_on(command, brief, tmp_path):
+    """Files that it names may have moved, too, of which its configuration is told by hand."""
+    swapped(tmp_path, brief, brief, moved="elsewhere")
+    file = tmp_path / "elsewhere" / "config.yaml"
+    file.write_text(file.read_text().replace(f"cache_dir: {runs.CACHE}", f"cache_dir: {tmp_path}/cache"))
+    assert command("train", "resume=elsewhere", "trainer.max_steps=3")[::2] == (0, "")

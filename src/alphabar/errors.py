@@ -13,6 +13,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return next((f". Did you mean {nearest}?" for nearest in get_close_matches(name, list(known), n=1)), "")
 
 
+def printable(text: str) -> str:
+    """Returns a line with every character that is not printable as an escape: "\\x1b[2J" cannot clear the screen.
+
+    Names in files, which somebody else may have chosen, reach the terminal so. Lone surrogates, which file names that are no UTF-8
+    have, can be printed then.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def printable_lines(text: str) -> str:
+    """Returns a text of several lines, each as `printable` returns it."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 Advice = Mapping[type[ValueError], str]
 
 

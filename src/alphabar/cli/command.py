@@ -45,7 +45,7 @@ from alphabar.cli.sweep_summary import finish_sweeps
 from alphabar.cli.unused_keys import unused_overrides
 from alphabar.cli.usage import group_usage, usage
 from alphabar.config.interpolation import unresolved_container
-from alphabar.errors import UserError
+from alphabar.errors import UserError, printable_lines
 from alphabar.files.paths import starting_in
 from alphabar.runs.parent import end_with_parent
 from alphabar.runs.sweep_record import reopen_sweep
@@ -88,7 +88,7 @@ def execute(main: Main, app: App) -> int:
     args = None
     try:
         if (subcommand := app.subcommands.get("".join(sys.argv[1:2]))) is not None:
-            print(pkgutil.resolve_name(subcommand)(sys.argv[2:]))
+            print(printable_lines(pkgutil.resolve_name(subcommand)(sys.argv[2:])))
         else:
             args = parse_args()
             if (folder := resumed_sweep(args.overrides)) is not None:

@@ -2,8 +2,11 @@
 
 import logging
 import sys
+import traceback
 import warnings
+from types import TracebackType
 
+from alphabar.errors import printable, printable_lines
 from alphabar.runs.run_dir import is_first_process
 
 
@@ -11,11 +14,29 @@ class Stderr(logging.Handler):
     """Writes to the sys.stderr of the moment, which progress bars and tests exchange."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        show = printable if record.exc_info is None else printable_lines
+        print(show(self.format(record)), file=sys.stderr, flush=True)
+
+
+def print_exception(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+    """Prints an unforeseen error with its traceback, as `sys.excepthook` does."""
+    print(printable_lines("".join(traceback.format_exception(kind, error, frames)).rstrip()), file=sys.stderr, flush=True)
+
+
+def format_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """Returns the text of a warning, as `warnings.formatwarning` does."""
+    return _format_warning(printable(str(message)), category, filename, lineno, line)
+
+
+_format_warning = warnings.formatwarning
 
 
 def configure_logging() -> None:
-    """Shows the messages of alphabar on the first process of a run; hides Lightning's advertisements and harmless warnings."""
+    """Shows the messages of alphabar on the first process of a run; hides Lightning's advertisements and harmless warnings.
+
+    Names out of files are shown without control characters, in warnings and in tracebacks too.
+    """
+    sys.excepthook, warnings.formatwarning = print_exception, format_warning
     own = logging.getLogger("alphabar")
     own.setLevel(logging.INFO if is_first_process() else logging.ERROR)
     if not own.handlers:

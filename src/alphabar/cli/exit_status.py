@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.config.build import first_line
-from alphabar.errors import UserError
+from alphabar.errors import UserError, printable
 from alphabar.files.atomic import WriteError, write_text
 from alphabar.files.paths import display_path
 from alphabar.runs.run_dir import is_first_process
@@ -84,7 +84,7 @@ def print_outcome(outcome: Outcome) -> None:
     sys.stdout.flush()
     for line in outcome.lines:
         if _is_new(line):
-            print(line if outcome.state == "stopped" else f"error: {line}", file=sys.stderr, flush=True)
+            print(printable(line if outcome.state == "stopped" else f"error: {line}"), file=sys.stderr, flush=True)
 
 
 def _is_new(line: str) -> bool:

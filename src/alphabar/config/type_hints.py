@@ -79,6 +79,18 @@ def _fits_class(value: Any, kind: type, args: tuple[Any, ...]) -> bool:
     return False
 
 
+def classes_in(hint: Any) -> set[type]:
+    """Returns the classes of objects that the hint names, also as members of lists and mappings and as results of functions."""
+    hint = _unwrapped(hint)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is collections.abc.Callable:
+        return classes_in(args[-1])
+    if args:
+        return set().union(*(classes_in(each) for each in args)) if origin is not Literal else set()
+    is_class = inspect.isclass(hint) and hint not in (*SCALARS, object, type) and typing.Protocol not in hint.__mro__
+    return {hint} if is_class else set()
+
+
 def describe_hint(hint: Any) -> str:
     """Returns a description of the hint; for a union, only of its members that can be written in a configuration directly."""
     hint = _unwrapped(hint)

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+from alphabar.errors import printable
+
 _start_folder = Path()  # the working directory, unless Hydra has changed it
 
 
@@ -28,7 +30,7 @@ def user_path(path: str | Path) -> Path:
 def display_path(path: str | Path) -> str:
     """Returns the path as the user would type it, in the shell in which the command was started."""
     path, start = Path(path), _start_folder.absolute()
-    return str(path.relative_to(start) if path.is_relative_to(start) else path)
+    return printable(str(path.relative_to(start) if path.is_relative_to(start) else path))
 
 
 def unused_path(path: Path) -> Path:

@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+from alphabar.config.stored import parse_stored_yaml
+from alphabar.errors import UserError
 
 METHODS = {
     ("LinearSchedule", "Epsilon", "Denoising"): "DDPM",
@@ -17,12 +18,11 @@ PARTS = ("schedule", "parameterization", "objective", "sampler", "network", "cod
 
 
 def parse_config(content: str) -> dict[str, Any] | None:
-    """Returns the configuration in a YAML text, or None if the text is not YAML of a mapping."""
+    """Returns the configuration in a YAML text, or None if the text is not that of a stored configuration."""
     try:
-        config = yaml.safe_load(content)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        return parse_stored_yaml(content, "config.yaml")
+    except UserError:
         return None
-    return config if isinstance(config, dict) else None
 
 
 def method_name(config: Mapping[str, Any]) -> str:

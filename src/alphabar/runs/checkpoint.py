@@ -1,12 +1,15 @@
 """Checkpoint files: their content, and the paths of the frozen parts that they name and do not contain."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from alphabar.config.former_names import upgrade_config
+from alphabar.config.stored import plain_config
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 from alphabar.runs.torch_files import load_torch_file
@@ -22,6 +25,7 @@ class FrozenPartPaths(NamedTuple):
     clip_name: str | None = None
 
 
+Shapes = Mapping[str, list[int]]
 PATHS_OF_TRAINING = FrozenPartPaths()
 # The nodes of a configuration that name each frozen part.
 PLACES = {"codec_name": ("module.codec",), "clip_name": ("module.codec.clip", "module.conditioner.clip")}
@@ -29,7 +33,7 @@ LACKS = {"codec_name": "not one in the latents of an autoencoder", "clip_name": 
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Returns the content of a training checkpoint; nothing in it is executed. Raises UserError if it is not one."""
+    """Returns the content of a training checkpoint; nothing in it is executed or resolved. Raises UserError if it is not one."""
     file = user_path(path)
     if not file.is_file():
         raise UserError(f"checkpoint={path}: no such file; a run keeps its own in checkpoints/last.ckpt and best.ckpt")
@@ -37,7 +41,32 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     missing = {"state_dict", "config", "global_step"} - set(content if isinstance(content, dict) else ())
     if missing:
         raise UserError(f"checkpoint={path}: not a checkpoint of alphabar, it has no {', '.join(sorted(missing))}")
-    return {**content, "config": upgrade_config(content["config"])}
+    for key, kind in (("state_dict", dict), ("global_step", int), ("ema", dict)):
+        if not isinstance(content.get(key, kind()), kind):
+            raise UserError(f"checkpoint={path}: not a checkpoint of alphabar, its {key} is of type {type(content[key]).__name__}")
+    return {**content, "config": upgrade_config(plain_config(content["config"], f"checkpoint={path}"))}
+
+
+def weight_shapes(state: Mapping[str, Any]) -> Shapes:
+    """Returns the shapes of a state's tensors by their names; what is no tensor has none."""
+    return {name: list(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def must_fit(weights: Shapes, network: Shapes, name: str) -> None:
+    """Raises UserError, with the first of each kind of difference, unless weights have the names and shapes that a network needs.
+
+    name: the file of the weights in messages.
+    """
+    kinds = {
+        "missing": [key for key in network if key not in weights],
+        "not of it": [key for key in weights if key not in network],
+        "of another shape": [key for key in network if key in weights and weights[key] != network[key]],
+    }
+    if not any(kinds.values()):
+        return
+    found = [f"{len(keys)} {kind} ({keys[0]}{', ...' if len(keys) > 1 else ''})" for kind, keys in kinds.items() if keys]
+    shape = f": {weights[keys[0]]}, need {network[keys[0]]}" if (keys := kinds["of another shape"]) else ""
+    raise UserError(f"{name}: its weights are of another network, of whose {len(network)} weights {', '.join(found)}{shape}")
 
 
 def checkpoint_hash(path: str) -> str:

@@ -3,12 +3,12 @@
 import logging
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path, unused_path
 from alphabar.files.versions import existing_versions, link_or_copy, version_path
-from alphabar.runs.checkpoint import read_checkpoint
+from alphabar.runs.checkpoint import Shapes, read_checkpoint, weight_shapes
 from alphabar.runs.run_dir import LAST_CHECKPOINT
 from alphabar.runs.torch_files import load_torch_file
 
@@ -18,10 +18,12 @@ UNNAMED = ".new.ckpt"  # in the same folder: a checkpoint that is whole and has 
 
 
 class LastCheckpoint(NamedTuple):
-    """A checkpoint from which a run goes on, and its optimizer step."""
+    """A checkpoint from which a run goes on, its optimizer step, its configuration, and the shapes of its weights."""
 
     path: Path
     step: int
+    config: dict[str, Any]
+    weights: Shapes
 
 
 def newest_checkpoint(folder: Path) -> LastCheckpoint:
@@ -32,14 +34,15 @@ def newest_checkpoint(folder: Path) -> LastCheckpoint:
     last, problem = folder / LAST_CHECKPOINT, None
     for path in existing_versions(last).values() or [last]:
         try:
-            step = read_checkpoint(path)["global_step"]
+            content = read_checkpoint(path)
         except UserError as error:
             problem = problem or error
             continue
+        step = content["global_step"]
         if path != last:
             reason = problem or f"{display_path(last)} is missing"
             log.warning("%s: going on from %s, step %d; what was trained after it is trained again", reason, path.name, step)
-        return LastCheckpoint(path, step)
+        return LastCheckpoint(path, step, content["config"], weight_shapes(content["state_dict"]))
     raise problem or UserError(f"{display_path(folder)}: has no checkpoint")
 
 

@@ -9,10 +9,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.build import ConfigError, check
 from alphabar.config.coercion import coerce
+from alphabar.config.interpolation import Path as KeyPath
+from alphabar.config.interpolation import resolved_container, unresolved_container, walk
+from alphabar.config.roles import check_roles
 from alphabar.errors import UserError
+from alphabar.files.paths import display_path
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, set_frozen_part_paths
 from alphabar.runs.kept_checkpoints import LastCheckpoint, newest_checkpoint
-from alphabar.runs.run_dir import has_checkpoint, lock, must_be_resumable, stored_config
+from alphabar.runs.run_dir import CONFIG, has_checkpoint, lock, must_be_resumable, stored_config
 
 MAY_CHANGE = ("trainer", "callbacks", "logger", "profiler", "name", "data.num_workers", *FrozenPartPaths._fields)
 # What follows from the place of the run, and what shows in other keys.
@@ -37,10 +41,11 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     words = [word for word in overrides if word.lstrip("+").split("=")[0] != "resume"]
     for word in words:
         apply_override(saved, cfg, word)
+    must_have_known_classes(saved, cfg, words)
     set_given_paths(saved)
     coerce(saved, {word.lstrip("+").split("=", 1)[0]: word.split("=", 1)[1] for word in words if "=" in word})
     check(saved)
-    return saved, newest_checkpoint(folder)
+    return saved, newest_checkpoint_of_run(folder)
 
 
 def checkpoint_to_go_on_from(folder: Path) -> LastCheckpoint | None:
@@ -53,7 +58,42 @@ def checkpoint_to_go_on_from(folder: Path) -> LastCheckpoint | None:
         return None
     must_be_resumable(folder, str(folder))
     lock(folder)
-    return newest_checkpoint(folder)
+    return newest_checkpoint_of_run(folder)
+
+
+def newest_checkpoint_of_run(folder: Path) -> LastCheckpoint:
+    """Returns the newest checkpoint in the folder of a run. Raises UserError if there is none that is whole and of this run.
+
+    It is of this run if its configuration agrees with the folder's in all that cannot change, wherever the files lie now.
+    """
+    newest = newest_checkpoint(folder)
+    own, saved = (dict(leaves(config)) for config in (newest.config, unresolved_container(stored_config(folder))))
+    keys = [key for key in own if key in saved and not is_at_or_below(key, (*MAY_CHANGE, *NOT_COMPARED))]
+    for key in sorted(keys, key=is_in_module):
+        there, here = str(own[key]), str(saved[key])
+        if there != here and "/" not in there + here:  # files may lie elsewhere now
+            difference = f"which had {key}={there}; the one in this folder has {key}={here}"
+            raise UserError(f"{display_path(newest.path)}: is of another run, {difference}")
+    if "module" not in newest.config:
+        raise UserError(f"{display_path(newest.path)}: its configuration does not say of which run it is")
+    return newest
+
+
+def must_have_known_classes(saved: DictConfig, cfg: DictConfig, words: Sequence[str]) -> None:
+    """Raises UserError if the stored configuration of a run names a class that the command line does not, and that has no role."""
+    approved: set[KeyPath] = set()
+    for override in map(OverridesParser.create().parse_override, words):
+        key = override.key_or_group
+        path = tuple(key.removesuffix("._target_").split("."))
+        chosen = unresolved_container(cfg[key]) if isinstance(cfg.get(key), DictConfig) else None
+        value = chosen or ({} if override.is_delete() else override.value())
+        approved |= {path} if key.endswith("._target_") else set()
+        approved |= {(*path, *place) for place, node in walk(value, value) if isinstance(node, dict) and "_target_" in node}
+
+    def advice(key: str) -> str:
+        return f"; if it is yours, name it here: {key}={{_target_:...}}" if is_at_or_below(key, MAY_CHANGE) else ""
+
+    check_roles(resolved_container(saved), f"resume={saved.resume}: its {CONFIG}", approved, advice)
 
 
 def must_be_same_run(folder: Path, config: dict[str, Any]) -> None:
@@ -63,7 +103,7 @@ def must_be_same_run(folder: Path, config: dict[str, Any]) -> None:
     changed = [key for key in keys if saved.get(key) != given.get(key)]
     if not changed:
         return
-    key = min(changed, key=lambda key: key.startswith("module."))  # the module repeats the values of other keys
+    key = min(changed, key=is_in_module)
     name = key.removesuffix("._target_")
     raise UserError(
         f"{name}={given.get(key)}: the run in {folder} began with {name}={saved.get(key)}, and resume=auto repeats the command "
@@ -78,6 +118,11 @@ def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         return
     for name, item in value.items():
         yield from leaves(item, f"{key}.{name}" if key else str(name))
+
+
+def is_in_module(key: str) -> bool:
+    """Returns whether a dotted key lies in the module, which repeats the values of other keys."""
+    return key.startswith("module.")
 
 
 def is_at_or_below(key: str, parents: Sequence[str]) -> bool:

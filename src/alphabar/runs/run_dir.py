@@ -6,11 +6,13 @@ import socket
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.former_names import upgrade_config
+from alphabar.config.stored import read_stored_yaml
 from alphabar.errors import UserError
 from alphabar.files.atomic import make_folder, write_errors
 from alphabar.files.paths import display_path, unused_path
@@ -55,10 +57,12 @@ def run_dir(outputs: str, command: str, resume: str | None, name: str | None = N
 
 
 def stored_config(folder: Path) -> DictConfig:
-    """Returns the configuration in the folder of a run, with the current names of keys, classes and arguments."""
-    config = OmegaConf.create(upgrade_config(OmegaConf.to_container(OmegaConf.load(folder / CONFIG))))
-    assert isinstance(config, DictConfig)
-    return config
+    """Returns the configuration in the folder of a run, with the current names of keys, classes and arguments.
+
+    Raises UserError if it is not one that `read_stored_yaml` takes.
+    """
+    config: dict[str, Any] = upgrade_config(read_stored_yaml(folder / CONFIG, display_path(folder / CONFIG)))
+    return OmegaConf.create(config)
 
 
 def must_be_resumable(folder: Path, given: str) -> None:

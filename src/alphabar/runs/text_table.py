@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from alphabar.errors import printable
+
 
 def format_table(rows: Sequence[Sequence[object]]) -> str:
     """Returns rows of equal length as lines of aligned columns; columns of numbers are aligned on the right."""
-    columns = [_padded([str(cell) for cell in column]) for column in zip(*rows, strict=True)]
+    columns = [_padded([printable(str(cell)) for cell in column]) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 
 

@@ -1,16 +1,21 @@
 """Reads files that torch.save wrote, after a look at their checksums."""
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
+from torch import Tensor
 
 from alphabar.errors import UserError
 
 BLOCK = 2**20  # bytes that are read at a time
 FOLDER_BIT = 0x10  # of MS-DOS attributes: torch.load fills the tensors of such a record with whatever is in memory
+MAX_DEPTH = 100  # of containers in containers; a checkpoint of a run has less than 10
+# The name in torch's message about what it does not unpickle; the rest of the message tells how to run it all the same.
+REFUSED_NAME = re.compile(r"GLOBAL ([\w.]+)|function <?(?:built-in function )?([\w.]+)")
 
 
 def load_torch_file(path: Path, name: str, in_memory: bool = True) -> Any:
@@ -19,14 +24,21 @@ def load_torch_file(path: Path, name: str, in_memory: bool = True) -> Any:
     The checksums of the whole file are verified first, also where `in_memory` is False and the tensors are mapped from the file,
     which are then read once more when they are used.
     name: the file in messages.
-    Raises UserError if it cannot be read, or if it is damaged.
+    Raises UserError if it cannot be read, is damaged, holds anything but tensors and plain values, or claims larger tensors than it
+    holds.
     """
     try:
         verify_checksums(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=not in_memory)
-    except (RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError, ValueError, KeyError, OSError) as error:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=not in_memory)
+    except pickle.UnpicklingError as error:
+        found = REFUSED_NAME.search(str(error))
+        what = (found[1] or found[2]) if found else "something other than tensors and plain values"
+        raise UserError(f"{name}: cannot be read, it holds {what}, which could run code; no run writes that") from error
+    except Exception as error:  # any kind: a file may contain any bytes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{name}: cannot be read, it is damaged, truncated or not a checkpoint ({reason})") from error
+    _check_content(content, name)
+    return content
 
 
 def verify_checksums(path: Path) -> None:
@@ -45,3 +57,24 @@ def verify_checksums(path: Path) -> None:
             with archive.open(record) as content:
                 while content.read(BLOCK):
                     pass
+
+
+def _check_content(content: Any, name: str) -> None:
+    """Raises UserError if a tensor is larger than the memory behind it, or containers are nested too deeply."""
+    seen, queue = {id(content)}, [(content, 0)]
+    while queue:
+        value, depth = queue.pop()
+        if depth > MAX_DEPTH:
+            raise UserError(f"{name}: not a checkpoint of alphabar, its content is nested more than {MAX_DEPTH} deep")
+        if isinstance(value, Tensor) and not _is_whole(value):
+            raise UserError(f"{name}: damaged, it claims a tensor of shape {list(value.shape)}, which it does not hold")
+        for item in dict.values(value) if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+            if isinstance(item, Tensor | dict | list | tuple) and id(item) not in seen:
+                seen.add(id(item))
+                queue.append((item, depth + 1))
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Returns whether the memory behind a tensor is as large as the tensor."""
+    is_plain = tensor.layout == torch.strided and not tensor.is_meta
+    return is_plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

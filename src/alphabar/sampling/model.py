@@ -8,14 +8,24 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from alphabar.config.build import build, check
+from alphabar.config.roles import check_roles
 from alphabar.data import Shape
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.errors import UserError
+from alphabar.files.bounded_allocation import BoundedAllocation
 from alphabar.files.paths import user_path
 from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
-from alphabar.runs.checkpoint import PATHS_OF_TRAINING, FrozenPartPaths, frozen_parts, read_checkpoint, set_frozen_part_paths
+from alphabar.runs.checkpoint import (
+    PATHS_OF_TRAINING,
+    FrozenPartPaths,
+    frozen_parts,
+    must_fit,
+    read_checkpoint,
+    set_frozen_part_paths,
+    weight_shapes,
+)
 from alphabar.runs.ema.posthoc import average_of_decay, average_of_length
 
 PARTS = ("denoiser", "codec", "conditioner")
@@ -85,15 +95,11 @@ def load_model(
     another network.
     """
     content = read_checkpoint(path)
-    config = OmegaConf.create(content["config"])
-    assert isinstance(config, DictConfig)
-    if "denoiser" not in config.module:
-        name = str(config.module.get("_target_")).rpartition(".")[2]
-        raise UserError(f"checkpoint={path}: need one of a diffusion model, got one of {name}, which draws no images")
-    # Only these are built: the objective, loggers and callbacks of the run may not be installed here.
-    check(OmegaConf.create({"module": {part: config.module[part] for part in PARTS if part in config.module}}))
-    model = build_model(config, paths)
+    config = diffusion_config(content["config"], f"checkpoint={path}")
     state = content["state_dict"]
+    with BoundedAllocation(f"checkpoint={path}", user_path(path).stat().st_size, len(state)):
+        model = build_model(config, paths)
+    must_fit(weight_shapes(model_state(state)), weight_shapes(model.state_dict()), f"checkpoint={path}")
     if weights == "ema":
         if "ema" not in content:
             raise UserError(f"checkpoint={path}: has no averaged weights; use weights=raw")
@@ -102,10 +108,8 @@ def load_model(
         else:
             averages = content["ema"]["weights"] if ema_decay is None else average_of_decay(content, ema_decay)
         state = state | must_be_all_averages(averages, model, path)
-    try:
-        model.load_state_dict(model_state(state))
-    except RuntimeError as error:
-        raise UserError(f"checkpoint={path}: its weights do not fit its configuration ({str(error).splitlines()[0]})") from error
+        must_fit(weight_shapes(model_state(state)), weight_shapes(model.state_dict()), f"checkpoint={path}")
+    model.load_state_dict(model_state(state))
     shape = Shape(config.shape.channels, config.shape.resolution)
     return LoadedModel(model.eval().requires_grad_(False), config, shape, content["global_step"])
 
@@ -119,6 +123,24 @@ def must_be_all_averages(averages: dict[str, Tensor], model: nn.Module, path: st
             f"and none of {lacking[0]}; use weights=raw"
         )
     return averages
+
+
+def diffusion_config(content: dict[str, Any], name: str) -> DictConfig:
+    """Returns the configuration of a checkpoint, of which the parts of the model are checked before anything is built.
+
+    name: the file in messages. Raises UserError if it is not that of a diffusion model, or names what has no business in one.
+    """
+    module, shape = content.get("module"), content.get("shape")
+    if not isinstance(module, dict) or not isinstance(shape, dict) or {type(shape.get(key)) for key in Shape._fields} != {int}:
+        raise UserError(f"{name}: its configuration is not that of a run: it has no module or no shape of images")
+    if "denoiser" not in module:
+        kind = str(module.get("_target_")).rpartition(".")[2]
+        raise UserError(f"{name}: need one of a diffusion model, got one of {kind}, which draws no images")
+    # Only these are built: the objective, loggers and callbacks of the run may not be installed here.
+    parts = {"module": {part: module[part] for part in PARTS if part in module}}
+    check_roles(parts, name)
+    check(OmegaConf.create(parts))
+    return OmegaConf.create(content)
 
 
 def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:

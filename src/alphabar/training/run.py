@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,7 +15,10 @@ from alphabar.config.interpolation import unresolved_container
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
+from alphabar.files.bounded_allocation import BoundedAllocation
+from alphabar.files.paths import display_path
 from alphabar.models.codecs import Codec
+from alphabar.runs.checkpoint import must_fit, weight_shapes
 from alphabar.runs.resume import (
     LastCheckpoint,
     checkpoint_to_go_on_from,
@@ -37,9 +41,12 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
     check_trainer(cfg)
     datamodule: ImageDataModule = build(cfg.data, "data")
     fill_derived_keys(cfg, datamodule)
-    module = build_module(cfg, datamodule)
-    if cfg.resume == AUTO and stopped is not None:
-        must_be_same_run(Path(cfg.run_dir), module.config)
+    with nullcontext() if stopped is None or cfg.resume == AUTO else bounded_by(stopped):
+        module = build_module(cfg, datamodule)
+    if stopped is not None:
+        if cfg.resume == AUTO:
+            must_be_same_run(Path(cfg.run_dir), module.config)
+        must_fit(stopped.weights, weight_shapes(module.state_dict()), display_path(stopped.path))
     callbacks = build_callbacks(cfg, module)
     is_new = stopped is None and claim(Path(cfg.run_dir), again=cfg.resume == AUTO)
     begin = time.perf_counter()
@@ -57,6 +64,11 @@ def resumed_or_new(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
         return resumed_config(cfg, overrides)
     refuse_frozen_part_paths(cfg)
     return cfg, checkpoint_to_go_on_from(Path(cfg.run_dir)) if cfg.resume == AUTO else None
+
+
+def bounded_by(stopped: LastCheckpoint) -> BoundedAllocation:
+    """Returns the bound on a module whose configuration came with the checkpoint of a run."""
+    return BoundedAllocation(display_path(stopped.path), stopped.path.stat().st_size, len(stopped.weights))
 
 
 def fill_derived_keys(cfg: DictConfig, datamodule: ImageDataModule) -> None:

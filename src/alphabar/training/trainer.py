@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.build import build
+from alphabar.config.stored import read_stored_yaml
 from alphabar.errors import UserError
 from alphabar.files.atomic import write_text
 from alphabar.files.paths import display_path
@@ -78,12 +79,11 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
 
 def write_config(config: dict[str, Any], path: Path, stopped: LastCheckpoint | None) -> None:
     """Writes the resolved configuration of a run. If it was resumed with changes, the earlier configuration is kept beside it."""
-    if stopped is not None and not is_unchanged(OmegaConf.load(path), config):
+    if stopped is not None and not is_unchanged(read_stored_yaml(path, str(path)), config):
         path.replace(path.with_name(f"config_until_step_{stopped.step}.yaml"))
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
-def is_unchanged(stored: Any, config: dict[str, Any]) -> bool:
+def is_unchanged(stored: dict[str, Any], config: dict[str, Any]) -> bool:
     """Returns whether two configurations of a run are equal in everything but `resume`."""
-    content: Any = OmegaConf.to_container(stored)
-    return content | {"resume": None} == config | {"resume": None}
+    return stored | {"resume": None} == config | {"resume": None}

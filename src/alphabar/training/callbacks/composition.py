@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.data.datamodule import ImageDataModule
+from alphabar.errors import printable
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.hooks import base_module, image_data
 
@@ -26,7 +27,7 @@ class Composition(RunCallback):
             **describe_training(trainer, data.batch_size),
         }
         for name, text in lines.items():
-            print(f"  {name:<10} {text}", flush=True)
+            print(printable(f"  {name:<10} {text}"), flush=True)
 
 
 def describe_data(data: ImageDataModule) -> str:

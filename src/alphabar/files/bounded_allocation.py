@@ -1,0 +1,92 @@
+"""A bound on the memory that is taken while a model is built of a configuration which somebody else may have written."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from alphabar.errors import UserError
+
+# Beside its weights, a model has tables such as positions, and constructors make a few tensors on the way to each.
+BYTES_PER_BYTE, FREE_BYTES = 8, 2**28
+CALLS_PER_WEIGHT, FREE_CALLS = 16, 1000
+SMALL = 2**16  # elements; a result that cannot have more is counted without a closer look
+ELEMENT = 8  # bytes of its largest element
+WITHOUT_RESULT = frozenset(("_set_grad_enabled", "dim", "size", "numel", "is_contiguous", "stride"))
+
+
+class BoundedAllocation(TorchFunctionMode):
+    """Refuses to make more or larger tensors than belong to a file of weights, before their memory is taken.
+
+    A result that can be large is first made on the device "meta", which has no memory. Random numbers are as without the bound.
+
+    name: the file in messages. num_bytes: its size. num_weights: the number of tensors in it.
+    Raises UserError inside, where a call would go beyond.
+    """
+
+    def __init__(self, name: str, num_bytes: int, num_weights: int) -> None:
+        super().__init__()
+        self.weights = f"the {num_weights:,} weights of {name}, a file of {num_bytes / 2**20:,.1f} MB"
+        self.bytes_left = BYTES_PER_BYTE * num_bytes + FREE_BYTES
+        self.calls_left = CALLS_PER_WEIGHT * num_weights + FREE_CALLS
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if not (func.__name__.endswith("_") or func.__name__ in WITHOUT_RESULT):  # in place (zero_), a property (__get__)
+            self._count(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _count(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Counts the result of a call. Raises UserError if it is too much."""
+        tensors: list[Tensor] = []
+        most = _product_of_numbers((args, kwargs), tensors)
+        if tensors:
+            most *= sum(each.numel() for each in tensors) ** 2
+        self.calls_left -= 1
+        shape: list[int] | None = None
+        if most > SMALL:
+            size, shape = self._size_on_meta(func, args, kwargs, bool(tensors))
+            self.bytes_left -= size
+        else:
+            self.bytes_left -= ELEMENT * math.ceil(most)
+        if self.bytes_left < 0 or self.calls_left < 0:
+            what = "makes more tensors" if shape is None else f"makes a tensor of shape {shape}, more"
+            raise UserError(f"the configuration is of another model: it {what} than belongs to {self.weights}")
+
+    def _size_on_meta(self, func: Any, args: Any, kwargs: Mapping[str, Any], has_tensors: bool) -> tuple[int, list[int] | None]:
+        """Returns the bytes of the tensors that a call makes, and the shape of the first; (0, None) if it makes none."""
+        options = {key: value for key, value in kwargs.items() if key != "generator"}
+        try:
+            with torch._C.DisableTorchFunction():
+                if has_tensors:
+                    result = func(*_on_meta(args), **_on_meta(options))
+                else:
+                    result = func(*args, **{**options, "device": "meta"})
+        except (TypeError, NotImplementedError):  # it makes no tensor, or one that depends on values
+            return 0, None
+        except RuntimeError as error:  # a negative size, or one beyond all numbers
+            raise UserError(f"the configuration is of no model: {' '.join(str(error).split())[:200]}") from error
+        made = [each for each in (result if isinstance(result, list | tuple) else [result]) if isinstance(each, Tensor)]
+        return sum(each.numel() * each.element_size() for each in made), list(made[0].shape) if made else None
+
+
+def _product_of_numbers(value: Any, tensors: list[Tensor]) -> float:
+    """Returns the product of all numbers above 1 in nested lists, tuples and dicts, and adds the tensors in them to `tensors`."""
+    if isinstance(value, list | tuple | dict):
+        return math.prod(_product_of_numbers(item, tensors) for item in (value.values() if isinstance(value, dict) else value))
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return 1
+    return abs(value) if isinstance(value, int | float) and abs(value) > 1 else 1
+
+
+def _on_meta(value: Any) -> Any:
+    """Returns nested lists, tuples and dicts with tensors of the same shape and strides that have no memory."""
+    if isinstance(value, Tensor):
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    if isinstance(value, dict):
+        return {key: _on_meta(item) for key, item in value.items()}
+    return type(value)(map(_on_meta, value)) if type(value) in (list, tuple) else value

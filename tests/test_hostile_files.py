@@ -1,0 +1,335 @@
+"""Checkpoints, run folders and sweeps of somebody who means harm: each is refused in one line, and nothing of it is run.
+
+No code of a file is executed, no connection is opened, no secret of the environment is read, nothing is written beside the file,
+and no memory is taken that its weights do not account for.
+"""
+
+import os
+import pickle
+import resource
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+import runs
+from alphabar.errors import UserError
+from alphabar.reports.report import report_command
+from alphabar.runs.checkpoint import read_checkpoint
+from alphabar.runs.run_dir import stored_config
+from alphabar.sampling.model import load_model
+from alphabar.training.run import train
+
+SECRET = "the-secret-of-this-machine"
+UNET = ("module", "denoiser", "network")
+SCHEDULE = ("module", "denoiser", "schedule")
+
+
+@pytest.fixture(scope="module")
+def run():
+    """The folder of a small run."""
+    return runs.trained(*runs.BRIEF)
+
+
+@pytest.fixture
+def refusal(monkeypatch, tmp_path):
+    """Returns the line with which a function refuses its file, in an empty folder that must stay as it is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALPHABAR_SECRET", SECRET)
+    monkeypatch.setattr(socket.socket, "connect", no_connection)
+
+    def tell(function, *arguments):
+        before, memory = snapshot(tmp_path), peak_memory()
+        with pytest.raises(UserError) as caught:
+            function(*arguments)
+        line = str(caught.value)
+        assert len(line.splitlines()) == 1, line
+        assert len(line) < 1500
+        assert SECRET not in line
+        assert peak_memory() - memory < 400  # MB: of the libraries that are imported the first time
+        assert snapshot(tmp_path) == before
+        return line
+
+    return tell
+
+
+@pytest.fixture
+def command_refusal(refusal, command):
+    """Returns the line with which a command refuses its file."""
+
+    def tell(script, *words):
+        def act():
+            code, out, err = command(script, *words)
+            assert (code, out) == (2, "")
+            assert err.startswith("error: ")
+            assert err.count("\n") == 1, err
+            assert err[:-1].isprintable(), repr(err)
+            raise UserError(err)
+
+        return refusal(act)
+
+    return tell
+
+
+def no_connection(self, address):
+    raise AssertionError(f"a connection to {address}")
+
+
+def peak_memory():
+    """The most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def snapshot(folder):
+    """The content of all files below a folder, but for the locks of runs."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".owner"}
+
+
+def sample(path):
+    """Builds what sample.py builds of a checkpoint."""
+    load_model(path, "raw")
+
+
+def resume(folder):
+    """Trains a run on, as train.py does."""
+    train(OmegaConf.create({"run_dir": folder, "resume": folder}))
+
+
+def put(config, path, value):
+    *parents, last = path
+    for key in parents:
+        config = config[key]
+    config[last] = value
+
+
+def node(target, **arguments):
+    return {"_target_": target, **arguments}
+
+
+def nested(depth):
+    content = {"leaf": 1}
+    for _ in range(depth):
+        content = {"a": content}
+    return content
+
+
+def bomb():
+    content = ["x"] * 10
+    for _ in range(12):
+        content = [content] * 10
+    return content
+
+
+# (what is put where, what the line says) of a configuration, in a checkpoint or in config.yaml
+CONFIGS = {
+    "fid of torchmetrics as the module": (("module",), node("torchmetrics.image.fid.FrechetInceptionDistance", feature_extractor_weights_path="canary.ckpt"), ""),
+    "fid of torchmetrics as the network": (UNET, node("torchmetrics.image.fid.FrechetInceptionDistance", feature_extractor_weights_path="canary.ckpt"), "torchmetrics.image.fid"),
+    "metric of torchmetrics as the codec": (("module", "codec"), node("torchmetrics.text.bert.BERTScore", model_name_or_path="canary"), "module.codec: _target_ torchmetrics"),
+    "a function": (("module", "codec"), node("os.system", command="touch canary"), "_target_ os.system is refused"),
+    "a function of torch": (UNET, node("torch.load", f="canary.ckpt", weights_only=False), "_target_ torch.load is refused"),
+    "a function in torch.nn": (UNET, node("torch.nn.init.constant_", tensor=1, val=2), "torch.nn.init.constant_ is refused"),
+    "what alphabar imports": (UNET, node("alphabar.runs.run_dir.Path", a=1), "is refused"),
+    "a strategy as the schedule": (SCHEDULE, node("lightning.pytorch.strategies.DeepSpeedStrategy", config="canary"), "is refused"),
+    "a profiler as the codec": (("module", "codec"), node("lightning.pytorch.profilers.AdvancedProfiler", dirpath="canary"), "is refused"),
+    "a logger as the codec": (("module", "codec"), node("lightning.pytorch.loggers.CSVLogger", save_dir="canary"), "is refused"),
+    "a callback as the codec": (("module", "codec"), node("lightning.pytorch.callbacks.ModelCheckpoint", dirpath="canary"), "is refused"),
+    "an optimizer as the network": (UNET, node("torch.optim.Adam", params=[]), "module.denoiser.network: "),
+    "a codec as the denoiser": (("module", "denoiser"), node("alphabar.models.codecs.pixels.Pixels"), "a subclass of NetworkDenoiser goes there"),
+    "a network as the conditioner": (("module", "conditioner"), node("torch.nn.Linear", in_features=1, out_features=1), "a subclass of Conditioner goes there"),
+    "a part where a number goes": ((*UNET, "channels"), node("alphabar.models.codecs.pixels.Pixels"), "no object goes there"),
+    "_partial_": ((*UNET, "_partial_"), True, "module.denoiser"),
+    "_args_": ((*UNET, "_args_"), ["canary"], "_args_ is not supported"),
+    "_recursive_": ((*UNET, "_recursive_"), False, "_recursive_ is not supported"),
+    "_target_ no text": ((*UNET, "_target_"), ["os.system"], "is refused"),
+    "_target_ with an escape sequence": ((*UNET, "_target_"), "alphabar.\x1b]0;canary\x07", "alphabar."),
+    "a secret as the seed": (("seed",), "${oc.env:ALPHABAR_SECRET}", "seed: ${oc.env:ALPHABAR_SECRET} is refused"),
+    "a secret as the name": (("name",), "run ${oc.env:ALPHABAR_SECRET}", "name: "),
+    "a secret in a list": ((*UNET, "channel_multipliers"), ["${oc.env:ALPHABAR_SECRET}"], "channel_multipliers[0]: "),
+    "a secret as a key": (("${oc.env:ALPHABAR_SECRET}",), 1, "a key must be a printable text"),
+    "an interpolation of its own": ((*UNET, "channels"), "${shape.channels}", "module.denoiser.network.channels: "),
+    "120 deep": (("deep",), nested(120), "nested more than"),
+    "a bomb": (("bomb",), bomb(), "values"),
+    "a long text": (("name",), "x" * 2_000_000, "1,048,576 characters"),
+    "an escape sequence as a key": (("\x1b[2J\x1b[31mcanary",), node("os.system"), "\\x1b[2J"),
+    "an escape sequence in an argument": ((*UNET, "channels"), "\x1b]52;c;canary\x07", "module.denoiser.network"),
+    "a line break in a name": ((*UNET, "error: all is well\nerror"), 1, "a key must be a printable text"),
+    "text from right to left": ((*UNET, "\u202echannels"), 1, "a key must be a printable text"),
+    "no module": (("module",), None, ""),
+    "a list as the module": (("module",), [], ""),
+    "a wide network": ((*UNET, "base_channels"), 10**6, "more than belongs to the"),
+    "a number of 10,000 bits": ((*UNET, "base_channels"), 2**10_000, ""),
+    "a deep network": ((*UNET, "num_res_blocks"), 10**7, "more tensors than belongs to the"),
+    "a network of 400 TB": (UNET, node("torch.nn.Linear", in_features=10**7, out_features=10**7), "of shape [10000000, 10000000]"),
+    "a long schedule": ((*SCHEDULE, "num_steps"), 10**11, "more than belongs to the"),
+    "a schedule that fits in no memory": ((*SCHEDULE, "num_steps"), 10**9, "more than belongs to the"),
+    "large images": (("shape", "resolution"), 100_000, "resolution up to 16,384"),
+    "another network": ((*UNET, "base_channels"), 16, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_hostile_configuration_in_a_checkpoint(refusal, run, tmp_path, name):
+    path, value, part = CONFIGS[name]
+    content = runs.checkpoint(run)
+    put(content["config"], path, value)
+    torch.save(content, tmp_path / "gift.ckpt")
+    assert part in refusal(sample, "gift.ckpt")
+
+
+# What a checkpoint of a sample does not build.
+RUN_ONLY = {
+    "a logger that writes elsewhere": (("logger",), {"mine": node("lightning.pytorch.loggers.CSVLogger", _partial_=True, save_dir="canary")}, "logger.mine: _target_ lightning.pytorch.loggers.CSVLogger is refused"),
+    "a callback that writes elsewhere": (("callbacks", "mine"), node("lightning.pytorch.callbacks.ModelCheckpoint", dirpath="canary"), "if it is yours, name it here: callbacks.mine={_target_:...}"),
+    "a module as a callback": (("callbacks", "mine"), node("torch.nn.Linear", in_features=1, out_features=1), "a subclass of Callback goes there"),
+    "a profiler": (("trainer", "profiler"), node("lightning.pytorch.profilers.PyTorchProfiler", dirpath="canary"), "trainer.profiler: "),
+    "a strategy": (("trainer", "strategy"), node("lightning.pytorch.strategies.DDPStrategy"), "trainer.strategy: "),
+    "a plugin": (("trainer", "plugins"), [node("lightning.pytorch.plugins.io.TorchCheckpointIO")], "trainer.plugins[0]: "),
+    "a metric": (("callbacks", "mine"), node("torchmetrics.image.fid.FrechetInceptionDistance", feature_extractor_weights_path="canary.ckpt"), "callbacks.mine: "),
+    "a network as the data": (("data",), node("torch.nn.Linear", in_features=1, out_features=1), "data: _target_ Linear is refused"),
+    "a network as the trainer": (("trainer", "_target_"), "torch.nn.Linear", "trainer"),
+    "a function as the sampler": (("sampler",), node("subprocess.run", args="touch canary"), "sampler: _target_ subprocess.run is refused"),
+}  # fmt: skip
+# Of those above, one for each place in which a configuration is looked at.
+ALSO_IN_RUNS = (
+    "a function", "fid of torchmetrics as the network", "a codec as the denoiser", "_args_", "a secret as the seed", "120 deep",
+    "an escape sequence as a key", "a wide network", "a deep network", "a long schedule", "large images",
+)  # fmt: skip
+
+
+def gift(run, folder, path, value):
+    """A folder of a run with a value in config.yaml and in the checkpoint, which agree as those of a run do."""
+    shutil.copytree(run, folder)
+    content = runs.checkpoint(run)
+    put(content["config"], path, value)
+    torch.save(content, folder / "checkpoints" / "last.ckpt")
+    (folder / "config.yaml").write_text(yaml.safe_dump(content["config"]))
+
+
+@pytest.mark.parametrize("name", [*ALSO_IN_RUNS, *RUN_ONLY])
+def test_a_hostile_configuration_of_a_run(refusal, run, tmp_path, name):
+    path, value, part = (CONFIGS | RUN_ONLY)[name]
+    gift(run, tmp_path / "gift", path, value)
+    line = refusal(resume, "gift")
+    assert part in line or "its config.yaml does not fit this version" in line
+
+
+@pytest.mark.parametrize(
+    ("script", "word", "name"),
+    [
+        ("sample", "checkpoint", "fid of torchmetrics as the module"),
+        ("sample", "checkpoint", "_target_ with an escape sequence"),
+        ("evaluate", "checkpoint", "a secret as the seed"),
+        ("train", "resume", "an escape sequence in an argument"),
+        ("train", "resume", "a callback that writes elsewhere"),
+    ],
+)
+def test_a_command_refuses_in_one_line_without_control_characters(command_refusal, run, tmp_path, script, word, name):
+    path, value, _ = (CONFIGS | RUN_ONLY)[name]
+    gift(run, tmp_path / "gift", path, value)
+    command_refusal(script, f"{word}=gift")
+
+
+class Payload:
+    """What calls a function when a pickle is read that is not read with care."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def call(function, *arguments):
+    return Payload(function, *arguments)
+
+
+PICKLES = {
+    "os.system": lambda: call(os.system, "touch canary"),
+    "eval": lambda: call(eval, "open('canary', 'w')"),
+    "exec": lambda: call(exec, "open('canary', 'w')"),
+    "getattr": lambda: call(getattr, "text", "title"),
+    "a path": lambda: call(Path, "canary"),
+    "open": lambda: call(open, "canary", "w"),
+    "torch.load": lambda: call(torch.load, "canary.ckpt"),
+    "torch.hub": lambda: call(torch.hub.load_state_dict_from_url, "http://localhost/canary"),
+    "a tensor that is not there": lambda: torch.zeros(1).expand(10**15),
+    "a tensor without memory": lambda: torch.empty(10**15, device="meta"),
+    "150 deep": lambda: nested(150),
+    "5,000 deep": lambda: deep_list(5000),
+}
+
+
+def deep_list(depth):
+    content = []
+    for _ in range(depth):
+        content = [content]
+    return content
+
+
+@pytest.mark.parametrize("place", ["config", "beside"])
+@pytest.mark.parametrize("name", PICKLES)
+def test_a_hostile_pickle(refusal, run, tmp_path, name, place):
+    content = runs.checkpoint(run)
+    (content if place == "beside" else content[place])["payload"] = PICKLES[name]()
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)  # to write it
+    try:
+        torch.save(content, tmp_path / "gift.ckpt")
+    finally:
+        sys.setrecursionlimit(limit)
+    line = refusal(read_checkpoint, "gift.ckpt")
+    assert line.startswith("checkpoint=gift.ckpt: ")
+    assert "weights_only" not in line
+    assert "trust" not in line
+    assert ("holds posix.system, which could run code" in line) == (name == "os.system")
+
+
+def test_a_hostile_pickle_without_a_container(refusal, tmp_path):
+    (tmp_path / "gift.ckpt").write_bytes(pickle.dumps(call(os.system, "touch canary"), protocol=2))
+    line = refusal(read_checkpoint, "gift.ckpt")
+    assert "cannot be read" in line
+
+
+YAMLS = {
+    "an object of Python": "module: !!python/object/apply:os.system [touch canary]",
+    "a path": "name: !!python/object/apply:pathlib.PosixPath [canary]",
+    "a bomb of aliases": "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefghijk", "bcdefghijkl", strict=True)),
+    "an alias of itself": "a: &a [*a]",
+    "a merge": "a: &a {x: 1}\nb: {<<: *a}",
+    "deep": "a: " + "[" * 5000 + "]" * 5000,
+    "not closed": "a: " + "{" * 900,
+    "long": "a: " + "x" * 2_000_000,
+    "many": "a: [" + "1," * 50_000 + "]",
+    "bytes": "a: !!binary aGVsbG8=",
+    "a set": "a: !!set {x, y}",
+    "a number of 10,000 digits": "seed: " + "9" * 10_000,
+    "no mapping": "[1, 2]",
+    "empty": "",
+    "two documents": "a: 1\n---\nb: 2",
+    "control characters": "a: \x1b[2J",
+    "a broken interpolation": "seed: ${oc.env:ALPHABAR_SECRET",
+    "a nested interpolation": "seed: ${oc.decode:${oc.env:ALPHABAR_SECRET}}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_a_hostile_config_yaml(refusal, tmp_path, name):
+    (tmp_path / "config.yaml").write_text(YAMLS[name])
+    assert "config.yaml: " in refusal(stored_config, Path())
+
+
+def test_a_config_yaml_that_is_no_text(refusal, tmp_path):
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "config.yaml: cannot be read" in refusal(stored_config, Path())
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_a_report_of_a_hostile_config_yaml_is_a_page(tmp_path, name):
+    (tmp_path / "config.yaml").write_text(YAMLS[name])
+    report_command([str(tmp_path)])
+    assert (tmp_path / "report.html").stat().st_size < 3_000_000
