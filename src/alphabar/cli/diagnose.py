@@ -17,6 +17,7 @@ from alphabar.config.former_names import FORMER_KEYS
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import did_you_mean
 from alphabar.runs.run_dir import CONFIG, stored_config
+from alphabar.runs.run_links import refuse_links
 
 PLUGINS = {
     "ax": "hydra-ax-sweeper",
@@ -96,6 +97,7 @@ class _KnownKeys:
         self.default, self.tree = _compose(app, chosen, groups)
         self.choices = _choices(self.tree)
         if resumed is not None and (Path(resumed) / CONFIG).is_file():
+            refuse_links(Path(resumed))
             replaced = {override.key_or_group for override in chosen}
             saved = {key: value for key, value in unresolved_container(stored_config(Path(resumed))).items() if key not in replaced}
             roots = {key: value if key in (*replaced, "hydra") else None for key, value in self.tree.items()}

@@ -17,6 +17,7 @@ from alphabar.errors import UserError
 from alphabar.files.atomic import make_folder, write_errors
 from alphabar.files.paths import display_path, unused_path
 from alphabar.files.versions import existing_versions
+from alphabar.runs.run_links import refuse_links
 
 OWNER = ".owner"
 CONFIG = "config.yaml"
@@ -70,6 +71,7 @@ def must_be_resumable(folder: Path, given: str) -> None:
     if not folder.is_dir():
         what = "is a file: give the folder of the run" if folder.exists() else "there is no such folder"
         raise UserError(f"resume={given}: {what}")
+    refuse_links(folder)
     if not (folder / CONFIG).is_file():
         raise UserError(f"resume={given}: not the folder of a run, it has no config.yaml")
     if not has_checkpoint(folder):
@@ -161,10 +163,12 @@ def lock(folder: Path, occupation: str = "training this run") -> None:
     """Keeps other processes from training the run in `folder` while this process lives; only the first process of a run does.
 
     occupation: what the process does there. The system releases the lock when the process ends, however it ends; its DataLoader
-    workers do not inherit it. A process that holds it already may take it again. Raises UserError if another process holds it.
+    workers do not inherit it. A process that holds it already may take it again. Raises UserError if another process holds it, and
+    for links as `refuse_links` does, since who holds the lock writes into the folder.
     """
     if not is_first_process():
         return
+    refuse_links(folder)
     file_lock = FileLock(folder.resolve() / OWNER, timeout=0, thread_local=False, is_singleton=True)
     try:
         file_lock.acquire()

@@ -80,7 +80,7 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
 def write_config(config: dict[str, Any], path: Path, stopped: LastCheckpoint | None) -> None:
     """Writes the resolved configuration of a run. If it was resumed with changes, the earlier configuration is kept beside it."""
     if stopped is not None and not is_unchanged(read_stored_yaml(path, str(path)), config):
-        path.replace(path.with_name(f"config_until_step_{stopped.step}.yaml"))
+        write_text(path.with_name(f"config_until_step_{stopped.step}.yaml"), path.read_text(encoding="utf-8"))
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
