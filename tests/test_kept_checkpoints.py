@@ -138,12 +138,13 @@ def test_a_kill_in_the_middle_of_writing_loses_nothing(tmp_path, name):
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+@pytest.mark.parametrize("keep", [2, 3])
 @pytest.mark.parametrize("fatal", range(5))
-def test_versions_are_whole_whenever_the_process_ends(tmp_path, fatal, links):
+def test_versions_are_whole_whenever_the_process_ends(tmp_path, fatal, keep, links):
     path, new = tmp_path / "last.ckpt", tmp_path / ".new.ckpt"
     for text in ("1", "2", "3"):
         new.write_text(text)
-        insert_version(new, path, keep=3)
+        insert_version(new, path, keep=keep)
     new.write_text("4")
     if (child := os.fork()) == 0:
         calls = 0
@@ -162,16 +163,19 @@ def test_versions_are_whole_whenever_the_process_ends(tmp_path, fatal, links):
 
         link, os.replace = os.link, counted(os.replace)
         os.link = counted(os.link)
-        insert_version(new, path, keep=3)
+        insert_version(new, path, keep=keep)
         os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (9 if fatal < 4 else 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (9 if fatal < keep + 1 else 0)
     left = {rank: each.read_text() for rank, each in existing_versions(path).items()}
     assert left[0] in ("3", "4")
     assert list(left.values()) == sorted(left.values(), reverse=True)
     new.write_text("5")
-    insert_version(new, path, keep=3)
+    insert_version(new, path, keep=keep)
     assert path.read_text() == "5"
     assert version_path(path, 1).read_text() == left[0]
+    ended = list(tmp_path.glob(".*.tmp"))  # at most what the process that was ended left
+    assert len(ended) <= 1
+    assert not [file for file in ended if f".{os.getpid()}-" in file.name]
 
 
 def test_as_many_best_checkpoints_are_kept_as_were_asked_for(tmp_path):

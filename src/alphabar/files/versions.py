@@ -46,3 +46,4 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfileobj(file, copy)
         return
     os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # it stays where both were names of the same file already
