@@ -34,9 +34,16 @@ def super_resolution(tmp_path):
 
 # What each is given in place of what it measures, and a word of what it prints.
 SMOKE = {
+    "endurance": (
+        None,
+        ["--steps", "10", *runs.TINY, *runs.BRIEF[1:], "trainer.log_every_n_steps=1"],
+        "left in the temporary folder",
+    ),
     "evaluation_memory": (plain, ["--nums", "70", *document_files.EVALUATION[1:]], "ratio"),
+    "fuzz": (plain, ["--cases", "2"], "data.pkl: 2 files, 0 kinds of failure"),
     "methods": (sweep, ["--num", "70", "--most", "10"], "| ddpm | DDIM |"),
     "super_resolution": (super_resolution, ["--num", "8", "--num-steps", "2", "--cache-dir", runs.CACHE], "bicubic"),
+    "survival": (None, ["--kills", "1", "--rank-kills", "0"], "1 process: 1 kills"),
     "train_step": (None, ["--steps", "1", "--rounds", "1", "--batch-size", "2"], "the whole recipe"),
 }
 

@@ -250,16 +250,32 @@ def completed(cfg: DictConfig) -> DictConfig:
 register()
 
 
+# Groups whose choices bring along those of others, or take some away: one at a time.
+ALONE = ("data", "debug", "experiment", "method", "metric", "preset")
+
+
+def rows(command: str) -> list[list[str]]:
+    """Returns overrides in which every choice of every group of the command is made once; most of them together with others."""
+    words: dict[str, list[str]] = {}
+    for _, group, choice in choices_of(command):
+        name, _, folder = group.partition("/")
+        words.setdefault(name, []).append(f"{name}={folder}/{choice}" if folder else f"{name}={choice}")
+    together = [each for group, each in words.items() if group not in ALONE]
+    single = [[word] for group, each in words.items() if group in ALONE for word in each]
+    return single + [[each[row % len(each)] for each in together] for row in range(max(map(len, together)))]
+
+
 @pytest.mark.parametrize(
-    ("command", "group", "choice"),
-    [each for command in ("train", "sample", "evaluate") for each in choices_of(command)],
-    ids=lambda value: value,
+    ("command", "words"),
+    [
+        pytest.param(command, words, id=f"{command} {words[0]}")
+        for command in ("train", "sample", "evaluate")
+        for words in rows(command)
+    ],
 )
-def test_every_choice_of_every_group_passes_the_check(command, group, choice):
+def test_every_choice_of_every_group_passes_the_check(command, words):
     """A file that is added is found here: a dataset, an experiment, a preset."""
-    group, _, folder = group.partition("/")
-    word = f"{group}={folder}/{choice}" if folder else f"{group}={choice}"
-    cfg = App(ROOT / "conf", command).compose([word])
+    cfg = App(ROOT / "conf", command).compose(words)
     cfg = completed(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
     check(cfg, GROUPS)
     if command == "train":  # its configuration is stored, and every class in it has a role

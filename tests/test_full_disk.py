@@ -173,3 +173,10 @@ def test_a_place_that_cannot_be_written_is_one_line(command):
     code, _, err = command("train", *runs.words(*runs.BRIEF, folder="/proc/alphabar"))
     assert (code, err.count("\n")) == (2, 1), err
     assert "/proc/alphabar" in err
+
+
+def test_a_checkpoint_callback_of_lightning_may_write_where_it_wants(command):
+    own = "+callbacks.mine={_target_:lightning.pytorch.callbacks.ModelCheckpoint,dirpath:new/deeper/still,every_n_train_steps:1}"
+    code, _, err = command("train", *runs.words(*runs.BRIEF, own, folder="out"))
+    assert code == 0, err
+    assert list(Path("new/deeper/still").glob("*.ckpt"))

@@ -12,7 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from alphabar.files.atomic import atomic_writer, make_folder, remove_leftovers
+from alphabar.files.atomic import atomic_writer, make_folder, remove_leftovers, write_errors
 from alphabar.files.versions import insert_version
 from alphabar.runs.distributed import from_first
 from alphabar.runs.kept_checkpoints import BEST_CHECKPOINT, UNNAMED, make_last, remove_unfinished, take_up_best
@@ -35,7 +35,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         target = Path(path)
-        make_folder(target.parent)
+        with write_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target)
         with atomic_writer(target) as file:
             torch.save(checkpoint, file)
@@ -144,6 +145,8 @@ class Checkpoints(Recurring, Checkpoint):
     def _write(self, trainer: Trainer, name: str, keep: int, rank: int) -> None:
         """Writes a checkpoint as the version of the file `name` at `rank`; see `insert_version`."""
         path = Path(trainer.default_root_dir) / name
+        if trainer.is_global_zero:
+            make_folder(path.parent)
         trainer.save_checkpoint(path.with_name(UNNAMED), weights_only=False)
         if trainer.is_global_zero:
             insert_version(path.with_name(UNNAMED), path, keep, rank)
