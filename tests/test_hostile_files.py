@@ -4,6 +4,7 @@ No code of a file is executed, no connection is opened, no secret of the environ
 and no memory is taken that its weights do not account for.
 """
 
+import json
 import os
 import pickle
 import resource
@@ -18,6 +19,7 @@ import yaml
 from omegaconf import OmegaConf
 
 import runs
+from alphabar.cli.recorded_command import check_recorded_command
 from alphabar.errors import UserError
 from alphabar.reports.report import report_command
 from alphabar.runs.checkpoint import read_checkpoint
@@ -333,3 +335,59 @@ def test_a_report_of_a_hostile_config_yaml_is_a_page(tmp_path, name):
     (tmp_path / "config.yaml").write_text(YAMLS[name])
     report_command([str(tmp_path)])
     assert (tmp_path / "report.html").stat().st_size < 3_000_000
+
+
+def test_data_of_a_hostile_checkpoint(command_refusal, run, tmp_path):
+    """Commands that look at the images a checkpoint was trained on."""
+    gift(
+        run,
+        tmp_path / "gift",
+        ("data",),
+        node("torchmetrics.image.fid.FrechetInceptionDistance", feature_extractor_weights_path="canary.ckpt"),
+    )
+    assert "data: _target_ torchmetrics" in command_refusal("evaluate", "checkpoint=gift", "num=101", "features.max_images=200")
+
+
+# (the command line in the record of a sweep, what a refusal says)
+SWEEPS = {
+    "a class": (["-m", "seed=1,2", "+callbacks.mine._target_=torchmetrics.image.fid.FrechetInceptionDistance"], "+callbacks.mine._target_="),
+    "a class in a value": (["-m", "seed=1,2", "+callbacks.mine={_target_:torchmetrics.image.fid.FrechetInceptionDistance}"], "_target_"),
+    "a class of Hydra's": (["-m", "seed=1,2", "+hydra.callbacks.mine._target_=os.system"], "hydra.callbacks.mine._target_=os.system"),
+    "a function of logging": (["-m", "seed=1,2", "+hydra.job_logging.handlers.x={(): os.system}"], "hydra.job_logging"),
+    "files of YAML": (["-m", "seed=1,2", "--config-dir=evil"], "--config-dir=evil"),
+    "a path of YAML": (["-m", "seed=1,2", "hydra.searchpath=[file://evil]"], "hydra.searchpath"),
+    "variables": (["-m", "seed=1,2", "+hydra.job.env_set.LD_PRELOAD=evil.so"], "hydra.job.env_set"),
+    "a secret": (["-m", "seed=1,2", "name='${oc.env:ALPHABAR_SECRET}'"], "name="),
+    "a secret in an interpolation": (["-m", "seed=1,2", "name='${a.${oc.env:ALPHABAR_SECRET}}'"], "name="),
+    "a folder elsewhere": (["-m", "seed=1,2", "hydra.sweep.subdir=../../elsewhere/${hydra.job.num}"], "hydra.sweep.subdir"),
+    "a pickle": (["--experimental-rerun=canary.pickle"], "--experimental-rerun, which no sweep has"),
+}  # fmt: skip
+
+
+def sweep_record(folder, arguments, jobs=()):
+    folder.mkdir()
+    command = {"script": "train.py", "arguments": arguments, "working_directory": str(folder.parent)}
+    (folder / "sweep.json").write_text(json.dumps({"command": command, "jobs": list(jobs)}))
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_hostile_sweep(command_refusal, tmp_path, name):
+    arguments, part = SWEEPS[name]
+    sweep_record(tmp_path / "gift", arguments)
+    assert part in command_refusal("train", "sweep.resume=gift")
+
+
+@pytest.mark.parametrize("folder", ["../elsewhere", "/tmp/elsewhere", 3])
+def test_a_hostile_job_of_a_sweep(command_refusal, tmp_path, folder):
+    sweep_record(tmp_path / "gift", ["-m", "seed=1,2"], [{"num": 0, "overrides": {"seed": "1"}, "folder": folder}])
+    assert "sweep.json" in command_refusal("train", "sweep.resume=gift")
+
+
+def test_what_is_risky_in_ones_own_sweep_is_named_again(tmp_path):
+    risky = ["--config-dir=mine", "+callbacks.mine._target_=mylab.Callback"]
+    arguments = ["-m", "seed=1,2", "hydra.sweep.subdir=${hydra.job.num}", *risky]
+    check_recorded_command(arguments, ["sweep.resume=gift", *risky], "gift")
+    with pytest.raises(UserError, match=r"go on with sweep.resume=gift --config-dir=mine$"):
+        check_recorded_command(arguments, ["sweep.resume=gift", risky[1]], "gift")
+    with pytest.raises(UserError, match="its record does not have that"):
+        check_recorded_command(["-m", "seed=1,2"], ["sweep.resume=gift", risky[0]], "gift")

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from alphabar.cli.overrides import config_options, hydra_overrides_for_jobs, quoted, restore_number_formats, split_override
 from alphabar.cli.processes import Stop, run_job, stoppable, this_command
 from alphabar.config.interpolation import unresolved_container
-from alphabar.errors import UserError
+from alphabar.errors import UserError, printable
 from alphabar.files.paths import unused_path
 from alphabar.runs.run_dir import AUTO, EARLIER_ATTEMPT, has_checkpoint
 from alphabar.runs.sweep import ERROR, Job, write_error
@@ -78,9 +78,9 @@ class ProcessLauncher(Launcher):
             for config, job in zip(configs, jobs, strict=True):
                 line = f"[{job.num + 1}/{len(self.sweep.jobs)}] {self.sweep.label(job.overrides)}"
                 if job.state == "finished":
-                    print(f"{line}: finished before", flush=True)
+                    print(printable(f"{line}: finished before"), flush=True)
                 elif stop.signum is None:
-                    print(line, flush=True)
+                    print(printable(line), flush=True)
                     self._run(config, job, stop)
                 returns.append(self._returned(config, job))
         if stop.signum is not None:

@@ -41,6 +41,7 @@ from alphabar.cli.overrides import (
     without_prefix,
 )
 from alphabar.cli.processes import this_command
+from alphabar.cli.recorded_command import check_recorded_command, is_risky
 from alphabar.cli.sweep_summary import finish_sweeps
 from alphabar.cli.unused_keys import unused_overrides
 from alphabar.cli.usage import group_usage, usage
@@ -48,7 +49,7 @@ from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable_lines
 from alphabar.files.paths import starting_in
 from alphabar.runs.parent import end_with_parent
-from alphabar.runs.sweep_record import reopen_sweep
+from alphabar.runs.sweep_record import read_record, reopen_sweep
 
 Main = Callable[[DictConfig], dict[str, object]]
 
@@ -91,7 +92,7 @@ def execute(main: Main, app: App) -> int:
             print(printable_lines(pkgutil.resolve_name(subcommand)(sys.argv[2:])))
         else:
             args = parse_args()
-            if (folder := resumed_sweep(args.overrides)) is not None:
+            if (folder := resumed_sweep(args.overrides, is_risky)) is not None:
                 args = recorded_args(folder)
             app = app.with_options(args)
             run(main, app, args, result)
@@ -143,8 +144,11 @@ def parse_args() -> Namespace:
 def recorded_args(folder: str) -> Namespace:
     """Reopens the sweep in the folder and returns the parsed command line that began it.
 
-    Raises UserError if the sweep cannot go on.
+    Raises UserError if the sweep cannot go on, or if its record could run something else than a sweep.
     """
+    recorded = read_record(Path(folder).absolute()).command
+    assert recorded is not None
+    check_recorded_command(recorded.arguments, sys.argv[1:], folder)
     command = reopen_sweep(Path(folder), this_command()).command
     assert command is not None
     words = [word for word in command.arguments if without_prefix(split_override(word)[0]) != "hydra.sweep.dir"]

@@ -80,8 +80,21 @@ def read_record(folder: Path) -> Sweep:
         names = {field.name for field in fields(Job)}
         jobs = [Job(**{name: value for name, value in job.items() if name in names}) for job in content["jobs"]]
         command = SweepCommand(**content["command"])
+        if not all(map(_is_of_job, jobs)) or not all(isinstance(word, str) for word in command.arguments):
+            raise TypeError
         for job in jobs:
             job.folder = folder / job.folder
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if not job.folder.resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"{given}: {RECORD} has a job in {job.folder}, outside the folder of the sweep")
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{given}: {RECORD} cannot be read ({type(error).__name__})") from error
     return Sweep(folder, jobs, command)
+
+
+def _is_of_job(job: Job) -> bool:
+    """Returns whether the fields of a job that was read have the types of a job's."""
+    texts = (job.folder, job.state, job.error, *job.overrides, *job.overrides.values())
+    is_numbered = isinstance(job.num, int) and isinstance(job.seconds, int | float) and isinstance(job.result, dict)
+    return is_numbered and all(isinstance(text, str) for text in texts)

@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.fabric import Fabric
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.build import build
+from alphabar.config.interpolation import unresolved_container
+from alphabar.config.roles import check_roles
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.runs.run_dir import withdraw
@@ -28,9 +30,13 @@ def load_data(loaded: LoadedModel, data_root: str | None, fabric: Fabric) -> Ima
     """Returns the data that a checkpoint was trained on, and attaches their captions to its conditioner and to upstream models.
 
     data_root: where the data lie now; None: where they lay in training.
-    Raises UserError if they are not at hand, or if there is a `data_root` and the data have no root.
+    Raises UserError if they are not at hand, if there is a `data_root` and the data have no root, or if the checkpoint names as its
+    data what is none.
     """
     config = loaded.config
+    if not isinstance(config.get("data"), DictConfig):
+        raise UserError("this checkpoint does not say on what data it was trained")
+    check_roles({"data": unresolved_container(config.data)}, "checkpoint")
     if data_root is not None:
         if "root" not in config.data:
             raise UserError(f"data_root={data_root}: this checkpoint was trained on data without a root")

@@ -71,7 +71,8 @@ def average_of_length(content: Mapping[str, Any], checkpoint: Path, length: floa
         if not isinstance(snapshot, dict) or "ema" not in snapshot:
             raise UserError(f"ema_length={length}: {path}: not a snapshot of averages")
         averages += stored_averages(snapshot)
-    if any(average.weights.keys() != content["ema"]["weights"].keys() for average in averages):
+    shapes = {name: weight.shape for name, weight in content["ema"]["weights"].items()}
+    if any({name: weight.shape for name, weight in average.weights.items()} != shapes for average in averages):
         raise UserError(f"ema_length={length}: the averages in {folder / FOLDER} are of another network")
     return reconstruct(averages, length, step)
 
