@@ -66,20 +66,3 @@ def test_what_is_no_file_in_the_folder_of_a_run_is_refused(tmp_path):
     os.mkfifo(tmp_path / "samples" / "pipe.png")
     with pytest.raises(UserError, match=r"samples/pipe.png is neither a file nor a folder; nothing is written here before"):
         refuse_links(tmp_path)
-
-
-def test_the_configuration_of_a_run_is_there_at_every_moment(command, monkeypatch):
-    """A resumed run with changes keeps the earlier one beside it, and is never without config.yaml."""
-    shutil.copytree(runs.trained(*runs.BRIEF), "out")
-    old, seen = Path("out/config.yaml").read_text(), []
-    original = os.replace
-
-    def replaced(source, target):
-        seen.append(Path("out/config.yaml").read_text() == old)
-        return original(source, target)
-
-    monkeypatch.setattr(os, "replace", replaced)
-    code, _, err = command("train", "resume=out", "trainer.max_steps=3")
-    assert (code, err) == (0, "")
-    assert seen[:3].count(True) >= 2  # the copy of the earlier one is written first
-    assert Path("out/config_until_step_2.yaml").read_text() == old

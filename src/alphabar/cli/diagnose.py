@@ -16,7 +16,7 @@ from alphabar.cli.overrides import OPTIONAL_GROUPS, parse_override, quoted, spli
 from alphabar.config.former_names import FORMER_KEYS
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import did_you_mean
-from alphabar.runs.run_dir import CONFIG, stored_config
+from alphabar.runs.run_dir import readable_config
 from alphabar.runs.run_links import refuse_links
 
 PLUGINS = {
@@ -96,10 +96,11 @@ class _KnownKeys:
         chosen = [override for override in overrides if override.key_or_group in groups]
         self.default, self.tree = _compose(app, chosen, groups)
         self.choices = _choices(self.tree)
-        if resumed is not None and (Path(resumed) / CONFIG).is_file():
+        if resumed is not None and Path(resumed).is_dir():
             refuse_links(Path(resumed))
+        if resumed is not None and (config := readable_config(Path(resumed))) is not None:
             replaced = {override.key_or_group for override in chosen}
-            saved = {key: value for key, value in unresolved_container(stored_config(Path(resumed))).items() if key not in replaced}
+            saved = {key: value for key, value in unresolved_container(config).items() if key not in replaced}
             roots = {key: value if key in (*replaced, "hydra") else None for key, value in self.tree.items()}
             self.tree = roots | saved
         self.keys = list(_keys(self.tree))

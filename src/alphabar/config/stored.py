@@ -21,6 +21,10 @@ MAX_RESOLUTION = 2**14
 SHOWN = 100  # the most characters of a key or of a value in a message
 
 
+class UnreadableConfig(UserError):
+    """A file of a configuration that is cut off, damaged or of another kind, and not one whose content is refused."""
+
+
 def read_stored_yaml(path: Path, name: str) -> dict[str, Any]:
     """Returns the configuration in a YAML file as plain dicts, lists and scalars.
 
@@ -30,7 +34,9 @@ def read_stored_yaml(path: Path, name: str) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or 'it is no text in UTF-8'})") from error
+        raise UnreadableConfig(
+            f"{name}: cannot be read ({getattr(error, 'strerror', None) or 'it is no text in UTF-8'})"
+        ) from error
     return parse_stored_yaml(text, name)
 
 
@@ -44,7 +50,7 @@ def parse_stored_yaml(text: str, name: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{name}: not YAML of a configuration ({' '.join(str(error).split())[:SHOWN]})") from error
+        raise UnreadableConfig(f"{name}: not YAML of a configuration ({' '.join(str(error).split())[:SHOWN]})") from error
     return plain_config(content, name)
 
 
@@ -69,7 +75,7 @@ def plain_config(content: Any, name: str) -> dict[str, Any]:
     configuration is resolved when it is written, and `${oc.env:NAME}` would read a secret of whoever opens it.
     """
     if not isinstance(content, dict):
-        raise UserError(f"{name}: its configuration must be a mapping, got {type(content).__name__}")
+        raise UnreadableConfig(f"{name}: its configuration must be a mapping, got {type(content).__name__}")
     return _Copy(name).of(content, ())
 
 

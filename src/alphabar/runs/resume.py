@@ -1,5 +1,6 @@
 """Resuming a run that stopped."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from alphabar.errors import UserError
 from alphabar.files.paths import display_path
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, set_frozen_part_paths
 from alphabar.runs.kept_checkpoints import LastCheckpoint, newest_checkpoint
-from alphabar.runs.run_dir import CONFIG, has_checkpoint, lock, must_be_resumable, stored_config
+from alphabar.runs.run_dir import CONFIG, has_checkpoint, lock, must_be_resumable, readable_config
 
+log = logging.getLogger(__name__)
 MAY_CHANGE = ("trainer", "callbacks", "logger", "profiler", "name", "data.num_workers", *FrozenPartPaths._fields)
 # What follows from the place of the run, and what shows in other keys.
 NOT_COMPARED = ("resume", "run_dir", "choices")
@@ -32,7 +34,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     folder = Path(cfg.run_dir)
     must_be_resumable(folder, str(cfg.resume))
     lock(folder)
-    saved = stored_config(folder)
+    saved = config_of_run(folder)
     for key in ("name", *FrozenPartPaths._fields):  # a run of an earlier version may not have them all
         saved.setdefault(key, None)
     saved.run_dir = str(folder)
@@ -52,7 +54,7 @@ def checkpoint_to_go_on_from(folder: Path) -> LastCheckpoint | None:
     """Returns the last checkpoint of the run in `folder`, which resume=auto goes on with; None if the run is to be started.
 
     Until all processes of a run have met, none writes a checkpoint, so that all find the same. Raises UserError if another process
-    is training the run, or if the checkpoint has no config.yaml beside it.
+    is training the run.
     """
     if not has_checkpoint(folder):
         return None
@@ -61,13 +63,27 @@ def checkpoint_to_go_on_from(folder: Path) -> LastCheckpoint | None:
     return newest_checkpoint_of_run(folder)
 
 
+def config_of_run(folder: Path) -> DictConfig:
+    """Returns the configuration in the folder of a run or, if its config.yaml is missing or damaged, that in its newest checkpoint.
+
+    A line says so. Raises UserError if it is refused, and as `newest_checkpoint` does.
+    """
+    config = readable_config(folder)
+    if config is not None:
+        return config
+    newest = newest_checkpoint(folder)
+    log.warning("%s is missing or damaged: the configuration in %s is used", display_path(folder / CONFIG), newest.path.name)
+    return OmegaConf.create(newest.config)
+
+
 def newest_checkpoint_of_run(folder: Path) -> LastCheckpoint:
     """Returns the newest checkpoint in the folder of a run. Raises UserError if there is none that is whole and of this run.
 
     It is of this run if its configuration agrees with the folder's in all that cannot change, wherever the files lie now.
     """
     newest = newest_checkpoint(folder)
-    own, saved = (dict(leaves(config)) for config in (newest.config, unresolved_container(stored_config(folder))))
+    config = readable_config(folder)
+    own, saved = (dict(leaves(each)) for each in (newest.config, {} if config is None else unresolved_container(config)))
     keys = [key for key in own if key in saved and not is_at_or_below(key, (*MAY_CHANGE, *NOT_COMPARED))]
     for key in sorted(keys, key=is_in_module):
         there, here = str(own[key]), str(saved[key])
@@ -98,7 +114,7 @@ def must_have_known_classes(saved: DictConfig, cfg: DictConfig, words: Sequence[
 
 def must_be_same_run(folder: Path, config: dict[str, Any]) -> None:
     """Raises UserError, which names a key, unless `config` describes the run in `folder` in all that may not change."""
-    saved, given = (dict(leaves(content)) for content in (OmegaConf.to_container(stored_config(folder)), config))
+    saved, given = (dict(leaves(content)) for content in (OmegaConf.to_container(config_of_run(folder)), config))
     keys = [key for key in dict.fromkeys([*given, *saved]) if not is_at_or_below(key, (*MAY_CHANGE, *NOT_COMPARED))]
     changed = [key for key in keys if saved.get(key) != given.get(key)]
     if not changed:

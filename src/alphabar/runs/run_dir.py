@@ -12,7 +12,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.former_names import upgrade_config
-from alphabar.config.stored import read_stored_yaml
+from alphabar.config.stored import UnreadableConfig, read_stored_yaml
 from alphabar.errors import UserError
 from alphabar.files.atomic import make_folder, write_errors
 from alphabar.files.paths import display_path, unused_path
@@ -21,6 +21,7 @@ from alphabar.runs.run_links import refuse_links
 
 OWNER = ".owner"
 CONFIG = "config.yaml"
+NEEDED_KEYS = ("seed", "module", "trainer", "data", "callbacks", "run_dir")  # one that lacks any of them has been cut off
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
 EARLIER_ATTEMPT = "earlier_attempt"
 AUTO = "auto"  # the value of `resume` with which a command starts its run or goes on with it, whichever is due
@@ -66,16 +67,29 @@ def stored_config(folder: Path) -> DictConfig:
     return OmegaConf.create(config)
 
 
+def readable_config(folder: Path) -> DictConfig | None:
+    """Returns the configuration in the folder of a run; None if its config.yaml is missing, damaged or cut off.
+
+    Raises UserError for one whose content is refused.
+    """
+    try:
+        config = stored_config(folder) if (folder / CONFIG).is_file() else None
+    except UnreadableConfig:
+        return None
+    return config if config is not None and all(key in config for key in NEEDED_KEYS) else None
+
+
 def must_be_resumable(folder: Path, given: str) -> None:
-    """Raises UserError unless `folder` has the configuration and the last checkpoint of a run."""
+    """Raises UserError unless `folder` has the last checkpoint of a run, which has the run's configuration, too."""
     if not folder.is_dir():
         what = "is a file: give the folder of the run" if folder.exists() else "there is no such folder"
         raise UserError(f"resume={given}: {what}")
     refuse_links(folder)
+    if has_checkpoint(folder):
+        return
     if not (folder / CONFIG).is_file():
         raise UserError(f"resume={given}: not the folder of a run, it has no config.yaml")
-    if not has_checkpoint(folder):
-        raise UserError(f"resume={given}: this run left no checkpoint, checkpoints/last.ckpt is missing; start it anew")
+    raise UserError(f"resume={given}: this run left no checkpoint, checkpoints/last.ckpt is missing; start it anew")
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from alphabar.config.build import build
 from alphabar.config.stored import read_stored_yaml
 from alphabar.errors import UserError
-from alphabar.files.atomic import write_text
+from alphabar.files.atomic import atomic_writer, write_text
 from alphabar.files.paths import display_path
 from alphabar.runs.resume import LastCheckpoint
 from alphabar.training.callbacks.composition import Composition
@@ -79,11 +79,16 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
 
 def write_config(config: dict[str, Any], path: Path, stopped: LastCheckpoint | None) -> None:
     """Writes the resolved configuration of a run. If it was resumed with changes, the earlier configuration is kept beside it."""
-    if stopped is not None and not is_unchanged(read_stored_yaml(path, str(path)), config):
-        write_text(path.with_name(f"config_until_step_{stopped.step}.yaml"), path.read_text(encoding="utf-8"))
+    if stopped is not None and path.is_file() and not is_unchanged(path, config):
+        with atomic_writer(path.with_name(f"config_until_step_{stopped.step}.yaml")) as file:
+            file.write(path.read_bytes())
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
-def is_unchanged(stored: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Returns whether two configurations of a run are equal in everything but `resume`."""
+def is_unchanged(path: Path, config: dict[str, Any]) -> bool:
+    """Returns whether the configuration in a file is equal to that of a run in everything but `resume`; not so if it is damaged."""
+    try:
+        stored = read_stored_yaml(path, str(path))
+    except UserError:
+        return False
     return stored | {"resume": None} == config | {"resume": None}
