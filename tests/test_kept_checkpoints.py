@@ -62,7 +62,7 @@ def test_flipped_bytes_are_one_line_that_names_the_file(tmp_path, command, at):
 def test_no_byte_of_a_checkpoint_can_change_what_is_loaded(tmp_path):
     """Each byte of the headers and records of a small file, inverted and with one bit flipped, and each end cut off."""
     good, path = tmp_path / "good.ckpt", tmp_path / "bad.ckpt"
-    content = {"weights": {"a": torch.randn(3), "b": torch.arange(2)}, "step": 7, "name": "run"}
+    content = {"weights": torch.randn(3), "step": 7, "name": "run"}
     AtomicCheckpointIO().save_checkpoint(content, good)
     whole, bits, refusals = good.read_bytes(), random.Random(0), list[str]()
     for at in range(len(whole)):

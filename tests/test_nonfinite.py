@@ -19,6 +19,7 @@ from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.nonfinite import NonFiniteSteps
 from alphabar.training.callbacks.training_log import TrainingLog
 from alphabar.training.ema import EMA
+from alphabar.training.finite import nonfinite_weight
 from alphabar.training.modules.diffusion import DiffusionModule
 from test_resume import equal
 
@@ -94,16 +95,16 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "value"),
     [
-        pytest.param({}, id="plain"),
-        pytest.param({"fused": True}, id="fused"),
-        pytest.param({"fused": True, "accumulate_grad_batches": 2}, id="accumulated"),
-        pytest.param({"fused": True, "gradient_clip_algorithm": "value"}, id="clipped by value"),
-        pytest.param({"fused": True, "precision": "bf16-mixed"}, id="bf16-mixed"),
-        pytest.param({"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]}, id="16-mixed"),
+        pytest.param({}, math.nan, id="plain"),
+        pytest.param({"fused": True}, math.inf, id="infinite"),
+        pytest.param({"fused": True}, math.nan, id="fused"),
+        pytest.param({"fused": True, "accumulate_grad_batches": 2}, math.nan, id="accumulated"),
+        pytest.param({"fused": True, "gradient_clip_algorithm": "value"}, math.nan, id="clipped by value"),
+        pytest.param({"fused": True, "precision": "bf16-mixed"}, math.nan, id="bf16-mixed"),
+        pytest.param({"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]}, math.nan, id="16-mixed"),
     ],
 )
 def test_a_skipped_step_changes_nothing_but_counts(tmp_path, poison, arguments, value):
@@ -222,6 +223,20 @@ def test_without_a_checkpoint_to_go_back_to_the_run_ends(tmp_path, poison):
     trainer = toy.trainer(tmp_path, [NonFiniteSteps("rollback", max_in_a_row=2)], max_steps=9)
     with pytest.raises(UserError, match=r"in 2 steps in a row, and there is no checkpoint from before to go back to, at step 2"):
         trainer.fit(module(), datamodule=toy.digits())
+
+
+def test_large_numbers_and_masks_are_finite_enough(tmp_path):
+    made = module()
+    trainer = toy.trainer(tmp_path)
+    made.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    weight = next(made.parameters())
+    weight.data.fill_(3e38)
+    assert nonfinite_weight(trainer, made) is None
+    weight.data.view(-1)[0] = -math.inf
+    assert nonfinite_weight(trainer, made) == next(name for name, _ in made.named_parameters())
+    weight.data.fill_(0)
+    made.mask[0] = math.nan
+    assert nonfinite_weight(trainer, made) == "mask"
 
 
 class Spoil(Callback):

@@ -105,9 +105,9 @@ class Checkpoints(Recurring, Checkpoint):
             trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.listen()
         self.best_fids = from_first(lambda: self._take_up(trainer))[: self.keep_best]
         self.fid = base_module(pl_module).figures.get("fid", math.inf)  # it was measured before the checkpoint
-        self.signals.listen()
 
     def _take_up(self, trainer: Trainer) -> list[float]:
         """Finishes what a kill left half done in the run's folder; returns the FIDs of the best checkpoints."""
