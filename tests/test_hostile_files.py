@@ -19,8 +19,16 @@ import yaml
 from omegaconf import OmegaConf
 
 import runs
+import tiny_autoencoders
+import tiny_models
+import tiny_texts
 from alphabar.cli.recorded_command import check_recorded_command
 from alphabar.errors import UserError
+from alphabar.models.autoencoder_files import FrozenAutoencoder
+from alphabar.models.clip.small import SmallCLIP, save_clip
+from alphabar.models.clip.towers import Towers
+from alphabar.models.frozen import load_transformers
+from alphabar.models.text import TextEncoder
 from alphabar.reports.report import report_command
 from alphabar.runs.checkpoint import read_checkpoint
 from alphabar.runs.run_dir import stored_config
@@ -166,7 +174,7 @@ CONFIGS = {
     "a wide network": ((*UNET, "base_channels"), 10**6, "more than belongs to the"),
     "a number of 10,000 bits": ((*UNET, "base_channels"), 2**10_000, ""),
     "a deep network": ((*UNET, "num_res_blocks"), 10**7, "more tensors than belongs to the"),
-    "a network of 400 TB": (UNET, node("torch.nn.Linear", in_features=10**7, out_features=10**7), "of shape [10000000, 10000000]"),
+    "a network of 400 TB": (UNET, node("torch.nn.Linear", in_features=10**7, out_features=10**7), "of shape [10000000, 10000000], more than belongs to the weights in checkpoint=gift.ckpt"),
     "a long schedule": ((*SCHEDULE, "num_steps"), 10**11, "more than belongs to the"),
     "a schedule that fits in no memory": ((*SCHEDULE, "num_steps"), 10**9, "more than belongs to the"),
     "large images": (("shape", "resolution"), 100_000, "resolution up to 16,384"),
@@ -391,3 +399,30 @@ def test_what_is_risky_in_ones_own_sweep_is_named_again(tmp_path):
         check_recorded_command(arguments, ["sweep.resume=gift", risky[1]], "gift")
     with pytest.raises(UserError, match="its record does not have that"):
         check_recorded_command(["-m", "seed=1,2"], ["sweep.resume=gift", risky[0]], "gift")
+
+
+LATENTS = {"block_out_channels": [40_000, 40_000]}
+SIZES = {
+    "autoencoder": (tiny_autoencoders.save, LATENTS, lambda folder: FrozenAutoencoder(str(folder)).decode(torch.zeros(1, 2, 4, 4))),
+    "CLIP": (tiny_models.clip, {"projection_dim": 10**10}, lambda folder: load_transformers("CLIP", "CLIPModel", folder)),
+    "image features": (tiny_models.dinov2, {"hidden_size": 10**6}, lambda folder: load_transformers("features", "Dinov2Model", folder)),
+    "deep image features": (tiny_models.dinov2, {"num_hidden_layers": 10**7}, lambda folder: load_transformers("features", "Dinov2Model", folder)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_hostile_configuration_of_a_frozen_network(refusal, tmp_path, name):
+    make, changes, load = SIZES[name]
+    folder = make(tmp_path / "gift")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    assert ("need at most 1000 layers" if "deep" in name else "belongs to the weights in") in refusal(load, folder)
+
+
+def test_a_hostile_configuration_of_a_small_clip(refusal, tmp_path):
+    encoder = TextEncoder(str(tiny_texts.make("bert", tmp_path / "encoder")), 8)
+    save_clip(Towers(encoder, width=8, channels=16, hidden=8), tmp_path / "gift")
+    file = tmp_path / "gift" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"width": 10**6, "hidden": 10**5}))
+    clip = SmallCLIP(str(tmp_path / "gift"))
+    assert "belongs to the weights in" in refusal(clip.texts, ["a cat"], torch.device("cpu"))

@@ -1,7 +1,8 @@
 """A bound on the memory that is taken while a model is built of a configuration which somebody else may have written."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from alphabar.errors import UserError
 # Beside its weights, a model has tables such as positions, and constructors make a few tensors on the way to each.
 BYTES_PER_BYTE, FREE_BYTES = 8, 2**28
 CALLS_PER_WEIGHT, FREE_CALLS = 16, 1000
+MANY_WEIGHTS, MOST_WEIGHTS, BYTES_OF_WEIGHT = 1000, 20_000, 2**10  # where their number is estimated from the size of files
 SMALL = 2**16  # elements; a result that cannot have more is counted without a closer look
 ELEMENT = 8  # bytes of its largest element
 WITHOUT_RESULT = frozenset(("_set_grad_enabled", "dim", "size", "numel", "is_contiguous", "stride"))
@@ -29,13 +31,14 @@ class BoundedAllocation(TorchFunctionMode):
 
     def __init__(self, name: str, num_bytes: int, num_weights: int) -> None:
         super().__init__()
-        self.weights = f"the {num_weights:,} weights of {name}, a file of {num_bytes / 2**20:,.1f} MB"
+        self.weights = f"the weights in {name}, {num_bytes / 2**20:,.1f} MB"
         self.bytes_left = BYTES_PER_BYTE * num_bytes + FREE_BYTES
         self.calls_left = CALLS_PER_WEIGHT * num_weights + FREE_CALLS
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        if not (func.__name__.endswith("_") or func.__name__ in WITHOUT_RESULT):  # in place (zero_), a property (__get__)
+        name = getattr(func, "__name__", "")
+        if not (name.endswith("_") or name in WITHOUT_RESULT):  # in place (zero_), a property (__get__)
             self._count(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -71,6 +74,15 @@ class BoundedAllocation(TorchFunctionMode):
             raise UserError(f"the configuration is of no model: {' '.join(str(error).split())[:200]}") from error
         made = [each for each in (result if isinstance(result, list | tuple) else [result]) if isinstance(each, Tensor)]
         return sum(each.numel() * each.element_size() for each in made), list(made[0].shape) if made else None
+
+
+def bounded_by_files(name: str, paths: Iterable[Path]) -> BoundedAllocation:
+    """Returns the bound that follows from the size of files of weights, the number of which is not known before they are read.
+
+    name: the files in messages.
+    """
+    num_bytes = sum(path.stat().st_size for path in paths)
+    return BoundedAllocation(name, num_bytes, min(MOST_WEIGHTS, MANY_WEIGHTS + num_bytes // BYTES_OF_WEIGHT))
 
 
 def _product_of_numbers(value: Any, tensors: list[Tensor]) -> float:

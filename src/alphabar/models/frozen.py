@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import torch
 
 from alphabar.errors import UserError
+from alphabar.files.bounded_allocation import bounded_by_files
 from alphabar.models.hub import CONFIG, first_sentence, read_json
 
 PREPROCESSOR = "preprocessor_config.json"
+MAX_LAYERS = 1000
 UNUSED = "pooler."  # BERT's layer for a single vector, for which weights are often missing
 
 
@@ -52,6 +54,7 @@ def load_transformers(what: str, class_name: str, folder: Path, extra: str = "te
 
 def read_transformers_config(what: str, class_name: str, folder: Path) -> Any:
     """Returns the configuration of transformers' model in a folder. Raises UserError if there is none."""
+    check_layers(what, folder)
     try:
         return getattr(transformers_library(what), class_name).config_class.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # any kind: a file may contain any bytes
@@ -63,9 +66,20 @@ def load_diffusers(what: str, class_name: str, folder: Path) -> Any:
     return _from_pretrained(what, getattr(diffusers_library(what), class_name), folder, low_cpu_mem_usage=False)
 
 
+def check_layers(what: str, folder: Path) -> None:
+    """Raises UserError if the config.json of a folder asks for more layers than any network has, for which classes make lists."""
+    contents = [read_json(what, folder / CONFIG)]
+    contents += [part for part in contents[0].values() if isinstance(part, dict)]  # of the towers of a CLIP
+    for key, value in [item for content in contents for item in content.items()]:
+        if "layers" in key and isinstance(value, int) and value > MAX_LAYERS:
+            raise UserError(f"{what}: {folder / CONFIG}: {key}: need at most {MAX_LAYERS} layers, got {value}")
+
+
 def _from_pretrained(what: str, cls: Any, folder: Path, **options: bool) -> Any:
+    check_layers(what, folder)
     try:
-        with undisturbed(torch.device("cpu")):
+        weights = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")]
+        with undisturbed(torch.device("cpu")), bounded_by_files(str(folder), weights):
             model, info = cls.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     except Exception as error:  # any kind: a file may contain any bytes
         raise UserError(f"{what}: cannot read the weights in {folder} ({first_sentence(error)})") from error

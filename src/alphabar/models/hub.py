@@ -173,7 +173,7 @@ def read_json(what: str, path: Path, remedy: str = "") -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("no mapping")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         state = "is damaged or another kind of file" if path.is_file() else "does not exist"
         raise UserError(f"{what}: {path} {state}{f'; {remedy}' if remedy else ''}") from error
     return content

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alphabar.errors import UserError
 from alphabar.files.atomic import replaced_folder
+from alphabar.files.bounded_allocation import bounded_by_files
 from alphabar.files.paths import user_path
 from alphabar.models.clip import CLIP, must_be_images
 from alphabar.models.clip.towers import Towers, pool
@@ -88,9 +89,10 @@ class SmallCLIP(CLIP):
         if encoder.digest != config.get("text_digest"):
             raise self._complaint(f"was trained with another text encoder than {config['text_encoder']} is now")
         try:
-            with undisturbed(torch.device("cpu")):
+            weights = self.folder / WEIGHTS
+            with undisturbed(torch.device("cpu")), bounded_by_files(str(weights), [weights]):
                 towers = Towers(encoder, **{key: config[key] for key in KEYS})
-                towers.load_state_dict(load_file(self.folder / WEIGHTS))
+                towers.load_state_dict(load_file(weights))
         except Exception as error:  # any kind: a file may contain any bytes
             raise self._complaint(f"has no weights that fit its {CONFIG} ({first_sentence(error)})") from error
         return towers.requires_grad_(False).eval()
