@@ -178,7 +178,7 @@ def test_a_run_that_is_taken_up_has_the_averages_and_snapshots_of_one_that_was_n
     assert runs.checkpoints(tmp_path / "a") == [f"ema/step_{step:07d}.ckpt" for step in (3, 6, 9, 12)]
     assert runs.checkpoints(tmp_path / "b") == [
         *[f"ema/step_{step:07d}.ckpt" for step in (3, 4, 6, 9, 12)],
-        *[f"ema_after_step_4/step_{step:07d}.ckpt" for step in (6, 8)],
+        *[f"ema_replaced/step_{step:07d}.ckpt" for step in (6, 8)],
     ]
     assert all(equal(second.shadows[profile], average) for profile, average in straight.shadows.items())
     for step in (3, 6, 9, 12):

@@ -32,9 +32,10 @@ def test_a_resumed_run_goes_on_below_and_loses_no_row(tmp_path):
     resumed.log_metrics({"loss": 3.5}, step=30)
     resumed.log_metrics({"fid": 1.0}, step=30)
     assert (tmp_path / "metrics.csv").read_text() == "step,loss,fid\n10,1,\n20,2,\n30,3.5,1\n"
-    assert (tmp_path / "metrics_after_step_20.csv").read_text() == "step,loss\n10,1\n20,2\n30,3\n"
-    MetricsFile(tmp_path, resumed_at=20)
-    assert (tmp_path / "metrics_after_step_20_2.csv").exists()
+    assert (tmp_path / "metrics_replaced.csv").read_text() == "resumed_at,step,loss\n20,30,3\n"
+    MetricsFile(tmp_path, resumed_at=10)
+    assert (tmp_path / "metrics_replaced.csv").read_text() == "resumed_at,step,loss,fid\n20,30,3,\n10,20,2,\n10,30,3.5,1\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", "metrics_replaced.csv"]
 
 
 def test_a_row_cut_off_by_a_crash_is_left_out(tmp_path):

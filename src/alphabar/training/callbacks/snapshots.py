@@ -6,7 +6,6 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.files.atomic import make_folder
-from alphabar.files.paths import unused_path
 from alphabar.runs.ema import posthoc
 from alphabar.runs.ema.profiles import PowerFunction
 from alphabar.training.callbacks.checkpoints import AtomicCheckpointIO
@@ -20,8 +19,8 @@ log = logging.getLogger(__name__)
 class Snapshots(Recurring):
     """Writes `ema/step_N.ckpt`, every so many steps and at the end, with the averages of a run that keeps power-function ones.
 
-    Nothing is overwritten. Snapshots from after the checkpoint with which a run is resumed will be made again; the earlier ones are
-    moved to `ema_after_step_N/`.
+    Snapshots from after the checkpoint with which a run is resumed will be made again; the earlier ones move to `ema_replaced/`,
+    which keeps the newest one of each step, however often a run is resumed.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -31,8 +30,7 @@ class Snapshots(Recurring):
         later = [path for when, path in posthoc.snapshots(folder).items() if when > step]
         if not later:
             return
-        aside = unused_path(folder / f"{posthoc.FOLDER}_after_step_{step}")
-        make_folder(aside)
+        aside = make_folder(folder / f"{posthoc.FOLDER}_replaced")
         for path in later:
             path.replace(aside / path.name)
 

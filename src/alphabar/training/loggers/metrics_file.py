@@ -12,15 +12,16 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from alphabar.files.atomic import changed_in_place, write_text
-from alphabar.files.paths import unused_path
 from alphabar.runs.metrics_csv import read_rows
+
+REPLACED = "metrics_replaced.csv"
 
 
 class MetricsFile(Logger):
     """Writes each row at once; figures of the same step share a row, and a new column widens the file.
 
-    A resumed run keeps the rows up to its checkpoint's step. Later rows will be logged again; they are saved to
-    `metrics_after_step_N.csv`, so that nothing is lost.
+    A resumed run keeps the rows up to its checkpoint's step. Later rows will be logged again; they move to `metrics_replaced.csv`,
+    however often a run is resumed, with the step from which it went on (`resumed_at`), so that nothing is lost.
     """
 
     def __init__(self, run_dir: Path, resumed_at: int | None = None) -> None:
@@ -71,11 +72,21 @@ class MetricsFile(Logger):
         write_text(self.path, head + "".join(self._line(row) for row in self.rows[-1:]))
         self.last_row_at = len(head.encode())
 
+    def _set_aside(self, rows: list[dict[str, str]]) -> None:
+        """Adds rows to those that earlier resumptions have replaced."""
+        path = self.path.with_name(REPLACED)
+        rows = [*(read_rows(path) if path.exists() else ()), *rows]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, text.getvalue())
+
     @rank_zero_only
     def _resume_at(self, step: int) -> None:
         rows = read_rows(self.path)
         self.columns = list(rows[0]) if rows else self.columns
-        self.rows = [row for row in rows if int(row["step"]) <= step]
+        self.rows = [row for row in rows if int(row["step"]) <= step]  # the first ones
         if len(self.rows) < len(rows):
-            write_text(unused_path(self.path.with_name(f"metrics_after_step_{step}.csv")), self.path.read_text(encoding="utf-8"))
+            self._set_aside([{"resumed_at": str(step)} | row for row in rows[len(self.rows) :]])
         self._rewrite()  # also where nothing is set aside: the last row may have been cut off
