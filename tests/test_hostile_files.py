@@ -426,3 +426,23 @@ def test_a_hostile_configuration_of_a_small_clip(refusal, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"width": 10**6, "hidden": 10**5}))
     clip = SmallCLIP(str(tmp_path / "gift"))
     assert "belongs to the weights in" in refusal(clip.texts, ["a cat"], torch.device("cpu"))
+
+
+FROZEN = {
+    "autoencoder": (("module", "codec"), node("alphabar.models.codecs.autoencoder.Autoencoder", name="somebody/latents", channels=1), "module.codec.name"),
+    "text encoder": (
+        ("module", "conditioner"),
+        node("alphabar.models.conditioners.text.Text", encoder=node("alphabar.models.text.TextEncoder", name="somebody/texts", max_length=8), channels=8),
+        "module.conditioner.encoder.name",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_what_a_file_names_is_not_downloaded(refusal, hub, run, tmp_path, name):
+    path, value, key = FROZEN[name]
+    gift(run, tmp_path / "gift", path, value)
+    for read in (lambda: sample("gift/checkpoints/last.ckpt"), lambda: resume("gift")):
+        line = refusal(read)
+        assert f"{key}=somebody/" in line
+        assert "what a file names is not downloaded; if you trust it: hf download somebody/" in line

@@ -97,6 +97,17 @@ def model_folder(wanted: Wanted, name: str) -> Path:
     return hub_folder(wanted, name)
 
 
+def would_be_downloaded(name: str) -> bool:
+    """Returns whether the files of a model are neither in a folder nor in a package nor in the hub's local cache."""
+    if name in PACKAGES or not HUB_NAME.fullmatch(name) or user_path(name).exists() or Path(name).parts[0] == OUTPUTS:
+        return False
+    try:
+        from huggingface_hub import constants, try_to_load_from_cache
+    except ImportError:
+        return False  # nothing can be downloaded
+    return not isinstance(try_to_load_from_cache(name, CONFIG, cache_dir=constants.HF_HUB_CACHE), str)
+
+
 def has_weights(folder: Path, layout: Layout = TRANSFORMERS) -> bool:
     """Returns whether the folder holds the configuration and all files of the weights."""
     if not (folder / CONFIG).is_file():

@@ -1,7 +1,7 @@
 """Checkpoint files: their content, and the paths of the frozen parts that they name and do not contain."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,9 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from alphabar.config.former_names import upgrade_config
+from alphabar.config.interpolation import dotted_path, unresolved_container, walk
 from alphabar.config.stored import plain_config
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
+from alphabar.models.hub import would_be_downloaded
 from alphabar.runs.torch_files import load_torch_file
 
 
@@ -29,6 +31,7 @@ Shapes = Mapping[str, list[int]]
 PATHS_OF_TRAINING = FrozenPartPaths()
 # The nodes of a configuration that name each frozen part.
 PLACES = {"codec_name": ("module.codec",), "clip_name": ("module.codec.clip", "module.conditioner.clip")}
+USERS_OF_MODELS = ("alphabar.models.", "alphabar.metrics.")
 LACKS = {"codec_name": "not one in the latents of an autoencoder", "clip_name": "not built on a CLIP"}
 
 
@@ -79,6 +82,21 @@ def frozen_parts(config: DictConfig) -> dict[str, dict[str, DictConfig]]:
     """Returns the nodes that name frozen parts: by key of `FrozenPartPaths`, then by their dotted place in the configuration."""
     nodes: dict[str, Any] = {place: OmegaConf.select(config, place) or {} for places in PLACES.values() for place in places}
     return {key: {place: nodes[place] for place in places if "name" in nodes[place]} for key, places in PLACES.items()}
+
+
+def must_be_at_hand(config: DictConfig, given: Collection[str], name: str) -> None:
+    """Raises UserError if a stored configuration names a frozen model that would be downloaded, unless the user has named it.
+
+    given: words of the user. name: the file in messages.
+    """
+    content = unresolved_container(config)
+    for place, node in walk(content, content):
+        model = node.get("name") if isinstance(node, dict) and str(node.get("_target_")).startswith(USERS_OF_MODELS) else None
+        if isinstance(model, str) and would_be_downloaded(model) and not any(model in word for word in given):
+            raise UserError(
+                f"{name}: {dotted_path((*place, 'name'))}={model}: is not on this machine, and "
+                f"what a file names is not downloaded; if you trust it: hf download {model}"
+            )
 
 
 def set_frozen_part_paths(config: DictConfig, paths: FrozenPartPaths) -> None:

@@ -15,7 +15,7 @@ from alphabar.config.interpolation import resolved_container, unresolved_contain
 from alphabar.config.roles import check_roles
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path
-from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, set_frozen_part_paths
+from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, must_be_at_hand, set_frozen_part_paths
 from alphabar.runs.kept_checkpoints import LastCheckpoint, newest_checkpoint
 from alphabar.runs.run_dir import CONFIG, has_checkpoint, lock, must_be_resumable, readable_config
 
@@ -45,6 +45,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
         apply_override(saved, cfg, word)
     must_have_known_classes(saved, cfg, words)
     set_given_paths(saved)
+    must_be_at_hand(saved, words, f"resume={saved.resume}")
     coerce(saved, {word.lstrip("+").split("=", 1)[0]: word.split("=", 1)[1] for word in words if "=" in word})
     check(saved)
     return saved, newest_checkpoint_of_run(folder)

@@ -21,6 +21,7 @@ from alphabar.runs.checkpoint import (
     PATHS_OF_TRAINING,
     FrozenPartPaths,
     frozen_parts,
+    must_be_at_hand,
     must_fit,
     read_checkpoint,
     set_frozen_part_paths,
@@ -97,8 +98,10 @@ def load_model(
     content = read_checkpoint(path)
     config = diffusion_config(content["config"], f"checkpoint={path}")
     state = content["state_dict"]
+    set_frozen_part_paths(config, paths)
+    must_be_at_hand(OmegaConf.masked_copy(config, "module"), [name for name in paths if name], f"checkpoint={path}")
     with BoundedAllocation(f"checkpoint={path}", user_path(path).stat().st_size, len(state)):
-        model = build_model(config, paths)
+        model = build_model(config)
     must_fit(weight_shapes(model_state(state)), weight_shapes(model.state_dict()), f"checkpoint={path}")
     if weights == "ema":
         if "ema" not in content:
@@ -148,12 +151,11 @@ def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if name.partition(".")[0] in PARTS}
 
 
-def build_model(config: DictConfig, paths: FrozenPartPaths) -> TrainedModel:
+def build_model(config: DictConfig) -> TrainedModel:
     """Builds the parts of a checkpoint's configuration.
 
     Raises UserError, with the key that helps, if a frozen part is not at hand.
     """
-    set_frozen_part_paths(config, paths)
     try:
         parts: dict[str, Any] = {
             part: build(config.module[part], f"module.{part}") for part in PARTS if config.module.get(part) is not None
