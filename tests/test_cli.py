@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
 import parts
@@ -40,7 +40,8 @@ def run(script, *words, **env):
         (PermissionError(13, "Permission denied", "/x/last.ckpt"), 2, "failed", ["error: /x/last.ckpt: Permission denied"]),
         (OSError(28, "No space left on device"), 2, "failed", ["error: [Errno 28] No space left on device"]),
         (KeyboardInterrupt(), 130, "stopped", ["stopped by Ctrl-C"]),
-        (SIGTERMException(), 143, "stopped", ["stopped by SIGTERM"]),
+        (SystemExit(143), 143, "stopped", ["stopped by SIGTERM"]),
+        (SystemExit(138), 138, "stopped", ["stopped by SIGUSR1"]),
         (SystemExit(0), 0, "finished", []),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Timer
 import runs
 import toy
 from alphabar.training.callbacks.checkpoints import Checkpoints
+from alphabar.training.callbacks.stopping import STOP_SIGNALS
 from alphabar.training.run_summary import clock
 
 QUICK = ("callbacks.fid=null", "callbacks.film=null", "callbacks.samples=null", "callbacks.held_out_loss=null")
@@ -141,10 +142,10 @@ class Signal(Callback):
         self.signum = signum
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints)).signals.received = self.signum
+        STOP_SIGNALS.received = self.signum
 
 
-@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_after_a_signal_the_checkpoint_and_the_command_to_go_on(command, monkeypatch, tmp_path, signum, expected):
     from alphabar.training import run
 

@@ -1,5 +1,6 @@
 """What an optimizer step sees: as many batches as were asked for, the same ones to overfit on, and images that are images."""
 
+import os
 import signal
 
 import pytest
@@ -13,6 +14,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.models.codecs.pixels import Pixels, check_images
 from alphabar.training.callbacks.checkpoints import Checkpoints
+from alphabar.training.callbacks.stopping import STOP_SIGNALS
 from test_data_resume import Numbered
 
 
@@ -60,18 +62,17 @@ def test_accumulation_sees_the_batches_of_an_uncut_stream(tmp_path):
 class Interrupt(Callback):
     """Behaves as Ctrl-C during one batch."""
 
-    def __init__(self, checkpoints, batch):
-        self.checkpoints, self.batch = checkpoints, batch
+    def __init__(self, batch):
+        self.batch = batch
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == self.batch:
-            self.checkpoints.signals.received = signal.SIGINT
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_ctrl_c_waits_for_the_step_whose_gradients_are_half_there(tmp_path):
-    checkpoints = Checkpoints(100)
-    trainer = toy.trainer(tmp_path, [Interrupt(checkpoints, 3), checkpoints], max_steps=5, accumulate_grad_batches=3)
-    with pytest.raises(SystemExit):
+    trainer = toy.trainer(tmp_path, [Interrupt(3), Checkpoints(100)], max_steps=5, accumulate_grad_batches=3)
+    with STOP_SIGNALS.listening(), pytest.raises(SystemExit):
         trainer.fit(toy.module(), datamodule=toy.digits())
     saved = runs.checkpoint(tmp_path)
     assert saved["global_step"] == 2

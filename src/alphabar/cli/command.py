@@ -48,6 +48,7 @@ from alphabar.cli.usage import group_usage, usage
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable_lines
 from alphabar.files.paths import starting_in
+from alphabar.runs.failures import is_first_to_tell, remove_error_folder, set_error_folder
 from alphabar.runs.parent import end_with_parent
 from alphabar.runs.sweep_record import read_record, reopen_sweep
 
@@ -61,7 +62,8 @@ def command(
 
     subcommands, check: other things that the command does, and a check of its configuration; see `App`.
 
-    The command exits with 0, 1 (a bug of ours, or a sweep with failed jobs), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM).
+    The command exits with 0, 1 (a bug of ours, or a sweep with failed jobs), 2 (bad input), 130 (Ctrl-C), 143
+    (SIGTERM), or 128 plus the number of another signal that asked it to stop.
     """
 
     def decorate(main: Main) -> Callable[[], NoReturn]:
@@ -84,7 +86,7 @@ def execute(main: Main, app: App) -> int:
     """Executes the command line and returns the exit code. An unforeseen error is raised, with its traceback."""
     end_with_parent()
     resolvers.register()
-    exit_status.set_error_folder()
+    has_error_folder = set_error_folder()
     result = CommandResult()
     args = None
     try:
@@ -105,10 +107,18 @@ def execute(main: Main, app: App) -> int:
     except OSError as error:  # the disk is full
         result.error = result.error or error
         outcome = exit_status.outcome_of(result.error)
-    if result.error is not None and (outcome.is_bug or os.environ.get("ALPHABAR_TRACEBACK")):
-        raise result.error
-    exit_status.print_outcome(outcome)
-    return outcome.code
+    try:
+        if result.error is not None and os.environ.get("ALPHABAR_TRACEBACK"):
+            raise result.error
+        if result.error is not None and outcome.is_bug:
+            if not is_first_to_tell(outcome.lines[0]):  # another process of the run shows it
+                return outcome.code
+            raise result.error
+        exit_status.print_outcome(outcome)
+        return outcome.code
+    finally:
+        if has_error_folder:
+            remove_error_folder()
 
 
 @dataclass

@@ -1,12 +1,11 @@
 """The outcome of a command: its exit status, the lines that it prints, and the result that it writes for its parent process."""
 
 import errno
-import hashlib
 import json
 import os
-import secrets
+import re
+import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +16,12 @@ from alphabar.config.build import first_line
 from alphabar.errors import UserError, printable
 from alphabar.files.atomic import WriteError, write_text
 from alphabar.files.paths import display_path
-from alphabar.runs.run_dir import is_first_process
+from alphabar.runs.failures import is_first_to_tell, is_told
+from alphabar.runs.ranks import failed_rank
+from alphabar.runs.run_dir import RANKS, is_first_process
 
-BAD_INPUT, CTRL_C, TERMINATED = 2, 130, 143
+BAD_INPUT, CTRL_C = 2, 130
+LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|connection was closed|Socket closed|[Gg]loo|NCCL")
 WRITE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -44,14 +46,18 @@ def outcome_of(error: BaseException) -> Outcome:
     # Lightning turns Ctrl-C into exit(1).
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return Outcome("stopped", CTRL_C, ("stopped by Ctrl-C",))
-    if type(error).__name__ == "SIGTERMException":  # Lightning's, whose own exit code is 0
-        return Outcome("stopped", TERMINATED, ("stopped by SIGTERM",))
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        state = "stopped" if code > 128 else "failed"
-        return Outcome(state, code, (error.code,) if isinstance(error.code, str) else ()) if code else FINISHED
+        if code - 128 in set(signal.Signals):
+            name = signal.Signals(code - 128).name
+            return Outcome("stopped", code, () if name == "SIGPIPE" else (f"stopped by {name}",))
+        return Outcome("failed", code, (error.code,) if isinstance(error.code, str) else ()) if code else FINISHED
     if lines := user_error_lines(error):
         return Outcome("failed", BAD_INPUT, lines)
+    if (line := dead_worker_line(error)) is not None:
+        return Outcome("failed", 1, (line,))
+    if is_lost_connection(error):
+        return outcome_of_lost_connection()
     return Outcome("failed", 1, (f"{type(error).__name__}: {first_line(error)}",), is_bug=True)
 
 
@@ -68,40 +74,43 @@ def user_error_lines(error: BaseException) -> tuple[str, ...]:
     return ()
 
 
+def dead_worker_line(error: BaseException) -> str | None:
+    """Returns the line for a process of the data that was killed, of which torch raises several errors; None for other errors."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, RuntimeError) and str(link).startswith("DataLoader worker (pid"):
+            what = first_line(link).removeprefix("DataLoader worker ").rstrip(". ")
+            return f"data: a process that decodes images died {what}; fewer of them take less memory: data.num_workers=0"
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Returns whether the error is what a process of a run sees of another one that has ended."""
+    is_of_collective = type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
+    is_one_of_several = not os.environ.keys().isdisjoint(RANKS)
+    return is_one_of_several and isinstance(error, RuntimeError) and (is_of_collective or LOST.search(str(error)) is not None)
+
+
+def outcome_of_lost_connection() -> Outcome:
+    """Returns the outcome of a process whose connection to another one is lost: silent if the other has said why."""
+    failed = failed_rank()
+    if is_told():
+        return Outcome("failed", failed.exit_code if failed else 1)
+    return Outcome("failed", 1, (str(failed) if failed else "lost the connection to another process of the run",))
+
+
 def describe_os_error(error: OSError) -> str:
     """Returns the message of the error: the name of the file, if it has one, and the reason."""
     return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else first_line(error)
-
-
-def set_error_folder() -> None:
-    """Sets the variable with the folder in which the processes of a run note printed errors; to be called before others start."""
-    name = f"alphabar-{os.getpid()}-{secrets.token_hex(4)}"
-    os.environ.setdefault("ALPHABAR_ERRORS", str(Path(tempfile.gettempdir()) / name))
 
 
 def print_outcome(outcome: Outcome) -> None:
     """Prints each line on stderr, unless another process of this run has printed it already."""
     sys.stdout.flush()
     for line in outcome.lines:
-        if _is_new(line):
+        if is_first_to_tell(line):
             print(printable(line if outcome.state == "stopped" else f"error: {line}"), file=sys.stderr, flush=True)
-
-
-def _is_new(line: str) -> bool:
-    """Returns whether no other process of this run has printed the line, and notes that this process prints it."""
-    is_alone = "LOCAL_RANK" not in os.environ and "ALPHABAR_RESULT" not in os.environ
-    if is_alone:
-        return True
-    mark = Path(os.environ["ALPHABAR_ERRORS"]) / hashlib.sha256(line.encode()).hexdigest()[:16]
-    try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        with mark.open("x", encoding="utf-8") as file:
-            file.write(line)
-    except FileExistsError:
-        return False
-    except OSError:
-        return True  # better twice than not at all
-    return True
 
 
 def write_result(outcome: Outcome, result: Mapping[str, Any], error: BaseException | None) -> None:

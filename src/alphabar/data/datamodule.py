@@ -79,6 +79,11 @@ class ImageDataModule(LightningDataModule):
     def held_out_set(self) -> ImageSet:
         return self._loaded_if_small(self.source.held_out())
 
+    @property
+    def is_reading(self) -> bool:
+        """Returns whether training waits for a batch."""
+        return self._loader is not None and self._loader.is_reading
+
     def prepare_data(self) -> None:
         self.source.prepare()
 

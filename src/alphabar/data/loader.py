@@ -2,9 +2,11 @@
 
 import logging
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from alphabar.data import ImageSet
 from alphabar.data.order import EpochOrder
 from alphabar.errors import UserError
+from alphabar.runs.parent import be_killed_with
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
@@ -98,6 +101,7 @@ class ImageLoader:
         self.pin_memory = pin_memory
         self.batches_per_step = batches_per_step
         self.batches_per_epoch = batches_per_epoch
+        self.is_reading = False  # whether somebody waits for a batch
         self._num_batches = 0
         self._is_positioned = False  # whether _num_batches is known, from a checkpoint or because the stream runs
         self._stream: Iterator[Batch] | None = None
@@ -125,7 +129,9 @@ class ImageLoader:
             if self._stream is None:
                 self._is_positioned = True
                 self._stream = self._from_workers() if self.num_workers else self._from_this_process()
+            self.is_reading = True
             batch = next(self._stream)
+            self.is_reading = False
             self._num_batches += 1
             yield batch
 
@@ -160,11 +166,17 @@ class ImageLoader:
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             generator=torch.Generator(),  # without one, it would draw from the global stream
+            worker_init_fn=partial(_start_worker, os.getpid()) if self.num_workers else None,
         )
         for batch in workers:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+
+def _start_worker(parent: int, worker: int) -> None:
+    """Makes a worker end with the process that started it, also where it is in the middle of something."""
+    be_killed_with(parent)
 
 
 class _BatchIndices:

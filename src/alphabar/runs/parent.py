@@ -16,26 +16,39 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 def end_with_parent() -> None:
     """Makes this process end with its parent, if the environment says so; to be called once, at the beginning.
 
-    The second and further processes of a run are killed by the system at once (elsewhere than on Linux within `PERIOD`), since
-    without the first they would wait for it. The job of a sweep is asked to stop, with its whole group, and killed after `GRACE`.
+    The job of a sweep is asked to stop, with its whole group, and killed after GRACE seconds. The further processes of a run are
+    killed, since without the first they would wait for it.
     """
     number = os.environ.pop(PARENT, None)
     if number is None:
         return
-    is_job = os.getpgrp() == os.getpid()
-    if not is_job and sys.platform == "linux":
+    if os.getpgrp() == os.getpid():
+        if os.getppid() != int(number):
+            os._exit(128 + signal.SIGTERM)
+        threading.Thread(target=_stop_with, args=(int(number),), daemon=True, name="parent-watch").start()
+    else:
+        be_killed_with(int(number))
+
+
+def be_killed_with(parent: int) -> None:
+    """Makes the system kill this process when its parent has ended; on systems that cannot, a thread does within PERIOD seconds."""
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(number):
-        os._exit(128 + signal.SIGTERM)
-    threading.Thread(target=_watch, args=(int(number), is_job), daemon=True, name="parent-watch").start()
+    else:
+        threading.Thread(target=_die_with, args=(parent,), daemon=True, name="parent-watch").start()
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGKILL)
 
 
-def _watch(parent: int, is_job: bool) -> None:
-    """Waits for the end of the parent, and then ends this process."""
+def _die_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(PERIOD)
-    if not is_job:
-        os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stop_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PERIOD)
     os.killpg(0, signal.SIGTERM)
     time.sleep(GRACE)
     os.killpg(0, signal.SIGKILL)

@@ -20,7 +20,7 @@ from alphabar.runs.kept_checkpoints import LastCheckpoint, newest_checkpoint
 from alphabar.runs.run_dir import CONFIG, has_checkpoint, lock, must_be_resumable, readable_config
 
 log = logging.getLogger(__name__)
-MAY_CHANGE = ("trainer", "callbacks", "logger", "profiler", "name", "data.num_workers", *FrozenPartPaths._fields)
+MAY_CHANGE = ("trainer", "callbacks", "logger", "profiler", "stall_seconds", "name", "data.num_workers", *FrozenPartPaths._fields)
 # What follows from the place of the run, and what shows in other keys.
 NOT_COMPARED = ("resume", "run_dir", "choices")
 
@@ -35,7 +35,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     must_be_resumable(folder, str(cfg.resume))
     lock(folder)
     saved = config_of_run(folder)
-    for key in ("name", *FrozenPartPaths._fields):  # a run of an earlier version may not have them all
+    for key in ("stall_seconds", "name", *FrozenPartPaths._fields):  # a run of an earlier version may not have them all
         saved.setdefault(key, None)
     saved.run_dir = str(folder)
     saved.resume = str(cfg.resume)

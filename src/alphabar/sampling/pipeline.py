@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.launchers import _SubprocessScriptLauncher
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
@@ -16,6 +17,7 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts
+from alphabar.runs.ranks import watch_ranks
 from alphabar.runs.run_dir import claim
 from alphabar.sampling.cascade import cascade_job, check_cascade, samplers_for
 from alphabar.sampling.conditions import Conditions, ImagesByIndex, expand_labels, null_conditions, prompt_conditions, read_prompts
@@ -157,6 +159,8 @@ def launch(settings: Inference) -> Fabric:
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"accelerator={accelerator} devices={devices}: {' '.join(str(error).split())}") from error
     claim(Path(settings.run_dir))
+    if isinstance(fabric.strategy.launcher, _SubprocessScriptLauncher):
+        watch_ranks(fabric.strategy.launcher)
     fabric.launch()
     return fabric
 

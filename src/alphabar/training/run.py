@@ -26,9 +26,11 @@ from alphabar.runs.resume import (
     refuse_frozen_part_paths,
     resumed_config,
 )
-from alphabar.runs.run_dir import AUTO, claim, withdraw
+from alphabar.runs.run_dir import AUTO, claim, is_first_process, withdraw
+from alphabar.runs.slurm import requeue_job
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.callbacks.nonfinite import NonFiniteSteps
+from alphabar.training.callbacks.stopping import STOP_SIGNALS
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.profile import report_profile
 from alphabar.training.run_summary import report_end, report_stop, run_result
@@ -36,7 +38,21 @@ from alphabar.training.trainer import check_trainer, make_trainer
 
 
 def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
-    """Builds what the configuration names, trains it, reports where everything is, and returns the result of the run."""
+    """Builds what the configuration names, trains it, reports where everything is, and returns the result of the run.
+
+    A signal to stop ends it with SystemExit or KeyboardInterrupt, see `StopSignals`; a job of Slurm is then queued again.
+    """
+    with STOP_SIGNALS.listening():
+        try:
+            return run_training(cfg, overrides)
+        except SystemExit as error:
+            if isinstance(error.code, int) and is_first_process():
+                requeue_job(error.code - 128, goes_on=cfg.resume == AUTO)
+            raise
+
+
+def run_training(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, object]:
+    """Does what `train` does, without an eye on signals."""
     cfg, stopped = resumed_or_new(cfg, overrides)
     check_trainer(cfg)
     datamodule: ImageDataModule = build(cfg.data, "data")
@@ -167,7 +183,7 @@ def fit_module(
         if is_new and (trainer is None or trainer.global_step == 0):
             withdraw(Path(cfg.run_dir))
         raise
-    except (KeyboardInterrupt, SystemExit):  # Lightning makes SystemExit of Ctrl-C and of SIGTERM
+    except (KeyboardInterrupt, SystemExit):  # Lightning makes SystemExit of Ctrl-C
         if trainer is not None and trainer.is_global_zero:
             report_stop(trainer)
         raise

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.build import build
@@ -15,8 +16,10 @@ from alphabar.config.stored import read_stored_yaml
 from alphabar.errors import UserError
 from alphabar.files.atomic import atomic_writer, write_text
 from alphabar.files.paths import display_path
+from alphabar.runs.ranks import watch_ranks
 from alphabar.runs.resume import LastCheckpoint
 from alphabar.training.callbacks.composition import Composition
+from alphabar.training.callbacks.stall import StallWatch
 from alphabar.training.loggers.metrics_file import MetricsFile
 
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
@@ -64,17 +67,30 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
     names: dict[str, Any] = {"name": cfg.name or folder.name, "group": os.environ.get("ALPHABAR_SWEEP")}
     others = [make_logger(run_dir=str(folder), **names) for make_logger in make.values()]
     loggers = [MetricsFile(folder, stopped.step if stopped else None), *others]
-    callbacks = [Composition(), *callbacks]
+    watch = [] if cfg.stall_seconds is None else [StallWatch(cfg.stall_seconds)]
+    callbacks = [*watch, Composition(), *callbacks]
     settings: dict[str, Any] = {"default_root_dir": str(folder), "callbacks": callbacks, "logger": loggers}
     if not any(isinstance(callback, Checkpoint) for callback in callbacks):
         settings["enable_checkpointing"] = False  # or Lightning would add a callback of its own
-    trainer = build(cfg.trainer, "trainer")(**settings)
+    trainer: Trainer = build(cfg.trainer, "trainer")(**settings)
+    leave_signals_to_the_run(trainer)
+    if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        watch_ranks(trainer.strategy.launcher)
     if trainer.is_global_zero:
         write_config(config, folder / "config.yaml", stopped)
         for logger in others:
             logger.log_hyperparams(config)
         print(f"run folder: {display_path(folder)}", flush=True)
     return trainer
+
+
+def leave_signals_to_the_run(trainer: Trainer) -> None:
+    """Turns Lightning's handling of signals off, since the run has its own (`StopSignals`).
+
+    Lightning's broadcasts in a handler and before every step, and on Slurm writes files from which no run goes on.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def write_config(config: dict[str, Any], path: Path, stopped: LastCheckpoint | None) -> None:

@@ -20,7 +20,7 @@ from alphabar.runs.run_dir import LAST_CHECKPOINT
 from alphabar.runs.torch_files import load_torch_file, verify_checksums
 from alphabar.training.callbacks.nonfinite import nonfinite_steps
 from alphabar.training.callbacks.recurring import Recurring
-from alphabar.training.callbacks.stopping import StopSignals, stop
+from alphabar.training.callbacks.stopping import STOP_SIGNALS, stop
 from alphabar.training.finite import nonfinite_weight
 from alphabar.training.hooks import base_module, ends_step, log_every_n_steps
 
@@ -59,8 +59,9 @@ class Checkpoints(Recurring, Checkpoint):
 
     keep_last, keep_best: how many of the last and of the best ones are kept. Raises ValueError unless both are >= 1.
 
-    Ctrl-C and SIGTERM leave a last.ckpt, too: of the step that was under way, or with several processes of the next one that is
-    logged, where they can agree on it. Lightning calls it after all other callbacks, so that the file has what they know of a step.
+    A signal to stop (see `StopSignals`) leaves a last.ckpt, too: of the step that was under way, or with several processes of the
+    next one that is logged, where they can agree on it. Lightning calls it after all other callbacks, so that the file has what
+    they know of a step.
     If something ends training in the middle of a step (`max_time`), the step is finished first, so that no gradients are lost.
     """
 
@@ -73,7 +74,6 @@ class Checkpoints(Recurring, Checkpoint):
         self.best_fids: list[float] = []  # of the best checkpoints, ascending
         self.fid = math.inf  # of the newest of them
         self.last_was_skipped = False  # whether the step of last.ckpt was
-        self.signals = StopSignals()
         self.stops_after_step = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Checkpoints(Recurring, Checkpoint):
         self._finish_step(trainer, batch_idx)
         if not ends_step(trainer, batch_idx) or (trainer.world_size > 1 and trainer.global_step % log_every_n_steps(trainer) != 0):
             return
-        if (number := self.signals.agreed_signal(pl_module.device)) is not None:
+        if (number := STOP_SIGNALS.agreed_signal(pl_module.device)) is not None:
             if self.last_step != trainer.global_step:
                 self.act_now(trainer, pl_module)
             stop(number)
@@ -105,7 +105,7 @@ class Checkpoints(Recurring, Checkpoint):
             trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.signals.listen()
+        STOP_SIGNALS.defer()
         self.best_fids = from_first(lambda: self._take_up(trainer))[: self.keep_best]
         self.fid = base_module(pl_module).figures.get("fid", math.inf)  # it was measured before the checkpoint
 
@@ -118,7 +118,7 @@ class Checkpoints(Recurring, Checkpoint):
         return take_up_best(folder)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.signals.release()
+        STOP_SIGNALS.act_at_once()
 
     def _new_rank(self, pl_module: LightningModule) -> int | None:
         """Returns the rank among the best of a FID that has just been measured, or None if it is none of them."""

@@ -1,42 +1,103 @@
-"""Ctrl-C and SIGTERM: stop after this step, not in the middle of it."""
+"""Signals that ask a run to stop: it does after the step, with a checkpoint; before training, or at a second signal, at once."""
 
+import multiprocessing
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from alphabar.runs.distributed import rank_and_size
+from alphabar.runs.ranks import expect_end
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+PATIENCE = 10.0  # seconds until a process ends that was to stop before training, and is still waiting for something
+SAME_SIGNAL = 0.2  # seconds within which a signal that comes twice is one: closing a terminal sends two
 
 
 class StopSignals:
-    """Records SIGINT and SIGTERM; the same signal a second time acts at once."""
+    """Records the signals to stop that this process receives, and ends it at the second one.
+
+    While the run trains, the first is recorded for the end of the step; before, it raises SystemExit(128 + number), or
+    KeyboardInterrupt. Python calls handlers in the main thread only, and only between instructions; so a thread of its own is told
+    of each signal, and ends a process whose main thread waits in a collective operation.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._is_deferred = False
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
-    def listen(self) -> None:
-        """Installs the signal handlers; only the main thread of a process can."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Installs the handlers inside the context, unless it is entered in another than the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self.received, self._is_deferred = None, False
+        is_over = threading.Event()
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        for number in STOPPING:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
                 self._before[number] = signal.signal(number, self._receive)
+        wakeup_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reading, is_over), daemon=True, name="stop-signals").start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            signal.set_wakeup_fd(wakeup_before)
+            self._restore()
+            os.close(writing)
 
-    def release(self) -> None:
-        """Restores the earlier signal handlers."""
+    def defer(self) -> None:
+        """Lets a signal wait for the end of the step from now on."""
+        self._is_deferred = True
+
+    def act_at_once(self) -> None:
+        """Lets a signal end the run at once from now on."""
+        self._is_deferred = False
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        is_first = self.received is None
+        self.received = self.received or number
+        if not self._is_deferred:
+            stop(number)
+        if is_first and rank_and_size()[0] == 0:
+            print("\nstopping after this step, with a checkpoint; once more stops at once", file=sys.stderr, flush=True)
+
+    def _watch(self, reading: int, is_over: threading.Event) -> None:
+        """Is told of every signal, wherever the main thread is; ends with the context."""
+        first = None
+        with open(reading, "rb", buffering=0) as pipe:
+            while numbers := pipe.read(1):
+                number, now = numbers[0], time.monotonic()
+                if number not in STOPPING:
+                    continue
+                if first is None:
+                    first = number, now
+                    if not self._is_deferred:
+                        threading.Thread(target=_end_unless, args=(is_over, number), daemon=True).start()
+                elif number != first[0] or now - first[1] > SAME_SIGNAL:
+                    end_now(128 + number)
+
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        self.release()
-        if rank_and_size()[0] == 0:
-            print("\nstopping after this step, with a checkpoint; once more stops at once", file=sys.stderr, flush=True)
+    def forget(self) -> None:
+        """Gives a forked process, such as a worker that decodes, the usual handlers: it ends with its parent."""
+        if self._before:
+            signal.set_wakeup_fd(-1)
+            self._restore()
 
     def agreed_signal(self, device: torch.device) -> int | None:
         """Returns the signal that any process has received, or None; all processes call it."""
@@ -47,8 +108,26 @@ class StopSignals:
         return int(number) or None
 
 
-def stop(number: int) -> None:
-    """Raises KeyboardInterrupt for SIGINT and SIGTERMException for SIGTERM."""
-    if number == signal.SIGTERM:
-        raise SIGTERMException
-    raise KeyboardInterrupt
+STOP_SIGNALS = StopSignals()  # those of this process
+os.register_at_fork(after_in_child=STOP_SIGNALS.forget)
+
+
+def stop(number: int) -> NoReturn:
+    """Raises KeyboardInterrupt for SIGINT and SystemExit(128 + number) for any other signal."""
+    expect_end()
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
+
+
+def end_now(code: int) -> NoReturn:
+    """Ends this process from any of its threads, without waiting for anything, and the workers that it has started."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os._exit(code)
+
+
+def _end_unless(is_over: threading.Event, number: int) -> None:
+    """Ends this process after PATIENCE seconds, unless the run is over by then."""
+    if not is_over.wait(PATIENCE):
+        end_now(128 + number)

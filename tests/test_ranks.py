@@ -1,0 +1,79 @@
+"""Several processes of a run of which one dies, fails or stands still: the others end, and one line says why."""
+
+import signal
+import sys
+
+import pytest
+
+import runs
+from test_launcher import is_alive, wait_for
+from test_resume import CRASH
+from test_resume_auto import FOURTEEN
+
+TWO = ("trainer.accelerator=cpu", "trainer.devices=2")
+STARTS = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import train
+from alphabar.training.callbacks.composition import Composition
+from lightning.pytorch.strategies import DDPStrategy
+
+when, who = os.environ["DIES"].split()
+rank = os.environ.get("LOCAL_RANK", "0")
+
+def die():
+    open(f"pid_{{rank}}", "w").write(str(os.getpid()))
+    if os.environ.get("LOCAL_RANK", "0") == who:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def before(cls, name):
+    original = getattr(cls, name)
+    def replacement(self, *arguments):
+        die()
+        return original(self, *arguments)
+    setattr(cls, name, replacement)
+
+before(*{{"setup": (DDPStrategy, "setup_environment"), "fit": (Composition, "on_fit_start")}}[when])
+train.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the second rank is found by its parent")
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("when", ["setup", "fit"])
+def test_a_rank_that_is_killed_in_start_up_brings_the_others_down(tmp_path, when, rank):
+    """Before the processes have met, and after."""
+    (tmp_path / "dies.py").write_text(STARTS.format(root=str(runs.ROOT)))
+    process = runs.start(str(tmp_path / "dies.py"), *runs.words(*FOURTEEN, *TWO), cwd=tmp_path, env={"DIES": f"{when} {rank}"})
+    code, _, err = runs.finish(process, seconds=60)
+    pids = [int(path.read_text()) for path in tmp_path.glob("pid_*")]
+    assert wait_for(lambda: not any(map(is_alive, pids)), seconds=10)
+    if rank == 0:
+        assert (code, err) == (-signal.SIGKILL, "")
+    else:
+        assert (code, err) == (1, "error: rank 1 was killed by SIGKILL\n")
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "said"), [("refuse", 2, "error: data: as planned\n"), ("9", 1, "error: rank 1 was killed by SIGKILL\n")]
+)
+def test_the_rank_that_failed_says_why_and_the_other_is_silent(tmp_path, what, code, said):
+    """In the middle of training, where the first process waits in a collective operation."""
+    found, _, err = runs.run(CRASH, *runs.words(*FOURTEEN, *TWO), cwd=tmp_path, env={"CRASH": f"{what} 5 1"})
+    assert (found, err) == (code, said)
+
+
+def test_a_rank_that_stands_still_is_named(tmp_path):
+    words = runs.words(*FOURTEEN, *TWO, "stall_seconds=1", folder="run")
+    code, _, err = runs.run(CRASH, *words, cwd=tmp_path, env={"CRASH": "sleep 5 1"})
+    where = "where: run/stalled_rank_1.txt; stall_seconds=null waits for ever"
+    assert (code, err) == (1, f"error: rank 1 has stood still for 1 s in a training step; {where}\n")
+    assert "crash.py" in (tmp_path / "run" / "stalled_rank_1.txt").read_text()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan"])
+def test_a_limit_that_is_none_is_refused(command, tmp_path, value):
+    code, _, err = command("train", *runs.words(*FOURTEEN, f"stall_seconds={value}", folder="run"))
+    assert code == 2
+    assert err.startswith("error: stall_seconds=")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,104 @@
+"""Signals that ask a run to stop, and what a job of Slurm does then."""
+
+import os
+import signal
+import time
+
+import pytest
+
+import runs
+from alphabar.runs import slurm
+from alphabar.training import run
+from test_launcher import wait_for
+from test_resume import CRASH, equal
+from test_resume_auto import FOURTEEN
+
+JOB = {"JOB_ID": "71", "JOB_NAME": "train", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+SCONTROL = """#!/bin/sh
+echo "$@" >> calls
+kill -TERM $PPID  # as Slurm does with a job that it queues again
+"""
+
+
+def test_a_job_that_slurm_queues_again_ends_like_one_that_was_not(tmp_path):
+    """SIGUSR1 at the 12th of 14 steps, scontrol, SIGTERM, and then the same command again."""
+    words = [*runs.words(*FOURTEEN, logger="wandb"), "resume=auto", f"hydra.run.dir={tmp_path / 'run'}"]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "scontrol").write_text(SCONTROL)
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    env = {f"SLURM_{name}": value for name, value in JOB.items()}
+    env |= {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "WANDB_MODE": "offline"}
+    code, _, err = runs.run(CRASH, *words, cwd=tmp_path, env={**env, "CRASH": f"{int(signal.SIGUSR1)} 12 0"})
+    assert code == 128 + signal.SIGTERM, err
+    assert "Traceback" not in err
+    assert (tmp_path / "calls").read_text() == "requeue 71\n"
+    assert runs.checkpoint(tmp_path / "run")["global_step"] == 12
+    wandb_id = (tmp_path / "run" / "wandb_id.txt").read_text()
+    code, _, err = runs.run("train.py", *words, cwd=tmp_path, env=env)
+    assert code == 0, err
+    uncut, resumed = runs.checkpoint(runs.trained(*FOURTEEN)), runs.checkpoint(tmp_path / "run")
+    for key in ("state_dict", "ema", "optimizer_states", "lr_schedulers"):
+        assert equal(uncut[key], resumed[key]), key
+    assert (tmp_path / "run" / "wandb_id.txt").read_text() == wandb_id
+    assert not list(tmp_path.rglob("hpc_ckpt*"))
+    assert not list(tmp_path.rglob("earlier_attempt*"))
+
+
+def test_a_second_signal_ends_a_process_that_does_not_answer(tmp_path):
+    process = runs.start(CRASH, *runs.words(*FOURTEEN), cwd=tmp_path, env={"CRASH": "sleep 3 0"})
+    assert wait_for((tmp_path / "asleep").exists)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)  # two at once would be one
+    assert process.returncode is None
+    process.send_signal(signal.SIGINT)
+    code, _, err = runs.finish(process, seconds=20)
+    assert code == 128 + signal.SIGINT
+    assert err == "\nstopping after this step, with a checkpoint; once more stops at once\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_before_training_a_signal_ends_the_run_at_once(command, monkeypatch, number):
+    build_callbacks = run.build_callbacks
+
+    def build(*arguments):
+        os.kill(os.getpid(), number)
+        return build_callbacks(*arguments)
+
+    monkeypatch.setattr(run, "build_callbacks", build)
+    handlers = [signal.getsignal(each) for each in signal.valid_signals()]
+    code, _, err = command("train", *runs.words(*FOURTEEN, folder="run"))
+    assert code == 128 + number
+    assert err == f"stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}\n"
+    assert [signal.getsignal(each) for each in signal.valid_signals()] == handlers
+
+
+@pytest.mark.parametrize(
+    ("number", "goes_on", "scontrol", "said"),
+    [
+        (
+            signal.SIGUSR1,
+            False,
+            "exit 0",
+            "is not queued again: its command would not go on with this run, as it does with resume=auto",
+        ),
+        (signal.SIGUSR2, True, None, "cannot be queued again: there is no scontrol here"),
+        (signal.SIGUSR2, True, "echo no such job >&2; exit 1", "cannot be queued again: no such job"),
+        (signal.SIGUSR1, True, "exit 0", "is queued again, and goes on"),
+        (signal.SIGTERM, True, "exit 0", None),
+    ],
+)
+def test_what_becomes_of_the_job_is_one_line(monkeypatch, tmp_path, capsys, number, goes_on, scontrol, said):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if scontrol is not None:
+        (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{scontrol}\n")
+        (tmp_path / "scontrol").chmod(0o755)
+    slurm.requeue_job(number, goes_on)
+    assert capsys.readouterr().out == ("" if said is None else f"job 5_2 of Slurm {said}\n")
+
+
+def test_without_slurm_nothing_is_queued(monkeypatch, capsys):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    slurm.requeue_job(signal.SIGUSR1, goes_on=True)
+    assert capsys.readouterr().out == ""
