@@ -6,6 +6,8 @@ import sys
 import pytest
 
 import runs
+from alphabar.cli.exit_status import outcome_of
+from alphabar.runs.run_dir import RANKS
 from test_launcher import is_alive, wait_for
 from test_resume import CRASH
 from test_resume_auto import FOURTEEN
@@ -77,3 +79,32 @@ def test_a_limit_that_is_none_is_refused(command, tmp_path, value):
     assert code == 2
     assert err.startswith("error: stall_seconds=")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_killed_process_that_decodes_is_one_line():
+    """Torch raises the second error from the first, or either of them alone."""
+    first = RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
+    second = RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly")
+    second.__cause__ = first
+    for error in (first, second):
+        outcome = outcome_of(error)
+        assert (outcome.code, outcome.is_bug) == (1, False)
+        assert outcome.lines[0].startswith("data: a process that decodes images died (pid")
+    assert outcome_of(RuntimeError("something else")).is_bug
+
+
+@pytest.mark.parametrize(("ranks", "is_bug"), [({}, True), ({"LOCAL_RANK": "1"}, False)])
+def test_a_lost_connection_is_a_bug_only_where_nobody_can_have_ended_it(monkeypatch, tmp_path, ranks, is_bug):
+    monkeypatch.setattr("alphabar.runs.ranks.PATIENCE", 0.0)
+    monkeypatch.setenv("ALPHABAR_ERRORS", str(tmp_path / "errors"))
+    for name in RANKS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
+    lost = RuntimeError("[pair.cc:545] Read error [127.0.0.1]:43913: Connection reset by peer")
+    assert outcome_of(lost).is_bug == is_bug
+    if not is_bug:
+        assert outcome_of(lost).lines == ("lost the connection to another process of the run",)
+        (tmp_path / "errors").mkdir()
+        (tmp_path / "errors" / "mark").touch()
+        assert outcome_of(lost).lines == ()
