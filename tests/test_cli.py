@@ -261,6 +261,7 @@ def test_what_cannot_be_resumed_is_refused_and_left_as_it_is(monkeypatch, capfd,
         folder = tmp_path / "elsewhere"
     else:
         (folder / missing).unlink()
+        (folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)  # from which alone a run goes on
     before = content(tmp_path)
     assert say(monkeypatch, f"resume={folder}") == 2
     (message,) = capfd.readouterr().err.splitlines()
