@@ -7,6 +7,8 @@ import hashlib
 import io
 import logging
 import math
+import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +24,8 @@ from alphabar.files.atomic import atomic_writer, write_text
 
 log = logging.getLogger(__name__)
 HASH_SIZE = 32
+# Entries, their notes, locks and unfinished files; and latents of earlier versions.
+CACHE_FILE = re.compile(r"\.?\w+-[0-9a-f]{24}\..+|.+\.lock|.+\.safetensors")
 CLOCK_TICK = 0.02  # seconds; the times of files are less fine than those of the processor, mostly by 0.004
 
 
@@ -151,6 +155,17 @@ class DiskCache:
             with suppress(OSError):  # unlinked while it is held: whoever waits for it finds the finished entry
                 Path(lock.lock_file).unlink()
             lock.release()
+
+
+def holds_other_files(folder: Path) -> bool:
+    """Returns whether a folder has files that are none of a cache, or cannot be looked into; one that does not exist has none."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(not (entry.is_dir(follow_symlinks=False) or CACHE_FILE.fullmatch(entry.name)) for entry in entries)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _note(path: Path) -> Path:

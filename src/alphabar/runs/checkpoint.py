@@ -11,6 +11,7 @@ from torch import Tensor
 from alphabar.config.former_names import upgrade_config
 from alphabar.config.interpolation import dotted_path, unresolved_container, walk
 from alphabar.config.stored import plain_config
+from alphabar.config.stored_paths import confined
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 from alphabar.models.hub import would_be_downloaded
@@ -47,7 +48,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     for key, kind in (("state_dict", dict), ("global_step", int), ("ema", dict)):
         if not isinstance(content.get(key, kind()), kind):
             raise UserError(f"checkpoint={path}: not a checkpoint of alphabar, its {key} is of type {type(content[key]).__name__}")
-    return {**content, "config": upgrade_config(plain_config(content["config"], f"checkpoint={path}"))}
+    return {**content, "config": confined(upgrade_config(plain_config(content["config"], f"checkpoint={path}")))}
 
 
 def weight_shapes(state: Mapping[str, Any]) -> Shapes:

@@ -13,6 +13,7 @@ from alphabar.config.coercion import coerce
 from alphabar.config.interpolation import Path as KeyPath
 from alphabar.config.interpolation import resolved_container, unresolved_container, walk
 from alphabar.config.roles import check_roles
+from alphabar.config.stored_paths import confined
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, must_be_at_hand, set_frozen_part_paths
@@ -20,7 +21,8 @@ from alphabar.runs.kept_checkpoints import LastCheckpoint, newest_checkpoint
 from alphabar.runs.run_dir import CONFIG, has_checkpoint, lock, must_be_resumable, readable_config
 
 log = logging.getLogger(__name__)
-MAY_CHANGE = ("trainer", "callbacks", "logger", "profiler", "stall_seconds", "name", "data.num_workers", *FrozenPartPaths._fields)
+RUN_KEYS = ("trainer", "callbacks", "logger", "profiler", "stall_seconds", "name", "data.num_workers", "data.download")
+MAY_CHANGE = (*RUN_KEYS, *FrozenPartPaths._fields)
 # What follows from the place of the run, and what shows in other keys.
 NOT_COMPARED = ("resume", "run_dir", "choices")
 
@@ -115,7 +117,7 @@ def must_have_known_classes(saved: DictConfig, cfg: DictConfig, words: Sequence[
 
 def must_be_same_run(folder: Path, config: dict[str, Any]) -> None:
     """Raises UserError, which names a key, unless `config` describes the run in `folder` in all that may not change."""
-    saved, given = (dict(leaves(content)) for content in (OmegaConf.to_container(config_of_run(folder)), config))
+    saved, given = (dict(leaves(content)) for content in (OmegaConf.to_container(config_of_run(folder)), confined(config)))
     keys = [key for key in dict.fromkeys([*given, *saved]) if not is_at_or_below(key, (*MAY_CHANGE, *NOT_COMPARED))]
     changed = [key for key in keys if saved.get(key) != given.get(key)]
     if not changed:

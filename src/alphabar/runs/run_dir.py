@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.former_names import upgrade_config
 from alphabar.config.stored import UnreadableConfig, read_stored_yaml
+from alphabar.config.stored_paths import confined
 from alphabar.errors import UserError
 from alphabar.files.atomic import make_folder, write_errors
 from alphabar.files.paths import display_path, unused_path
@@ -63,7 +64,7 @@ def stored_config(folder: Path) -> DictConfig:
 
     Raises UserError if it is not one that `read_stored_yaml` takes.
     """
-    config: dict[str, Any] = upgrade_config(read_stored_yaml(folder / CONFIG, display_path(folder / CONFIG)))
+    config: dict[str, Any] = confined(upgrade_config(read_stored_yaml(folder / CONFIG, display_path(folder / CONFIG))))
     return OmegaConf.create(config)
 
 

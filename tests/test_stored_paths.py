@@ -1,0 +1,63 @@
+"""Paths and downloads in a configuration out of a file."""
+
+import shutil
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import runs
+from alphabar.config.build import build
+from alphabar.config.stored_paths import CACHE, confined
+from alphabar.errors import UserError
+from alphabar.files.cache import DiskCache
+from alphabar.runs.checkpoint import read_checkpoint
+from alphabar.runs.resume import apply_override
+from alphabar.runs.run_dir import stored_config
+
+
+def test_what_is_stored_neither_downloads_nor_writes_among_other_files(tmp_path):
+    for name in ("home", "cache", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "home" / "id_ed25519").write_text("secret")
+    cache = DiskCache(tmp_path / "cache")
+    cache.store(cache.path("text", 1), {"x": torch.zeros(1)})
+    cache.store_array(cache.path("latents", 1), torch.zeros(4).numpy())
+    (tmp_path / "to_home").symlink_to("home")
+    kept = {name: str(tmp_path / name) for name in ("cache", "empty", "new")}
+    for name, folder in kept.items():
+        assert confined({"x": [{"cache_dir": folder}]}) == {"x": [{"cache_dir": folder}]}, name
+    for folder in (tmp_path / "home", tmp_path / "to_home", tmp_path / "home" / "id_ed25519"):
+        assert confined({"codec": {"cache_dir": str(folder)}}) == {"codec": {"cache_dir": CACHE}}
+    given = {"data": {"download": True, "root": "x"}, "download": "a name"}
+    assert confined(given) == {"data": {"download": False, "root": "x"}, "download": "a name"}
+    assert given["data"]["download"] is True
+
+
+def test_run_folders_and_checkpoints_are_read_so(tmp_path, monkeypatch):
+    shutil.copytree(runs.trained(*runs.BRIEF), tmp_path / "out")
+    config = OmegaConf.load(tmp_path / "out" / "config.yaml")
+    (tmp_path / "notes.txt").write_text("mine")
+    config.data.download, config.features.cache_dir = True, str(tmp_path)
+    OmegaConf.save(config, tmp_path / "out" / "config.yaml")
+    stored = stored_config(tmp_path / "out")
+    assert (stored.data.download, stored.features.cache_dir) == (False, CACHE)
+    path = tmp_path / "out" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["config"]["data"]["download"] = True
+    content["config"]["features"]["cache_dir"] = str(tmp_path)
+    torch.save(content, path)
+    stored = read_checkpoint(path)["config"]
+    assert (stored["data"]["download"], stored["features"]["cache_dir"]) == (False, CACHE)
+
+
+def test_a_download_of_a_resumed_run_is_that_of_the_command_line(tmp_path):
+    """The data are missing; whoever resumes the run may have them fetched, the one who began it may not."""
+    data = {"_target_": "alphabar.data.torchvision.Torchvision", "name": "MNIST", "root": str(tmp_path / "data"), "download": True}
+    OmegaConf.save({"data": data}, tmp_path / "config.yaml")
+    stored = stored_config(tmp_path)
+    with pytest.raises(UserError, match="no MNIST under .*: missing"):
+        build(stored.data, "data")
+    apply_override(stored, OmegaConf.create({}), "data.download=true")
+    assert build(stored.data, "data").source.download is True
+    assert not (tmp_path / "data").exists()
