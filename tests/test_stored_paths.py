@@ -56,7 +56,7 @@ def test_a_download_of_a_resumed_run_is_that_of_the_command_line(tmp_path):
     data = {"_target_": "alphabar.data.torchvision.Torchvision", "name": "MNIST", "root": str(tmp_path / "data"), "download": True}
     OmegaConf.save({"data": data}, tmp_path / "config.yaml")
     stored = stored_config(tmp_path)
-    with pytest.raises(UserError, match="no MNIST under .*: missing"):
+    with pytest.raises(UserError, match=r"no MNIST under .*: missing"):
         build(stored.data, "data")
     apply_override(stored, OmegaConf.create({}), "data.download=true")
     assert build(stored.data, "data").source.download is True
