@@ -1,3 +1,4 @@
+import copy
 import gc
 import logging
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -22,6 +24,23 @@ def pytest_collection_finish():
     """Leaves what the libraries and the collected tests hold, and keep, out of every later collection of garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _yaml_parsed_once():
+    """Hydra's files are parsed once by a worker, as long as they do not change: hundreds of commands compose the same ones."""
+    parsed, load = {}, OmegaConf.load
+
+    def cached(file):
+        status = os.stat(file if isinstance(file, str | os.PathLike) else file.fileno())
+        key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        if key not in parsed:
+            parsed[key] = load(file)
+        return copy.deepcopy(parsed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", staticmethod(cached))
+        yield
 
 
 @pytest.fixture(autouse=True)
