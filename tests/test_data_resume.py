@@ -179,6 +179,18 @@ def test_order_and_flips_depend_on_seed_and_epoch():
     assert 0.4 < torch.cat([order.flips(epoch) for epoch in range(100)]).double().mean() < 0.6
 
 
+def test_workers_may_be_started_by_a_server(monkeypatch):
+    """As they are by default from Python 3.14 on."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        loader = ImageLoader(ImageBatches(numbered_images()), EpochOrder(NUM_IMAGES, BATCH_SIZE, 3), flip=True, num_workers=1)
+        assert len(next(iter(loader))["image"]) == BATCH_SIZE
+        loader.close()
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+
+
 def test_what_a_loader_draws_leaves_the_global_stream_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)

@@ -69,6 +69,14 @@ def test_files_on_the_search_path_are_composed_and_shown(monkeypatch, capfd, own
     assert "extra: 1" in capfd.readouterr().out
 
 
+def test_files_of_an_editor_beside_the_yaml_files_do_no_harm(monkeypatch, own_files):
+    (own_files / ".#mine.yaml").symlink_to("me@host.1")
+    (own_files / "old.yaml").write_bytes(b"\xff")
+    seen = []
+    assert say(monkeypatch, "--config-dir", "own", "experiment=wide", main=lambda cfg: seen.append(cfg.seed) or {}) == 0
+    assert seen == [0]
+
+
 def test_all_bad_overrides_are_named_at_once(monkeypatch, capfd):
     assert say(monkeypatch, "sead=1", "schedule=cosin", "trainer.device=2", "network") == 2
     assert [line.split(":")[1] for line in capfd.readouterr().err.splitlines()] == [

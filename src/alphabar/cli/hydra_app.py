@@ -111,12 +111,15 @@ class App:
         return [source.path for source in self.repository.get_sources() if source.provider not in ("hydra", "schema")]
 
     def may_set_mode(self) -> bool:
-        """Returns whether a YAML file on the search path may set `hydra.mode`, as far as its text tells; True for packages."""
+        """Returns whether a YAML file on the search path may set `hydra.mode`, as far as its text tells; True if one has none."""
         folders = [Path(path) for path in self.yaml_folders()]
-        if not all(folder.is_dir() for folder in folders):
+        if not all(folder.is_dir() for folder in folders):  # a package
             return True
-        texts = (f"{file.relative_to(folder)}\n{file.read_text()}" for folder in folders for file in folder.rglob("*.yaml"))
-        return any("hydra" in text and SETS_MODE.search(text) for text in texts)
+        try:
+            texts = (f"{file.relative_to(folder)}\n{file.read_text()}" for folder in folders for file in folder.rglob("*.yaml"))
+            return any("hydra" in text and SETS_MODE.search(text) for text in texts)
+        except (OSError, UnicodeDecodeError):  # such as a link of an editor that leads nowhere
+            return True
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """Returns the configuration, with Hydra's own under `hydra`. Raises Hydra's errors unchanged."""

@@ -6,7 +6,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -166,7 +165,7 @@ class ImageLoader:
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             generator=torch.Generator(),  # without one, it would draw from the global stream
-            worker_init_fn=partial(_start_worker, os.getpid()) if self.num_workers else None,
+            worker_init_fn=_start_worker if self.num_workers else None,
         )
         for batch in workers:
             if isinstance(batch, UserError):
@@ -174,9 +173,12 @@ class ImageLoader:
             yield batch
 
 
-def _start_worker(parent: int, worker: int) -> None:
-    """Makes a worker end with the process that started it, also where it is in the middle of something."""
-    be_killed_with(parent)
+def _start_worker(worker: int) -> None:
+    """Makes a worker end with the process that forked it, also where it is in the middle of something.
+
+    With the start method forkserver, that process is a server, which ends with this run.
+    """
+    be_killed_with(os.getppid())
 
 
 class _BatchIndices:

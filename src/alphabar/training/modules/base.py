@@ -17,6 +17,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import RankShare, derive_seed
 from alphabar.errors import UserError
 from alphabar.models.codecs.pixels import check_images
+from alphabar.runs.distributed import rank_and_size
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -90,10 +91,10 @@ class BaseModule(LightningModule, ABC):
 
         Seeds torch's global stream, which dropout inside networks draws from; it differs on every rank.
         """
-        step = (self.seed, self.global_step, batch_idx)
-        torch.manual_seed(derive_seed("network", *step, self.global_rank))
+        step, (rank, world_size) = (self.seed, self.global_step, batch_idx), rank_and_size()
+        torch.manual_seed(derive_seed("network", *step, rank))
         self.batch_seed = derive_seed("step", *step, 0)
-        return RankShare(self.global_rank, self.trainer.world_size, self.batch_seed)
+        return RankShare(rank, world_size, self.batch_seed)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
