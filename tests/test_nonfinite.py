@@ -145,6 +145,39 @@ def test_averages_of_figures_leave_it_out(tmp_path, poison):
     assert trained.figures["train/num_nonfinite_steps"] == 1
 
 
+@pytest.mark.parametrize("log_every_n_steps", [5, 100])
+def test_a_trainer_of_ones_own_that_has_no_answer_does_not_train_on_in_silence(tmp_path, log_every_n_steps):
+    diverging = toy.module(lr=1e30)
+    trainer = toy.trainer(tmp_path, [TrainingLog()], max_steps=30, log_every_n_steps=log_every_n_steps)
+    step = min(log_every_n_steps, 30)
+    with pytest.raises(UserError, match=rf"^the loss or its gradient is not finite at step {step}: lower optimizer.lr"):
+        trainer.fit(diverging, datamodule=toy.digits())
+
+
+def test_gradients_that_a_scaler_has_made_infinite_are_left_to_it(tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=1000)
+    plugins = [MixedPrecision("16-mixed", "cpu", scaler)]
+    toy.trainer(tmp_path, [TrainingLog()], max_steps=4, plugins=plugins).fit(toy.module(), datamodule=toy.digits())
+    assert scaler.get_scale() < 2.0**127
+
+
+def test_without_the_callback_the_run_ends_at_the_next_look_and_writes_no_file(tmp_path, command, poison):
+    poison({8})
+    words = runs.words(*QUIET, "trainer.max_steps=21", "callbacks.nonfinite=null", folder=tmp_path / "run")
+    code, _, err = command("train", *words)
+    assert (code, err.count("error:")) == (2, 1)
+    assert "error: the loss or its gradient is not finite at step 14: lower optimizer.lr" in err
+    assert not (tmp_path / "run" / "nonfinite.csv").exists()
+
+
+def test_a_run_of_an_earlier_version_gets_the_callback(tmp_path, command, poison):
+    poison({8})
+    words = runs.words(*QUIET, "trainer.max_steps=10", "~callbacks.nonfinite", folder=tmp_path / "run")
+    code, _, err = command("train", *words)
+    assert code == 0, err
+    assert len(table(tmp_path / "run")) == 1
+
+
 def test_a_healthy_step_waits_for_no_device_and_neither_does_a_skipped_one(tmp_path, poison):
     """Nothing is fetched from the device between two looks, where the optimizer is fused."""
     poison({3})

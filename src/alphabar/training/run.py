@@ -161,7 +161,7 @@ def build_callbacks(cfg: DictConfig, module: BaseModule) -> list[Callback]:
     for name, callback in callbacks.items():
         if isinstance(callback, RunCallback) and callback.draws_images and not module.makes_images:
             raise UserError(f"callbacks.{name}: this model makes no images: choose callbacks=prior (or autoencoder, contrastive)")
-    if callbacks and "nonfinite" not in callbacks:  # as in runs of earlier versions; null means none
+    if cfg.callbacks and "nonfinite" not in cfg.callbacks:  # a run of an earlier version; null means none
         callbacks = {"nonfinite": NonFiniteSteps(), **callbacks}
     return [callback for callback in callbacks.values() if callback is not None]
 

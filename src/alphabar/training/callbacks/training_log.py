@@ -6,10 +6,13 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from alphabar.errors import UserError
 from alphabar.runs.distributed import rank_and_size, sum_over_ranks
+from alphabar.training.callbacks.nonfinite import ADVICE, nonfinite_steps
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.hooks import base_module, log_every_n_steps
 from alphabar.training.loggers.log_helpers import log_figures
+from alphabar.training.modules.base import scales_gradients
 
 
 class TrainingLog(Recurring):
@@ -17,7 +20,8 @@ class TrainingLog(Recurring):
 
     The noise levels 0..1, from clean data to pure noise, are cut into `num_levels` equal parts. Images per second are counted over
     all ranks, without the time that sampling and metrics take. Losses and norms that are not finite are left out.
-    Raises ValueError unless num_levels >= 1.
+    Raises ValueError unless num_levels >= 1, and UserError at the end of an interval in which a loss or a gradient was not finite,
+    if no NonFiniteSteps callback answers that; gradients that a GradScaler has made infinite do not count.
     """
 
     def __init__(self, num_levels: int = 4) -> None:
@@ -26,6 +30,7 @@ class TrainingLog(Recurring):
         super().__init__(every_n_steps=1)  # the Trainer says how many: see `interval`
         self.num_levels = num_levels
         self.sums = torch.zeros(2 * num_levels + 2)  # loss by level, number of examples by level, gradient norm, steps
+        self.num_nonfinite = torch.zeros(1)  # losses and steps that are left out of the sums
         self.parts: dict[str, torch.Tensor] = {}  # of the loss, each summed over steps
         self.has_levels = False
         self.seconds = 0.0  # of training, also before the run was resumed
@@ -35,18 +40,23 @@ class TrainingLog(Recurring):
 
     def state_dict(self) -> dict[str, Any]:
         sums = sum_over_ranks(self.sums).cpu()  # all ranks save their state, the first one writes the file
+        num_nonfinite = sum_over_ranks(self.num_nonfinite).cpu()
         parts = {name: self._mean_over_ranks(value) for name, value in self.parts.items()}
-        return {**super().state_dict(), "sums": sums, "parts": parts, "seconds": self.seconds, "images": self.images}
+        totals = {"seconds": self.seconds, "images": self.images}
+        return {**super().state_dict(), "sums": sums, "num_nonfinite": num_nonfinite, "parts": parts, **totals}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.sums = state_dict["sums"] if rank_and_size()[0] == 0 else torch.zeros_like(self.sums)
+        if rank_and_size()[0] == 0:
+            self.sums, self.num_nonfinite = state_dict["sums"], state_dict.get("num_nonfinite", self.num_nonfinite)
+        else:
+            self.sums, self.num_nonfinite = torch.zeros_like(self.sums), torch.zeros_like(self.num_nonfinite)
         self.parts = {name: torch.tensor(value) for name, value in state_dict.get("parts", {}).items()}
         self.seconds = state_dict["seconds"]
         self.images = state_dict["images"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.sums = self.sums.to(pl_module.device)
+        self.sums, self.num_nonfinite = self.sums.to(pl_module.device), self.num_nonfinite.to(pl_module.device)
         self.parts = {name: value.to(pl_module.device) for name, value in self.parts.items()}
         self.seen_step = trainer.global_step
         self.last_time = self._clock(pl_module)
@@ -60,6 +70,7 @@ class TrainingLog(Recurring):
         is_finite = losses.isfinite()
         self.sums.index_add_(0, bins, torch.where(is_finite, losses, 0).float())
         self.sums.index_add_(0, bins + self.num_levels, is_finite.to(self.sums.dtype))
+        self.num_nonfinite += (~is_finite).sum()
         if trainer.global_step == self.seen_step:  # a batch that only accumulated gradients
             return
         self.seen_step = trainer.global_step
@@ -69,13 +80,19 @@ class TrainingLog(Recurring):
             self.parts[name] = self.parts.get(name, torch.zeros_like(value)) + torch.where(is_taken, value.detach(), 0)
         self.sums[-2] += torch.where(is_taken, norm, 0)
         self.sums[-1] += is_taken
+        if not scales_gradients(trainer):
+            self.num_nonfinite += ~is_taken
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def interval(self, trainer: Trainer) -> int:
         return log_every_n_steps(trainer)
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        sums = sum_over_ranks(self.sums).cpu()
+        all_sums = sum_over_ranks(torch.cat([self.sums, self.num_nonfinite])).cpu()
+        sums, num_nonfinite = all_sums[:-1], all_sums[-1]
+        if num_nonfinite > 0 and nonfinite_steps(trainer) is None:
+            raise UserError(f"the loss or its gradient is not finite at step {trainer.global_step}: {ADVICE}")
+        self.num_nonfinite.zero_()
         if sums[-1] == 0:  # the run ended before a step, or all were skipped
             return
         loss, count = sums[: self.num_levels], sums[self.num_levels : -2]

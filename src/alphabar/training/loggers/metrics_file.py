@@ -86,7 +86,7 @@ class MetricsFile(Logger):
     def _resume_at(self, step: int) -> None:
         rows = read_rows(self.path)
         self.columns = list(rows[0]) if rows else self.columns
-        self.rows = [row for row in rows if int(row["step"]) <= step]  # the first ones
+        self.rows = [row for row in rows if int(row["step"]) <= step]  # later ones come after all of these
         if len(self.rows) < len(rows):
             self._set_aside([{"resumed_at": str(step)} | row for row in rows[len(self.rows) :]])
         self._rewrite()  # also where nothing is set aside: the last row may have been cut off

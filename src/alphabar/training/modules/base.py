@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -124,9 +124,10 @@ class BaseModule(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Adds the gradients of the loss to those of the parameters: NaN for all of them if the loss is not finite.
+        """Adds the gradients of the loss to those of the parameters: those of a loss that is not finite are NaN.
 
-        So a loss that is not finite on one process makes the averaged gradients NaN on all of them, and they decide alike.
+        Where nothing flows back, as through a ReLU that is off, a gradient stays 0. So a loss that is not finite on one process
+        makes the norm of the averaged gradients NaN on all of them, and they decide alike.
         """
         loss.backward(torch.ones_like(loss).masked_fill(~loss.isfinite(), float("nan")))
 
@@ -140,8 +141,7 @@ class BaseModule(LightningModule, ABC):
 
         Raises UserError for float16 gradients that a fused optimizer would unscale only after they were clipped.
         """
-        plugin = self.trainer.precision_plugin
-        if isinstance(plugin, MixedPrecision) and plugin.scaler is not None and optimizer.defaults.get("fused"):
+        if scales_gradients(self.trainer) and optimizer.defaults.get("fused"):
             raise UserError(
                 "trainer.precision=16-mixed cannot clip with optimizer.fused=true: use bf16-mixed, or optimizer.fused=false"
             )
@@ -152,6 +152,12 @@ class BaseModule(LightningModule, ABC):
         else:
             self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
         skip_if_nonfinite(optimizer, self.grad_norm)
+
+
+def scales_gradients(trainer: Trainer) -> bool:
+    """Returns whether a GradScaler multiplies the gradients of float16, until some are infinite and it takes a smaller factor."""
+    plugin = trainer.precision_plugin
+    return isinstance(plugin, MixedPrecision) and plugin.scaler is not None
 
 
 def skip_if_nonfinite(optimizer: Optimizer, grad_norm: Tensor) -> None:
