@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from alphabar.errors import UserError
-from alphabar.files.atomic import atomic_writer, remove_leftovers, replaced_folder, write_text
+from alphabar.files.atomic import atomic_writer, remove_temporaries, replaced_folder, write_text
 from alphabar.files.cache import DiskCache
 from alphabar.runs import run_dir
 
@@ -52,16 +52,21 @@ def test_writers_of_one_file_do_not_meet_in_one_temporary_file(tmp_path):
 
 
 def test_what_a_killed_process_left_behind_is_deleted(tmp_path):
-    path = tmp_path / "file.txt"
+    path = tmp_path / "ema" / "file.txt"
+    path.parent.mkdir()
     killed = (
         "import os, signal; from pathlib import Path; from alphabar.files.atomic import atomic_writer\n"
         f"with atomic_writer(Path({str(path)!r})) as file:\n    file.write(b'new'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", killed]).returncode == -9
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(path.parent.iterdir())) == 1
     assert not path.exists()
-    remove_leftovers(path)
-    assert list(tmp_path.iterdir()) == []
+    others = [tmp_path / name for name in ("file.tmp", ".file.tmp", ".file.1-abc.tmp", ".file.12-0123456g.tmp")]
+    for other in others:
+        other.touch()
+    remove_temporaries(tmp_path)
+    assert list(path.parent.iterdir()) == []
+    assert sorted(tmp_path.iterdir()) == sorted([path.parent, *others])
 
 
 def test_a_folder_that_fails_half_way_leaves_the_old_one(tmp_path):

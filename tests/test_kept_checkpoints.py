@@ -103,9 +103,15 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_keeps_what_it_has(tmp_p
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     code, _, err = command("train", f"resume={folder}")
     assert code == 2
+    best, last = "run/checkpoints/best.ckpt", "run/checkpoints/last.ckpt"
+    step = runs.checkpoint(folder, "best")["global_step"]
     assert "last.ckpt: cannot be read, it is damaged" in err
+    assert f", nor can last-1.ckpt be read; to go on from best.ckpt, step {step}: cp {best} {last}\n" in err
     assert err.count("\n") == 1
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    shutil.copy(best, last)
+    code, _, err = command("train", f"resume={folder}")
+    assert code == 0, err
 
 
 def test_the_last_checkpoint_may_be_lost(tmp_path, caplog):
@@ -190,9 +196,63 @@ def test_as_many_best_checkpoints_are_kept_as_were_asked_for(tmp_path):
     names = ("best.ckpt", "best-1.ckpt", "best-2.ckpt", "last.ckpt")
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == sorted(names)
     assert [runs.checkpoint(tmp_path, name.removesuffix(".ckpt"))["global_step"] for name in names] == [2, 5, 3, 6]
-    assert take_up_best(tmp_path) == [3.0, 3.5, 4.0]
+    assert take_up_best(tmp_path, 3) == [3.0, 3.5, 4.0]
     (tmp_path / "checkpoints" / "best-1.ckpt").unlink()
-    assert take_up_best(tmp_path) == [3.0, 4.0]
+    assert take_up_best(tmp_path, 3) == [3.0, 4.0]
     damage(tmp_path / "checkpoints" / "best.ckpt", 5000)
-    assert take_up_best(tmp_path) == [4.0]
+    assert take_up_best(tmp_path, 3) == [4.0]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "best.ckpt.damaged", "last.ckpt"]
+
+
+class Refine(Callback):
+    """Makes the FID of each step a little better than any before."""
+
+    def on_train_batch_end(self, trainer, pl_module, *others):
+        pl_module.figures["fid"] = 1.0 - trainer.global_step / 100
+
+
+def fit(folder, *callbacks, max_steps, ckpt_path=None):
+    trainer = toy.trainer(folder, callbacks, max_steps=max_steps)
+    trainer.fit(toy.module(), datamodule=toy.digits(), ckpt_path=ckpt_path, weights_only=True)
+
+
+def test_a_fresh_run_takes_up_no_best_checkpoint_of_another(tmp_path):
+    fit(tmp_path, Refine(), Checkpoints(2, keep_best=2), max_steps=2)
+    fresh = Checkpoints(100)
+    fit(tmp_path, fresh, max_steps=1)
+    assert fresh.best_fids == []
+
+
+def test_a_resumed_run_leaves_files_alone_that_it_did_not_name(tmp_path, caplog):
+    """Such as those of a callback of Lightning in the same folder."""
+    fit(tmp_path, Refine(), Checkpoints(2), max_steps=4)
+    folder = tmp_path / "checkpoints"
+    for name in ("best-500.ckpt", "best-1000.ckpt"):
+        shutil.copy(folder / "best.ckpt", folder / name)
+    torch.save({"state_dict": {}}, folder / "best.ckpt")
+    before = {path.name: path.read_bytes() for path in folder.glob("best*")}
+    resumed = Checkpoints(100, keep_best=3)
+    fit(tmp_path, resumed, max_steps=5, ckpt_path=folder / "last.ckpt")
+    assert resumed.best_fids == []
+    assert {path.name: path.read_bytes() for path in folder.glob("best*")} == before
+    assert "best.ckpt: is no best checkpoint of a run" in caplog.text
+
+
+def test_a_whole_checkpoint_is_not_called_damaged_where_the_run_goes_on_from_an_earlier_one(tmp_path):
+    fit(tmp_path, Checkpoints(2), max_steps=4)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    fit(tmp_path, Checkpoints(100), max_steps=3, ckpt_path=last.with_name("last-1.ckpt"))
+    assert last.with_name("last.ckpt.unused").read_bytes() == before
+    assert runs.checkpoint(tmp_path)["global_step"] == 3
+
+
+def test_a_resumed_run_removes_what_a_killed_one_left_half_written(tmp_path, command):
+    folder = copied(tmp_path)
+    left = [folder / name for name in (".metrics.csv.7-0123abcd.tmp", "samples/.a.png.7-0123abcd.tmp")]
+    left[1].parent.mkdir(exist_ok=True)
+    for path in left:
+        path.touch()
+    code, _, err = command("train", f"resume={folder}", "trainer.max_steps=31")
+    assert code == 0, err
+    assert not [path for path in left if path.exists()]

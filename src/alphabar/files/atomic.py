@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")  # see `temporary_path`
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # safetensors raises errors of its own
 
 
@@ -53,6 +54,11 @@ class _Output(io.BufferedWriter):
             raise
 
 
+def temporary_path(path: Path) -> Path:
+    """Returns the path of a new file beside `path`, which is to be renamed to it; see `remove_temporaries`."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
 @contextmanager
 def atomic_writer(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """Opens a new file beside `path` and, unless an error is raised inside, flushes it to the disk and renames it to `path`.
@@ -61,7 +67,7 @@ def atomic_writer(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     error the temporary file is deleted and `path` is as it was. The folder has to exist. durable: False does not wait for the disk,
     for pictures of which there are many. Raises WriteError if the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = temporary_path(path)
     with write_errors(path):
         file = _Output(io.FileIO(temporary, "xb", opener=_open_no_link))
     try:
@@ -106,10 +112,12 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def remove_leftovers(path: Path) -> None:
-    """Deletes temporary files of processes that were killed in `atomic_writer(path)`; no other process may be writing `path`."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        leftover.unlink()
+def remove_temporaries(folder: Path) -> None:
+    """Deletes what processes that were killed in `atomic_writer` left in a folder and below; no process may be writing there."""
+    for place, _, names in os.walk(folder):
+        for name in filter(TEMPORARY.fullmatch, names):
+            with suppress(OSError):  # it does no harm there
+                os.unlink(os.path.join(place, name))
 
 
 @contextmanager

@@ -1,11 +1,10 @@
 """A file with earlier versions of it beside it: last.ckpt, last-1.ckpt, last-2.ckpt, where 0 is the rank of last.ckpt itself."""
 
 import os
-import secrets
 import shutil
 from pathlib import Path
 
-from alphabar.files.atomic import atomic_writer, sync_folder
+from alphabar.files.atomic import atomic_writer, sync_folder, temporary_path
 
 
 def version_path(path: Path, rank: int) -> Path:
@@ -38,7 +37,7 @@ def insert_version(new: Path, path: Path, keep: int, rank: int = 0) -> None:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Makes `target` a second name of the file `source`, or a copy where the file system has no such links; atomically."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = temporary_path(target)
     try:
         os.link(source, temporary)
     except OSError:

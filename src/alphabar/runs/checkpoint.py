@@ -36,12 +36,15 @@ USERS_OF_MODELS = ("alphabar.models.", "alphabar.metrics.")
 LACKS = {"codec_name": "not one in the latents of an autoencoder", "clip_name": "not built on a CLIP"}
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Returns the content of a training checkpoint; nothing in it is executed or resolved. Raises UserError if it is not one."""
+def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
+    """Returns the content of a training checkpoint; nothing in it is executed or resolved. Raises UserError if it is not one.
+
+    in_memory: as for `load_torch_file`; False where only a look is taken.
+    """
     file = user_path(path)
     if not file.is_file():
         raise UserError(f"checkpoint={path}: no such file; a run keeps its own in checkpoints/last.ckpt and best.ckpt")
-    content = load_torch_file(file, f"checkpoint={path}")
+    content = load_torch_file(file, f"checkpoint={path}", in_memory)
     missing = {"state_dict", "config", "global_step"} - set(content if isinstance(content, dict) else ())
     if missing:
         raise UserError(f"checkpoint={path}: not a checkpoint of alphabar, it has no {', '.join(sorted(missing))}")

@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from alphabar.errors import UserError
-from alphabar.files.atomic import write_text
+from alphabar.files.atomic import remove_temporaries, write_text
 from alphabar.runs.run_dir import lock, unlock
 from alphabar.runs.sweep import TABLE, Job, Sweep, SweepCommand
 
@@ -49,6 +49,7 @@ def reopen_sweep(folder: Path, command: SweepCommand) -> Sweep:
             f"go on there: cd {began.working_directory} && python {Path(began.script).name} sweep.resume={sweep.folder}"
         )
     lock(sweep.folder, OCCUPATION)
+    remove_temporaries(sweep.folder)
     open_sweeps.append(sweep)
     return sweep
 

@@ -18,27 +18,40 @@ MAX_DEPTH = 100  # of containers in containers; a checkpoint of a run has less t
 REFUSED_NAME = re.compile(r"GLOBAL ([\w.]+)|function <?(?:built-in function )?([\w.]+)")
 
 
+class DamagedFile(UserError):
+    """A file that is not as it was written: its checksums are not right, or it has none since it is no file of torch.save."""
+
+
 def load_torch_file(path: Path, name: str, in_memory: bool = True) -> Any:
     """Returns the content of the file, on the CPU; no code in it is executed.
 
     The checksums of the whole file are verified first, also where `in_memory` is False and the tensors are mapped from the file,
     which are then read once more when they are used.
     name: the file in messages.
-    Raises UserError if it cannot be read, is damaged, holds anything but tensors and plain values, or claims larger tensors than it
-    holds.
+    Raises DamagedFile if its checksums are not right, and UserError if it cannot be read for another reason, holds anything but
+    tensors and plain values, or claims larger tensors than it holds.
     """
     try:
         verify_checksums(path)
+    except Exception as error:  # any kind: a file may contain any bytes
+        kind = UserError if isinstance(error, OSError) else DamagedFile
+        raise kind(f"{name}: {_reason(error)}") from error
+    try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=not in_memory)
     except pickle.UnpicklingError as error:
         found = REFUSED_NAME.search(str(error))
         what = (found[1] or found[2]) if found else "something other than tensors and plain values"
         raise UserError(f"{name}: cannot be read, it holds {what}, which could run code; no run writes that") from error
-    except Exception as error:  # any kind: a file may contain any bytes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{name}: cannot be read, it is damaged, truncated or not a checkpoint ({reason})") from error
+    except Exception as error:
+        raise UserError(f"{name}: {_reason(error)}") from error
     _check_content(content, name)
     return content
+
+
+def _reason(error: Exception) -> str:
+    """Returns the line that says why a file cannot be read."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"cannot be read, it is damaged, truncated or not a checkpoint ({reason})"
 
 
 def verify_checksums(path: Path) -> None:

@@ -15,6 +15,7 @@ from alphabar.config.interpolation import unresolved_container
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
+from alphabar.files.atomic import remove_temporaries
 from alphabar.files.bounded_allocation import BoundedAllocation
 from alphabar.files.paths import display_path
 from alphabar.models.codecs import Codec
@@ -64,6 +65,8 @@ def run_training(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, object]
             must_be_same_run(Path(cfg.run_dir), module.config)
         must_fit(stopped.weights, weight_shapes(module.state_dict()), display_path(stopped.path))
     callbacks = build_callbacks(cfg, module)
+    if stopped is not None and is_first_process():
+        remove_temporaries(Path(cfg.run_dir))
     is_new = stopped is None and claim(Path(cfg.run_dir), again=cfg.resume == AUTO)
     begin = time.perf_counter()
     trainer = fit_module(cfg, module, datamodule, callbacks, stopped, is_new)

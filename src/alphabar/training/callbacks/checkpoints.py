@@ -12,7 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from alphabar.files.atomic import atomic_writer, make_folder, remove_leftovers, write_errors
+from alphabar.files.atomic import atomic_writer, make_folder, write_errors
 from alphabar.files.versions import insert_version
 from alphabar.runs.distributed import from_first
 from alphabar.runs.kept_checkpoints import BEST_CHECKPOINT, UNNAMED, make_last, remove_unfinished, take_up_best
@@ -37,7 +37,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         with write_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(target)
         with atomic_writer(target) as file:
             torch.save(checkpoint, file)
             file.flush()
@@ -106,16 +105,17 @@ class Checkpoints(Recurring, Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         STOP_SIGNALS.defer()
-        self.best_fids = from_first(lambda: self._take_up(trainer))[: self.keep_best]
+        self.best_fids = from_first(lambda: self._take_up(trainer))
         self.fid = base_module(pl_module).figures.get("fid", math.inf)  # it was measured before the checkpoint
 
     def _take_up(self, trainer: Trainer) -> list[float]:
-        """Finishes what a kill left half done in the run's folder; returns the FIDs of the best checkpoints."""
+        """Finishes what a kill left half done in the folder of a resumed run; returns the FIDs of the best checkpoints."""
+        if trainer.ckpt_path is None:
+            return []
         folder = Path(trainer.default_root_dir)
         remove_unfinished(folder)
-        if trainer.ckpt_path is not None:
-            make_last(Path(trainer.ckpt_path), folder)
-        return take_up_best(folder)
+        make_last(Path(trainer.ckpt_path), folder)
+        return take_up_best(folder, self.keep_best)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         STOP_SIGNALS.act_at_once()
