@@ -50,6 +50,11 @@ COMMAND_LINES = [
     (["hydra/launcher=submitit_slurm"], "which is not installed: pip install hydra-submitit-launcher"),
     (["hydra/sweeper=optuna", "-m"], "which is not installed: pip install hydra-optuna-sweeper"),
     (["-m", "seed=1,2", "hydra.sweep.subdir=here"], "hydra.sweep.subdir=here: the same folder for all jobs"),
+    (["-m", "seed=1,2", "hydra.sweep.subdir=/elsewhere/${hydra.job.num}"], "need a folder in that of the sweep"),
+    (
+        ["-m", "seed=1,2", "hydra.sweep.subdir=../${hydra.job.num}"],
+        "hydra.sweep.subdir=../${hydra.job.num}: need a folder in that of the sweep",
+    ),
     (["data=folder"], "data.root: missing, give data.root=..."),
     (["optimizer.lr=fast"], "optimizer.lr: expected float, got 'fast'"),
     (["schedule.beta_end="], "schedule.beta_end: expected float, got ''"),

@@ -368,6 +368,18 @@ SWEEPS = {
     "a secret": (["-m", "seed=1,2", "name='${oc.env:ALPHABAR_SECRET}'"], "name="),
     "a secret in an interpolation": (["-m", "seed=1,2", "name='${a.${oc.env:ALPHABAR_SECRET}}'"], "name="),
     "a folder elsewhere": (["-m", "seed=1,2", "hydra.sweep.subdir=../../elsewhere/${hydra.job.num}"], "hydra.sweep.subdir"),
+    "a download": (["-m", "seed=1,2", "data=torchvision", "data.name=MNIST", "data.root=/elsewhere", "data.download=true"], "data.root=/elsewhere data.download=true"),
+    "a cache": (["-m", "seed=1,2", "paths.cache=/elsewhere"], "paths.cache=/elsewhere"),
+    "a folder of runs": (["-m", "seed=1,2", "paths.outputs=elsewhere"], "paths.outputs=elsewhere"),
+    "a cache of captions": (["-m", "seed=1,2", "+conditioner={cache_dir: elsewhere}"], "cache_dir"),
+    "a run": (["-m", "seed=1,2", "resume=elsewhere"], "resume=elsewhere"),
+    "a run of a list": (["-m", "resume=null,elsewhere"], "resume=null,elsewhere"),
+    "a path": (["-m", "seed=1,2", "+trainer.profiler=[a, ~/elsewhere]"], "+trainer.profiler="),
+    "a path upwards": (["-m", "seed=1,2", "name=../victim", "hydra.sweep.subdir=${name}/${hydra.job.num}"], "name=../victim"),
+    "this folder": (["-m", "seed=1,2", "name='${hydra.runtime.cwd}'"], "name="),
+    "an absolute folder": (["-m", "seed=1,2", "hydra.sweep.subdir=/elsewhere/${hydra.job.num}"], "hydra.sweep.subdir=/elsewhere/"),
+    "a model of the hub": (["-m", "seed=1,2", "codec=autoencoder", "codec.name=somebody/latents"], "codec.name=somebody/latents"),
+    "a dataset of the hub": (["-m", "seed=1,2", "data=huggingface", "data.name=somebody/images"], "data.name=somebody/images"),
     "a pickle": (["--experimental-rerun=canary.pickle"], "--experimental-rerun, which no sweep has"),
 }  # fmt: skip
 
@@ -399,6 +411,36 @@ def test_what_is_risky_in_ones_own_sweep_is_named_again(tmp_path):
         check_recorded_command(arguments, ["sweep.resume=gift", risky[1]], "gift")
     with pytest.raises(UserError, match="its record does not have that"):
         check_recorded_command(["-m", "seed=1,2"], ["sweep.resume=gift", risky[0]], "gift")
+
+
+def test_ones_own_sweep_goes_on_without_a_word():
+    """Values, choices of groups, places of jobs, and files that are read wherever they lie."""
+    words = [
+        "seed=1,2",
+        "optimizer.lr=1e-3,1e-4",
+        "experiment=smoke/latent_text",
+        "data=folder",
+        "data.root=/my/photos",
+        "resume=null",
+    ]
+    places = [
+        "hydra.sweep.dir=/scratch/sweep",
+        "hydra.sweep.subdir=${name}/${hydra.job.num}",
+        "name=mine",
+        "codec.name=outputs/vae",
+    ]
+    check_recorded_command(["-m", *words, *places], ["sweep.resume=mine"], "mine")
+    check_recorded_command(["-m", "checkpoint=/a,/b", "data_root=../data"], ["sweep.resume=mine", "-m"], "mine")
+    fetched = ["data.root=/my/data", "data.download=true"]
+    check_recorded_command(["-m", *fetched], ["sweep.resume=mine", *fetched], "mine")
+
+
+def test_a_link_in_a_hostile_sweep(command_refusal, tmp_path):
+    """The notes of a job are removed before it starts."""
+    sweep_record(tmp_path / "gift", ["-m", "seed=1,2"])
+    (tmp_path / "victim" / "0").mkdir(parents=True)
+    (tmp_path / "gift" / ".jobs").symlink_to(tmp_path / "victim")
+    assert "gift: .jobs is a link to" in command_refusal("train", "sweep.resume=gift")
 
 
 LATENTS = {"block_out_channels": [40_000, 40_000]}

@@ -251,6 +251,17 @@ def test_a_folder_for_all_jobs_is_refused(start, tmp_path):
     assert (tmp_path / "sweep" / "s_x=2" / "seen.json").exists()
 
 
+def test_a_job_stays_in_the_folder_of_its_sweep(start, tmp_path):
+    """What an interpolation leads to is tested, not how it is written."""
+    (tmp_path / "victim" / "0").mkdir(parents=True)
+    for word in ("y=../victim", f"y='{tmp_path}/victim'"):
+        sweep = start("-m", "x=1,2", word, "hydra.sweep.subdir=${y}/${hydra.job.num}", f"hydra.sweep.dir={len(word)}")
+        assert sweep.returncode == 2
+        assert sweep.err.startswith("error: hydra.sweep.subdir: job 0 would be in ")
+        assert sweep.err.endswith("victim/0, outside the folder of the sweep\n")
+    assert [each.name for each in (tmp_path / "victim").rglob("*")] == ["0"]
+
+
 def test_a_sweep_leaves_an_earlier_one_as_it_is(start, tmp_path):
     start("-m", "x=1")
     before = {path: path.read_bytes() for path in tmp_path.rglob("sweep/**/*") if path.is_file()}

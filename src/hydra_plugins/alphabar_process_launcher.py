@@ -54,13 +54,15 @@ class ProcessLauncher(Launcher):
     """Runs `<script> <options> <overrides> hydra.run.dir=<sweep>/<subdir>` for each job in turn, even if some fail."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Prepares the sweep. Raises UserError if all jobs would share a folder, or the folder belongs to an earlier sweep."""
+        """Prepares the sweep. Raises UserError if jobs would share a folder or leave that of the sweep, or if it is another's."""
         subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
         if "job.num" not in subdir and "job.override_dirname" not in subdir:
             raise UserError(
                 f"hydra.sweep.subdir={subdir}: the same folder for all jobs; "
                 "write ${hydra.job.num} or ${hydra.job.override_dirname} into it"
             )
+        if Path(subdir).is_absolute() or ".." in Path(subdir).parts:
+            raise UserError(f"hydra.sweep.subdir={subdir}: need a folder in that of the sweep; hydra.sweep.dir says where it is")
         self.hydra_context = hydra_context
         self.config = config
         self.sweep = open_sweep(Path(str(config.hydra.sweep.dir)).absolute(), this_command())
@@ -103,7 +105,8 @@ class ProcessLauncher(Launcher):
     def _job(self, config: DictConfig) -> Job:
         """Returns the job of this configuration: the recorded one if the sweep goes on, else a new one.
 
-        Raises UserError if the record has another job of this number, as of a sweeper whose proposals do not repeat.
+        Raises UserError if its folder is not below that of the sweep, or if the record has another job of this number, as of a
+        sweeper whose proposals do not repeat.
         """
         values = {key: value or "" for key, value in map(split_override, self._overrides(config))}
         job = Job(config.hydra.job.num, values, self.sweep.folder / str(config.hydra.sweep.subdir))
@@ -111,6 +114,9 @@ class ProcessLauncher(Launcher):
         if recorded.overrides != job.overrides:
             was, now = (" ".join(f"{key}={value}" for key, value in each.overrides.items()) for each in (recorded, job))
             raise UserError(f"sweep.resume={self.sweep.folder}: job {job.num} was {was} and would now be {now}")
+        for each in (job, recorded):
+            if self.sweep.folder.resolve() not in each.folder.resolve().parents:
+                raise UserError(f"hydra.sweep.subdir: job {job.num} would be in {each.folder}, outside the folder of the sweep")
         return recorded
 
     def _overrides(self, config: DictConfig) -> list[str]:

@@ -41,7 +41,7 @@ from alphabar.cli.overrides import (
     without_prefix,
 )
 from alphabar.cli.processes import this_command
-from alphabar.cli.recorded_command import check_recorded_command, is_risky
+from alphabar.cli.recorded_command import check_recorded_command, may_be_repeated
 from alphabar.cli.sweep_summary import finish_sweeps
 from alphabar.cli.unused_keys import unused_overrides
 from alphabar.cli.usage import group_usage, usage
@@ -94,7 +94,7 @@ def execute(main: Main, app: App) -> int:
             print(printable_lines(pkgutil.resolve_name(subcommand)(sys.argv[2:])))
         else:
             args = parse_args()
-            if (folder := resumed_sweep(args.overrides, is_risky)) is not None:
+            if (folder := resumed_sweep(args.overrides, may_be_repeated)) is not None:
                 args = recorded_args(folder)
             app = app.with_options(args)
             run(main, app, args, result)

@@ -126,16 +126,16 @@ def resumed_folder(words: Iterable[str]) -> str | None:
     return str(values[-1]) if values and values[-1] not in (None, AUTO) else None
 
 
-def resumed_sweep(words: Sequence[str], is_risky: Callable[[str], bool]) -> str | None:
+def resumed_sweep(words: Sequence[str], may_be_repeated: Callable[[str], bool]) -> str | None:
     """Returns the folder of the sweep that the words go on with; None if they do not.
 
-    Raises UserError for other words beside it, since all jobs have the overrides that they began with. Those that are risky have
-    to be repeated.
+    Raises UserError for other words beside it, since all jobs have the overrides that they began with. Those that could do harm
+    have to be repeated.
     """
     values = {word: split_override(word)[1] for word in words if split_override(word)[0] == RESUMED_SWEEP}
     if not values:
         return None
-    if others := [word for word in words if word not in values and not is_risky(word)] or list(values)[1:]:
+    if others := [word for word in words if word not in values and not may_be_repeated(word)] or list(values)[1:]:
         raise UserError(f"{others[0]}: a sweep goes on as it was begun; {RESUMED_SWEEP}=FOLDER stands alone")
     (word,) = values
     folder = override_value(f"key={values[word]}")

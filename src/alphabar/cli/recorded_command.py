@@ -8,22 +8,51 @@ from hydra._internal.utils import get_args_parser
 
 from alphabar.cli.overrides import RESUMED_SWEEP, config_options, split_override, without_prefix
 from alphabar.errors import UserError
+from alphabar.models.hub import would_be_downloaded
+from alphabar.runs.run_dir import AUTO
 
 # Keys of Hydra's own that choose nothing but the jobs; others name classes, folders of YAML files and variables of the environment.
 KEYS_OF_JOBS = ("hydra.mode", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.sweeper.params", "hydra/sweeper", "hydra/launcher")
 RESOLVER = re.compile(r"\$\{(?![\w.]+\})")  # an interpolation that is not of another key: ${oc.env:NAME}, or one inside another
 OPTIONS = ("overrides", "multirun", "config_name", "config_path", "config_dir")
+# Keys that say where files are written, and what is fetched; their last parts, wherever they stand.
+WRITTEN = re.compile(r"\b(download|cache_dir|dirpath|save_dir|default_root_dir)\b")
+# Keys whose files are read and never written, so that they may lie anywhere; data.root, too, but where a download writes it.
+READ = ("checkpoint", "data.name", "data.root", "data_root", "images", "prompts", "samples")
+MODELS = re.compile(r"(.*\.)?(codec_name|clip_name|clip|weights)|.+\.name")  # keys that may name a model or dataset of the hub
+# Interpolations of what the job itself has; those of paths and of most of Hydra's keys give folders of this machine.
+OF_A_JOB = re.compile(r"\$\{(?!hydra\.|paths\.)[\w.]+\}|\$\{hydra\.job\.(num|override_dirname)\}")
+SEPARATORS = re.compile(r"[\s,'\"\[\](){}:=]+")  # of the values in lists and mappings
 
 
 def is_risky(word: str) -> bool:
-    """Returns whether an override can do more than set a value: name a class, call a resolver, change Hydra, or lead elsewhere."""
+    """Returns whether an override can do more than set a value.
+
+    It names a class, calls a resolver, changes Hydra, goes on with a run, says where files are written, or fetches something.
+    """
     key, value = split_override(word)
-    key = without_prefix(key)
-    if RESOLVER.search(word) or "_target_" in word:
+    key, value = without_prefix(key), value or ""
+    if key == "hydra.sweep.dir":  # has no effect: it is the folder of the sweep
+        return False
+    if RESOLVER.search(word) or "_target_" in word or WRITTEN.search(word):
         return True
-    if key == "hydra.sweep.subdir":
-        return (value or "").strip("'\"").startswith("/") or ".." in (value or "")
-    return key.partition(".")[0].partition("/")[0] == "hydra" and not key.startswith(KEYS_OF_JOBS)
+    if key.partition(".")[0] == "paths" or (key == "resume" and value not in ("null", AUTO)):
+        return True
+    if MODELS.fullmatch(key) and any("/" in part and would_be_downloaded(part) for part in SEPARATORS.split(value)):
+        return True
+    is_of_hydra = key.partition(".")[0].partition("/")[0] == "hydra" and not key.startswith(KEYS_OF_JOBS)
+    return is_of_hydra or (key not in READ and leads_elsewhere(value))
+
+
+def may_be_repeated(word: str) -> bool:
+    """Returns whether an override may stand beside `sweep.resume`: a risky one, or a data root, which a download writes."""
+    return is_risky(word) or without_prefix(split_override(word)[0]) == "data.root"
+
+
+def leads_elsewhere(value: str) -> bool:
+    """Returns whether the value of an override has a path that is absolute, leads upwards, or is that of this process."""
+    value = OF_A_JOB.sub("x", value)
+    return "$" in value or any(part.startswith(("/", "~")) or ".." in part.split("/") for part in SEPARATORS.split(value))
 
 
 def check_recorded_command(arguments: Sequence[str], given: Sequence[str], folder: str) -> None:
@@ -36,13 +65,14 @@ def check_recorded_command(arguments: Sequence[str], given: Sequence[str], folde
     unknown = {name for name, value in vars(recorded).items() if name not in OPTIONS and value != parser.get_default(name)}
     if unknown:
         raise UserError(f"{RESUMED_SWEEP}={folder}: its record has --{min(unknown).replace('_', '-')}, which no sweep has")
-    risky = [*config_options(arguments), *filter(is_risky, arguments)]
-    again = [*config_options(given), *filter(is_risky, given)]
+    is_fetched = any("download" in word for word in arguments)
+    risky = [*config_options(arguments), *filter(may_be_repeated if is_fetched else is_risky, arguments)]
+    again = [*config_options(given), *filter(may_be_repeated, given)]
     if missing := [word for word in risky if word not in again]:
         words = shlex.join(missing)
         raise UserError(
-            f"{RESUMED_SWEEP}={folder}: its record has {words}, which could run or read what is not of the sweep; if it is yours, "
-            f"go on with {RESUMED_SWEEP}={folder} {words}"
+            f"{RESUMED_SWEEP}={folder}: its record has {words}, which could run, fetch or write what is not of the "
+            f"sweep; if it is yours, go on with {RESUMED_SWEEP}={folder} {words}"
         )
-    if others := [word for word in again if word not in risky]:
+    if others := [word for word in again if word not in (*risky, *arguments)]:
         raise UserError(f"{others[0]}: a sweep goes on as it was begun, and its record does not have that")

@@ -7,6 +7,7 @@ from pathlib import Path
 from alphabar.errors import UserError
 from alphabar.files.atomic import remove_temporaries, write_text
 from alphabar.runs.run_dir import lock, unlock
+from alphabar.runs.run_links import refuse_links
 from alphabar.runs.sweep import TABLE, Job, Sweep, SweepCommand
 
 RECORD = "sweep.json"
@@ -38,7 +39,7 @@ def reopen_sweep(folder: Path, command: SweepCommand) -> Sweep:
     """Returns the sweep that is recorded in the folder, which this process locks, to go on with it.
 
     command: what asks for it; script and working directory have to be those of the sweep. Raises UserError if they are not, if
-    there is no record, or if another process runs the sweep.
+    there is no record, if a link leads out of the folder, or if another process runs the sweep.
     """
     sweep = read_record(folder.absolute())
     assert sweep.command is not None
@@ -48,6 +49,7 @@ def reopen_sweep(folder: Path, command: SweepCommand) -> Sweep:
             f"sweep.resume={folder}: was begun by {Path(began.script).name} in {began.working_directory}; "
             f"go on there: cd {began.working_directory} && python {Path(began.script).name} sweep.resume={sweep.folder}"
         )
+    refuse_links(sweep.folder)
     lock(sweep.folder, OCCUPATION)
     remove_temporaries(sweep.folder)
     open_sweeps.append(sweep)
@@ -85,7 +87,7 @@ def read_record(folder: Path) -> Sweep:
             raise TypeError
         for job in jobs:
             job.folder = folder / job.folder
-            if not job.folder.resolve().is_relative_to(folder.resolve()):
+            if folder.resolve() not in job.folder.resolve().parents:
                 raise UserError(f"{given}: {RECORD} has a job in {job.folder}, outside the folder of the sweep")
     except UserError:
         raise
