@@ -10,10 +10,12 @@ import runs
 from alphabar.config.build import build
 from alphabar.config.stored_paths import CACHE, confined
 from alphabar.errors import UserError
+from alphabar.files.bounded_allocation import BoundedAllocation
 from alphabar.files.cache import DiskCache
 from alphabar.runs.checkpoint import read_checkpoint
 from alphabar.runs.resume import apply_override
 from alphabar.runs.run_dir import stored_config
+from alphabar.training.modules.diffusion import DiffusionModule
 
 
 def test_what_is_stored_neither_downloads_nor_writes_among_other_files(tmp_path):
@@ -61,3 +63,30 @@ def test_a_download_of_a_resumed_run_is_that_of_the_command_line(tmp_path):
     apply_override(stored, OmegaConf.create({}), "data.download=true")
     assert build(stored.data, "data").source.download is True
     assert not (tmp_path / "data").exists()
+
+
+def test_what_the_data_and_frozen_parts_take_is_not_that_of_the_checkpoint(tmp_path, monkeypatch, command):
+    """The network alone is bounded by the weights of the checkpoint: captions are encoded by what has weights of its own."""
+    shutil.copytree(runs.trained(*runs.BRIEF), tmp_path / "out")
+    attach_data = DiffusionModule.attach_data
+
+    def encode(module, datamodule):
+        for _ in range(20_000):
+            torch.zeros(1)
+        attach_data(module, datamodule)
+
+    monkeypatch.setattr(DiffusionModule, "attach_data", encode)
+    code, _, err = command("train", f"resume={tmp_path / 'out'}", "trainer.max_steps=3", "logger=csv")
+    assert code == 0, err
+
+
+def test_a_bound_stands_for_the_one_around_it():
+    with BoundedAllocation("checkpoint", 0, 0):
+        with BoundedAllocation("frozen part", 2**10, 1000):
+            for _ in range(5000):
+                torch.zeros(1)
+            with pytest.raises(UserError, match=r"than belongs to the weights in frozen part"):
+                torch.zeros(2**30)
+        torch.zeros(1)
+        with pytest.raises(UserError, match=r"than belongs to the weights in checkpoint"):
+            torch.zeros(2**30)

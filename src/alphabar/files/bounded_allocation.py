@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,11 +19,14 @@ SMALL = 2**16  # elements; a result that cannot have more is counted without a c
 ELEMENT = 8  # bytes of its largest element
 WITHOUT_RESULT = frozenset(("_set_grad_enabled", "dim", "size", "numel", "is_contiguous", "stride"))
 
+_bounds: list["BoundedAllocation"] = []  # that are entered now, the innermost last
+
 
 class BoundedAllocation(TorchFunctionMode):
     """Refuses to make more or larger tensors than belong to a file of weights, before their memory is taken.
 
     A result that can be large is first made on the device "meta", which has no memory. Random numbers are as without the bound.
+    A bound inside another stands for it: what a frozen part makes belongs to its own files of weights, not to the checkpoint.
 
     name: the file in messages. num_bytes: its size. num_weights: the number of tensors in it.
     Raises UserError inside, where a call would go beyond.
@@ -35,10 +38,18 @@ class BoundedAllocation(TorchFunctionMode):
         self.bytes_left = BYTES_PER_BYTE * num_bytes + FREE_BYTES
         self.calls_left = CALLS_PER_WEIGHT * num_weights + FREE_CALLS
 
+    def __enter__(self) -> Self:
+        _bounds.append(self)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        _bounds.remove(self)
+        super().__exit__(*error)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if not (name.endswith("_") or name in WITHOUT_RESULT):  # in place (zero_), a property (__get__)
+        if self is _bounds[-1] and not (name.endswith("_") or name in WITHOUT_RESULT):  # in place (zero_), a property (__get__)
             self._count(func, args, kwargs)
         return func(*args, **kwargs)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -58,8 +58,7 @@ def run_training(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, object]
     check_trainer(cfg)
     datamodule: ImageDataModule = build(cfg.data, "data")
     fill_derived_keys(cfg, datamodule)
-    with nullcontext() if stopped is None or cfg.resume == AUTO else bounded_by(stopped):
-        module = build_module(cfg, datamodule)
+    module = build_module(cfg, datamodule, nullcontext() if stopped is None or cfg.resume == AUTO else bounded_by(stopped))
     if stopped is not None:
         if cfg.resume == AUTO:
             must_be_same_run(Path(cfg.run_dir), module.config)
@@ -129,13 +128,15 @@ def num_classes(datamodule: ImageDataModule) -> int:
     return len(datamodule.classes)
 
 
-def build_module(cfg: DictConfig, datamodule: ImageDataModule) -> BaseModule:
+def build_module(cfg: DictConfig, datamodule: ImageDataModule, bound: AbstractContextManager[object]) -> BaseModule:
     """Returns the module with initial weights that depend on `seed` alone.
 
+    bound: the context in which it is built, a bound on its memory; its data are attached outside, where they may be encoded.
     Raises UserError if its parts, the data, the sampler and the guidance do not go together.
     """
     torch.manual_seed(derive_seed("weights", cfg.seed))
-    module: BaseModule = build(cfg.module, "module")
+    with bound:
+        module: BaseModule = build(cfg.module, "module")
     module.attach_data(datamodule)
     module.check_config(cfg, datamodule.shape)
     check_optimizer(module)
