@@ -8,14 +8,17 @@ from omegaconf import OmegaConf
 
 import runs
 from alphabar.config.build import build
-from alphabar.config.stored_paths import CACHE, confined
+from alphabar.config.stored_paths import confined
 from alphabar.errors import UserError
 from alphabar.files.bounded_allocation import BoundedAllocation
 from alphabar.files.cache import DiskCache
+from alphabar.files.paths import caching_in
 from alphabar.runs.checkpoint import read_checkpoint
 from alphabar.runs.resume import apply_override
 from alphabar.runs.run_dir import stored_config
 from alphabar.training.modules.diffusion import DiffusionModule
+
+CACHE = "outputs/cache"
 
 
 def test_what_is_stored_neither_downloads_nor_writes_among_other_files(tmp_path):
@@ -26,11 +29,15 @@ def test_what_is_stored_neither_downloads_nor_writes_among_other_files(tmp_path)
     cache.store(cache.path("text", 1), {"x": torch.zeros(1)})
     cache.store_array(cache.path("latents", 1), torch.zeros(4).numpy())
     (tmp_path / "to_home").symlink_to("home")
-    kept = {name: str(tmp_path / name) for name in ("cache", "empty", "new")}
-    for name, folder in kept.items():
-        assert confined({"x": [{"cache_dir": folder}]}) == {"x": [{"cache_dir": folder}]}, name
-    for folder in (tmp_path / "home", tmp_path / "to_home", tmp_path / "home" / "id_ed25519"):
-        assert confined({"codec": {"cache_dir": str(folder)}}) == {"codec": {"cache_dir": CACHE}}
+    kept = str(tmp_path / "cache")
+    assert confined({"x": [{"cache_dir": kept}]}) == {"x": [{"cache_dir": kept}]}
+    for folder in ("home", "to_home", "home/id_ed25519", "empty", "elsewhere/deep", "outputs/cache/../../elsewhere"):
+        assert confined({"codec": {"cache_dir": str(tmp_path / folder)}}) == {"codec": {"cache_dir": CACHE}}, folder
+    for name in ("a\0b", "~nobody-here/x", "~", "/"):
+        assert confined({"cache_dir": name}) == {"cache_dir": CACHE}
+    with caching_in(str(tmp_path / "scratch")):
+        for folder, place in (("elsewhere/text", "text"), ("scratch/mine", "mine"), ("src/latents", "latents")):
+            assert confined({"cache_dir": str(tmp_path / folder)}) == {"cache_dir": str(tmp_path / "scratch" / place)}
     given = {"data": {"download": True, "root": "x"}, "download": "a name"}
     assert confined(given) == {"data": {"download": False, "root": "x"}, "download": "a name"}
     assert given["data"]["download"] is True

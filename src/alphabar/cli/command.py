@@ -20,7 +20,7 @@ from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli import exit_status, resolvers
@@ -47,7 +47,7 @@ from alphabar.cli.unused_keys import unused_overrides
 from alphabar.cli.usage import group_usage, usage
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable_lines
-from alphabar.files.paths import starting_in
+from alphabar.files.paths import caching_in, starting_in
 from alphabar.runs.failures import is_first_to_tell, remove_error_folder, set_error_folder
 from alphabar.runs.parent import end_with_parent
 from alphabar.runs.sweep_record import read_record, reopen_sweep
@@ -231,7 +231,8 @@ def make_task(main: Main, app: App, changes: list[str], result: CommandResult) -
         if "choices" in cfg:
             cfg.choices = group_choices(app)
         try:
-            with starting_in(hydra.runtime.cwd):
+            caches = str(OmegaConf.select(cfg, "paths.cache", default="outputs/cache"))
+            with starting_in(hydra.runtime.cwd), caching_in(caches):
                 complete_config(cfg, app, task_overrides(), Path(hydra.runtime.output_dir))
                 raise_if_any(unused_overrides(app, cfg, task_overrides(), hydra.runtime.choices))
                 with read_write(hydra.overrides):  # type: ignore[arg-type]

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from alphabar.files.cache import holds_other_files
-from alphabar.files.paths import user_path
+from alphabar.files.cache import is_cache
+from alphabar.files.paths import cache_folder, user_path
 
-CACHE = "outputs/cache"
+KINDS = ("features", "latents", "text")  # the folders of a command's caches
 
 
 def confined(config: Any) -> Any:
-    """Returns a copy of the plain content of a stored configuration that neither downloads data nor writes among other files.
+    """Returns a copy of the plain content of a stored configuration that neither downloads data nor writes but in caches.
 
-    `download` is false: whoever made the file does not decide what is fetched here. A `cache_dir` that holds, or is, anything but a
-    cache becomes `outputs/cache`.
+    `download` is false: whoever made the file does not decide what is fetched here. A `cache_dir` that is neither in this command's
+    `paths.cache` nor a cache already becomes the folder of its kind in `paths.cache`.
     """
     if isinstance(config, list):
         return [confined(item) for item in config]
@@ -25,5 +25,16 @@ def _confined_value(key: str | int, value: Any) -> Any:
     if key == "download" and isinstance(value, bool):
         return False
     if key == "cache_dir" and isinstance(value, str):
-        return CACHE if holds_other_files(user_path(value)) else value
+        return _confined_cache(value)
     return confined(value)
+
+
+def _confined_cache(value: str) -> str:
+    here = cache_folder()
+    try:
+        there = user_path(value)
+        if there.resolve().is_relative_to(user_path(here).resolve()) or is_cache(there):
+            return value
+    except (ValueError, RuntimeError, OSError):  # no path: with a null character, or of a user who is not known
+        return str(here)
+    return str(here / there.name if there.name in KINDS else here)

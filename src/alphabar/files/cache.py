@@ -157,15 +157,14 @@ class DiskCache:
             lock.release()
 
 
-def holds_other_files(folder: Path) -> bool:
-    """Returns whether a folder has files that are none of a cache, or cannot be looked into; one that does not exist has none."""
+def is_cache(folder: Path) -> bool:
+    """Returns whether a folder has files, and none but those of a cache; there may be folders beside them."""
     try:
         with os.scandir(folder) as entries:
-            return any(not (entry.is_dir(follow_symlinks=False) or CACHE_FILE.fullmatch(entry.name)) for entry in entries)
-    except FileNotFoundError:
-        return False
+            files = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
     except OSError:
-        return True
+        return False
+    return bool(files) and all(map(CACHE_FILE.fullmatch, files))
 
 
 def _note(path: Path) -> Path:

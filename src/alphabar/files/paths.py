@@ -8,6 +8,7 @@ from pathlib import Path
 from alphabar.errors import printable
 
 _start_folder = Path()  # the working directory, unless Hydra has changed it
+_cache_folder = "outputs/cache"
 
 
 @contextmanager
@@ -20,6 +21,23 @@ def starting_in(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         _start_folder = before
+
+
+@contextmanager
+def caching_in(folder: str) -> Iterator[None]:
+    """Makes `folder` that of this command's caches, `paths.cache`."""
+    global _cache_folder
+    before = _cache_folder
+    _cache_folder = folder
+    try:
+        yield
+    finally:
+        _cache_folder = before
+
+
+def cache_folder() -> Path:
+    """Returns the folder of this command's caches, as the user gave it."""
+    return Path(_cache_folder)
 
 
 def user_path(path: str | Path) -> Path:
