@@ -299,6 +299,47 @@ def test_a_hostile_pickle(refusal, run, tmp_path, name, place):
     assert ("holds posix.system, which could run code" in line) == (name == "os.system")
 
 
+STATES = {
+    "callbacks.NonFiniteSteps.count": (1, None),  # only what the callback knows is taken from a file
+    "callbacks.NonFiniteSteps.total": ("x", "need int"),
+    "callbacks.Checkpoints": (3, "need dict"),
+    "callbacks.Checkpoints.last_step": ("x", "need int"),
+    "callbacks.TrainingLog.sums": (torch.zeros(2), "has the shape [2], need [10]"),
+    "callbacks.TrainingLog.parts": ({"x": "x"}, "parts.x is of type str, need float"),
+    "callbacks": ([], "need dict"),
+    "figures": ([], "need dict"),
+    "figures.fid": ("x", "need int or float"),
+    "ema.weights": (3, "need dict"),
+    "ema.averages": ([3], "ema.averages.0 is of type int, need dict"),
+    "optimizer_states": ({}, "need list"),
+    "optimizer_states.0": (3, "need dict"),
+    "lr_schedulers": ([3], "need dict"),
+    "loops": (3, "need dict"),
+    "loops.fit_loop": (3, "need dict"),
+}
+
+
+@pytest.mark.parametrize("place", STATES)
+def test_a_state_of_another_type(run, tmp_path, command, place):
+    shutil.copytree(run, tmp_path / "gift")
+    last = tmp_path / "gift" / "checkpoints" / "last.ckpt"
+    last.with_name("last-1.ckpt").unlink(missing_ok=True)
+    content = node = runs.checkpoint(run)
+    *parents, key = [int(part) if part.isdecimal() else part for part in place.split(".")]
+    for parent in parents:
+        node = node[parent]
+    node[key], expected = STATES[place]
+    torch.save(content, last)
+    code, _, err = command("train", "resume=gift", f"trainer.max_steps={content['global_step'] + 1}")
+    if expected is None:
+        assert code == 0, err
+        return
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert (code, "Traceback" in err) == (2, False)
+    assert expected in line
+    assert "checkpoint" in line
+
+
 def test_a_hostile_pickle_without_a_container(refusal, tmp_path):
     (tmp_path / "gift.ckpt").write_bytes(pickle.dumps(call(os.system, "touch canary"), protocol=2))
     line = refusal(read_checkpoint, "gift.ckpt")

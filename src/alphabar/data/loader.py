@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from alphabar.data import ImageSet
 from alphabar.data.order import EpochOrder
 from alphabar.errors import UserError
+from alphabar.runs.checkpoint import must_have_types
 from alphabar.runs.parent import be_killed_with
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,11 @@ class ImageLoader:
         return {"num_batches": self._num_batches, "order": order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        must_have_types(
+            {"num_batches": None, "order": None, **state}, {"num_batches": int, "order": dict}, "checkpoint: its data: "
+        )
+        needed = dict.fromkeys(("batch_size", "world_size"), int)
+        must_have_types({**dict.fromkeys(needed), **state["order"]}, needed, "checkpoint: its data: order.")
         before, now = state["order"], self.state_dict()["order"]
         changed = [f"{key} was {before[key]}, is {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
         if changed:

@@ -29,11 +29,35 @@ class FrozenPartPaths(NamedTuple):
 
 
 Shapes = Mapping[str, list[int]]
+Types = Mapping[Any, type | tuple[type, ...]]
+# The types of what a checkpoint contains, and of the items of some of it.
+CONTENT: Types = {
+    "state_dict": dict,
+    "global_step": int,
+    "ema": dict,
+    "callbacks": dict,
+    "figures": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+}
+ITEMS: Types = {"callbacks": dict, "figures": (int, float), "optimizer_states": dict, "lr_schedulers": dict, "loops": dict}
 PATHS_OF_TRAINING = FrozenPartPaths()
 # The nodes of a configuration that name each frozen part.
 PLACES = {"codec_name": ("module.codec",), "clip_name": ("module.codec.clip", "module.conditioner.clip")}
 USERS_OF_MODELS = ("alphabar.models.", "alphabar.metrics.")
 LACKS = {"codec_name": "not one in the latents of an autoencoder", "clip_name": "not built on a CLIP"}
+
+
+def must_have_types(content: Mapping[Any, Any], types: Types, name: str) -> None:
+    """Raises UserError if a value that came out of a file is not of the type, or of one of those, that it has to be.
+
+    name: what the key is a part of in the message.
+    """
+    for key, kinds in types.items():
+        if key in content and not isinstance(content[key], kinds):
+            needed = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+            raise UserError(f"{name}{key} is of type {type(content[key]).__name__}, need {needed}")
 
 
 def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
@@ -48,9 +72,12 @@ def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
     missing = {"state_dict", "config", "global_step"} - set(content if isinstance(content, dict) else ())
     if missing:
         raise UserError(f"checkpoint={path}: not a checkpoint of alphabar, it has no {', '.join(sorted(missing))}")
-    for key, kind in (("state_dict", dict), ("global_step", int), ("ema", dict)):
-        if not isinstance(content.get(key, kind()), kind):
-            raise UserError(f"checkpoint={path}: not a checkpoint of alphabar, its {key} is of type {type(content[key]).__name__}")
+    name = f"checkpoint={path}: not a checkpoint of alphabar, its "
+    must_have_types(content, CONTENT, name)
+    for key, kind in ITEMS.items():
+        items = content.get(key, {})
+        places = items if isinstance(items, dict) else range(len(items))
+        must_have_types({place: items[place] for place in places}, dict.fromkeys(places, kind), f"{name}{key}.")
     return {**content, "config": confined(upgrade_config(plain_config(content["config"], f"checkpoint={path}")))}
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from alphabar.errors import UserError
+from alphabar.runs.checkpoint import must_have_types, weight_shapes
 from alphabar.runs.ema.profiles import Exponential, PowerFunction, Profile
 
 
@@ -79,10 +80,14 @@ class WeightAverages(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if "ema" not in checkpoint:
             raise UserError("ema: the checkpoint has no averaged weights; resume with callbacks.ema=null")
-        saved = checkpoint["ema"]
-        if saved["weights"].keys() != trainable_parameters(pl_module).keys():
-            raise UserError("ema: the averaged weights in the checkpoint belong to another network")
-        records = saved.get("averages", [])
+        saved: dict[str, Any] = {"weights": {}, "num_updates": 0, "averages": [], **checkpoint["ema"]}
+        must_have_types(saved, {"weights": dict, "num_updates": int, "averages": list}, "checkpoint: its ema.")
+        records: list[dict[str, Any]] = saved["averages"]
+        must_have_types(dict(enumerate(records)), dict.fromkeys(range(len(records)), dict), "checkpoint: its ema.averages.")
+        needed = weight_shapes(trainable_parameters(pl_module))
+        for weights in (saved["weights"], *(record.get("weights") for record in records)):
+            if not isinstance(weights, dict) or weight_shapes(weights) != needed:
+                raise UserError("ema: the averaged weights in the checkpoint belong to another network")
         saved_settings, own_settings = (
             [describe_settings(record) for record in records],
             [describe_settings(vars(profile)) for profile in self.profiles],

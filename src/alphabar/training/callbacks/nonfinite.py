@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path
+from alphabar.runs.checkpoint import must_have_types
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.hooks import base_module, image_data, log_every_n_steps
 from alphabar.training.loggers.log_helpers import log_figures
@@ -20,6 +21,7 @@ from alphabar.training.skipped_steps import FILE, SeenBatch, SeenStep, add_rows,
 log = logging.getLogger(__name__)
 MAX_ROLLBACKS = 3  # of a run
 MAX_PENDING = 200  # steps between two looks at the device
+COUNTS = ("in_a_row", "longest", "total", "num_reported", "num_rollbacks")  # that a checkpoint has
 ADVICE = "lower optimizer.lr, or set trainer.gradient_clip_val, or train with trainer.precision=32-true"
 
 
@@ -56,12 +58,12 @@ class NonFiniteSteps(RunCallback):
 
     def state_dict(self) -> dict[str, Any]:
         self.count()
-        names = ("in_a_row", "longest", "total", "num_reported", "num_rollbacks")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in COUNTS}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        must_have_types(state_dict, dict.fromkeys(COUNTS, int), "checkpoint: its callbacks.NonFiniteSteps.")
+        for name in COUNTS:
+            setattr(self, name, state_dict.get(name, 0))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.folder, self.data, self.seen_step = Path(trainer.default_root_dir), image_data(trainer), trainer.global_step

@@ -4,8 +4,22 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
+from alphabar.runs.checkpoint import Types, must_have_types
 from alphabar.training.callbacks import RunCallback
+
+# What the checkpoints have of it and, where they have it, of the classes below it.
+STATE: Types = {
+    "last_step": int,
+    "last_was_end": bool,
+    "last_was_skipped": bool,
+    "sums": Tensor,
+    "num_nonfinite": Tensor,
+    "parts": dict,
+    "seconds": (int, float),
+    "images": int,
+}
 
 
 class Recurring(RunCallback, ABC):
@@ -42,7 +56,8 @@ class Recurring(RunCallback, ABC):
         return {"last_step": self.last_step, "last_was_end": self.last_was_end}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.last_step = state_dict["last_step"]
+        must_have_types(state_dict, STATE, f"checkpoint: its callbacks.{type(self).__name__}.")
+        self.last_step = state_dict.get("last_step", -1)
         self.last_was_end = state_dict.get("last_was_end", True)  # older checkpoints do not say
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.errors import UserError
+from alphabar.runs.checkpoint import must_have_types
 from alphabar.runs.distributed import rank_and_size, sum_over_ranks
 from alphabar.training.callbacks.nonfinite import ADVICE, nonfinite_steps
 from alphabar.training.callbacks.recurring import Recurring
@@ -47,13 +48,17 @@ class TrainingLog(Recurring):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        if rank_and_size()[0] == 0:
-            self.sums, self.num_nonfinite = state_dict["sums"], state_dict.get("num_nonfinite", self.num_nonfinite)
-        else:
-            self.sums, self.num_nonfinite = torch.zeros_like(self.sums), torch.zeros_like(self.num_nonfinite)
-        self.parts = {name: torch.tensor(value) for name, value in state_dict.get("parts", {}).items()}
-        self.seconds = state_dict["seconds"]
-        self.images = state_dict["images"]
+        name, parts = "checkpoint: its callbacks.TrainingLog.", state_dict.get("parts", {})
+        must_have_types(parts, dict.fromkeys(parts, float), f"{name}parts.")
+        for key in ("sums", "num_nonfinite"):
+            own: torch.Tensor = getattr(self, key)
+            saved: torch.Tensor = state_dict.get(key, own)
+            if saved.shape != own.shape:
+                raise UserError(f"{name}{key} has the shape {list(saved.shape)}, need {list(own.shape)}")
+            setattr(self, key, saved if rank_and_size()[0] == 0 else torch.zeros_like(own))
+        self.parts = {part: torch.tensor(value) for part, value in parts.items()}
+        self.seconds = state_dict.get("seconds", 0.0)
+        self.images = state_dict.get("images", 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.sums, self.num_nonfinite = self.sums.to(pl_module.device), self.num_nonfinite.to(pl_module.device)
