@@ -2,6 +2,7 @@ import copy
 import gc
 import logging
 import os
+import signal
 import sys
 import tempfile
 import types
@@ -15,6 +16,8 @@ from omegaconf import OmegaConf
 sys.path.insert(0, str(Path(__file__).parent))
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as it is in the background of a shell script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker inherits the folder from the process that starts all of them
     _CACHE = tempfile.TemporaryDirectory(prefix="alphabar-tests-")
     os.environ["ALPHABAR_TEST_CACHE"] = _CACHE.name

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from alphabar.files.cache import is_cache
+from alphabar.files.cache_folder import is_cache
 from alphabar.files.paths import cache_folder, user_path
 
 KINDS = ("features", "latents", "text")  # the folders of a command's caches

@@ -7,8 +7,6 @@ import hashlib
 import io
 import logging
 import math
-import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,8 +22,6 @@ from alphabar.files.atomic import atomic_writer, write_text
 
 log = logging.getLogger(__name__)
 HASH_SIZE = 32
-# Entries, their notes, locks and unfinished files; and latents of earlier versions.
-CACHE_FILE = re.compile(r"\.?\w+-[0-9a-f]{24}\..+|.+\.lock|.+\.safetensors")
 CLOCK_TICK = 0.02  # seconds; the times of files are less fine than those of the processor, mostly by 0.004
 
 
@@ -155,16 +151,6 @@ class DiskCache:
             with suppress(OSError):  # unlinked while it is held: whoever waits for it finds the finished entry
                 Path(lock.lock_file).unlink()
             lock.release()
-
-
-def is_cache(folder: Path) -> bool:
-    """Returns whether a folder has files, and none but those of a cache; there may be folders beside them."""
-    try:
-        with os.scandir(folder) as entries:
-            files = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return False
-    return bool(files) and all(map(CACHE_FILE.fullmatch, files))
 
 
 def _note(path: Path) -> Path:

@@ -1,6 +1,8 @@
 """Callbacks of a run: averages, figures, pictures, checkpoints."""
 
-from lightning.pytorch import Callback
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class RunCallback(Callback):
@@ -10,3 +12,8 @@ class RunCallback(Callback):
     """
 
     draws_images = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Makes the folder of a Trainer of one's own, if there is none; that of a run is there already."""
+        if trainer.is_global_zero:
+            Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
