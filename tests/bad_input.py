@@ -151,6 +151,8 @@ TRAINING = [
     (["codec=autoencoder", "codec.name=nowhere"], ["nowhere"]),
     (["features=dinov2", "features.name=nowhere"], ["nowhere"]),
     (["callbacks.checkpoints.every_n_steps=0"], ["every_n_steps"]),
+    (["trainer.strategy=fsdp"], ["trainer.strategy=fsdp: need ddp"]),
+    (["callbacks.nonfinite.policy=rollback", "callbacks.checkpoints.keep_last=1"], ["callbacks.nonfinite.policy=rollback: needs callbacks.checkpoints.keep_last=2"]),
     (["logger=wandb", "logger.wandb.project=a/b"], ["logger.wandb.project=a/b: "]),
 ]  # fmt: skip
 SAMPLING = [

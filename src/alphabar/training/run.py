@@ -159,8 +159,11 @@ def check_optimizer(module: BaseModule) -> None:
 def build_callbacks(cfg: DictConfig, module: BaseModule) -> list[Callback]:
     """Returns the callbacks of the configuration, and one for steps that are not finite where it does not say.
 
-    Raises UserError for one that draws images, if the model makes none.
+    Raises UserError for one that draws images, if the model makes none, and for a policy that needs more checkpoints.
     """
+    policy, keep_last = (OmegaConf.select(cfg, f"callbacks.{key}") for key in ("nonfinite.policy", "checkpoints.keep_last"))
+    if policy == "rollback" and keep_last == 1:
+        raise UserError("callbacks.nonfinite.policy=rollback: needs callbacks.checkpoints.keep_last=2 or more, to have one to take")
     callbacks: dict[str, Callback | None] = build(cfg.callbacks, "callbacks") or {}
     for name, callback in callbacks.items():
         if isinstance(callback, RunCallback) and callback.draws_images and not module.makes_images:

@@ -49,6 +49,10 @@ def check_trainer(cfg: DictConfig) -> None:
         raise UserError(
             f"trainer.gradient_clip_val={clip}: need a norm >= 0, or null for no clipping; below 0 training goes uphill"
         )
+    if any(name in str(settings.get("strategy")).lower() for name in ("fsdp", "deepspeed")):
+        raise UserError(
+            f"trainer.strategy={settings.strategy}: need ddp; averages, clipping and the check of gradients are of whole parameters"
+        )
     for key in ("max_steps", "max_epochs", "limit_train_batches"):
         if settings.get(key) == 0:
             raise UserError(f"trainer.{key}=0: there would be nothing to train")
