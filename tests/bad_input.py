@@ -131,6 +131,10 @@ TRAINING = [
     (["+optimizer.betas=[0.9,nan]"], ["optimizer.betas: need finite numbers, got [0.9, nan]"]),
     (["trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val=-1: need a norm >= 0, or null"]),
     (["network.attention_resolutions=[5]"], ["network.attention_resolutions=[5]: this network has the resolutions 8, 4"]),
+    (
+        ["resume=auto", "name=own", "network.attention_resolutions=[5]"],
+        ["network.attention_resolutions=[5]: this network has the resolutions 8, 4"],
+    ),
     (["schedule.beta_end=nan"], ["schedule.beta_end: need finite numbers, got nan"]),
     (["ema.decay=1"], ["ema: ", "decay"]),
     (["module.warmup_steps=-1"], ["module: need warmup_steps >= 0, got warmup_steps=-1"]),

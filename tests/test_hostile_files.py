@@ -470,7 +470,8 @@ def test_ones_own_sweep_goes_on_without_a_word():
         "name=mine",
         "codec.name=outputs/vae",
     ]
-    check_recorded_command(["-m", *words, *places], ["sweep.resume=mine"], "mine")
+    for folder in ("mine", "/data/mine", "../mine"):
+        check_recorded_command(["-m", *words, *places], [f"sweep.resume={folder}"], folder)
     check_recorded_command(["-m", "checkpoint=/a,/b", "data_root=../data"], ["sweep.resume=mine", "-m"], "mine")
     fetched = ["data.root=/my/data", "data.download=true"]
     check_recorded_command(["-m", *fetched], ["sweep.resume=mine", *fetched], "mine")

@@ -2,6 +2,7 @@ import pytest
 
 from alphabar.runs.metrics_csv import read_metrics, read_rows
 from alphabar.training.loggers.metrics_file import MetricsFile
+from alphabar.training.skipped_steps import keep_rows_until
 
 
 def test_figures_of_a_step_share_a_row_and_columns_may_come_later(tmp_path):
@@ -57,3 +58,24 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         log.log_metrics({"new": 1.0}, step=2)
     assert (tmp_path / "metrics.csv").read_text() == before
+
+
+DAMAGED = {
+    "no text": b"step,loss\n10,\xff\n20,1\n",
+    "other columns": b"a,b\n1,2\n",
+    "a step that is no number": b"step,loss\n10,1\nx,2\n",
+    "too many cells": b"step,loss\n10,1,2\n",
+    "a lone step": b"loss,step\n10\n",
+}
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "metrics_replaced.csv", "nonfinite.csv"])
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_table_is_kept_beside_the_new_one_and_the_run_goes_on(tmp_path, caplog, name, content):
+    (tmp_path / "metrics.csv").write_text("step,loss\n10,1\n20,2\n")
+    (tmp_path / name).write_bytes(content)
+    MetricsFile(tmp_path, resumed_at=10).log_metrics({"loss": 3.0}, step=20)
+    keep_rows_until(10, tmp_path)
+    assert (tmp_path / f"{name}.damaged").read_bytes() == content
+    assert caplog.messages == [f"{tmp_path / name} is damaged: renamed to {name}.damaged, and begun anew"]
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.csv")][-1] == "20"

@@ -20,6 +20,7 @@ from alphabar.training.callbacks.nonfinite import NonFiniteSteps
 from alphabar.training.callbacks.training_log import TrainingLog
 from alphabar.training.ema import EMA
 from alphabar.training.finite import nonfinite_weight
+from alphabar.training.modules.base import skip_if_nonfinite
 from alphabar.training.modules.diffusion import DiffusionModule
 from test_resume import equal
 
@@ -115,6 +116,19 @@ def test_a_skipped_step_changes_nothing_but_counts(tmp_path, poison, arguments, 
     assert equal(states[2][:2], states[3][:2])
     assert [lr for _, _, lr in states] == pytest.approx([1e-3 * (step + 2) / 10 for step in range(6)])
     assert all(value.isfinite().all() for weights, optimizer, _ in states for value in [*weights, *optimizer[0].values()])
+
+
+def test_a_first_step_that_is_skipped_leaves_no_momentum_to_fused_sgd():
+    weight = torch.nn.Parameter(torch.zeros(8))
+    optimizer = torch.optim.SGD([weight], lr=0.5, momentum=0.9, fused=True)
+    for gradient, expected in ((math.nan, 0.0), (math.nan, 0.0), (1.0, -0.5), (math.nan, -0.5), (1.0, -1.45)):
+        weight.grad = torch.full_like(weight, gradient)
+        skip_if_nonfinite(optimizer, weight.grad.norm())
+        optimizer.step()
+        momenta = [each["momentum_buffer"] for each in optimizer.state.values()]
+        assert weight.tolist() == pytest.approx([expected] * 8)
+        assert all(momentum.isfinite().all() for momentum in momenta)
+        assert bool(momenta) == (expected != 0)
 
 
 def test_the_file_has_what_repeats_the_step(tmp_path, poison, caplog):

@@ -60,6 +60,23 @@ def test_a_folder_of_a_run_may_be_a_link_and_have_links_inside(command):
     assert Path("out").is_symlink()
 
 
+def test_a_link_in_the_place_of_the_lock_is_one_line_and_leads_nowhere(command):
+    shutil.copytree(runs.trained(*runs.BRIEF), "out")
+    Path("out/.owner").unlink()
+    Path("out/.owner").symlink_to("checkpoints/last.ckpt")
+    before = contents(".")
+    code, _, err = command("train", "resume=out", "trainer.max_steps=4")
+    assert (code, err) == (2, "error: cannot write out/.owner: Too many levels of symbolic links\n")
+    assert contents(".") == before
+
+
+def test_a_run_whose_folder_has_the_name_of_wandbs_is_looked_through(tmp_path):
+    (tmp_path / "wandb/samples").mkdir(parents=True)
+    (tmp_path / "wandb/samples/step_0000002.png").symlink_to("/home.txt")
+    with pytest.raises(UserError, match=r"samples/step_0000002.png is a link to /home.txt, out of the folder"):
+        refuse_links(tmp_path / "wandb")
+
+
 def test_what_is_no_file_in_the_folder_of_a_run_is_refused(tmp_path):
     (tmp_path / "samples").mkdir()
     refuse_links(tmp_path)

@@ -34,7 +34,7 @@ def test_jobs_die_with_their_launcher_and_the_sweep_goes_on(start, tmp_path):  #
     sweep.communicate(timeout=30)
     assert wait_for(lambda: not any(map(is_alive, pids)), seconds=10)
     first = (folder / "0" / "seen.json").read_bytes()
-    again = start("sweep.resume=sweep", MENDED="yes")
+    again = start(f"sweep.resume={folder}", MENDED="yes")
     assert again.returncode == 0, again.err
     assert "[1/3] act=work: finished before\n[2/3] act=bug\n[3/3] act=sleep\n" in again.out
     assert set(states(folder).values()) == {"finished"}

@@ -32,7 +32,7 @@ def is_risky(word: str) -> bool:
     """
     key, value = split_override(word)
     key, value = without_prefix(key), value or ""
-    if key == "hydra.sweep.dir":  # has no effect: it is the folder of the sweep
+    if key in ("hydra.sweep.dir", RESUMED_SWEEP):  # the folder of the sweep itself, wherever it lies
         return False
     if RESOLVER.search(word) or "_target_" in word or WRITTEN.search(word):
         return True

@@ -2,10 +2,16 @@
 
 import csv
 import io
+import logging
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from alphabar.files.paths import display_path, unused_path
 from alphabar.files.reading import read_bytes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,27 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Returns the rows of a metrics file; a last row that was cut off by a crash is left out."""
     text = read_bytes(path).decode()
     return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+
+
+def rows_to_go_on_with(path: Path, columns: Sequence[str] = ("step",)) -> list[dict[str, str]]:
+    """Returns the rows of a table to which a resumed run adds more; none if there is no such file.
+
+    columns: those that it needs. A file that is damaged or has other content is renamed to NAME.damaged, and a line says so:
+    figures of the past do not keep a run from going on. Raises OSError if it cannot be read for another reason.
+    """
+    if not os.path.lexists(path):
+        return []
+    try:
+        rows = read_rows(path)
+        is_whole = all({*columns} <= row.keys() and None not in row and int(row["step"]) >= 0 for row in rows)
+    except (ValueError, TypeError, csv.Error):  # also where it is no text
+        is_whole, rows = False, []
+    if is_whole:
+        return rows
+    aside = unused_path(path.with_name(f"{path.name}.damaged"))
+    path.rename(aside)
+    log.warning("%s is damaged: renamed to %s, and begun anew", display_path(path), aside.name)
+    return []
 
 
 def read_metrics(path: Path) -> RunMetrics:

@@ -15,7 +15,7 @@ from alphabar.config.former_names import upgrade_config
 from alphabar.config.stored import UnreadableConfig, read_stored_yaml
 from alphabar.config.stored_paths import confined
 from alphabar.errors import UserError
-from alphabar.files.atomic import make_folder, write_errors
+from alphabar.files.atomic import WriteError, make_folder, write_errors
 from alphabar.files.paths import display_path, unused_path
 from alphabar.files.versions import existing_versions
 from alphabar.runs.run_links import refuse_links
@@ -179,7 +179,7 @@ def lock(folder: Path, occupation: str = "training this run") -> None:
 
     occupation: what the process does there. The system releases the lock when the process ends, however it ends; its DataLoader
     workers do not inherit it. A process that holds it already may take it again. Raises UserError if another process holds it, and
-    for links as `refuse_links` does, since who holds the lock writes into the folder.
+    for links as `refuse_links` does, since who holds the lock writes into the folder, and WriteError if it cannot be taken.
     """
     if not is_first_process():
         return
@@ -189,6 +189,8 @@ def lock(folder: Path, occupation: str = "training this run") -> None:
         file_lock.acquire()
     except Timeout as error:
         raise UserError(f"{folder}: another process is {occupation} just now") from error
+    except OSError as error:  # such as a link in the place of the file
+        raise WriteError(folder / OWNER, error) from error
     _locks[Path(file_lock.lock_file)] = file_lock
 
 

@@ -24,7 +24,7 @@ def refuse_links(folder: Path) -> None:
                 raise _refusal(folder, os.path.relpath(path, root), f"is a link to {target}, out of the folder")
             if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise _refusal(folder, os.path.relpath(path, root), "is neither a file nor a folder")
-        if os.path.basename(place) == "wandb":
+        if os.path.basename(place) == "wandb" and place != root:
             folders.clear()
 
 

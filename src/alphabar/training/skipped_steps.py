@@ -11,7 +11,7 @@ from torch import Tensor
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.files.atomic import write_text
 from alphabar.runs.distributed import rank_and_size
-from alphabar.runs.metrics_csv import read_rows
+from alphabar.runs.metrics_csv import rows_to_go_on_with
 
 FILE = "nonfinite.csv"
 COLUMNS = ("step", "rank", "batch", "seed", "loss", "grad_norm", "num_nonfinite", "images", "levels")
@@ -84,8 +84,8 @@ def keep_rows_until(step: int, folder: Path) -> None:
 
 
 def rows_so_far(folder: Path) -> list[Row]:
-    """Returns the rows of the file, none if there is no such file."""
-    return read_rows(folder / FILE) if (folder / FILE).exists() else []
+    """Returns the rows of the file, none if there is no such file or it is damaged; see `rows_to_go_on_with`."""
+    return rows_to_go_on_with(folder / FILE, COLUMNS)
 
 
 def write_rows(rows: list[Row], folder: Path) -> None:

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from alphabar.files.atomic import changed_in_place, write_text
-from alphabar.runs.metrics_csv import read_rows
+from alphabar.runs.metrics_csv import rows_to_go_on_with
 
 REPLACED = "metrics_replaced.csv"
 
@@ -75,7 +75,7 @@ class MetricsFile(Logger):
     def _set_aside(self, rows: list[dict[str, str]]) -> None:
         """Adds rows to those that earlier resumptions have replaced."""
         path = self.path.with_name(REPLACED)
-        rows = [*(read_rows(path) if path.exists() else ()), *rows]
+        rows = [*rows_to_go_on_with(path), *rows]
         text = io.StringIO()
         writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
         writer.writeheader()
@@ -84,7 +84,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def _resume_at(self, step: int) -> None:
-        rows = read_rows(self.path)
+        rows = rows_to_go_on_with(self.path)
         self.columns = list(rows[0]) if rows else self.columns
         self.rows = [row for row in rows if int(row["step"]) <= step]  # later ones come after all of these
         if len(self.rows) < len(rows):

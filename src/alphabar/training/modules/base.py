@@ -163,10 +163,12 @@ def scales_gradients(trainer: Trainer) -> bool:
 def skip_if_nonfinite(optimizer: Optimizer, grad_norm: Tensor) -> None:
     """Makes the optimizer's next step change nothing, neither weights nor its own state, if the norm is not finite.
 
-    A fused optimizer looks at the flag `found_inf` on the device, as it does for a GradScaler, and nothing waits. Others do not:
-    their gradients are taken away, for which the norm has to be waited for.
+    A fused optimizer looks at the flag `found_inf` on the device, as it does for a GradScaler, and nothing waits. Others do not;
+    fused SGD that skips its first step goes on from momenta that are whatever was in memory: their gradients are taken away, for
+    which the norm has to be waited for.
     """
-    if all(group.get("fused") for group in optimizer.param_groups):
+    is_fused = all(group.get("fused") for group in optimizer.param_groups)
+    if is_fused and (optimizer.state or not any(group.get("momentum") for group in optimizer.param_groups)):
         optimizer.found_inf = (~grad_norm.isfinite()).float()  # type: ignore[attr-defined]
     elif not grad_norm.isfinite():
         optimizer.zero_grad(set_to_none=True)

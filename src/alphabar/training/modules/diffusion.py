@@ -18,6 +18,7 @@ from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.models.networks import Network
+from alphabar.runs.run_dir import AUTO
 from alphabar.sampling.guidance_config import guided
 from alphabar.sampling.sampling_job import check_sampler
 from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
@@ -78,7 +79,7 @@ class DiffusionModule(BaseModule):
 
     def check_config(self, config: DictConfig, shape: Shape) -> None:
         network = self.denoiser.network
-        if config.resume is None and isinstance(network, Network) and network.unused_arguments:
+        if config.resume in (None, AUTO) and isinstance(network, Network) and network.unused_arguments:
             raise UserError(f"network.{network.unused_arguments[0]}")
         guide = None if config.guidance is None else build(config.guidance, "guidance")
         check_sampler(build(config.sampler, "sampler"), guided(self, guide), self.codec, shape, self.conditioner.null(1))
