@@ -142,7 +142,7 @@ def test_a_resolved_configuration_shows_what_is_filled_in_later(monkeypatch, cap
         (["data=folder", "data.root=2024"], "data.root", "2024"),
         (["name=1e3"], "name", "1e3"),
         (["callbacks=null"], "callbacks", {}),
-        (["logger=null", "recipe=images"], "logger", {}),
+        (["logger=null", "recipe=one_gpu"], "logger", {}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -9,6 +9,7 @@ import sys
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from alphabar.cli import resolvers
 from alphabar.cli.hydra_app import App
 from alphabar.cli.resolvers import register
 from alphabar.config.build import ConfigError, build, check
@@ -287,32 +288,54 @@ def choices(*words: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "preset", "network", "features", "recipe"),
+    ("words", "gpu", "preset", "network", "features", "recipe"),
     [
-        ([], "digits", "unet_tiny", "classifier", "digits"),
-        (["data=folder"], "images", "unet_small", "none", "images"),
-        (["data=huggingface"], "images", "unet_small", "none", "images"),
-        (["data=torchvision"], "torchvision", "unet_small", "classifier", "images"),
-        (["data=folder", "preset=digits"], "digits", "unet_tiny", "classifier", "digits"),
-        (["data=folder", "network=dit_tiny", "recipe=digits"], "images", "dit_tiny", "none", "digits"),
-        (["experiment=cifar10"], "torchvision", "unet_cifar10", "inception", "images"),
-        (["experiment=cifar10", "data=folder"], "images", "unet_cifar10", "inception", "images"),
+        ([], True, "digits", "unet_tiny", "classifier", "digits"),
+        (["data=folder"], True, "one_gpu", "unet_small", "none", "one_gpu"),
+        (["data=folder"], False, "laptop", "unet_light", "none", "laptop"),
+        (["data=huggingface"], False, "laptop", "unet_light", "none", "laptop"),
+        (["data=torchvision"], True, "one_gpu", "unet_small", "classifier", "one_gpu"),
+        (["data=torchvision"], False, "laptop", "unet_light", "classifier", "laptop"),
+        (["preset=cluster"], False, "cluster", "unet_cifar10", "classifier", "cluster"),
+        (["data=folder", "preset=digits"], True, "digits", "unet_tiny", "none", "digits"),
+        (["data=folder", "network=dit_tiny", "recipe=digits"], True, "one_gpu", "dit_tiny", "none", "digits"),
+        (["experiment=cifar10"], False, "one_gpu", "unet_cifar10", "inception", "one_gpu"),
+        (["experiment=cifar10", "data=folder"], False, "one_gpu", "unet_cifar10", "inception", "one_gpu"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_data_bring_the_preset_that_suits_them(words, preset, network, features, recipe):
+def test_data_and_machine_bring_the_preset_that_suits_them(monkeypatch, words, gpu, preset, network, features, recipe):
+    monkeypatch.setattr(resolvers, "has_gpu", lambda: gpu)
     chosen = choices(*words)
     assert [chosen[group] for group in ("preset", "network", "features", "recipe")] == [preset, network, features, recipe]
 
 
-def test_data_of_ones_own_need_no_preset_of_their_own(tmp_path):
+@pytest.mark.parametrize(
+    "experiment",
+    [name for name in App(ROOT / "conf", "train").choices()["experiment"] if not name.startswith("smoke/")],
+)
+def test_an_experiment_is_the_same_on_every_machine(monkeypatch, experiment):
+    found = []
+    for gpu in (True, False):
+        monkeypatch.setattr(resolvers, "has_gpu", lambda gpu=gpu: gpu)
+        found.append(choices(f"experiment={experiment}"))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("resolution", "size"), [(8, 64), (28, 32), (32, 32), (64, 8), (256, 8), (None, 32)])
+def test_the_batch_of_a_cpu_follows_from_the_size_of_the_images(resolution, size):
+    assert resolvers.laptop_batch_size(resolution) == size
+
+
+def test_data_of_ones_own_need_no_preset_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(resolvers, "has_gpu", lambda: True)
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     shutil.copy(tmp_path / "conf/data/digits.yaml", tmp_path / "conf/data/mine.yaml")
     chosen = App(tmp_path / "conf", "train").compose(["data=mine"]).hydra.runtime.choices
-    assert (chosen["preset"], chosen["recipe"]) == ("images", "images")
+    assert (chosen["preset"], chosen["recipe"]) == ("one_gpu", "one_gpu")
 
 
 def test_data_mean_the_same_in_every_command():
     words = ["data=folder", "data.root=x", "seed=5"]
     train, evaluate = (unresolved_container(App(ROOT / "conf", name).compose(words).data) for name in ("train", "evaluate"))
-    assert train == {**evaluate, "batch_size": 128}  # the recipe's, which evaluation has no use for
+    assert {**train, "batch_size": None} == {**evaluate, "batch_size": None}  # the recipe's, which evaluation has no use for

@@ -103,7 +103,7 @@ def test_all_bad_overrides_are_named_at_once(monkeypatch, capfd):
         ['name="a=b, c"', "data=folder", 'data.root="~/my pictures"'],
         ["seed=0", "-r", "schedule=sigmoid"],
         ["ema.decay=0.5", "name=mine", "learned_variance=false", "features=none"],
-        ["ema=power", "recipe=images"],
+        ["ema=power", "recipe=one_gpu"],
     ],
     ids=" ".join,
 )
