@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.fabric import Fabric
 from omegaconf import OmegaConf
 
 import runs
@@ -30,9 +31,10 @@ from alphabar.models.clip.towers import Towers
 from alphabar.models.frozen import load_transformers
 from alphabar.models.text import TextEncoder
 from alphabar.reports.report import report_command
-from alphabar.runs.checkpoint import read_checkpoint
+from alphabar.runs.checkpoint import must_be_at_hand, read_checkpoint
 from alphabar.runs.run_dir import stored_config
 from alphabar.sampling.model import load_model
+from alphabar.sampling.prepare import load_data
 from alphabar.training.run import train
 
 SECRET = "the-secret-of-this-machine"
@@ -103,6 +105,11 @@ def snapshot(folder):
 def sample(path):
     """Builds what sample.py builds of a checkpoint."""
     load_model(path, "raw")
+
+
+def evaluate(path):
+    """Reads the data of a checkpoint, as evaluate.py does."""
+    load_data(load_model(path, "raw"), None, Fabric(accelerator="cpu")).source.held_out()
 
 
 def resume(folder):
@@ -530,3 +537,17 @@ def test_what_a_file_names_is_not_downloaded(refusal, hub, run, tmp_path, name):
         line = refusal(read)
         assert f"{key}=somebody/" in line
         assert "what a file names is not downloaded; if you trust it: hf download somebody/" in line
+
+
+def test_only_a_whole_value_of_the_command_line_names_a_model(hub):
+    config = OmegaConf.create({"codec": node("alphabar.models.codecs.autoencoder.Autoencoder", name="steps")})
+    with pytest.raises(UserError, match=r"gift: codec.name=steps: is not on this machine"):
+        must_be_at_hand(config, ["trainer.max_steps=3"], "gift")
+    must_be_at_hand(config, ["codec_name=steps"], "gift")
+
+
+def test_a_dataset_that_a_file_names_is_not_downloaded(refusal, hub, run, tmp_path):
+    data = node("alphabar.data.huggingface.HuggingFace", name="somebody/images", resolution=8, channels=1, download=True)
+    gift(run, tmp_path / "gift", ("data",), data)
+    for read in (lambda: resume("gift"), lambda: evaluate("gift/checkpoints/last.ckpt")):
+        assert "not fetched; data.download=true fetches it, or data_root=somebody/images for the data of" in refusal(read)

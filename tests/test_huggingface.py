@@ -112,7 +112,8 @@ def without_captions(folder):
 
 
 BAD = {
-    "nothing": (lambda folder: None, {}, "data.name={p}: cannot load this dataset ("),
+    "nothing": (lambda folder: None, {}, "data.name={p}: there is no such folder, and"),
+    "nothing to fetch": (lambda folder: None, {"download": True}, "data.name={p}: cannot load this dataset ("),
     "no-split": (saved_with_splits, {"held_out_split": "val"}, "{p} has no split 'val', it has train, test: set data.split"),
     "no-column": (saved, {"caption_key": "words"}, "data.caption_key=words: {p} has no such column, it has image, text, kind"),
     "no-image": (saved, {"image_key": "text"}, "data.image_key=text: need a column of type Image, got Value("),
@@ -135,6 +136,33 @@ def test_bad_input_is_one_line(tmp_path, save, settings, message):
         HuggingFaceSource(str(tmp_path / "data"), **{"resolution": 4} | settings).train()
     assert str(caught.value).startswith(message.format(p=tmp_path / "data"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def in_cache(tmp_path, monkeypatch):
+    """The dataset somebody/images as the library keeps it after a download."""
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    parquet(tmp_path / "files")
+    files = {"train": [str(tmp_path / "files" / "train.parquet")]}
+    Parquet(dataset_name="images", hash="0", data_files=files).download_and_prepare()
+    (made,) = (tmp_path / "cache" / "images").iterdir()
+    made.rename(made.with_name("default"))
+    made.parent.rename(tmp_path / "cache" / "somebody___images")
+    monkeypatch.setattr(datasets, "load_dataset", None)  # whatever would ask the hub
+
+
+def test_without_a_download_a_dataset_of_the_hub_comes_from_the_cache(in_cache):
+    images = HuggingFaceSource("somebody/images", 4, 1, held_out=0).train()
+    assert len(images) == NUM
+    for name in ("somebody/other", "e"):
+        with pytest.raises(
+            UserError, match=rf"^data.name={name}: .*not fetched; data.download=true fetches it, or data_root={name}"
+        ):
+            HuggingFaceSource(name, 4).prepare()
+    for name in ("buckets/some/body/images", "hf://datasets/somebody/images", "https://localhost/x"):
+        with pytest.raises(UserError, match=rf"^data.name={name}: there is no such folder"):
+            HuggingFaceSource(name, 4).prepare()
 
 
 def test_a_missing_library_is_one_line(tmp_path, monkeypatch):

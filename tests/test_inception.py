@@ -89,23 +89,29 @@ def test_usual_weights_are_found_where_torch_hub_puts_them(weights, hub, monkeyp
     (hub / FILE_NAME).symlink_to(weights)
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     monkeypatch.setattr(inception, "HASH_PREFIX", sha256[:8])
-    assert InceptionFeatures(None, "cache").extractors(SPLITS)[0].name == "inception"
+    assert InceptionFeatures(None, "cache", download=True).extractors(SPLITS)[0].name == "inception"
 
 
 def test_missing_inception_weights_without_a_network(hub):
     with pytest.raises(UserError, match="no network") as error:
-        InceptionFeatures(None, "cache").extractors(SPLITS)[0]
+        InceptionFeatures(None, "cache", download=True).extractors(SPLITS)[0]
     message = str(error.value)
     for part in (str(hub / FILE_NAME), "https://github.com/toshas/torch-fidelity/releases", "features=classifier"):
         assert part in message
     assert "\n" not in message
 
 
+def test_without_a_download_nobody_is_asked(hub, monkeypatch):
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)
+    with pytest.raises(UserError, match=r"there is no file .*; features.download=true fetches it"):
+        InceptionFeatures(None, "cache").extractors(SPLITS)
+
+
 def test_download_is_checked(hub, monkeypatch):
     seen = {}
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, path, **options: seen.update(options, path=path))
     with pytest.raises(UserError, match="there is no file"):
-        InceptionFeatures(None, "cache").extractors(SPLITS)[0]
+        InceptionFeatures(None, "cache", download=True).extractors(SPLITS)[0]
     assert seen == {"hash_prefix": "6726825d", "path": str(hub / FILE_NAME)}
 
 
@@ -136,7 +142,7 @@ def test_wrong_inception_weights(tmp_path, weights, content, reason):
 def test_damaged_usual_weights(hub):
     (hub / FILE_NAME).write_text("half")
     with pytest.raises(UserError, match=r"is damaged .*delete it and run again"):
-        InceptionFeatures(None, "cache").extractors(SPLITS)[0]
+        InceptionFeatures(None, "cache", download=True).extractors(SPLITS)[0]
 
 
 def test_weights_cannot_run_code(tmp_path):

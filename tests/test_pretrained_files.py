@@ -33,9 +33,9 @@ def test_another_model_of_the_hub_has_its_hash_in_the_name(hub, clip_folder):
 @pytest.mark.parametrize(
     ("features", "model"),
     [
-        (DINOv2Features(None, "cache"), "facebook/dinov2-large"),
-        (CLIPFeatures(None, "cache"), "openai/clip-vit-large-patch14-336"),
-        (CLIPFeatures("some/clip", "cache"), "some/clip"),
+        (DINOv2Features(None, "cache", download=True), "facebook/dinov2-large"),
+        (CLIPFeatures(None, "cache", download=True), "openai/clip-vit-large-patch14-336"),
+        (CLIPFeatures("some/clip", "cache", download=True), "some/clip"),
     ],
     ids=["dinov2", "clip", "named"],
 )
@@ -49,6 +49,17 @@ def test_missing_weights_without_a_network(hub, tmp_path_factory, features, mode
         assert part in found
 
 
+@pytest.mark.parametrize("there", ["nothing", "configuration"])
+@pytest.mark.parametrize("features", [DINOv2Features(None, "cache"), CLIPFeatures("some/clip", "cache")], ids=["dinov2", "named"])
+def test_without_a_download_nobody_is_asked(hub, tmp_path_factory, monkeypatch, features, there):
+    if there == "configuration":
+        (folder := tmp_path_factory.mktemp("half")).joinpath("config.json").write_text("{}")
+        put_into(hub, features.weights or "facebook/dinov2-large", folder)
+        assert hub_files.would_be_downloaded(features.weights or "facebook/dinov2-large")
+    monkeypatch.setattr("huggingface_hub.get_session", None)
+    assert "not fetched; features.download=true fetches it" in complaint(features)
+
+
 def test_a_missing_network_is_noticed_at_once(tmp_path, monkeypatch):
     """The hub's client alone would try for half a minute."""
     asked = []
@@ -60,7 +71,7 @@ def test_a_missing_network_is_noticed_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.get_session", Session)
-    assert "cannot be downloaded (no route to host); get" in complaint(DINOv2Features(None, "cache"))
+    assert "cannot be downloaded (no route to host); get" in complaint(DINOv2Features(None, "cache", download=True))
     assert asked == [(constants.ENDPOINT, hub_files.TIMEOUT)]
 
 
@@ -124,7 +135,7 @@ def test_foreign_code_is_not_run(tmp_path, dinov2_folder):
 
 def test_without_transformers(monkeypatch, dinov2_folder):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    for features in (DINOv2Features(None, "cache"), CLIPFeatures(str(dinov2_folder), "cache")):
+    for features in (DINOv2Features(None, "cache", download=True), CLIPFeatures(str(dinov2_folder), "cache")):
         assert complaint(features).endswith("pip install 'alphabar[transformers]'")
 
 

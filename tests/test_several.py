@@ -49,8 +49,8 @@ def test_all_in_the_configuration():
     check(cfg)
     features = build(cfg.features)
     assert isinstance(features, Several)
-    assert features.inception == InceptionFeatures(None, "outputs/cache/features")
-    assert features.dinov2 == DINOv2Features("/nowhere", "outputs/cache/features")
+    assert features.inception == InceptionFeatures(None, "outputs/cache/features", download=True)
+    assert features.dinov2 == DINOv2Features("/nowhere", "outputs/cache/features", download=True)
     assert features.clip is None
 
 

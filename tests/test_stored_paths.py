@@ -41,6 +41,10 @@ def test_what_is_stored_neither_downloads_nor_writes_among_other_files(tmp_path)
     given = {"data": {"download": True, "root": "x"}, "download": "a name"}
     assert confined(given) == {"data": {"download": False, "root": "x"}, "download": "a name"}
     assert given["data"]["download"] is True
+    assert confined({"features": {"download": 1}, "x": [{"download": True}]}) == {
+        "features": {"download": False},
+        "x": [{"download": False}],
+    }
 
 
 def test_run_folders_and_checkpoints_are_read_so(tmp_path, monkeypatch):

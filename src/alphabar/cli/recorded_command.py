@@ -8,7 +8,7 @@ from hydra._internal.utils import get_args_parser
 
 from alphabar.cli.overrides import RESUMED_SWEEP, config_options, split_override, without_prefix
 from alphabar.errors import UserError
-from alphabar.models.hub import would_be_downloaded
+from alphabar.models.hub import SEPARATORS, would_be_downloaded
 from alphabar.runs.run_dir import AUTO
 
 # Keys of Hydra's own that choose nothing but the jobs; others name classes, folders of YAML files and variables of the environment.
@@ -22,7 +22,6 @@ READ = ("checkpoint", "data.name", "data.root", "data_root", "images", "prompts"
 MODELS = re.compile(r"(.*\.)?(codec_name|clip_name|clip|weights)|.+\.name")  # keys that may name a model or dataset of the hub
 # Interpolations of what the job itself has; those of paths and of most of Hydra's keys give folders of this machine.
 OF_A_JOB = re.compile(r"\$\{(?!hydra\.|paths\.)[\w.]+\}|\$\{hydra\.job\.(num|override_dirname)\}")
-SEPARATORS = re.compile(r"[\s,'\"\[\](){}:=]+")  # of the values in lists and mappings
 
 
 def is_risky(word: str) -> bool:

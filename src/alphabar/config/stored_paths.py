@@ -22,7 +22,7 @@ def confined(config: Any) -> Any:
 
 
 def _confined_value(key: str | int, value: Any) -> Any:
-    if key == "download" and isinstance(value, bool):
+    if key == "download" and isinstance(value, int):
         return False
     if key == "cache_dir" and isinstance(value, str):
         return _confined_cache(value)

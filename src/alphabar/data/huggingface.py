@@ -15,7 +15,7 @@ from torch import Tensor
 from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedSource, ImageReader
-from alphabar.data.huggingface_files import refuse_foreign_files, stored_image
+from alphabar.data.huggingface_files import cached_dataset, refuse_foreign_files, stored_image
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 
@@ -49,8 +49,9 @@ class RowReader(ImageReader):
 class HuggingFaceSource(DecodedSource):
     """A source of the images in the column `image_key` of a dataset.
 
-    name: a folder that save_to_disk wrote, or whatever load_dataset takes: a dataset of the hub, which is downloaded to its cache
-        unless it is there, or a folder of images, Parquet or other files that it knows.
+    name: a folder that save_to_disk wrote, or whatever load_dataset takes: a dataset of the hub, or a folder of images, Parquet or
+        other files that it knows.
+    download: whether to fetch a dataset of the hub; False: it has to be in the cache of the library, prepared by an earlier load.
     subset: the name of the subset, where the dataset has several; None: its default one.
     split, held_out_split: the splits to train on and to hold out; None: the fraction `held_out` of `split`, at random, is held out.
     caption_key, label_key: the columns of texts and of classes; None: there are none.
@@ -70,9 +71,11 @@ class HuggingFaceSource(DecodedSource):
         caption_key: str | None = "text",
         label_key: str | None = None,
         strict: bool = False,
+        download: bool = False,
     ) -> None:
         super().__init__(resolution, channels, held_out, strict)
         self.name = name
+        self.download = download
         self.subset = subset
         self.splits = (split, held_out_split)
         self.image_key, self.caption_key, self.label_key = image_key, caption_key, label_key
@@ -144,8 +147,12 @@ class HuggingFaceSource(DecodedSource):
         try:
             if any((folder / mark).is_file() for mark in SAVED):
                 found = datasets.load_from_disk(str(folder))
-            else:
+            elif self.download or folder.is_dir():
                 found = datasets.load_dataset(str(folder) if folder.is_dir() else self.name, self.subset)
+            else:
+                found = cached_dataset(self.name, self.subset)
+        except UserError:
+            raise
         except Exception as error:  # any kind: the network, files and several libraries are involved
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"data.name={self.name}: cannot load this dataset ({reason})") from error
@@ -230,8 +237,8 @@ class HuggingFace(ImageDataModule):
         num_workers: int | None = None,
         resident: bool | None = None,
         max_resident_mb: int = 1024,
+        download: bool = False,
     ) -> None:
-        source = HuggingFaceSource(
-            name, resolution, channels, subset, split, held_out_split, held_out, image_key, caption_key, label_key, strict
-        )
+        columns = image_key, caption_key, label_key
+        source = HuggingFaceSource(name, resolution, channels, subset, split, held_out_split, held_out, *columns, strict, download)
         super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb)

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from alphabar.errors import UserError
 from alphabar.files.reading import open_image, read_bytes
+from alphabar.models.hub import HUB_NAME, first_sentence
 
 CARDS = ("README.md", ".huggingface.yaml")
 
@@ -32,6 +33,26 @@ def refuse_foreign_files(folder: Path) -> None:
                 raise UserError(
                     f"data.name={folder}: {path.name} names data outside this folder, {place[:100]!r}, which are not read"
                 )
+
+
+def cached_dataset(name: str, subset: str | None) -> Any:
+    """Returns the splits of a dataset of the hub out of the library's cache, without a question to the hub.
+
+    load_dataset does the same where there is no network, but has no argument for it. Raises UserError if it is not there.
+    """
+    from datasets.packaged_modules.cache.cache import Cache
+
+    if not HUB_NAME.fullmatch(name):
+        raise UserError(f"data.name={name}: there is no such folder, and no dataset of the hub has such a name")
+    try:
+        builder = Cache(dataset_name=name.rpartition("/")[2], repo_id=name, config_name=subset, version="auto", hash="auto")
+    except ValueError as error:
+        raise UserError(
+            f"data.name={name}: is neither a folder nor in the cache of Hugging Face's datasets ({first_sentence(error)}), and "
+            "what only a file names is not fetched; data.download=true fetches it, "
+            f"or data_root={name} for the data of a checkpoint"
+        ) from error
+    return builder.as_dataset()
 
 
 def _data_places(content: Any, is_place: bool = False) -> Iterator[str]:

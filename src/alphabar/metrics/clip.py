@@ -26,13 +26,14 @@ class CLIPFeatures(Features):
 
     The network is that of Hugging Face's transformers.
 
-    weights: a local folder as `save_pretrained` writes it, or a name on the hub; None: openai/clip-vit-large-patch14-336 from the
-    Hugging Face cache, downloaded if it is not there.
+    weights: a local folder as `save_pretrained` writes it, or a name on the hub; None: openai/clip-vit-large-patch14-336.
     cache_dir: the folder in which results for real images are cached.
+    download: whether a model of the hub is fetched if it is not in the Hugging Face cache.
     """
 
     weights: str | None
     cache_dir: str
+    download: bool = False
 
     def extractors(self, splits: Splits) -> list[Extractor]:
-        return [pretrained_extractor(KIND, self.weights, self.cache_dir)]
+        return [pretrained_extractor(KIND, self.weights, self.cache_dir, self.download)]

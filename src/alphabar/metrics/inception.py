@@ -18,6 +18,7 @@ from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 from alphabar.metrics import Extractor, Features, Splits
 from alphabar.metrics.extractor import in_float32, own_randomness
+from alphabar.models.hub import HOW_TO_FETCH
 from alphabar.runs.distributed import from_first
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,14 @@ class InceptionNetwork(nn.Module):
 class InceptionFeatures(Features):
     """The pooled layer of torch-fidelity's InceptionV3, 2048 features.
 
-    weights: a file; None: the published one, in torch hub's folder, which is downloaded if it is not there.
+    weights: a file; None: the published one, in torch hub's folder.
     cache_dir: the folder in which results for real images are cached.
+    download: whether the published one is fetched if it is not there.
     """
 
     weights: str | None
     cache_dir: str
+    download: bool = False
 
     def extractors(self, splits: Splits) -> list[Extractor]:
         state, sha256, path = from_first(self._resolve)
@@ -79,10 +82,11 @@ class InceptionFeatures(Features):
     def _resolve(self) -> tuple[bytes, str, Path]:
         """Returns the weights, which are nothing but tensors, the SHA-256 of the file, and its path."""
         path = published_file() if self.weights is None else user_path(self.weights)
-        if self.weights is None and not path.exists():
+        if self.weights is None and self.download and not path.exists():
             download(path)
         if not path.is_file():
-            raise UserError(f"there is no file {path} (features.weights); {how_to_get_weights()}")
+            fetch = "" if self.weights is not None or self.download else f"{HOW_TO_FETCH}; or "
+            raise UserError(f"there is no file {path} (features.weights); {fetch}{how_to_get_weights()}")
         content = path.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
         if self.weights is None and not sha256.startswith(HASH_PREFIX):

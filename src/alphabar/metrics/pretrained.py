@@ -80,14 +80,14 @@ class PretrainedNetwork(nn.Module):
         return self.embed(self.model(self.preprocessing(images)))
 
 
-def pretrained_extractor(kind: PretrainedKind, weights: str | None, cache_dir: str) -> Extractor:
+def pretrained_extractor(kind: PretrainedKind, weights: str | None, cache_dir: str, download: bool) -> Extractor:
     """Returns the extractor of a pretrained network. All processes call it, so that all of them raise its errors.
 
     Only the hub's usual model has the bare name, since figures of others cannot be compared with it.
 
-    weights: a local folder or a name on the hub; None: the usual one.
+    weights: a local folder or a name on the hub; None: the usual one. download: whether a model of the hub is fetched.
     """
-    model, folder = _load(kind, weights)
+    model, folder = _load(kind, weights, download)
     size, num_features = kind.image_size(model.config), kind.num_features(model.config)
     preprocessing = Preprocessing(size, image_colours(kind.name, folder.path, kind.colours))
     sha256 = weights_sha256(model)
@@ -101,7 +101,7 @@ def pretrained_extractor(kind: PretrainedKind, weights: str | None, cache_dir: s
     return Extractor(network, num_features, name, description, (1, 3), MAX_BATCH, user_path(cache_dir))
 
 
-def _load(kind: PretrainedKind, weights: str | None) -> tuple[Any, WeightsFolder]:
+def _load(kind: PretrainedKind, weights: str | None, download: bool) -> tuple[Any, WeightsFolder]:
     """Returns transformers' model, float32 and on the CPU, and where it was found.
 
     The first process finds, downloads and loads it before the others do. Each process loads the files itself.
@@ -109,7 +109,7 @@ def _load(kind: PretrainedKind, weights: str | None) -> tuple[Any, WeightsFolder
     loaded: list[Any] = []
 
     def find_and_load() -> WeightsFolder:
-        folder = _find_weights(kind, weights)
+        folder = _find_weights(kind, weights, download)
         loaded.append(_load_model(kind, folder.path))
         log.info("%s features: weights from %s", kind.name, folder.path)
         return folder
@@ -118,14 +118,14 @@ def _load(kind: PretrainedKind, weights: str | None) -> tuple[Any, WeightsFolder
     return (loaded[0] if loaded else _load_model(kind, folder.path)), folder
 
 
-def _find_weights(kind: PretrainedKind, weights: str | None) -> WeightsFolder:
-    """Returns the folder with the weights, which are downloaded if they are the hub's and not in the cache."""
+def _find_weights(kind: PretrainedKind, weights: str | None, download: bool) -> WeightsFolder:
+    """Returns the folder with the weights, which are fetched, with `download`, if they are the hub's and not in the cache."""
     transformers_library(kind.name, EXTRA)
     wanted = Wanted(kind.name, files=(PREPROCESSOR,), setting="set features.weights=PATH", example=f"{HUB}/{kind.default_model}")
     if weights is None:
-        return WeightsFolder(hub_folder(wanted, kind.default_model), kind.default_model)
+        return WeightsFolder(hub_folder(wanted, kind.default_model, download), kind.default_model)
     is_local = user_path(weights).is_dir()
-    return WeightsFolder(model_folder(wanted, weights), None if is_local else weights)
+    return WeightsFolder(model_folder(wanted, weights, download), None if is_local else weights)
 
 
 def _load_model(kind: PretrainedKind, folder: Path) -> Any:

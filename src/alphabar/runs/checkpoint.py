@@ -14,7 +14,7 @@ from alphabar.config.stored import plain_config
 from alphabar.config.stored_paths import confined
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
-from alphabar.models.hub import would_be_downloaded
+from alphabar.models.hub import SEPARATORS, would_be_downloaded
 from alphabar.runs.torch_files import load_torch_file
 
 
@@ -118,12 +118,13 @@ def frozen_parts(config: DictConfig) -> dict[str, dict[str, DictConfig]]:
 def must_be_at_hand(config: DictConfig, given: Collection[str], name: str) -> None:
     """Raises UserError if a stored configuration names a frozen model that would be downloaded, unless the user has named it.
 
-    given: words of the user. name: the file in messages.
+    given: words of the user, in which it has to be a whole value. name: the file in messages.
     """
+    named = {value for word in given for value in SEPARATORS.split(word)}
     content = unresolved_container(config)
     for place, node in walk(content, content):
         model = node.get("name") if isinstance(node, dict) and str(node.get("_target_")).startswith(USERS_OF_MODELS) else None
-        if isinstance(model, str) and would_be_downloaded(model) and not any(model in word for word in given):
+        if isinstance(model, str) and model not in named and would_be_downloaded(model):
             raise UserError(
                 f"{name}: {dotted_path((*place, 'name'))}={model}: is not on this machine, and "
                 f"what a file names is not downloaded; if you trust it: hf download {model}"

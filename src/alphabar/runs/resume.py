@@ -23,6 +23,7 @@ from alphabar.runs.run_dir import CONFIG, has_checkpoint, lock, must_be_resumabl
 log = logging.getLogger(__name__)
 RUN_KEYS = ("trainer", "callbacks", "logger", "profiler", "stall_seconds", "name", "data.num_workers", "data.download")
 MAY_CHANGE = (*RUN_KEYS, *FrozenPartPaths._fields)
+DOWNLOAD = "download"  # a key of whatever can be fetched, with which the user says so
 # What follows from the place of the run, and what shows in other keys.
 NOT_COMPARED = ("resume", "run_dir", "choices")
 
@@ -119,6 +120,7 @@ def must_be_same_run(folder: Path, config: dict[str, Any]) -> None:
     """Raises UserError, which names a key, unless `config` describes the run in `folder` in all that may not change."""
     saved, given = (dict(leaves(content)) for content in (OmegaConf.to_container(config_of_run(folder)), confined(config)))
     keys = [key for key in dict.fromkeys([*given, *saved]) if not is_at_or_below(key, (*MAY_CHANGE, *NOT_COMPARED))]
+    keys = [key for key in keys if not key.endswith(f".{DOWNLOAD}")]  # a stored one is false, and older runs have none
     changed = [key for key in keys if saved.get(key) != given.get(key)]
     if not changed:
         return
@@ -167,7 +169,7 @@ def apply_override(saved: DictConfig, cfg: DictConfig, word: str) -> None:
         OmegaConf.update(saved, key, cfg[key], merge=False, force_add=True)
         return
     node = OmegaConf.select(saved, parent) if parent else saved
-    if not isinstance(node, DictConfig) or (last not in node and not (override.is_add() or override.is_force_add())):
+    if not isinstance(node, DictConfig) or (last not in (*node, DOWNLOAD) and not (override.is_add() or override.is_force_add())):
         raise UserError(f"{word}: this run has no {key}")
     if override.is_delete():
         del node[last]

@@ -29,7 +29,7 @@ def removed_on_error(run_dir: str) -> Iterator[None]:
 def load_data(loaded: LoadedModel, data_root: str | None, fabric: Fabric) -> ImageDataModule:
     """Returns the data that a checkpoint was trained on, and attaches their captions to its conditioner and to upstream models.
 
-    data_root: where the data lie now; None: where they lay in training.
+    data_root: where the data lie now, or the name of a dataset of the hub, which is fetched; None: where they lay in training.
     Raises UserError if they are not at hand, if there is a `data_root` and the data have no root, or if the checkpoint names as its
     data what is none.
     """
@@ -38,9 +38,12 @@ def load_data(loaded: LoadedModel, data_root: str | None, fabric: Fabric) -> Ima
         raise UserError("this checkpoint does not say on what data it was trained")
     check_roles({"data": unresolved_container(config.data)}, "checkpoint")
     if data_root is not None:
-        if "root" not in config.data:
+        key = next((key for key in ("root", "name") if key in config.data), None)
+        if key is None:
             raise UserError(f"data_root={data_root}: this checkpoint was trained on data without a root")
-        OmegaConf.update(config, "data.root", data_root)
+        OmegaConf.update(config, f"data.{key}", data_root)
+        if key == "name":  # of a dataset of the hub, which this command names
+            OmegaConf.update(config, "data.download", True, force_add=True)
     data = prepare_data(build(config.data, "data"), fabric)
     with fabric.rank_zero_first():  # stores its results for the other processes
         for stage in loaded.cascade:
