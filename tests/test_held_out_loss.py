@@ -62,6 +62,7 @@ def callback(images, num_times=4, batch_size=128):
     """One whose bank holds all the images."""
     made = HeldOutLoss(len(images), every_n_steps=2, num_times=num_times, batch_size=batch_size)
     made.bank = [(part, {"image": images[part]}) for part in torch.arange(len(images)).split(batch_size)]
+    made.num_batches = len(made.bank)
     return made
 
 

@@ -35,7 +35,7 @@ from alphabar.training.callbacks.stopping import STOP_SIGNALS
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.profile import report_profile
 from alphabar.training.run_summary import report_end, report_stop, run_result
-from alphabar.training.trainer import check_trainer, make_trainer
+from alphabar.training.trainer import check_trainer, make_trainer, was_finished
 
 
 def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
@@ -72,7 +72,7 @@ def run_training(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, object]
     result = run_result(trainer, module, time.perf_counter() - begin)
     report_profile(trainer)
     if trainer.is_global_zero:
-        report_end(result, trainer, module, first_step=stopped.step if stopped else 0)
+        report_end(result, trainer, module, first_step=stopped.step if stopped and not was_finished(trainer) else 0)
     return result
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,6 +20,7 @@ from alphabar.files.paths import display_path
 from alphabar.runs.ranks import watch_ranks
 from alphabar.runs.resume import LastCheckpoint
 from alphabar.training.callbacks.composition import Composition
+from alphabar.training.callbacks.recurring import is_any_due
 from alphabar.training.callbacks.stall import StallWatch
 from alphabar.training.loggers.metrics_file import MetricsFile
 
@@ -78,6 +80,7 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
         settings["enable_checkpointing"] = False  # or Lightning would add a callback of its own
     trainer: Trainer = build(cfg.trainer, "trainer")(**settings)
     leave_signals_to_the_run(trainer)
+    enter_once_more_if_due(trainer)
     if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
         watch_ranks(trainer.strategy.launcher)
     if trainer.is_global_zero:
@@ -95,6 +98,32 @@ def leave_signals_to_the_run(trainer: Trainer) -> None:
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+class FitLoop(_FitLoop):
+    """Lightning's loop, which is entered after the last step, too, if a signal cut off what follows that step.
+
+    was_done: whether it was entered so, to finish a run that has no step left.
+    """
+
+    was_done = False
+
+    @property
+    def skip(self) -> bool:
+        self.was_done = self.done and is_any_due(self.trainer)
+        return super().skip and not self.was_done
+
+
+def enter_once_more_if_due(trainer: Trainer) -> None:
+    """Gives the trainer the loop `FitLoop` in the place of Lightning's own."""
+    loop = FitLoop(trainer, trainer.fit_loop.min_epochs, trainer.fit_loop.max_epochs)
+    loop.epoch_loop = trainer.fit_loop.epoch_loop
+    trainer.fit_loop = loop
+
+
+def was_finished(trainer: Trainer) -> bool:
+    """Returns whether the run had no step left, and what followed the last one was still to be done."""
+    return isinstance(trainer.fit_loop, FitLoop) and trainer.fit_loop.was_done
 
 
 def write_config(config: dict[str, Any], path: Path, stopped: LastCheckpoint | None) -> None:

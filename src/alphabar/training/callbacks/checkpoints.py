@@ -19,7 +19,7 @@ from alphabar.runs.kept_checkpoints import BEST_CHECKPOINT, UNNAMED, make_last, 
 from alphabar.runs.run_dir import LAST_CHECKPOINT
 from alphabar.runs.torch_files import load_torch_file, verify_checksums
 from alphabar.training.callbacks.nonfinite import nonfinite_steps
-from alphabar.training.callbacks.recurring import Recurring
+from alphabar.training.callbacks.recurring import Recurring, is_any_due
 from alphabar.training.callbacks.stopping import STOP_SIGNALS, stop
 from alphabar.training.finite import nonfinite_weight
 from alphabar.training.hooks import base_module, ends_step, log_every_n_steps
@@ -59,8 +59,8 @@ class Checkpoints(Recurring, Checkpoint):
     keep_last, keep_best: how many of the last and of the best ones are kept. Raises ValueError unless both are >= 1.
 
     A signal to stop (see `StopSignals`) leaves a last.ckpt, too: of the step that was under way, or with several processes of the
-    next one that is logged, where they can agree on it. Lightning calls it after all other callbacks, so that the file has what
-    they know of a step.
+    next one that is logged, where they can agree on it, or of the one whose figures or samples it cuts off. Lightning calls it
+    after all other callbacks, so that the file has what they know of a step.
     If something ends training in the middle of a step (`max_time`), the step is finished first, so that no gradients are lost.
     """
 
@@ -88,8 +88,17 @@ class Checkpoints(Recurring, Checkpoint):
             self.act_now(trainer, pl_module)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._finish_step(trainer, batch_idx)
-        if not ends_step(trainer, batch_idx) or (trainer.world_size > 1 and trainer.global_step % log_every_n_steps(trainer) != 0):
-            return
+        can_agree = trainer.world_size == 1 or trainer.global_step % log_every_n_steps(trainer) == 0 or is_any_due(trainer)
+        if ends_step(trainer, batch_idx) and can_agree:
+            self._stop_if_asked(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if is_any_due(trainer):
+            self._stop_if_asked(trainer, pl_module)
+
+    def _stop_if_asked(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends the run, with a checkpoint, if any process has received a signal; all processes call it."""
         if (number := STOP_SIGNALS.agreed_signal(pl_module.device)) is not None:
             if self.last_step != trainer.global_step:
                 self.act_now(trainer, pl_module)
@@ -103,10 +112,13 @@ class Checkpoints(Recurring, Checkpoint):
         elif self.stops_after_step:
             trainer.should_stop = True
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.fid = base_module(pl_module).figures.get("fid", math.inf)  # it was measured before the checkpoint
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         STOP_SIGNALS.defer()
         self.best_fids = from_first(lambda: self._take_up(trainer))
-        self.fid = base_module(pl_module).figures.get("fid", math.inf)  # it was measured before the checkpoint
+        super().on_train_start(trainer, pl_module)
 
     def _take_up(self, trainer: Trainer) -> list[float]:
         """Finishes what a kill left half done in the folder of a resumed run; returns the FIDs of the best checkpoints."""
@@ -132,6 +144,7 @@ class Checkpoints(Recurring, Checkpoint):
             log.warning("step %d: no checkpoint is written, since %s is not finite; earlier ones stay", trainer.global_step, name)
             return
         # Within a series of skipped steps the newest checkpoint is replaced, and the one from before the series is kept.
+        self.is_due = is_any_due(trainer)  # so that it acts after what is due, and the newest checkpoint has that
         watch = nonfinite_steps(trainer)
         is_skipped = watch is not None and watch.newest_was_skipped()
         keep_last = 1 if is_skipped and self.last_was_skipped else self.keep_last

@@ -84,6 +84,7 @@ class FID(SamplingCallback):
             module.figures[floor_figure_name("fid", reference.held_out.num, extractor.name)] = floor["fid"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         floor = {name: value for name, value in diffusion_module(pl_module, self).figures.items() if name.startswith("fid/floor")}
         if trainer.global_step == 0 and floor:
             log_figures(trainer, floor)

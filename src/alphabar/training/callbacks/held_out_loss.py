@@ -11,6 +11,7 @@ from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.objectives import regress
 from alphabar.runs.distributed import rank_and_size, sum_over_ranks
 from alphabar.training.callbacks.recurring import Recurring
+from alphabar.training.callbacks.stopping import interruptible
 from alphabar.training.ema import weight_averages
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures
@@ -52,6 +53,7 @@ class HeldOutLoss(Recurring):
         self.num_times = num_times
         self.batch_size = batch_size
         self.is_on = False
+        self.num_batches = 0  # of the first rank, which has most
         self.bank: list[tuple[Tensor, dict[str, Tensor]]] = []  # this rank's indices [B], and batches of the data
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,10 +62,12 @@ class HeldOutLoss(Recurring):
         self.is_on = num > 0
         if not self.is_on and rank == 0:
             log.warning("the data has no held-out images, so there is no held-out loss")
+        self.num_batches = math.ceil(math.ceil(num / world_size) / self.batch_size)
         shares = torch.arange(rank, num, world_size).split(self.batch_size)
         self.bank = [(indices, held_out.batch(indices)) for indices in shares if len(indices)]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         if trainer.global_step == 0:
             self.act_now(trainer, pl_module)
 
@@ -83,7 +87,8 @@ class HeldOutLoss(Recurring):
 
     def sums(self, module: DiffusionModule) -> Tensor:
         """Returns the summed losses of the whole bank and their number by bin: float64 [2, len(BINS)]; all ranks call it."""
-        parts = [self._losses(module, indices, batch) for indices, batch in self.bank]
+        bank = interruptible(self.bank, self.num_batches, module.device)
+        parts = [self._losses(module, indices, batch) for indices, batch in bank]
         sums = torch.zeros(2, len(BINS), dtype=torch.float64)
         if parts:
             snr, losses = torch.cat(parts, dim=1).cpu().double()

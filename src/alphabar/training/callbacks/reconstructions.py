@@ -17,6 +17,7 @@ from alphabar.models.codecs.pixels import to_uint8
 from alphabar.runs.distributed import rank_and_size, sum_over_ranks
 from alphabar.sampling.image_grid import grid, save_png
 from alphabar.training.callbacks.recurring import Recurring
+from alphabar.training.callbacks.stopping import interruptible
 from alphabar.training.hooks import checked_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures, log_picture
 from alphabar.training.modules.autoencoder import AutoencoderModule
@@ -75,7 +76,8 @@ class Reconstructions(Recurring):
         collector = None if reference is None else reference.collector(num)
         sums = torch.zeros(6, dtype=torch.float64)  # images, their PSNR and L1, latents, their sum and that of their squares
         with evaluation(trainer, module):
-            for indices in torch.arange(num).split(self.batch_size)[rank::world_size]:
+            batches = torch.arange(num).split(self.batch_size)
+            for indices in interruptible(batches[rank::world_size], len(batches[::world_size]), module.device):
                 originals = images.images(indices).to(module.device)
                 latents, x, y = reconstructed(module, originals)
                 decoded = to_uint8(y)

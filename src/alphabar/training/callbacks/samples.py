@@ -22,6 +22,7 @@ class Samples(SamplingCallback):
     draws_images = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         if trainer.global_step == 0:
             self.act_now(trainer, pl_module)
 

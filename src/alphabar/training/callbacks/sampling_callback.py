@@ -10,6 +10,7 @@ from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.sampling.sampling_job import SampleBatch, SamplingJob, sampler_for_codec
 from alphabar.training.callbacks.recurring import Recurring
+from alphabar.training.callbacks.stopping import interruptible
 from alphabar.training.hooks import image_data
 from alphabar.training.modules.diffusion import DiffusionModule
 
@@ -41,10 +42,14 @@ class SamplingCallback(Recurring, ABC):
     def sample_batches(
         self, trainer: Trainer, module: DiffusionModule, conditions: Conditions, num: int
     ) -> tuple[SamplingJob, Iterator[SampleBatch]]:
-        """Returns the job of `num` samples with these conditions, and this process's share of them."""
+        """Returns the job of `num` samples with these conditions, and this process's share of them.
+
+        A signal to stop ends them, see `interruptible`.
+        """
         job = sampling_job(trainer, module, self.sampler, self.seed, min(self.batch_size, num), conditions)
         ranks = trainer.global_rank, trainer.world_size
-        return job, job.images(guided(module, self.guidance), num, module.device, *ranks)
+        batches = job.images(guided(module, self.guidance), num, module.device, *ranks)
+        return job, interruptible(batches, len(list(job.batches(num, 0, trainer.world_size))), module.device)
 
 
 def sampling_job(

@@ -6,19 +6,25 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
 from alphabar.runs.distributed import rank_and_size
 from alphabar.runs.ranks import expect_end
 
+T = TypeVar("T")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE = 10.0  # seconds until a process ends that was to stop before training, and is still waiting for something
 SAME_SIGNAL = 0.2  # seconds within which a signal that comes twice is one: closing a terminal sends two
+
+
+class Interrupted(Exception):
+    """Ends what a callback measures or draws, since a signal asks the run to stop; the resumed run does it from the beginning."""
 
 
 class StopSignals:
@@ -31,6 +37,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.num_asked = 0  # how often something long has asked whether to go on
         self._is_deferred = False
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
@@ -107,9 +114,26 @@ class StopSignals:
         torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
         return int(number) or None
 
+    def interrupt(self, device: torch.device) -> None:
+        """Raises Interrupted if any process has received a signal; all processes call it, as between two batches of samples."""
+        self.num_asked += 1
+        if self.agreed_signal(device) is not None:
+            raise Interrupted
+
 
 STOP_SIGNALS = StopSignals()  # those of this process
 os.register_at_fork(after_in_child=STOP_SIGNALS.forget)
+
+
+def interruptible(parts: Iterable[T], num: int, device: torch.device) -> Iterator[T]:
+    """Yields this process's `parts` of something long, before each of which all processes agree whether to go on.
+
+    num: the number of parts of the process that has most of them. Raises Interrupted on all processes at once.
+    """
+    rest = iter(parts)
+    for _ in range(num):
+        STOP_SIGNALS.interrupt(device)
+        yield from islice(rest, 1)
 
 
 def stop(number: int) -> NoReturn:
