@@ -7,6 +7,8 @@ import signal
 import pytest
 
 import runs
+from alphabar.errors import UserError
+from alphabar.runs.sweep_record import read_record
 from runs import table
 from test_launcher import is_alive, start, wait_for  # noqa: F401
 from test_resume import CRASH, equal
@@ -110,3 +112,26 @@ def test_a_sweep_that_cannot_go_on_is_one_line(command, finished, tmp_path, reco
     assert err.startswith(f"error: {message.format(cwd=tmp_path)}")
     assert err.count("\n") == 1
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"result": {"fid": 3}},
+        {"result": {"fid": {"value": 1.0, "name": ["fid"]}}},
+        {"result": {"bpd": {"protocol": 7}}},
+        {"result": {"objective": "low"}},
+        {"num": -5},
+        {"seconds": None},
+    ],
+    ids=str,
+)
+def test_a_job_of_another_kind_in_a_record_is_one_line(tmp_path, change):
+    job = {"num": 0, "overrides": {"seed": "1"}, "folder": "0", "result": {"fid": {"value": 1.0, "name": "fid/n8"}, "bpd": None}}
+    content = {"command": {"script": "train.py", "arguments": [], "working_directory": "/"}, "jobs": [job]}
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    assert [each.figure for each in read_record(tmp_path).jobs] == [1.0]
+    for jobs in ([{**job, **change}], [job, job]):
+        (tmp_path / "sweep.json").write_text(json.dumps({**content, "jobs": jobs}))
+        with pytest.raises(UserError, match=r"^[^\n]*: sweep.json cannot be read \((Type|Value)Error\)$"):
+            read_record(tmp_path)

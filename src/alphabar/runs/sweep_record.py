@@ -8,10 +8,11 @@ from alphabar.errors import UserError
 from alphabar.files.atomic import remove_temporaries, write_text
 from alphabar.runs.run_dir import lock, unlock
 from alphabar.runs.run_links import refuse_links
-from alphabar.runs.sweep import TABLE, Job, Sweep, SweepCommand
+from alphabar.runs.sweep import METRICS, TABLE, Job, Sweep, SweepCommand
 
 RECORD = "sweep.json"
 OCCUPATION = "running a sweep in this folder"
+FIGURE_TEXTS = ("name", "protocol")  # of a figure of merit in the result of a job
 open_sweeps: list[Sweep] = []
 
 
@@ -85,6 +86,8 @@ def read_record(folder: Path) -> Sweep:
         command = SweepCommand(**content["command"])
         if not all(map(_is_of_job, jobs)) or not all(isinstance(word, str) for word in command.arguments):
             raise TypeError
+        if len({job.num for job in jobs}) < len(jobs):
+            raise ValueError
         for job in jobs:
             job.folder = folder / job.folder
             if folder.resolve() not in job.folder.resolve().parents:
@@ -99,5 +102,13 @@ def read_record(folder: Path) -> Sweep:
 def _is_of_job(job: Job) -> bool:
     """Returns whether the fields of a job that was read have the types of a job's."""
     texts = (job.folder, job.state, job.error, *job.overrides, *job.overrides.values())
-    is_numbered = isinstance(job.num, int) and isinstance(job.seconds, int | float) and isinstance(job.result, dict)
+    is_numbered = isinstance(job.num, int) and job.num >= 0 and isinstance(job.seconds, int | float) and is_result(job.result)
     return is_numbered and all(isinstance(text, str) for text in texts)
+
+
+def is_result(result: object) -> bool:
+    """Returns whether an object that was read is what a job hands over when it ends, as far as we use it."""
+    if not isinstance(result, dict) or not isinstance(result.get("objective"), int | float | None):
+        return False
+    figures = [result[metric] for metric in METRICS if result.get(metric) is not None]
+    return all(isinstance(each, dict) and all(isinstance(each.get(key), str | None) for key in FIGURE_TEXTS) for each in figures)
