@@ -145,6 +145,99 @@ def test_files_that_come_later_move_no_other_between_the_splits(tmp_path):
     assert before != FolderSource(str(tmp_path), 4).fingerprint() != FolderSource(str(tmp_path), 8).fingerprint()
 
 
+LAYOUTS = {
+    "splits": (
+        ["train/b/1.png", "Test/a/2.png", "train/a/3.png", "val/b/4.png"],
+        (["train/a/3.png", "train/b/1.png"], ["Test/a/2.png", "val/b/4.png"], ("a", "b")),
+        {"splits": "trained on train (2), held out Test (1), val (1), as the folders are called"},
+    ),
+    "flat-splits": (
+        ["training/1.png", "dev/2.png", "more/3.png", "4.png"],
+        (["training/1.png"], ["dev/2.png"], None),
+        {
+            "splits": "trained on training (1), held out dev (1), as the folders are called",
+            "not used": "2 images outside the splits",
+        },
+    ),
+    "one-split-without-classes": (
+        ["train/a/1.png", "train/b/2.png", "test/3.png"],
+        (["train/a/1.png", "train/b/2.png"], ["test/3.png"], None),
+        {
+            "splits": "trained on train (2), held out test (1), as the folders are called",
+            "classes": "none, since 1 image lies beside the folders a, b: test/3.png",
+        },
+    ),
+    "train-alone": (["train/a/1.png", "train/b/2.png"], (["train/a/1.png", "train/b/2.png"], [], ("a", "b")), {}),
+    "a-class-called-train": (["train/1.png", "bus/2.png"], (["bus/2.png", "train/1.png"], [], ("bus", "train")), {}),
+    "test-alone": (["test/1.png"], (["test/1.png"], [], None), {}),
+    "stray": (
+        ["a/1.png", "b/2.png", "stray.png"],
+        (["a/1.png", "b/2.png", "stray.png"], [], None),
+        {"classes": "none, since 1 image lies beside the folders a, b: stray.png"},
+    ),
+    "empty-class": (["a/1.png", "b/2.png", "c/"], (["a/1.png", "b/2.png"], [], ("a", "b")), {"classes": "no images in c"}),
+    "one-full-class": (["a/1.png", "b/x.heic"], (["a/1.png"], [], None), {"classes": "no images in b", "not used": "1 .heic"}),
+    "case": (["a/1.png", "A/2.png"], (["A/2.png", "a/1.png"], [], ("A", "a")), {"classes": "A and a differ in case only"}),
+    "only-held-out": (
+        ["train/a/1.png", "train/b/2.png", "test/c/3.png"],
+        (["train/a/1.png", "train/b/2.png"], ["test/c/3.png"], ("a", "b", "c")),
+        {
+            "splits": "trained on train (2), held out test (1), as the folders are called",
+            "classes": "no image to train on of c",
+        },
+    ),
+    "other-files": (
+        ["1.png", *(f"{index}.HEIC" for index in range(3)), "notes.txt", "x", "metadata.jsonl", ".hidden"],
+        (["1.png"], [], None),
+        {"not used": "3 .heic, 1 .txt, 1 without a suffix"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("names", "expected", "remarks"), LAYOUTS.values(), ids=LAYOUTS)
+def test_what_folders_and_files_mean_is_said(tmp_path, names, expected, remarks):
+    for name in names:
+        if name.endswith(".png"):
+            save(tmp_path / name)
+        elif name.endswith("/"):
+            (tmp_path / name).mkdir()
+        else:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("")
+    if len(list(tmp_path.iterdir())) < len({name.split("/")[0] for name in names}):
+        pytest.skip("a file system that does not tell upper from lower case")
+    data = Folder(str(tmp_path), 4, batch_size=1, held_out=0, caption_key=None)
+    train, held_out = data.source.train(), data.source.held_out()
+    found = [sorted(images.reader.names[index] for index in range(len(images))) for images in (train, held_out)]
+    assert (*found, data.classes) == expected
+    for images in (train, held_out) if data.classes else ():
+        assert [data.classes[label] for label in images.labels] == [name.split("/")[-2] for name in images.reader.names]
+    assert data.remarks == remarks
+
+
+def test_splits_are_part_of_the_fingerprint(tmp_path):
+    save(tmp_path / "train/1.png")
+    save(tmp_path / "tests/2.png")
+    before = FolderSource(str(tmp_path), 4).fingerprint()
+    assert FolderSource(str(tmp_path), 4, held_out=0.2).fingerprint() != before
+    (tmp_path / "test").mkdir()
+    split = FolderSource(str(tmp_path), 4)
+    assert split.fingerprint() == FolderSource(str(tmp_path), 4, held_out=0.2).fingerprint() != before
+    (tmp_path / "train/1.png").unlink()
+    with pytest.raises(UserError, match=r"there are no images to train on in .*: trained on train \(0\), held out test \(0\)"):
+        FolderSource(str(tmp_path), 4).train()
+
+
+def test_a_class_whose_only_image_is_broken_is_named(tmp_path):
+    for index in range(4):
+        save(tmp_path / f"a/{index}.png")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/1.png").write_bytes(b"no image")
+    data = Folder(str(tmp_path), 4, batch_size=1, held_out=0)
+    assert data.remarks == {"classes": "no image to train on of b"}
+    assert data.classes == ("a", "b")
+
+
 def broken_folder(root: Path, num_good: int, num_bad: int) -> Path:
     for index in range(num_good):
         save(root / ("a" if index % 2 else "b") / f"{index}.png", 10 * (index % 2))
@@ -271,7 +364,10 @@ BAD = {
     "absent": (lambda p: FolderSource(f"{p}/no", 8), "there is no folder {p}/no: data.root names a folder of images (.png"),
     "file": (lambda p: FolderSource(f"{p}/file", 8), "{p}/file is a file: data.root names"),
     "empty": (lambda p: FolderSource(f"{p}/empty", 8), "the folder {p}/empty is empty: data.root names"),
-    "no-images": (lambda p: FolderSource(p, 8), "no images in the folder {p} and its subfolders: data.root names"),
+    "no-images": (
+        lambda p: FolderSource(p, 8),
+        "no images in the folder {p} and its subfolders, only 1 without a suffix: data.root",
+    ),
     "resolution": (lambda p: FolderSource(p, 0), "need resolution >= 1, got 0"),
     "channels": (lambda p: FolderSource(p, 8, channels=4), "need channels 1 (grey) or 3 (RGB), got 4"),
     "held-out": (lambda p: FolderSource(p, 8, held_out=1.0), "need 0 <= held_out < 1, got 1.0"),

@@ -6,7 +6,7 @@ for. `order` says which image comes when, `loader` hands out batches in that ord
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -94,6 +94,11 @@ class ImageSource(ABC):
     def captions(self) -> Sequence[str] | None:
         """Returns all captions of both splits, each once, sorted, or None if images have none; may read the files."""
         return None
+
+    @property
+    def remarks(self) -> Mapping[str, str]:
+        """Returns lines on what a user may not expect of the data, such as {"not used": "30 .heic"}; may read the files' names."""
+        return {}
 
     @abstractmethod
     def prepare(self) -> None:

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from alphabar.data import ImageSet, ImageSource, Shape
+from alphabar.data.folder_layout import abbreviated
 from alphabar.data.loader import ImageBatches, ImageLoader, LatentBatches
 from alphabar.data.order import EpochOrder
 from alphabar.data.resident import ResidentImages
@@ -70,6 +71,17 @@ class ImageDataModule(LightningDataModule):
     def captions(self) -> tuple[str, ...] | None:
         captions = self.source.captions
         return None if captions is None else tuple(captions)
+
+    @property
+    def remarks(self) -> dict[str, str]:
+        """Returns lines on what a user may not expect of the data, by their subjects; reads the training images if they are few."""
+        remarks = dict(self.source.remarks)
+        if self.classes is not None and self.train_set.labels is not None:
+            there = set(self.train_set.labels.tolist())
+            if absent := [name for label, name in enumerate(self.classes) if label not in there]:
+                line = f"no image to train on of {abbreviated(absent)}"
+                remarks["classes"] = "; ".join([*filter(None, [remarks.get("classes")]), line])
+        return remarks
 
     @cached_property
     def train_set(self) -> ImageSet:

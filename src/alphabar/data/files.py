@@ -1,17 +1,28 @@
-"""Image files of a folder, and a fingerprint of them."""
+"""Files of a folder, which of them are images, and a fingerprint of those."""
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from alphabar.errors import UserError
+from alphabar.files.reading import image_suffixes
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+EXAMPLES = ".png, .jpg, .webp and others that Pillow decodes"
+MAX_KINDS = 8
 
 
-def image_files(root: Path, inside: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """Yields the paths, relative to `root` and with forward slashes, of all images in it and its subfolders, in a fixed order.
+class Entry(NamedTuple):
+    """A file or a folder; `name` is relative to the folder that is listed, with forward slashes."""
+
+    name: str
+    is_folder: bool
+
+
+def walk(root: Path, inside: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Entry]:
+    """Yields all that is in a folder and its subfolders, in a fixed order, but for what is hidden.
 
     Links are followed, but never into a folder that they are in.
     """
@@ -27,10 +38,27 @@ def image_files(root: Path, inside: tuple[str, ...] = (), above: frozenset[tuple
     for entry in entries:
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             continue
-        if _is_folder(entry):
-            yield from image_files(root, (*inside, entry.name), above | {identity})
-        elif entry.name.lower().endswith(SUFFIXES):
-            yield "/".join((*inside, entry.name))
+        is_folder = _is_folder(entry)
+        yield Entry("/".join((*inside, entry.name)), is_folder)
+        if is_folder:
+            yield from walk(root, (*inside, entry.name), above | {identity})
+
+
+def image_files(root: Path) -> Iterator[str]:
+    """Yields the names of all images in a folder and its subfolders, as `walk` does."""
+    return (entry.name for entry in walk(root) if is_image(entry))
+
+
+def is_image(entry: Entry) -> bool:
+    """Returns whether an entry is a file with the suffix of an image, in upper or lower case."""
+    return not entry.is_folder and entry.name.lower().endswith(image_suffixes())
+
+
+def count_kinds(names: Iterable[str]) -> str:
+    """Returns how many of the files have which suffix, the most frequent ones first: "30 .heic, 1 .txt"."""
+    kinds = Counter(PurePosixPath(name).suffix.lower() or "without a suffix" for name in names).most_common()
+    rest = sum(number for _, number in kinds[MAX_KINDS:])
+    return ", ".join([f"{number:,} {kind}" for kind, number in kinds[:MAX_KINDS]] + ([f"{rest:,} others"] if rest else []))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

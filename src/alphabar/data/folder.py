@@ -2,19 +2,21 @@
 
 import hashlib
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from alphabar.data import ImageSet
-from alphabar.data.captions import read_captions
+from alphabar.data.captions import METADATA, read_captions
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedSource, ImageReader
-from alphabar.data.files import SUFFIXES, fingerprint, image_files
+from alphabar.data.files import EXAMPLES, Entry, count_kinds, fingerprint, image_files, is_image, walk
+from alphabar.data.folder_layout import FolderLayout
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 from alphabar.files.reading import open_image
@@ -43,8 +45,8 @@ class FileReader(ImageReader):
 class FolderSource(DecodedSource):
     """A source of all images under `root`.
 
-    The classes are the first-level folders, where all images lie in two or more of them. Hidden files and folders are
-    not looked at. Whether an image is held out depends on its path under `root` alone: files that are added move no other.
+    Splits and classes are as in `FolderLayout`. Hidden files and folders are not looked at. Without splits, whether an image is
+    held out depends on its path under `root` alone: files that are added move no other.
     Captions are those in `metadata.jsonl`, if `root` has one.
 
     resolution, channels, held_out, strict: see `DecodedSource`, which raises ValueError.
@@ -67,10 +69,7 @@ class FolderSource(DecodedSource):
 
     @cached_property
     def classes(self) -> tuple[str, ...] | None:
-        paths = [PurePosixPath(name) for _, name in self._files]
-        folders = sorted({path.parts[0] for path in paths})
-        nested = all(len(path.parts) > 1 for path in paths)
-        return tuple(folders) if nested and len(folders) > 1 else None
+        return self._layout.classes
 
     @cached_property
     def captions(self) -> tuple[str, ...] | None:
@@ -79,26 +78,53 @@ class FolderSource(DecodedSource):
     def prepare(self) -> None:
         """Does nothing: the images are the user's own."""
 
+    @property
+    def remarks(self) -> Mapping[str, str]:
+        unused = [count_kinds(name for name in self._others if name != METADATA)]
+        if outside := len(self._layout.names) - len(self._layout.used):
+            unused.append(f"{outside:,} image{'' if outside == 1 else 's'} outside the splits")
+        line = ", ".join(part for part in unused if part)
+        return {**self._layout.remarks(), **({"not used": line} if line else {})}
+
     def train(self) -> ImageSet:
-        names = [name for place, name in self._files if place >= self.fraction]
+        names = [name for place, name in self._files if not self._is_held_out(place, name)]
+        if not names and self._layout.has_splits:
+            raise UserError(f"there are no images to train on in {self.root}: {self.remarks['splits']}")
         if not names:
             raise UserError(f"all {len(self._files)} images under {self.root} are held out: set data.held_out=0")
         return self._images(names)
 
     def held_out(self) -> ImageSet:
-        return self._images([name for place, name in self._files if place < self.fraction])
+        return self._images([name for place, name in self._files if self._is_held_out(place, name)])
 
     def fingerprint(self) -> str:
-        settings: tuple[float | str, ...] = (*self._shape, self.fraction)
+        settings: tuple[float | str, ...] = (*self._shape, "splits" if self._layout.has_splits else self.fraction)
         if self._captions is not None:
             pairs = repr(sorted(self._captions.items())).encode(errors="surrogateescape")
             settings = (*settings, hashlib.blake2b(pairs, digest_size=16).hexdigest())
         return fingerprint(self.root, [name for _, name in self._files], settings)
 
+    def _is_held_out(self, position: float, name: str) -> bool:
+        return self._layout.is_held_out(name) if self._layout.has_splits else position < self.fraction
+
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        return list(walk(self.root))
+
+    @cached_property
+    def _others(self) -> list[str]:
+        """Returns the names of the files that are no images."""
+        return [entry.name for entry in self._entries if not entry.is_folder and not is_image(entry)]
+
+    @cached_property
+    def _layout(self) -> FolderLayout:
+        names = [entry.name for entry in self._entries if is_image(entry)]
+        return FolderLayout(names, [entry.name for entry in self._entries if entry.is_folder])
+
     @cached_property
     def _files(self) -> list[tuple[float, str]]:
         """Returns (position, name) of each file, sorted by position, a hash of the name that shuffles the classes."""
-        return sorted((hash_position(name), name) for name in image_files(self.root))
+        return sorted((hash_position(name), name) for name in self._layout.used)
 
     @cached_property
     def _captions(self) -> dict[str, str] | None:
@@ -116,12 +142,12 @@ class FolderSource(DecodedSource):
     def _labels(self, names: list[str]) -> Tensor | None:
         if self.classes is None:
             return None
-        ids = {folder: label for label, folder in enumerate(self.classes)}
-        return torch.tensor([ids[PurePosixPath(name).parts[0]] for name in names], dtype=torch.int64)
+        ids: dict[str | None, int] = {folder: label for label, folder in enumerate(self.classes)}
+        return torch.tensor([ids[self._layout.class_of(name)] for name in names], dtype=torch.int64)
 
 
 def _check(root: Path) -> None:
-    wanted = f"data.root names a folder of images ({', '.join(SUFFIXES)})"
+    wanted = f"data.root names a folder of images ({EXAMPLES})"
     if not root.exists():
         raise UserError(f"there is no folder {root}: {wanted}")
     if not root.is_dir():
@@ -129,7 +155,9 @@ def _check(root: Path) -> None:
     if next(root.iterdir(), None) is None:
         raise UserError(f"the folder {root} is empty: {wanted}")
     if next(image_files(root), None) is None:
-        raise UserError(f"no images in the folder {root} and its subfolders: {wanted}")
+        found = count_kinds(entry.name for entry in walk(root) if not entry.is_folder)
+        has = f", only {found}" if found else ""
+        raise UserError(f"no images in the folder {root} and its subfolders{has}: {wanted}")
 
 
 def hash_position(name: str) -> float:

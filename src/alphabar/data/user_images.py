@@ -7,7 +7,7 @@ from torch import Tensor
 
 from alphabar.data import Shape
 from alphabar.data.decoded import DecodedImages
-from alphabar.data.files import SUFFIXES, image_files
+from alphabar.data.files import EXAMPLES, image_files
 from alphabar.data.folder import FileReader
 from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
@@ -50,5 +50,5 @@ def _find_images(path: str, num: int) -> tuple[Path, list[str]]:
     else:
         raise UserError(f"images={path}: there is no such file or folder")
     if not names:
-        raise UserError(f"images={path}: no images in this folder and its subfolders ({', '.join(SUFFIXES)})")
+        raise UserError(f"images={path}: no images in this folder and its subfolders ({EXAMPLES})")
     return place, names

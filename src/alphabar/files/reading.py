@@ -48,3 +48,10 @@ def known_formats() -> tuple[str, ...]:
     """Returns those of `FORMATS` that this build of Pillow has."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@cache
+def image_suffixes() -> tuple[str, ...]:
+    """Returns the suffixes of the formats in `known_formats`, in lower case, as Pillow lists them."""
+    known = known_formats()
+    return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in known))

@@ -124,7 +124,8 @@ def num_classes(datamodule: ImageDataModule) -> int:
     """Returns the number of classes of the data. Raises UserError if its images have none."""
     datamodule.prepare_data()  # the names may lie in files that are to be downloaded
     if datamodule.classes is None:
-        raise UserError("conditioner=class_label needs images with classes, and these data have none")
+        reason = f": {remark}" if (remark := datamodule.source.remarks.get("classes")) else ""
+        raise UserError(f"conditioner=class_label needs images with classes, and these data have none{reason}")
     return len(datamodule.classes)
 
 

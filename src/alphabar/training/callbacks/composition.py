@@ -22,6 +22,7 @@ class Composition(RunCallback):
         module = base_module(pl_module)
         lines = {
             "data": describe_data(data),
+            **data.remarks,
             **describe_choices(module.config.get("choices", {})),
             **module.composition,
             **describe_training(trainer, data.batch_size),
