@@ -290,7 +290,11 @@ def test_the_card_of_a_dataset_names_no_files_of_others(tmp_path, quiet_datasets
 
 # (the file of a dataset that save_to_disk wrote, what it says)
 ELSEWHERE = {
-    "upwards": ("state.json", {"_data_files": [{"filename": "../other.arrow"}]}, "names data outside this folder, '../other.arrow'"),
+    "upwards": (
+        "state.json",
+        {"_data_files": [{"filename": "../other.arrow"}]},
+        "names data outside this folder, '../other.arrow'",
+    ),
     "absolute": ("state.json", {"_data_files": [{"filename": "/etc/passwd"}]}, "names data outside this folder, "),
     "a link": ("state.json", {"_data_files": [{"filename": "link.arrow"}]}, "names data outside this folder, 'link.arrow'"),
     "a split": ("dataset_dict.json", {"splits": ["train", "../other"]}, "names data outside this folder, '../other/state.json'"),
