@@ -440,6 +440,8 @@ SWEEPS = {
     "a dataset of the hub": (["-m", "seed=1,2", "data=huggingface", "data.name=somebody/images"], "data.name=somebody/images"),
     "many workers": (["-m", "seed=1,2", "data.num_workers=1000000"], "data.num_workers=1000000"),
     "many samples in a list": (["-m", "seed=1,2", "callbacks.samples.num=4,1e9"], "callbacks.samples.num=4,1e9"),
+    "a range of workers": (["-m", "data.num_workers=range(999999,1000000)"], "data.num_workers=range(999999,1000000)"),
+    "workers as another key": (["-m", "seed=1000000", "+data.num_workers=${seed}"], "+data.num_workers="),
     "many samples in a mapping": (["-m", "seed=1,2", "+callbacks.mine={num: 64, batch_size: 1000000}"], "batch_size: 1000000"),
     "a pickle": (["--experimental-rerun=canary.pickle"], "--experimental-rerun, which no sweep has"),
 }  # fmt: skip

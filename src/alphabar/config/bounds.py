@@ -28,20 +28,25 @@ MOST = {
 SAMPLES, FILM = "Samples", "Film"  # callbacks that have all their images in memory, one of them in all states
 BYTES_PER_PIXEL = 12  # float32, RGB
 SEPARATORS = re.compile(r"[\s,'\"\[\](){}:=]+")  # of what an override names: its key, and the values in lists and mappings
+PARTS = re.compile(r"(?P<key>[\w.+]+)\s*[:=]|(?P<value>[^\s,'\"\[\](){}:=]+)")
 
 
 def exceeds_bounds(word: str) -> bool:
-    """Returns whether an override gives a key more than `MOST` of it, in a list or a mapping, too."""
+    """Returns whether an override gives a key more than `MOST` of it, in a list, range or mapping, too, or what another key has."""
     most: int | None = None
-    for part in SEPARATORS.split(word):
-        try:
-            number = float(part)
-        except ValueError:
-            most = MOST.get(part.rpartition(".")[2])
-            continue
-        if most is not None and number > most:
+    for part in PARTS.finditer(word):
+        if part["key"] is not None:
+            most = MOST.get(part["key"].lstrip("+").rpartition(".")[2])
+        elif most is not None and _exceeds(part["value"], most):
             return True
     return False
+
+
+def _exceeds(text: str, most: int) -> bool:
+    try:
+        return float(text) > most
+    except ValueError:  # the name of a function of Hydra's, such as range
+        return "$" in text
 
 
 def must_fit_in_memory(config: dict[str, Any], name: str) -> None:
