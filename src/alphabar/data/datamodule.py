@@ -150,6 +150,12 @@ class ImageDataModule(LightningDataModule):
         indices, _ = next(self._order().batches(number, flip=False))
         return indices
 
+    def first_batch(self) -> dict[str, Tensor]:
+        """Returns this process's first batch, not mirrored, without taking it from the loader."""
+        assert self._loader is not None
+        indices, _ = next(self._order().batches(0, False, self._loader.device))
+        return self._loader.source.batch(indices, None)
+
     def _order(self) -> EpochOrder:
         if self.trainer is None:
             return EpochOrder(len(self.train_set), self.batch_size, self.seed)

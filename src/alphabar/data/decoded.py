@@ -11,12 +11,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from alphabar.data import ImageSet, ImageSource, LoadedImages, Shape
 from alphabar.data.pixels import square_shape, to_pixels
 from alphabar.data.unreadable import Unreadable, unreadable_message
 from alphabar.errors import UserError
+from alphabar.progress import show_progress
 
 log = logging.getLogger(__name__)
 CHUNK = 64  # images of one piece of work for a thread
@@ -95,15 +95,14 @@ class DecodedImages(ImageSet):
         pixels = torch.empty((len(self), *self.shape.size), dtype=torch.uint8)
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         starts = range(0, len(self), CHUNK)
-        quiet = True if rank_zero_only.rank else None  # None: where there is no terminal
         errors: dict[int, Exception] = {}
         try:
-            with tqdm(total=len(self), desc="reading images", unit="img", delay=2, leave=False, disable=quiet) as bar:
-                for found in pool.map(lambda start: self._fill(pixels, start), starts):
+            with show_progress("reading images", len(self), "img", rank_zero_only.rank == 0) as bar:
+                for start, found in zip(starts, pool.map(lambda start: self._fill(pixels, start), starts), strict=True):
                     if self.strict and found:
                         raise UserError(self._describe(*next(iter(found.items()))))
                     errors |= found
-                    bar.update(min(CHUNK, len(self) - bar.n))
+                    bar.update(min(CHUNK, len(self) - start))
         finally:
             pool.shutdown(cancel_futures=True)
         return self._without(errors, pixels)

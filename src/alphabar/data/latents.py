@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.files.cache import DiskCache
 from alphabar.models.codecs import LatentCodec
+from alphabar.progress import show_progress
 from alphabar.runs.distributed import from_first, raise_together, rank_and_size, sum_over_ranks
 
 VERSION = 2  # the version of the cached files
@@ -96,8 +96,7 @@ def _encode_to_file(
         (mirrored, rows) for mirrored in sorted({False, flip}) for rows in torch.arange(len(images)).split(CHUNK * world_size)
     ]
     error: UserError | None = None
-    bar = tqdm(total=shape[0], desc="encoding images", unit="img", delay=2, leave=False, disable=rank > 0 or None)
-    with bar, ExitStack() as output:
+    with show_progress("encoding images", shape[0], "img", rank == 0) as bar, ExitStack() as output:
         write = None
         for mirrored, rows in chunks:
             own = torch.arange(rank, len(rows), world_size)

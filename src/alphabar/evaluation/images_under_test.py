@@ -11,13 +11,13 @@ import torch
 from lightning.fabric import Fabric
 from omegaconf import OmegaConf
 from torch import Tensor
-from tqdm import tqdm
 
 from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.evaluation.cost import Cost, counted_evaluations
 from alphabar.evaluation.files import SampleFiles, format_size
+from alphabar.progress import show_progress
 from alphabar.runs.checkpoint import checkpoint_hash
 from alphabar.runs.distributed import raise_together
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images, null_conditions
@@ -202,9 +202,8 @@ class SamplesInFiles(ImagesUnderTest):
 
     def batches(self, seed: int) -> Iterator[SampleBatch]:
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
-        is_hidden = True if rank else None  # None: the bar is hidden if there is no terminal
         error: UserError | None = None
-        with tqdm(desc="looking at samples", total=self.num, unit="img", delay=2, leave=False, disable=is_hidden) as bar:
+        with show_progress("looking at samples", self.num, "img", rank == 0) as bar:
             try:
                 for indices, images in self.files.batches(self.num, self.inference.batch_size, rank, world_size):
                     yield SampleBatch(indices, images, torch.ones(len(images), dtype=torch.bool))

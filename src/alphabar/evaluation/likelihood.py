@@ -1,7 +1,6 @@
 """The likelihood of held-out images under the model of a checkpoint."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import NamedTuple
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
-from tqdm import tqdm
 
 from alphabar.data import ImageSet
 from alphabar.diffusion.denoiser import Denoiser
@@ -33,6 +31,7 @@ from alphabar.evaluation.result import EvaluationResult
 from alphabar.metrics.content import content_hash, hash_to_hex
 from alphabar.metrics.names import bound_name, flow_name
 from alphabar.metrics.real import indices_of_rank
+from alphabar.progress import show_progress
 from alphabar.runs.distributed import sum_over_ranks
 from alphabar.runs.text_table import format_table
 from alphabar.sampling.conditions import Conditions, dataset_conditions
@@ -192,9 +191,8 @@ class Likelihood:
         content = torch.zeros((), dtype=torch.int64, device=home)
         batches = list(indices_of_rank(settings.num, settings.batch_size))
         total_steps = len(batches) * sum(each.num_steps for each in estimators)
-        is_shown = fabric.is_global_zero and sys.stderr.isatty()
         with (
-            tqdm(total=total_steps, unit="step", desc=f"{settings.num} images", disable=not is_shown) as bar,
+            show_progress(f"likelihood of {settings.num:,} images", total_steps, "step", fabric.is_global_zero) as bar,
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # TF32 keeps only 10 bits of the factors of convolutions
         ):
             for indices in batches:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from alphabar.data import ImageSet
 from alphabar.files.cache import DiskCache
@@ -16,6 +15,7 @@ from alphabar.metrics.collector import Batch, Collector, collect
 from alphabar.metrics.extractor import Extractor
 from alphabar.metrics.feature_set import ClassSums, FeatureSet, Sums
 from alphabar.metrics.health import ImageStatistics
+from alphabar.progress import show_progress
 from alphabar.runs.distributed import from_first, rank_and_size
 
 VERSION = 5  # the version of the cached files
@@ -80,8 +80,7 @@ def _extract(extractor: Extractor, device: torch.device, images: ImageSet, num: 
     rank, world_size = rank_and_size()
 
     def batches() -> Iterator[Batch]:
-        is_hidden = True if rank else None  # None: the bar is hidden if there is no terminal
-        with tqdm(desc="looking at real images", total=num, unit="img", delay=2, leave=False, disable=is_hidden) as bar:
+        with show_progress("looking at real images", num, "img", rank == 0) as bar:
             for indices in indices_of_rank(num, batch_size):
                 yield Batch(indices, images.images(indices), images.metadata(indices))
                 bar.update(len(indices) * world_size)

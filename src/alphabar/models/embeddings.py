@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from alphabar.errors import UserError
 from alphabar.files.cache import DiskCache
 from alphabar.models.text import BATCH, TextEncoder
+from alphabar.progress import show_progress
 
 VERSION = 2
 
@@ -46,7 +46,7 @@ def encode_texts(encoder: TextEncoder, texts: Sequence[str], device: torch.devic
     lengths = [len(row) for row in encoder.ids(texts)]
     order = sorted(range(len(texts)), key=lengths.__getitem__)  # texts of about one length need little padding
     parts: dict[int, Tensor] = {}
-    with tqdm(total=len(texts), desc="reading captions", unit="caption", delay=2, leave=False, disable=None) as bar:
+    with show_progress("reading captions", len(texts), "caption") as bar:
         for start in range(0, len(order), BATCH):
             chosen = order[start : start + BATCH]
             tokens, mask = encoder([texts[index] for index in chosen], device)

@@ -81,11 +81,3 @@ def _asset(name: str) -> str:
 
 def _csp_hash(content: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
-
-
-def format_duration(seconds: float) -> str:
-    """Returns a time span as "2 h 05 min", "3 min 20 s" or "12 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.3g} s"

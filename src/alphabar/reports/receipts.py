@@ -13,7 +13,8 @@ from alphabar.evaluation.compare import compare_receipts
 from alphabar.evaluation.receipt import FILE_NAME, Figure, Receipt, flatten_mapping, read_receipt
 from alphabar.evaluation.table import METRIC_TITLES, format_cost, format_mean, format_number, without_deviations
 from alphabar.plotting.memorisation import PANEL
-from alphabar.reports.html import format_duration, render
+from alphabar.progress import format_duration
+from alphabar.reports.html import render
 from alphabar.reports.images import EmbeddedImage, embed_image
 
 COMPARABLE_KEYS = ("weights", "sampler", "guidance")  # keys of protocols whose values are compared on purpose

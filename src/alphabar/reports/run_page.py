@@ -9,10 +9,11 @@ from markupsafe import Markup
 
 from alphabar.evaluation.table import format_number
 from alphabar.plotting.memorisation import PANEL
+from alphabar.progress import format_duration
 from alphabar.reports.charts import render_curves
 from alphabar.reports.config_summary import class_name, method_name, parse_config, summarise_config
 from alphabar.reports.health import health_rows, health_warnings
-from alphabar.reports.html import Section, format_duration, render, render_page
+from alphabar.reports.html import Section, render, render_page
 from alphabar.reports.images import EmbeddedImage, embed_image, evenly_spaced
 from alphabar.reports.receipts import FoundReceipt, receipt_warnings, receipts_of_run, render_receipts, unique_receipts
 from alphabar.runs.metrics_csv import RunMetrics, read_metrics

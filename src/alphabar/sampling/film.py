@@ -1,5 +1,6 @@
 """Films of a sampler at work, from noise x_T to images x_0."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,9 +11,17 @@ from alphabar.sampling.image_grid import grid, save_gif, save_png
 from alphabar.sampling.sampling_job import SamplingJob
 
 
-def record_film(job: SamplingJob, denoiser: Denoiser, device: torch.device, num_frames: int) -> list[Tensor]:
-    """Returns at most `num_frames` states of the first batch's trajectory, decoded: each uint8 [B, C, H, W]."""
-    states = [x.cpu() for x in job.trajectory(denoiser, range(job.batch_size), device)]
+def record_film(
+    job: SamplingJob, denoiser: Denoiser, device: torch.device, num_frames: int, on_step: Callable[[], object] = lambda: None
+) -> list[Tensor]:
+    """Returns at most `num_frames` states of the first batch's trajectory, decoded: each uint8 [B, C, H, W].
+
+    on_step: is called after every step of the sampler.
+    """
+    states = []
+    for x in job.trajectory(denoiser, range(job.batch_size), device):
+        states.append(x.cpu())
+        on_step()
     if len(states) > num_frames:
         left = torch.linspace(1, 0, num_frames) ** 1.5
         states = [states[moment] for moment in ((1 - left) * (len(states) - 1)).round().long().unique().tolist()]

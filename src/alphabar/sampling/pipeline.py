@@ -1,6 +1,5 @@
 """A pipeline: the models of a checkpoint and of its upstream stages, with the settings by which they are sampled."""
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +9,12 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.launchers import _SubprocessScriptLauncher
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from tqdm import tqdm
 
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
+from alphabar.progress import counted, show_progress
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts
 from alphabar.runs.ranks import watch_ranks
 from alphabar.runs.run_dir import claim
@@ -137,9 +136,8 @@ class Pipeline:
         num = self.settings.num
         schedules = [stage.model.denoiser.schedule for stage in self.loaded.cascade]
         steps = sum(len(sampler.times(schedule)) - 1 for sampler, schedule in zip(self.samplers, schedules, strict=True))
-        is_shown = fabric.is_global_zero and sys.stderr.isatty()
         ranks = (fabric.global_rank, fabric.world_size)
-        with tqdm(unit="step", desc=f"{num} images", disable=not is_shown) as bar:
+        with show_progress(counted(num, "image"), None, "step", fabric.is_global_zero) as bar:
             nonfinite: set[int] = set()  # images whose upstream samples have NaN or infinity
             job = self.job(conditions, num, seed, bar.update, wrap_upstream, nonfinite)
             bar.reset(steps * len(list(job.batches(num, *ranks))))

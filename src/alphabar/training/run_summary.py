@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import WandbLogger
 
 from alphabar.files.paths import display_path
+from alphabar.progress import counted, format_duration
 from alphabar.training.modules.base import BaseModule
 
 LAST = "checkpoints/last.ckpt"
@@ -74,7 +75,7 @@ def report_stop(trainer: Trainer) -> None:
 
 def result_line(result: dict[str, Any]) -> str:
     """Returns the first line of the report: steps, seconds, loss and FID."""
-    line = f"done: {result['steps']:,} step{'' if result['steps'] == 1 else 's'} in {result['seconds']:.0f} s"
+    line = f"done: {counted(result['steps'], 'step')} in {format_duration(result['seconds'])}"
     if result["loss"] is not None:
         line += f", loss {result['loss']:.4f}"
     if result["fid"] is not None:

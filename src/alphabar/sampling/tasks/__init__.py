@@ -3,7 +3,6 @@
 A task reads images, edits them on all devices, and writes a row of pictures for each of them.
 """
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,6 @@ from typing import NamedTuple
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
-from tqdm import tqdm
 
 from alphabar.data.user_images import read_user_images
 from alphabar.diffusion.noise import derive_seed
@@ -21,6 +19,7 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path
+from alphabar.progress import counted, show_progress
 from alphabar.runs.distributed import sum_over_ranks
 from alphabar.sampling.cascade import CONDITION_STREAM, source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
@@ -110,13 +109,13 @@ def edited_rows(fabric: Fabric, pipeline: Pipeline, plan: EditPlan) -> Tensor:
     job = SamplingJob(pipeline.sampler, pipeline.codec, pipeline.loaded.shape, pipeline.settings.seed, size)
     rows = torch.zeros(num, plan.num_columns, *job.space)
     batches = list(job.batches(num, fabric.global_rank, fabric.world_size))
-    is_shown = fabric.is_global_zero and sys.stderr.isatty()
-    with torch.no_grad(), fabric.autocast(), tqdm(total=len(batches) * plan.num_columns, disable=not is_shown) as bar:
+    bar = show_progress(counted(num, "image"), len(batches) * plan.num_columns, "picture", fabric.is_global_zero)
+    with torch.no_grad(), fabric.autocast(), bar as progress:
         for padded in batches:
             indices = [index for index in padded if index < num]
             for column, x in enumerate(plan.edit([min(index, num - 1) for index in padded])):
                 rows[indices, column] = x[: len(indices)].float().cpu()
-                bar.update()
+                progress.update()
     # Each row is zero on all processes but one.
     rows = sum_over_ranks(rows.to(fabric.device))
     num_nonfinite = int((~rows.isfinite()).flatten(2).any(2).sum())

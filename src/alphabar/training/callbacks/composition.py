@@ -1,19 +1,28 @@
 """The lines at the beginning of a run that list what it is composed of."""
 
+import math
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import printable
+from alphabar.progress import counted, format_duration
 from alphabar.training.callbacks import RunCallback
+from alphabar.training.callbacks.forecast import Forecast, forecast
 from alphabar.training.hooks import base_module, image_data
 
+DAY = 24 * 3600  # seconds
 COLORS = {1: "grey", 3: "RGB"}
 
 
 class Composition(RunCallback):
-    """Prints data, network, method, precision and steps before training starts; the first process does."""
+    """Prints data, network, method, device, precision and steps before training starts, and how long it will take.
+
+    The first process does; all of them try the steps by which the time is told.
+    """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -27,8 +36,19 @@ class Composition(RunCallback):
             **module.composition,
             **describe_training(trainer, data.batch_size),
         }
-        for name, text in lines.items():
-            print(printable(f"  {name:<10} {text}"), flush=True)
+        print_lines(lines)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step < trainer.estimated_stepping_batches:
+            times = forecast(trainer, base_module(pl_module))
+            if trainer.is_global_zero:
+                print_lines(describe_time(times, trainer))
+
+
+def print_lines(lines: Mapping[str, str]) -> None:
+    """Prints lines with their names."""
+    for name, text in lines.items():
+        print(printable(f"  {name:<10} {text}"), flush=True)
 
 
 def describe_data(data: ImageDataModule) -> str:
@@ -51,12 +71,35 @@ def describe_choices(choices: Mapping[str, str]) -> dict[str, str]:
 
 
 def describe_training(trainer: Trainer, batch_size: int) -> dict[str, str]:
-    """Returns the lines of precision and steps; batch_size: of each process."""
+    """Returns the lines of device, precision and steps; batch_size: of each process."""
     processes, accumulated = trainer.world_size, trainer.accumulate_grad_batches
-    device = f"{trainer.strategy.root_device.type} x {processes}" if processes > 1 else trainer.strategy.root_device.type
+    device = describe_device(trainer.strategy.root_device)
     limits = {"step": trainer.max_steps, "epoch": trainer.max_epochs or -1}
-    known = [f"{number:,} {name}{'' if number == 1 else 's'}" for name, number in limits.items() if number > 0]
+    known = [counted(number, name) for name, number in limits.items() if number > 0]
     return {
-        "precision": f"{trainer.precision} on {device}",
+        "device": f"{device} x {processes}" if processes > 1 else device,
+        "precision": str(trainer.precision),
         "steps": f"{' or '.join(known) or 'no limit'}, {batch_size * processes * accumulated:,} images a step",
     }
+
+
+def describe_device(device: torch.device) -> str:
+    """Returns a device as people know it: "cuda (NVIDIA H200)", "cpu (2 threads)"."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({counted(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else device.type
+
+
+def describe_time(times: Forecast, trainer: Trainer) -> dict[str, str]:
+    """Returns the line of how long the run will take, and one of what to change where that is days on a CPU."""
+    pace = f"{format_duration(times.step)} a step"
+    if not math.isfinite(times.steps):
+        return {"time": pace}
+    total = times.steps + times.evaluations
+    evaluations = f" and {format_duration(round(times.evaluations))} for samples and figures" if times.evaluations > 0 else ""
+    end = datetime.now() + timedelta(seconds=total)
+    when = f"{end:%H:%M}" if end.date() == datetime.now().date() else f"{end:%a %d %b %H:%M}"
+    lines = {"time": f"{pace}: about {format_duration(round(times.steps))}{evaluations}, until {when}"}
+    if total > DAY and trainer.strategy.root_device.type == "cpu":
+        lines["faster"] = "preset=laptop is made for CPUs; so are trainer.max_steps=N, data.resolution=32, network=unet_light"
+    return lines

@@ -37,6 +37,7 @@ class FID(SamplingCallback):
     """
 
     min_num = 2
+    title = "FID"
     draws_images = True
     differs_at_end = True  # by copies of training images
 
@@ -88,6 +89,9 @@ class FID(SamplingCallback):
         floor = {name: value for name, value in diffusion_module(pl_module, self).figures.items() if name.startswith("fid/floor")}
         if trainer.global_step == 0 and floor:
             log_figures(trainer, floor)
+
+    def planned_evaluations(self, trainer: Trainer, pl_module: LightningModule) -> int:
+        return 0 if self.features is None else super().planned_evaluations(trainer, pl_module)
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         reference = self.reference

@@ -9,7 +9,8 @@ from alphabar.sampling.conditions import dataset_conditions, preview_images
 from alphabar.sampling.film import record_film, write_film
 from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.training.callbacks import RunCallback
-from alphabar.training.callbacks.sampling_callback import sampling_job
+from alphabar.training.callbacks.progress import show_phase
+from alphabar.training.callbacks.sampling_callback import evaluations_per_image, sampling_job
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_film, log_picture
 
@@ -33,14 +34,18 @@ class Film(RunCallback):
         self.num = num
         self.num_frames = num_frames
 
+    def planned_evaluations(self, trainer: Trainer, pl_module: LightningModule) -> int:
+        return self.num * evaluations_per_image(trainer, diffusion_module(pl_module, self), self.sampler, self.guidance)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:  # a few images: not worth sharing, and nothing here waits for other ranks
             return
         module = diffusion_module(pl_module, self)
         conditions = dataset_conditions(module.conditioner, preview_images(image_data(trainer)))
         job = sampling_job(trainer, module, self.sampler, self.seed, self.num, conditions)
-        with evaluation(trainer, module):
-            frames = record_film(job, guided(module, self.guidance), module.device, self.num_frames)
+        num_steps = len(job.sampler.times(module.denoiser.schedule)) - 1
+        with evaluation(trainer, module), show_phase(trainer, "film", num_steps, "step") as bar:
+            frames = record_film(job, guided(module, self.guidance), module.device, self.num_frames, bar.update)
         strip = write_film(frames, Path(trainer.default_root_dir))
         log_picture(trainer, "film/strip", strip)
         log_film(trainer, "film/film", Path(trainer.default_root_dir) / "film.gif")

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -10,6 +11,7 @@ from torch import Tensor
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.objectives import regress
 from alphabar.runs.distributed import rank_and_size, sum_over_ranks
+from alphabar.training.callbacks.progress import show_phase
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.callbacks.stopping import interruptible
 from alphabar.training.ema import weight_averages
@@ -42,6 +44,8 @@ class HeldOutLoss(Recurring):
     Raises ValueError unless all four are >= 1.
     """
 
+    acts_at_start = True
+
     def __init__(self, num: int, every_n_steps: int, num_times: int = 4, batch_size: int = 128) -> None:
         if min(num, every_n_steps, num_times, batch_size) < 1:
             raise ValueError(
@@ -66,29 +70,36 @@ class HeldOutLoss(Recurring):
         shares = torch.arange(rank, num, world_size).split(self.batch_size)
         self.bank = [(indices, held_out.batch(indices)) for indices in shares if len(indices)]
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        if trainer.global_step == 0:
-            self.act_now(trainer, pl_module)
+    def planned_evaluations(self, trainer: Trainer, pl_module: LightningModule) -> int:
+        num_weights = 1 if weight_averages(trainer) is None else 2
+        num_images = min(self.num, len(image_data(trainer).held_out_set))
+        return self.num_acts(trainer) * num_images * self.num_times * num_weights
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         if not self.is_on:
             return
         module, averages = diffusion_module(pl_module, self), weight_averages(trainer)
-        with evaluation(trainer, module, live=True):
-            sums = self.sums(module)
-        figures = loss_figures("held_out/loss", sums)
-        if averages is not None:
-            if averages.num_updates > 0:  # else they are the live weights
+        has_averages = averages is not None and averages.num_updates > 0  # else they are the live weights
+        with show_phase(trainer, "held-out loss", self.num_batches * (1 + has_averages), "batch") as bar:
+            with evaluation(trainer, module, live=True):
+                sums = self.sums(module, bar.update)
+            figures = loss_figures("held_out/loss", sums)
+            if has_averages:
                 with evaluation(trainer, module):
-                    sums = self.sums(module)
+                    sums = self.sums(module, bar.update)
+        if averages is not None:
             figures |= loss_figures("held_out/loss_ema", sums)
         log_figures(trainer, figures)
 
-    def sums(self, module: DiffusionModule) -> Tensor:
-        """Returns the summed losses of the whole bank and their number by bin: float64 [2, len(BINS)]; all ranks call it."""
-        bank = interruptible(self.bank, self.num_batches, module.device)
-        parts = [self._losses(module, indices, batch) for indices, batch in bank]
+    def sums(self, module: DiffusionModule, on_batch: Callable[[], object] = lambda: None) -> Tensor:
+        """Returns the summed losses of the whole bank and their number by bin: float64 [2, len(BINS)]; all ranks call it.
+
+        on_batch: is called after every batch.
+        """
+        parts = []
+        for indices, batch in interruptible(self.bank, self.num_batches, module.device):
+            parts.append(self._losses(module, indices, batch))
+            on_batch()
         sums = torch.zeros(2, len(BINS), dtype=torch.float64)
         if parts:
             snr, losses = torch.cat(parts, dim=1).cpu().double()

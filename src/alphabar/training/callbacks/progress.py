@@ -3,11 +3,14 @@
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
+from alphabar.progress import ProgressBar, format_duration, show_progress
 from alphabar.training.hooks import base_module, log_every_n_steps
 
 
@@ -49,11 +52,17 @@ class Progress(Callback):
             figures = summary(base_module(pl_module).figures)
             print(f"step {trainer.global_step:,}{self._remaining(trainer)}, {figures}", file=sys.stderr, flush=True)
 
+    def catch_up(self, trainer: Trainer) -> None:
+        """Shows the step that has ended, before something else takes long."""
+        if self.bar is not None:
+            self.bar.update(trainer.global_step - self.bar.n)
+            self.bar.refresh()
+
     def _remaining(self, trainer: Trainer) -> str:
         if self.total is None:
             return ""
         pace = (self.last_line_at - self.begin) / max(1, trainer.global_step - self.first_step)
-        return f" of {self.total:,}, {tqdm.format_interval(pace * (self.total - trainer.global_step))} left"
+        return f" of {self.total:,}, {format_duration(round(pace * (self.total - trainer.global_step)))} left"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
@@ -71,3 +80,18 @@ def summary(figures: dict[str, float]) -> str:
     """Returns the latest loss, images per second and FID in one line."""
     shown = {"loss": ("train/loss", ".4f"), "images/s": ("train/images_per_second", ",.0f"), "FID": ("fid", ".3g")}
     return ", ".join(f"{label} {figures[name]:{form}}" for label, (name, form) in shown.items() if name in figures)
+
+
+@contextmanager
+def show_phase(trainer: Trainer, title: str, total: float | None, unit: str) -> Iterator[ProgressBar]:
+    """Shows the progress of what the run does besides training, on the first process, unless the run shows none of its own.
+
+    title, total, unit: see `show_progress`; the step is added to the title.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    bars = [callback for callback in callbacks if isinstance(callback, Progress)]
+    for bar in bars:
+        bar.catch_up(trainer)
+    is_shown = trainer.is_global_zero and bool(bars)
+    with show_progress(f"{title} at step {trainer.global_step:,}", total, unit, is_shown) as progress:
+        yield progress

@@ -1,5 +1,6 @@
 """Callbacks that act again and again during training."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -32,10 +33,12 @@ class Recurring(RunCallback, ABC):
 
     differs_at_end: whether `act` does more with `is_last`. If a limit that nobody foresaw (`max_epochs`, `max_time`) ends a run at
     a step at which the callback has acted, it acts once more.
+    acts_at_start: whether it also acts before the first step.
     Raises ValueError unless every_n_steps >= 1.
     """
 
     differs_at_end = False
+    acts_at_start = False
 
     def __init__(self, every_n_steps: int) -> None:
         if every_n_steps < 1:
@@ -52,6 +55,13 @@ class Recurring(RunCallback, ABC):
     def interval(self, trainer: Trainer) -> int:
         """Returns after how many optimizer steps the callback acts again."""
         return self.every_n_steps
+
+    def num_acts(self, trainer: Trainer) -> int:
+        """Returns how often it acts from here on; 0 if nobody knows when the run ends."""
+        begin, end, interval = trainer.global_step, trainer.estimated_stepping_batches, self.interval(trainer)
+        if not math.isfinite(end) or end <= begin:
+            return 0
+        return -(-int(end) // interval) - begin // interval + (self.acts_at_start and begin == 0)
 
     def act_now(self, trainer: Trainer, pl_module: LightningModule, is_last: bool = False) -> None:
         """Acts, and takes note of it first, so that a checkpoint that is written meanwhile has it."""
@@ -71,7 +81,7 @@ class Recurring(RunCallback, ABC):
         self.is_due = state_dict.get("is_due", False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.is_due:
+        if self.is_due or (self.acts_at_start and trainer.global_step == 0):
             self.act_now(trainer, pl_module, is_last=trainer.global_step == trainer.max_steps)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -20,11 +20,7 @@ class Samples(SamplingCallback):
     """
 
     draws_images = True
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        if trainer.global_step == 0:
-            self.act_now(trainer, pl_module)
+    acts_at_start = True
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         module = diffusion_module(pl_module, self)

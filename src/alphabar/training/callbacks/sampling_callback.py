@@ -3,26 +3,30 @@
 from abc import ABC
 from collections.abc import Iterator
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
+from alphabar.evaluation.cost import Cost, counted_evaluations
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.sampling.sampling_job import SampleBatch, SamplingJob, sampler_for_codec
+from alphabar.training.callbacks.progress import show_phase
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.callbacks.stopping import interruptible
-from alphabar.training.hooks import image_data
+from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.modules.diffusion import DiffusionModule
 
 
 class SamplingCallback(Recurring, ABC):
     """A recurring callback that draws samples, always from the same noise.
 
+    title: names the samples while they are drawn.
     num: the number of samples, drawn by all ranks together, `batch_size` at a time. guidance: None for none.
     Raises ValueError unless num >= min_num and every_n_steps, batch_size >= 1.
     """
 
     min_num = 1
+    title = "samples"
 
     def __init__(
         self, sampler: Sampler, seed: int, num: int, every_n_steps: int, batch_size: int = 64, guidance: Guide | None = None
@@ -39,6 +43,10 @@ class SamplingCallback(Recurring, ABC):
         self.num = num
         self.batch_size = batch_size
 
+    def planned_evaluations(self, trainer: Trainer, pl_module: LightningModule) -> int:
+        module = diffusion_module(pl_module, self)
+        return self.num_acts(trainer) * self.num * evaluations_per_image(trainer, module, self.sampler, self.guidance)
+
     def sample_batches(
         self, trainer: Trainer, module: DiffusionModule, conditions: Conditions, num: int
     ) -> tuple[SamplingJob, Iterator[SampleBatch]]:
@@ -48,8 +56,25 @@ class SamplingCallback(Recurring, ABC):
         """
         job = sampling_job(trainer, module, self.sampler, self.seed, min(self.batch_size, num), conditions)
         ranks = trainer.global_rank, trainer.world_size
-        batches = job.images(guided(module, self.guidance), num, module.device, *ranks)
-        return job, interruptible(batches, len(list(job.batches(num, 0, trainer.world_size))), module.device)
+        num_batches = len(list(job.batches(num, 0, trainer.world_size)))
+        num_steps = num_batches * (len(job.sampler.times(module.denoiser.schedule)) - 1)
+
+        def batches() -> Iterator[SampleBatch]:
+            with show_phase(trainer, self.title, num_steps, "step") as bar:
+                images = job.images(guided(module, self.guidance), num, module.device, *ranks, on_step=bar.update)
+                yield from interruptible(images, num_batches, module.device)
+
+        return job, batches()
+
+
+def evaluations_per_image(trainer: Trainer, module: DiffusionModule, sampler: Sampler, guidance: Guide | None) -> int:
+    """Returns how often the network looks at an image that is sampled, as the first step tells."""
+    job, cost = sampling_job(trainer, module, sampler, 0, 1, lambda indices: module.conditioner.null(1)), Cost()
+    with evaluation(trainer, module), counted_evaluations(module.denoiser, cost):
+        states = job.trajectory(guided(module, guidance), [0], module.device)
+        next(states)  # x_T
+        next(states)
+    return cost.evaluations * (len(job.sampler.times(module.denoiser.schedule)) - 1)
 
 
 def sampling_job(

@@ -1,0 +1,91 @@
+"""How long a run will take, from steps that are tried before the first one."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from alphabar.training.callbacks import RunCallback
+from alphabar.training.hooks import image_data
+from alphabar.training.modules.base import BaseModule
+
+TRIALS = 3  # measured, after one that warms up; the median counts
+
+
+class Forecast(NamedTuple):
+    """The seconds of an optimizer step, of all steps that are to come (inf without a limit), and of all evaluations."""
+
+    step: float
+    steps: float
+    evaluations: float
+
+
+def forecast(trainer: Trainer, module: BaseModule) -> Forecast:
+    """Returns how long the run will take from here, as trial steps on its first batch tell. All processes call it.
+
+    The module, its gradients and the random streams stay as they are. A trial goes without the optimizer, the averages and the
+    reading of images, which add a few per cent. Evaluations, such as samples, take the forward passes that their callbacks plan.
+    """
+    batch = {name: value.to(module.device) for name, value in image_data(trainer).first_batch().items()}
+    left = trainer.estimated_stepping_batches - trainer.global_step
+    with trials(module):
+        module.on_train_batch_start(batch, 0)
+        step = median_seconds(lambda: try_step(trainer, module, batch), module.device) * trainer.accumulate_grad_batches
+        num = planned_evaluations(trainer, module) / trainer.world_size if math.isfinite(left) else 0
+        with torch.no_grad():
+            forward = median_seconds(lambda: try_forward(trainer, module, batch), module.device) if num else 0.0
+    return Forecast(step, step * left, forward * num / len(next(iter(batch.values()))))
+
+
+@contextmanager
+def trials(module: BaseModule) -> Iterator[None]:
+    """Lets steps be tried inside: afterwards random streams, buffers and what the module knows of its batches are as before."""
+    known = module.has_checked_images, module.batch_seed
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    devices = [module.device] if module.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        module.has_checked_images, module.batch_seed = known
+        for buffer, content in buffers:
+            buffer.copy_(content)
+
+
+def try_forward(trainer: Trainer, module: BaseModule, batch: dict[str, Tensor]) -> Tensor:
+    """Returns the loss of the batch in the run's precision."""
+    with trainer.precision_plugin.forward_context():
+        return module.training_step(batch, 0)["loss"]
+
+
+def try_step(trainer: Trainer, module: BaseModule, batch: dict[str, Tensor]) -> None:
+    """Computes the gradients of the batch and drops them; the other processes are not told, as they are in a real step."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    torch.autograd.grad(try_forward(trainer, module, batch), parameters, allow_unused=True)
+
+
+def planned_evaluations(trainer: Trainer, module: BaseModule) -> int:
+    """Returns how many images the network will evaluate in all that the callbacks do from here on."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return sum(callback.planned_evaluations(trainer, module) for callback in callbacks if isinstance(callback, RunCallback))
+
+
+def median_seconds(act: Callable[[], object], device: torch.device) -> float:
+    """Returns the median time of TRIALS calls, after one more that is not measured."""
+    times = []
+    for _ in range(1 + TRIALS):
+        begin = time.perf_counter()
+        act()
+        wait_for(device)
+        times.append(time.perf_counter() - begin)
+    return sorted(times[1:])[TRIALS // 2]
+
+
+def wait_for(device: torch.device) -> None:
+    """Waits until the device has done all that it was given."""
+    torch.zeros((), device=device).item()
