@@ -40,6 +40,7 @@ SMOKE = {
         "left in the temporary folder",
     ),
     "evaluation_memory": (plain, ["--nums", "70", *document_files.EVALUATION[1:]], "ratio"),
+    "features": (None, ["data=digits", "data.num_held_out=1777", "--num", "70", "--cache-dir", runs.CACHE], "rank correlation"),
     "fuzz": (plain, ["--cases", "2"], "data.pkl: 2 files, 0 kinds of failure"),
     "methods": (sweep, ["--num", "70", "--most", "10"], "| ddpm | DDIM |"),
     "super_resolution": (super_resolution, ["--num", "8", "--num-steps", "2", "--cache-dir", runs.CACHE], "bicubic"),

@@ -12,10 +12,13 @@ from alphabar.data.digits import DigitsSource
 from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
 from alphabar.metrics import Splits, classifier
+from alphabar.metrics.automatic import AutomaticFeatures
 from alphabar.metrics.classifier import ClassifierFeatures
 from alphabar.metrics.clip import CLIPFeatures
 from alphabar.metrics.dinov2 import DINOv2Features
 from alphabar.metrics.inception import InceptionFeatures
+from alphabar.metrics.pixels import PixelFeatures
+from alphabar.metrics.self_supervised import SelfSupervisedFeatures
 from alphabar.metrics.statistics.frechet import frechet_distance
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -187,7 +190,7 @@ def test_classifier_does_not_depend_on_the_default_precision(tmp_path, brief):
 )
 def test_classifier_needs_classes(tmp_path, labels, lack):
     images = ResidentImages(halves(9).pixels, labels)
-    with pytest.raises(UserError, match=f"^{lack}.*features=inception does without") as error:
+    with pytest.raises(UserError, match=f"^{lack}.*features=selfsup does without") as error:
         ClassifierFeatures(str(tmp_path), 200).extractors(Splits(images, images, "data"))[0]
     assert "\n" not in str(error.value)
 
@@ -231,7 +234,10 @@ def test_figures_for_digits(tmp_path):
 @pytest.mark.parametrize(
     ("choice", "target"),
     [
+        ("auto", AutomaticFeatures),
         ("classifier", ClassifierFeatures),
+        ("selfsup", SelfSupervisedFeatures),
+        ("pixels", PixelFeatures),
         ("inception", InceptionFeatures),
         ("dinov2", DINOv2Features),
         ("clip", CLIPFeatures),

@@ -96,7 +96,7 @@ def test_missing_inception_weights_without_a_network(hub):
     with pytest.raises(UserError, match="no network") as error:
         InceptionFeatures(None, "cache", download=True).extractors(SPLITS)[0]
     message = str(error.value)
-    for part in (str(hub / FILE_NAME), "https://github.com/toshas/torch-fidelity/releases", "features=classifier"):
+    for part in (str(hub / FILE_NAME), "https://github.com/toshas/torch-fidelity/releases", "features=selfsup"):
         assert part in message
     assert "\n" not in message
 

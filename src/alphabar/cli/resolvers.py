@@ -35,7 +35,7 @@ def preset_for(data: str) -> str:
 
 def features_for(data: str) -> str:
     """Returns the choice of the group `features` for a choice of the group `data`."""
-    return "classifier" if data in WITH_CLASSES else "none"
+    return "classifier" if data in WITH_CLASSES else "selfsup"
 
 
 def laptop_batch_size(resolution: int | None) -> int:

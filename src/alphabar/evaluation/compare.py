@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from alphabar.errors import UserError
 from alphabar.evaluation.receipt import FILE_NAME, Figure, Receipt, differences, flatten_mapping, read_receipt
-from alphabar.evaluation.table import METRIC_TITLES, format_mean
+from alphabar.evaluation.table import format_mean, metric_title
 from alphabar.runs.text_table import format_table
 
 MAX_LENGTH = 60  # characters of a value in the table
@@ -46,7 +46,7 @@ class Comparison(NamedTuple):
 
     def titles(self) -> list[str]:
         """Returns the title of a column for each key that differs, and for each figure, such as `FID classifier`."""
-        names = [(METRIC_TITLES.get(each.metric, each.metric), each.extractor) for each, *_ in self.figures]
+        names = [(metric_title(each), each.extractor) for each, *_ in self.figures]
         return [*self.unlike, *(" ".join(part for part in name if part) for name in names)]
 
     def rows(self, format_figure: Callable[[Figure], str]) -> list[list[str]]:

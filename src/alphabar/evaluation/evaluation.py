@@ -79,7 +79,9 @@ class Evaluation:
         """Measures the images and writes `receipt.json`."""
         begin = time.perf_counter()
         if self.features is None:
-            raise UserError("features=none: a figure needs features; take classifier, inception, dinov2, clip or all")
+            raise UserError(
+                "features=none: a figure needs features; take auto, classifier, selfsup, pixels, inception, dinov2, clip or all"
+            )
         images = self._images()
         fabric = images.start()
         seeds = () if images.is_real else tuple(range(self.inference.seed, self.inference.seed + self.num_seeds))

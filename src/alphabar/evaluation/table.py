@@ -10,9 +10,15 @@ METRIC_TITLES = {
     "fid": "FID",
     "fid_infinity": "FID, many images",
     "kid": "KID",
-    "inception_score": "Inception Score",
     "cmmd": "CMMD",
 }
+
+
+def metric_title(figure: Figure) -> str:
+    """Returns the title of a figure's metric; that of an Inception Score says so only where the features are Inception's."""
+    if figure.metric == "inception_score":
+        return "Inception Score" if figure.extractor.startswith("inception") else "classifier score"
+    return METRIC_TITLES.get(figure.metric, figure.metric)
 
 
 def format_receipt(receipt: Receipt) -> str:
@@ -23,7 +29,7 @@ def format_receipt(receipt: Receipt) -> str:
     rows: list[list[str]] = [["figure", "features", "", f"floor, {floor['num']:,} held-out" if floor else "no floor", "name"]]
     for each in without_deviations(receipt):
         floor_value = "" if each.floor is None else format_number(each.floor)
-        rows.append([METRIC_TITLES.get(each.metric, each.metric), each.extractor, format_mean(each, "+-"), floor_value, each.name])
+        rows.append([metric_title(each), each.extractor, format_mean(each, "+-"), floor_value, each.name])
     lines = [f"{protocol['num']:,} images against {reference['num']:,} training images{over_seeds}", format_table(rows)]
     lines += [cost] if (cost := format_cost(receipt.run)) else []
     return "\n".join([*lines, *(f"! {line}" for line in receipt.diagnostics.get("complaints", []))])

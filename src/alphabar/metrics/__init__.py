@@ -1,9 +1,9 @@
 """Metrics of image quality.
 
-A `Features` (`classifier`, `inception`, `dinov2`, `clip`, `contrastive`, `several`) makes extractors, from images to the vectors
-that metrics compare. A `Collector` accumulates the features of many images, `real` caches those of real images on the disk, and
-`statistics` compute figures from both, with `retrieval` to choose captions. `health` checks the pixels, `memorisation` searches
-for copies of training images, and `names` defines the names under which figures are logged.
+A `Features` (`automatic`, `classifier`, `self_supervised`, `pixels`, `inception`, `dinov2`, `clip`, `contrastive`, `several`) makes
+extractors, from images to the vectors that metrics compare. A `Collector` accumulates the features of many images, `real` caches
+those of real images on the disk, and `statistics` compute figures from both, with `retrieval` to choose captions. `health` checks
+the pixels, `memorisation` searches for copies of training images, and `names` defines the names under which figures are logged.
 """
 
 from abc import ABC, abstractmethod
@@ -13,6 +13,10 @@ from typing import NamedTuple
 from alphabar.data import ImageSet
 from alphabar.errors import UserError
 from alphabar.metrics.extractor import Extractor
+
+
+class TooFewImages(UserError):
+    """An error about images that are fewer than features or figures take; a run goes on without them."""
 
 
 class Splits(NamedTuple):
@@ -40,4 +44,4 @@ def build_extractors(features: Features, splits: Splits) -> list[Extractor]:
     try:
         return features.extractors(splits)
     except UserError as error:
-        raise UserError(f"features: {error}") from error
+        raise type(error)(f"features: {error}") from error

@@ -102,7 +102,7 @@ def published_file() -> Path:
 
 def how_to_get_weights() -> str:
     """Returns what a user can do about a missing file."""
-    return f"get {URL_INCEPTION_V3} and set features.weights=PATH, or take features=classifier, which works offline"
+    return f"get {URL_INCEPTION_V3} and set features.weights=PATH, or take features=selfsup, which works offline"
 
 
 def download(path: Path) -> None:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from alphabar.errors import UserError
 from alphabar.evaluation.compare import compare_receipts
 from alphabar.evaluation.receipt import FILE_NAME, Figure, Receipt, flatten_mapping, read_receipt
-from alphabar.evaluation.table import METRIC_TITLES, format_cost, format_mean, format_number, without_deviations
+from alphabar.evaluation.table import format_cost, format_mean, format_number, metric_title, without_deviations
 from alphabar.plotting.memorisation import PANEL
 from alphabar.progress import format_duration
 from alphabar.reports.html import render
@@ -156,7 +156,8 @@ def summarise_receipt(receipt: Receipt) -> ReceiptSummary:
 
 
 def _figure_row(figure: Figure) -> FigureRow:
-    name = METRIC_TITLES.get(figure.metric, figure.metric.replace("_", " ").capitalize())
+    title = metric_title(figure).replace("_", " ")
+    name = title[:1].upper() + title[1:]
     if figure.name.endswith("-noise"):
         name += " of pure noise"
     floor = "" if figure.floor is None else format_number(figure.floor)

@@ -10,7 +10,7 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.evaluation.diagnostics import Diagnostics, diagnose_images, memorisation_panel
 from alphabar.evaluation.measurement import Measurement, measure_images
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
-from alphabar.metrics import Features, Splits, build_extractors
+from alphabar.metrics import Features, Splits, TooFewImages, build_extractors
 from alphabar.metrics.names import figure_name, floor_figure_name
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.plotting.memorisation import PANEL, draw_memorisation
@@ -21,6 +21,7 @@ from alphabar.training.callbacks.sampling_callback import SamplingCallback
 from alphabar.training.ema import weight_averages
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures, log_file
+from alphabar.training.modules.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ class FID(SamplingCallback):
     `samples/num_nonfinite` and left out. A conditional model samples image i under the condition of training image i, or of
     held-out image i if conditions are made from images.
 
-    features: the features to compare, or None for no FID. Other arguments and errors: see `SamplingCallback`.
+    features: the features to compare, or None for no FID. With fewer than two training images there is none either, in one line.
+    Other arguments and errors: see `SamplingCallback`.
     """
 
     min_num = 2
@@ -59,11 +61,18 @@ class FID(SamplingCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.features is None:
             return
-        module = diffusion_module(pl_module, self)
+        try:
+            self._measure_real_images(trainer, diffusion_module(pl_module, self), self.features)
+        except TooFewImages as error:
+            if trainer.is_global_zero:
+                log.warning("no FID and no health of samples: %s", error)
+
+    def _measure_real_images(self, trainer: Trainer, module: DiffusionModule, features: Features) -> None:
+        """Makes the reference and the floor. Raises TooFewImages if there are too few for either, UserError for other faults."""
         with evaluation(trainer, module):
             data = image_data(trainer)
             splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
-            extractor = build_extractors(self.features, splits)[0]
+            extractor = build_extractors(features, splits)[0]
             weights = "raw" if weight_averages(trainer) is None else "ema"
             sampler = sampler_for_codec(self.sampler, module.codec).label(module.denoiser.schedule)
             label = f"{weights}-{sampler}{guidance_label(self.guidance)}"

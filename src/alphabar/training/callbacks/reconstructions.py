@@ -1,5 +1,6 @@
 """Reconstructions of held-out images by an autoencoder, and their figures."""
 
+import logging
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from alphabar.data import ImageSet
 from alphabar.data.resident import ResidentImages
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
-from alphabar.metrics import Features, Splits, build_extractors
+from alphabar.metrics import Features, Splits, TooFewImages, build_extractors
 from alphabar.metrics.names import figure_name
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
@@ -22,6 +23,7 @@ from alphabar.training.hooks import checked_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures, log_picture
 from alphabar.training.modules.autoencoder import AutoencoderModule
 
+log = logging.getLogger(__name__)
 MAX_PSNR = 100.0  # decibels, of images that come back unchanged
 
 
@@ -32,8 +34,8 @@ class Reconstructions(Recurring):
     images of 10 log10(255^2 / mean squared error); `latents/std`, over all latents. Latents are the means of the posterior. At the
     end, where features are configured, the Frechet distance of the reconstructions from the very images they are of.
 
-    features: None for none. num: held-out images at most, the first ones, which stay in memory. Where none are held out, training
-        images take their place.
+    features: None for none; with fewer than two images there is no distance, which is said. num: held-out images at most, the first
+        ones, which stay in memory. Where none are held out, training images take their place.
     Raises ValueError unless every_n_steps, batch_size and num_shown are >= 1, and num >= 2.
     """
 
@@ -55,19 +57,25 @@ class Reconstructions(Recurring):
         self.reference: ReferenceStatistics | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = image_data(trainer)
         if self.features is None:
             return
+        try:
+            self.reference = self._reference(trainer, pl_module.device, self.features)
+        except TooFewImages as error:
+            if trainer.is_global_zero:
+                log.warning("no Frechet distance of reconstructions: %s", error)
+
+    def _reference(self, trainer: Trainer, device: torch.device, features: Features) -> ReferenceStatistics:
+        """Returns the statistics of the images that are reconstructed. Raises TooFewImages if they are fewer than two."""
+        data = image_data(trainer)
         fingerprint = data.source.fingerprint()
-        extractor = build_extractors(self.features, Splits(data.train_set, data.held_out_set, fingerprint))[0]
+        extractor = build_extractors(features, Splits(data.train_set, data.held_out_set, fingerprint))[0]
         images = self._images(trainer)
         num = min(self.num, len(images))
         # Reconstructions are compared with the very images that they are of.
         first = ResidentImages(images.images(range(num)), None)
         same = Splits(first, first, f"{fingerprint}-first-{num}")
-        self.reference = ReferenceStatistics(
-            extractor, {"fid": Frechet(allow_few=True)}, same, pl_module.device, num, self.batch_size
-        )
+        return ReferenceStatistics(extractor, {"fid": Frechet(allow_few=True)}, same, device, num, self.batch_size)
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         module, images = checked_module(pl_module, AutoencoderModule, self), self._images(trainer)

@@ -1,0 +1,135 @@
+"""A small network that is trained on the images themselves, and what its trainings, with and without labels, have in common."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from alphabar.data import ImageSet, Shape
+from alphabar.files.cache import DiskCache
+from alphabar.files.paths import user_path
+from alphabar.metrics import Extractor, Splits
+from alphabar.metrics.extractor import in_float32, own_randomness
+from alphabar.runs.distributed import from_first
+
+log = logging.getLogger(__name__)
+SEED = 0  # independent of the run's seed, so that figures of different runs can be compared
+HALF = 32
+NUM_FEATURES = 2 * HALF
+SMALL = 16  # the largest side, in pixels, at which the first layer keeps the resolution
+CHUNK = 500
+USUAL_SIDE = 32  # pixels per side that the network sees
+
+
+class FeatureNetwork(nn.Module):
+    """Maps uint8 [B, C, H, W] to float32 [B, 64]: the means over positions of the last two layers, 32 channels each.
+
+    The last layer tells classes apart and hardly sees anything else; the one before it also sees blur, noise and colour.
+    max_side: images are averaged over areas down to at most so many pixels per side.
+    The buffer `scale` gives each half a mean variance of one on the training images, so that both count, and a distance is of
+    about the same size for every data set.
+    """
+
+    scale: Tensor
+
+    def __init__(self, shape: Shape, max_side: int) -> None:
+        super().__init__()
+        self.max_side = max_side
+        stride = 1 if min(shape.resolution, max_side) <= SMALL else 2
+        self.early = nn.Sequential(*conv_block(shape.channels, 32, stride), *conv_block(32, 64, 2), *conv_block(64, HALF, 1))
+        self.late = nn.Sequential(*conv_block(HALF, HALF, 2))
+        self.register_buffer("scale", torch.ones(NUM_FEATURES))
+
+    def forward(self, images: Tensor) -> Tensor:
+        early = self.early(downscale(images, self.max_side).float() / 127.5 - 1)
+        return torch.cat([early.mean((2, 3)), self.late(early).mean((2, 3))], 1) * self.scale
+
+    def standardise(self, images: Tensor) -> None:
+        """Sets `scale`, which must not have been set before, by training images [N, C, H, W]; inside `torch.no_grad` alone."""
+        features = torch.cat([self(part) for part in images.split(CHUNK)])
+        self.scale.copy_(unit_variance(features))
+
+
+def conv_block(channels: int, out_channels: int, stride: int) -> tuple[nn.Module, ...]:
+    """Returns a block of 3x3 convolution, normalisation and ReLU."""
+    return nn.Conv2d(channels, out_channels, 3, stride, padding=1), nn.GroupNorm(8, out_channels), nn.ReLU()
+
+
+def downscale(images: Tensor, max_side: int) -> Tensor:
+    """Returns uint8 images, averaged over areas down to at most max_side x max_side."""
+    height, width = images.shape[2:]
+    if max(height, width) <= max_side:
+        return images
+    return F.adaptive_avg_pool2d(images.float(), (min(height, max_side), min(width, max_side))).round().to(torch.uint8)
+
+
+def unit_variance(features: Tensor) -> Tensor:
+    """Returns factors [64], equal within each half of `features` [N, 64], that give each half a mean variance of one."""
+    halves = [half.var(0).mean().clamp_min(1e-12).rsqrt().expand(HALF) for half in features.split(HALF, 1)]
+    return torch.cat(halves)
+
+
+def load_images(images: ImageSet, max_num: int, max_side: int) -> dict[str, Tensor]:
+    """Returns the batch of the first images, at most max_num, on the CPU, reduced in size."""
+    chunks = torch.arange(min(max_num, len(images))).split(CHUNK)
+    with tqdm(chunks, desc="reading images for features", unit="batch", delay=2, leave=False, disable=None) as bar:
+        parts = [{**part, "image": downscale(part["image"].cpu(), max_side)} for part in map(images.batch, bar)]
+    return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+
+
+def training_steps(num_steps: int, name: str) -> "tqdm[int]":
+    """Returns the indices of the steps of a training, with a bar of the name of the features where there is a terminal."""
+    return tqdm(range(num_steps), desc=f"training {name} features", unit="step", delay=2, leave=False, disable=None)
+
+
+def trained_once(
+    name: str, version: int, splits: Splits, cache_dir: str, settings: tuple[object, ...], train: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns what `train` returns, or what it returned to an earlier run of the same version, data and settings.
+
+    It is called on the first process alone, since two trainings may differ in the last bit. All processes call this function.
+    The entry "quality" is logged: a line about how well it was trained.
+    """
+
+    def load_or_train() -> dict[str, Any]:
+        cache = DiskCache(user_path(cache_dir))
+        trained = cache.load_or_make(cache.path(name, version, splits.fingerprint, splits.train.shape, *settings), train)
+        log.info("%s features: %s", name, trained["quality"])
+        return trained
+
+    return from_first(load_or_train)
+
+
+def network_extractor(
+    kind: str,
+    shape: Shape,
+    max_side: int,
+    trained: dict[str, Any],
+    cache_dir: str,
+    head: nn.Module | None = None,
+    labels: Tensor | None = None,
+) -> Extractor:
+    """Returns the extractor of a trained network. Its name is the kind of features, with max_side if that is not the usual 32.
+
+    trained: "weights" of the network, "head" of its class scores or {}, and a line on its "quality".
+    """
+    with in_float32(torch.device("cpu")), own_randomness(SEED):
+        network = FeatureNetwork(shape, max_side)
+    network.load_state_dict(trained["weights"])
+    content = hash_of_weights(trained["weights"] | trained["head"])
+    description = (
+        f"{kind} of {NUM_FEATURES} features, {trained['quality']}, weights {content}, areas down to {max_side} pixels, float32"
+    )
+    name = kind if max_side == USUAL_SIDE else f"{kind}{max_side}"
+    return Extractor(network, NUM_FEATURES, name, description, (shape.channels,), CHUNK, user_path(cache_dir), head, labels)
+
+
+def hash_of_weights(weights: dict[str, Tensor]) -> str:
+    """Returns a hash of the values, in their order."""
+    content = b"".join(value.contiguous().numpy().tobytes() for value in weights.values())
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
