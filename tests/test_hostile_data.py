@@ -288,6 +288,39 @@ def test_the_card_of_a_dataset_names_no_files_of_others(tmp_path, quiet_datasets
         HuggingFaceSource(str(tmp_path), 8, caption_key=None).train()
 
 
+# (the file of a dataset that save_to_disk wrote, what it says)
+ELSEWHERE = {
+    "upwards": (
+        "state.json",
+        {"_data_files": [{"filename": "../other.arrow"}]},
+        "names data outside this folder, '../other.arrow'",
+    ),
+    "absolute": ("state.json", {"_data_files": [{"filename": "/etc/passwd"}]}, "names data outside this folder, "),
+    "a link": ("state.json", {"_data_files": [{"filename": "link.arrow"}]}, "names data outside this folder, 'link.arrow'"),
+    "a split": ("dataset_dict.json", {"splits": ["train", "../other"]}, "names data outside this folder, '../other/state.json'"),
+    "a split at the root": ("dataset_dict.json", {"splits": ["/etc"]}, "names data outside this folder, "),
+    "no list": ("state.json", {"_data_files": 3}, "state.json does not list names of files"),
+    "no texts": ("dataset_dict.json", {"splits": [["x"]]}, "dataset_dict.json does not list names of files"),
+    "no mapping": ("state.json", [], "state.json is damaged"),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_saved_dataset_names_no_files_of_others(tmp_path, quiet_datasets, monkeypatch, name):
+    file, content, message = ELSEWHERE[name]
+    folder = tmp_path / "data"
+    for part in (folder, folder / "train"):
+        part.mkdir()
+        (part / "state.json").write_text('{"_data_files": []}')
+    (folder / "link.arrow").symlink_to(tmp_path / "other.arrow")
+    (folder / file).write_text(json.dumps(content))
+    monkeypatch.setattr(quiet_datasets, "load_from_disk", None)  # nothing is read
+    with pytest.raises(UserError) as caught:
+        HuggingFaceSource(str(folder), 8).train()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_captions_in_a_column_of_files_are_refused(tmp_path, quiet_datasets):
     datasets = quiet_datasets
     rows = datasets.Dataset.from_dict({"image": [Image.new("L", (8, 8))], "text": [Image.new("L", (8, 8))]})

@@ -182,9 +182,8 @@ CONFIGS = {
     "a number of 10,000 bits": ((*UNET, "base_channels"), 2**10_000, ""),
     "a deep network": ((*UNET, "num_res_blocks"), 10**7, "more tensors than belongs to the"),
     "a network of 400 TB": (UNET, node("torch.nn.Linear", in_features=10**7, out_features=10**7), "of shape [10000000, 10000000], more than belongs to the weights in checkpoint=gift.ckpt"),
-    "a long schedule": ((*SCHEDULE, "num_steps"), 10**11, "more than belongs to the"),
-    "a schedule that fits in no memory": ((*SCHEDULE, "num_steps"), 10**9, "more than belongs to the"),
-    "large images": (("shape", "resolution"), 100_000, "resolution up to 16,384"),
+    "a long schedule": ((*SCHEDULE, "num_steps"), 10**11, "module.denoiser.schedule.num_steps: expected a number up to 1,000,000, got 100000000000"),
+    "large images": (("shape", "resolution"), 100_000, "a number up to 16,384"),
     "another network": ((*UNET, "base_channels"), 16, ""),
 }  # fmt: skip
 
@@ -209,6 +208,17 @@ RUN_ONLY = {
     "a metric": (("callbacks", "mine"), node("torchmetrics.image.fid.FrechetInceptionDistance", feature_extractor_weights_path="canary.ckpt"), "callbacks.mine: "),
     "a network as the data": (("data",), node("torch.nn.Linear", in_features=1, out_features=1), "data: _target_ Linear is refused"),
     "a network as the trainer": (("trainer", "_target_"), "torch.nn.Linear", "trainer"),
+    "many processes": (("data", "num_workers"), 10**6, "data.num_workers: expected a number up to 1,024"),
+    "many devices": (("trainer", "devices"), 10**6, "trainer.devices: expected a number up to 1,024"),
+    "many steps of a sampler": (("sampler", "num_steps"), 10**12, "sampler.num_steps: expected a number up to 1,000,000"),
+    "large batches": (("data", "batch_size"), 10**9, "data.batch_size: expected a number up to 65,536"),
+    "many samples": (("callbacks", "samples"), node("alphabar.training.callbacks.samples.Samples", num=10**9), "callbacks.samples.num: expected a number up to 10,000,000"),
+    "large batches of large images": (("data",), node("alphabar.data.folder.Folder", root="x", batch_size=2**16, resolution=2**14), "config.yaml: data.batch_size: 65,536 images of 16384x16384 take 196,608.0 GB, and this machine has"),
+    "a film of many states": (
+        ("callbacks", "film"),
+        node("alphabar.training.callbacks.film.Film", sampler=node("alphabar.diffusion.samplers.ddim.DDIM", num_steps=10**6), seed=0, num=10**6),
+        "callbacks.film.num: 1,000,000,000,000 images of 8x8 take ",
+    ),
     "a function as the sampler": (("sampler",), node("subprocess.run", args="touch canary"), "sampler: _target_ subprocess.run is refused"),
 }  # fmt: skip
 # Of those above, one for each place in which a configuration is looked at.
@@ -428,6 +438,11 @@ SWEEPS = {
     "an absolute folder": (["-m", "seed=1,2", "hydra.sweep.subdir=/elsewhere/${hydra.job.num}"], "hydra.sweep.subdir=/elsewhere/"),
     "a model of the hub": (["-m", "seed=1,2", "codec=autoencoder", "codec.name=somebody/latents"], "codec.name=somebody/latents"),
     "a dataset of the hub": (["-m", "seed=1,2", "data=huggingface", "data.name=somebody/images"], "data.name=somebody/images"),
+    "many workers": (["-m", "seed=1,2", "data.num_workers=1000000"], "data.num_workers=1000000"),
+    "many samples in a list": (["-m", "seed=1,2", "callbacks.samples.num=4,1e9"], "callbacks.samples.num=4,1e9"),
+    "a range of workers": (["-m", "data.num_workers=range(999999,1000000)"], "data.num_workers=range(999999,1000000)"),
+    "workers as another key": (["-m", "seed=1000000", "+data.num_workers=${seed}"], "+data.num_workers="),
+    "many samples in a mapping": (["-m", "seed=1,2", "+callbacks.mine={num: 64, batch_size: 1000000}"], "batch_size: 1000000"),
     "a pickle": (["--experimental-rerun=canary.pickle"], "--experimental-rerun, which no sweep has"),
 }  # fmt: skip
 

@@ -24,8 +24,10 @@ x: 1
 y: a
 act: work
 run_dir: null
+resume: null
 hydra:
   output_subdir: null
+  callbacks: {empty_folders: {_target_: alphabar.cli.empty_folders.RemoveEmptyFolders}}
   run: {dir: "${run_dir:outputs,train,null}"}
   sweep: {dir: sweep, subdir: "${hydra.job.num}"}
 """
@@ -259,6 +261,7 @@ def test_a_job_stays_in_the_folder_of_its_sweep(start, tmp_path):
         assert sweep.returncode == 2
         assert sweep.err.startswith("error: hydra.sweep.subdir: job 0 would be in ")
         assert sweep.err.endswith("victim/0, outside the folder of the sweep\n")
+        assert not (tmp_path / str(len(word))).exists()
     assert [each.name for each in (tmp_path / "victim").rglob("*")] == ["0"]
 
 

@@ -1,12 +1,20 @@
 """Several processes of a run of which one dies, fails or stands still: the others end, and one line says why."""
 
+import os
+import pickle
 import signal
 import sys
+import threading
 
+import numpy as np
 import pytest
 
 import runs
+from alphabar.cli.console import print_exception
 from alphabar.cli.exit_status import outcome_of
+from alphabar.data.loader import _BatchDataset
+from alphabar.errors import WorkerError
+from alphabar.runs.ranks import meeting
 from alphabar.runs.run_dir import RANKS
 from test_launcher import is_alive, wait_for
 from test_resume import CRASH
@@ -108,3 +116,43 @@ def test_a_lost_connection_is_a_bug_only_where_nobody_can_have_ended_it(monkeypa
         (tmp_path / "errors").mkdir()
         (tmp_path / "errors" / "mark").touch()
         assert outcome_of(lost).lines == ()
+
+
+def test_a_process_that_waits_for_others_in_vain_ends(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("ALPHABAR_ERRORS", str(tmp_path))
+    ended = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: ended.set())
+    with meeting(rank=3, seconds=0.01):
+        assert ended.wait(20)
+    assert capsys.readouterr().err == "error: rank 3 has waited 0.01 s for the other processes of the run to start\n"
+    ended.clear()
+    with meeting(rank=3, seconds=60):
+        timers = [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
+    for timer in timers:
+        timer.join(20)
+    assert timers
+    assert not any(timer.is_alive() for timer in timers)
+    assert not ended.is_set()
+
+
+class Broken:
+    def batch(self, indices, flips):
+        return {}["there is none"]
+
+
+def test_a_bug_in_a_process_that_decodes_is_shown_once(capsys):
+    """With its own traceback, and without that of the process that reads."""
+    returned = _BatchDataset(Broken())[(np.array([0]), None)]
+    error = pickle.loads(pickle.dumps(returned))
+    assert isinstance(error, WorkerError)
+    outcome = outcome_of(error)
+    assert (outcome.code, outcome.is_bug) == (1, True)
+    try:
+        raise error
+    except WorkerError:
+        print_exception(*sys.exc_info())
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last):\n")
+    assert shown.endswith("KeyError: 'there is none'\n")
+    assert shown.count("Traceback") == 1
+    assert "test_a_bug" not in shown

@@ -7,8 +7,10 @@ import time
 import pytest
 
 import runs
+from alphabar.cli.overrides import goes_on_if_repeated
 from alphabar.runs import slurm
 from alphabar.training import run
+from alphabar.training.callbacks.stopping import is_same
 from test_launcher import wait_for
 from test_resume import CRASH, equal
 from test_resume_auto import FOURTEEN
@@ -102,3 +104,54 @@ def test_without_slurm_nothing_is_queued(monkeypatch, capsys):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     slurm.requeue_job(signal.SIGUSR1, goes_on=True)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("resume=auto",), "is queued again, and goes on"),
+        ((), "is not queued again: its command would not go on with this run, as it does with resume=auto"),
+    ],
+)
+def test_a_signal_before_the_run_listens_queues_the_job_again(monkeypatch, tmp_path, capsys, words, said):
+    """As while torch is imported. What a launcher does for all of its jobs, none of them does."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\nexit 0\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+    words = [*runs.words(*words), f"hydra.run.dir={tmp_path / 'run'}"]
+    handlers = [signal.getsignal(each) for each in signal.valid_signals()]
+    for name, line in ((None, f"job 71 of Slurm {said}\n"), ("sweep", "")):
+        if name is not None:
+            monkeypatch.setenv("ALPHABAR_SWEEP", name)
+        assert runs.say(monkeypatch, *words, main=lambda cfg: os.kill(os.getpid(), signal.SIGUSR1)) == 128 + signal.SIGUSR1
+        assert capsys.readouterr() == (line, "stopped by SIGUSR1\n")
+    assert [signal.getsignal(each) for each in signal.valid_signals()] == handlers
+
+
+@pytest.mark.parametrize(
+    ("words", "goes_on"),
+    [
+        (("resume=auto", "name=mine"), True),
+        (("+resume='auto'",), True),
+        (("resume=null",), False),
+        (("-m", "resume=auto", "seed=1,2"), False),
+        (("-m", "resume=auto", "seed=1,2", "hydra.sweep.dir=outputs/sweeps/${now:%S}"), False),
+        (("-m", "resume=auto", "seed=1,2", "hydra.sweep.dir=mine"), True),
+        (("sweep.resume=mine",), True),
+    ],
+)
+def test_which_commands_go_on_when_they_are_repeated(words, goes_on):
+    assert goes_on_if_repeated(words) == goes_on
+
+
+def test_what_a_launcher_passes_on_is_one_signal(monkeypatch):
+    """Slurm may have sent it to its jobs, too."""
+    first = (signal.SIGUSR1, 0.0)
+    assert is_same(first, (signal.SIGUSR1, 0.1))
+    assert not is_same(first, (signal.SIGTERM, 0.1))
+    assert not is_same(first, (signal.SIGUSR1, 1.0))
+    monkeypatch.setenv("ALPHABAR_SWEEP", "sweep")
+    assert is_same(first, (signal.SIGTERM, 1.0))
+    assert not is_same(first, (signal.SIGTERM, 10.0))

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 import runs
 from alphabar.config.build import build
@@ -89,6 +90,18 @@ def test_what_the_data_and_frozen_parts_take_is_not_that_of_the_checkpoint(tmp_p
     monkeypatch.setattr(DiffusionModule, "attach_data", encode)
     code, _, err = command("train", f"resume={tmp_path / 'out'}", "trainer.max_steps=3", "logger=csv")
     assert code == 0, err
+
+
+def test_what_cannot_be_counted_is_refused():
+    """The size of a result may depend on values, which are not there before memory is taken."""
+    weight = torch.ones(300, 300)
+    with BoundedAllocation("checkpoint", 2**20, 1000):
+        for read in (Tensor.nonzero, Tensor.tolist, Tensor.numpy, torch.unique, lambda each: torch.equal(each, each)):
+            read(weight)
+        with pytest.raises(UserError, match=r"it calls bincount, and how much that takes is not known before"):
+            torch.bincount(weight.long().flatten())
+        with pytest.raises(UserError, match=r"more than belongs to the weights in checkpoint"):
+            torch.ones(1, device="cpu").expand(2**30).nonzero()
 
 
 def test_a_bound_stands_for_the_one_around_it():

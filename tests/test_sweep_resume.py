@@ -47,6 +47,30 @@ def test_jobs_die_with_their_launcher_and_the_sweep_goes_on(start, tmp_path):  #
     assert not (folder / ".jobs").exists()
 
 
+def test_a_sweep_is_queued_again_once_and_the_same_command_goes_on(start, tmp_path):  # noqa: F811
+    """Also if Slurm sends its signal to the job as well as to the launcher."""
+    folder = tmp_path / "sweep"
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    env = {"SLURM_JOB_ID": "71", "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    words = ("-m", "act=sleep", "x=1,2", "resume=auto", "hydra.sweep.dir=sweep")
+    sweep = start(*words, wait=False, **env)
+    assert wait_for((folder / "0" / "ready").exists)
+    sweep.send_signal(signal.SIGUSR1)
+    os.kill(json.loads((folder / "0" / "seen.json").read_text())["pid"], signal.SIGUSR1)
+    out, err = sweep.communicate(timeout=30)
+    assert sweep.returncode == 128 + signal.SIGUSR1, err
+    assert out.endswith("job 71 of Slurm is queued again, and goes on\n")
+    assert (tmp_path / "calls").read_text() == "requeue 71\n"
+    assert [row["state"] for row in table(folder / "results.csv")] == ["stopped", "not started"]
+    again = start(*words, MENDED="yes", **env)
+    assert again.returncode == 0, again.err
+    assert [row["state"] for row in table(folder / "results.csv")] == ["finished", "finished"]
+    assert (folder / "0_earlier_attempt" / "ready").exists()
+    other = start(*words[:2], "x=1,3", *words[3:])
+    assert other.err.startswith("error: hydra.sweep.dir=")
+
+
 def test_table_and_results_are_made_from_what_is_on_the_disk(start, tmp_path):  # noqa: F811
     """A job that had finished when its launcher was gone already is not run again."""
     folder = tmp_path / "sweep"

@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 import runs
-from alphabar.training.loggers.wandb_run import WandbRun, has_account
+from alphabar.training.loggers.wandb_run import ID_FILE, WandbRun, account_key, find_id
 
 
 class Refuses(BaseHTTPRequestHandler):
@@ -43,12 +43,41 @@ def test_a_server_that_refuses_leaves_an_offline_run(server, tmp_path):
     run.finalize("success")
     assert run.mode == "offline"
     (fragment,) = (tmp_path / "wandb").glob("offline-run-*")
-    assert fragment.name.endswith((tmp_path / "wandb_id.txt").read_text().strip())
+    assert fragment.name.endswith((tmp_path / "wandb_id.txt").read_text().split()[0])
 
 
 def test_without_an_account_nothing_is_asked(tmp_path, monkeypatch):
-    assert not has_account()
+    assert account_key() is None
     assert WandbRun(str(tmp_path), "name").mode == "offline"
+
+
+def test_a_resumed_run_is_logged_to_the_run_of_its_own_account(tmp_path, monkeypatch, caplog):
+    """Whoever made the folder cannot name a run of ours; whoever began the run goes on with it."""
+    path = tmp_path / ID_FILE
+
+    def stored(content, online=True):
+        path.write_text(content)
+        return find_id(path, "alphabar", online)
+
+    for content in ("mine", "mine ", f"mine {'0' * 32}", "../../mine", "mine mine", "\0"):
+        assert stored(content).id != "mine"  # without an account
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    own = find_id(tmp_path / "nothing", "alphabar", online=True)
+    assert stored(f"{own.id} {own.signature}\n") == own
+    assert stored(f"{own.id}\n", online=False) == own._replace(is_ours=False)
+    caplog.clear()
+    for content in (own.id, f"{own.id} {'0' * 32}", f"other {own.signature}", f"../x {own.signature}"):
+        found = stored(content)
+        assert found.is_ours
+        assert found.id not in (own.id, "other", "../x")
+    assert f"WANDB_RUN_ID={own.id} goes on with that one" in caplog.messages[0]
+    path.write_text(f"{own.id} {own.signature}")
+    assert find_id(path, "another", online=True).id != own.id
+    monkeypatch.setenv("WANDB_RUN_ID", own.id)
+    assert stored(own.id) == own
+    monkeypatch.setenv("WANDB_API_KEY", "1" * 40)
+    monkeypatch.delenv("WANDB_RUN_ID")
+    assert stored(f"{own.id} {own.signature}").id != own.id
 
 
 def test_jobs_of_a_sweep_share_a_group(tmp_path):

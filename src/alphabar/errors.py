@@ -1,11 +1,28 @@
-"""The exception for mistakes of the user, as opposed to bugs."""
+"""The exception for mistakes of the user, as opposed to bugs, and that for bugs in other processes."""
 
+import traceback
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
 class UserError(ValueError):
     """Bad input (config, file, checkpoint, dataset); the message is one line that the command line prints as it is."""
+
+
+class WorkerError(RuntimeError):
+    """An unforeseen error in another process; the message says what and where, `traceback` is the text that tells of its cause."""
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(message, traceback)  # both, since it is pickled on its way
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def traceback_of(error: BaseException) -> str:
+    """Returns the traceback of an error as text: for a WorkerError that of the other process, without how it came here."""
+    return error.traceback if isinstance(error, WorkerError) else "".join(traceback.format_exception(error)).rstrip()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -23,12 +23,21 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from alphabar.cli.overrides import config_options, hydra_overrides_for_jobs, quoted, restore_number_formats, split_override
+from alphabar.cli.overrides import (
+    config_options,
+    goes_on_if_repeated,
+    hydra_overrides_for_jobs,
+    override_value,
+    quoted,
+    restore_number_formats,
+    split_override,
+)
 from alphabar.cli.processes import Stop, run_job, stoppable, this_command
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable
 from alphabar.files.paths import unused_path
 from alphabar.runs.run_dir import AUTO, EARLIER_ATTEMPT, has_checkpoint
+from alphabar.runs.slurm import REQUEUE_SIGNALS, OutOfTime
 from alphabar.runs.sweep import ERROR, Job, write_error
 from alphabar.runs.sweep_record import open_sweep, save_sweep
 
@@ -65,7 +74,8 @@ class ProcessLauncher(Launcher):
             raise UserError(f"hydra.sweep.subdir={subdir}: need a folder in that of the sweep; hydra.sweep.dir says where it is")
         self.hydra_context = hydra_context
         self.config = config
-        self.sweep = open_sweep(Path(str(config.hydra.sweep.dir)).absolute(), this_command())
+        folder, command = Path(str(config.hydra.sweep.dir)).absolute(), this_command()
+        self.sweep = open_sweep(folder, command, may_go_on=goes_on_if_repeated(command.arguments))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs that have not finished before, and returns the results of all.
@@ -85,9 +95,11 @@ class ProcessLauncher(Launcher):
                     print(printable(line), flush=True)
                     self._run(config, job, stop)
                 returns.append(self._returned(config, job))
-        if stop.signum is not None:
-            raise KeyboardInterrupt if stop.signum == signal.SIGINT else SystemExit(128 + stop.signum)
-        return returns
+        if stop.signum is None:
+            return returns
+        if stop.signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise (OutOfTime if stop.signum in REQUEUE_SIGNALS else SystemExit)(128 + stop.signum)
 
     def _add(self, jobs: Sequence[Job]) -> None:
         """Adds the jobs to the sweep, unless it goes on and has them, and writes the record before any of them starts."""
@@ -189,7 +201,7 @@ def _script() -> list[str]:
 def _go_on_or_set_aside(job: Job) -> list[str]:
     """Returns the override with which a job goes on from a checkpoint of an earlier start; without one, moves its folder aside."""
     if has_checkpoint(job.folder):
-        return [f"resume={AUTO}"]
+        return [] if override_value(f"key={job.overrides.get('resume')}") == AUTO else [f"resume={AUTO}"]
     if job.folder.exists():
         job.folder.rename(unused_path(job.folder.with_name(f"{job.folder.name}_{EARLIER_ATTEMPT}")))
     return []

@@ -11,7 +11,6 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +28,7 @@ from alphabar.cli.console import configure_logging
 from alphabar.cli.diagnose import diagnose
 from alphabar.cli.hydra_app import App, accept_any_config
 from alphabar.cli.overrides import (
+    goes_on_if_repeated,
     null_as_deletion,
     overrides_of_resumed_run,
     quote_text_value,
@@ -50,6 +50,8 @@ from alphabar.errors import UserError, printable_lines
 from alphabar.files.paths import caching_in, starting_in
 from alphabar.runs.failures import is_first_to_tell, remove_error_folder, set_error_folder
 from alphabar.runs.parent import end_with_parent
+from alphabar.runs.run_dir import is_first_process
+from alphabar.runs.slurm import OutOfTime, ended_by_requeue_signals, requeue_job
 from alphabar.runs.sweep_record import read_record, reopen_sweep
 
 Main = Callable[[DictConfig], dict[str, object]]
@@ -83,11 +85,23 @@ def task_overrides() -> list[str]:
 
 
 def execute(main: Main, app: App) -> int:
-    """Executes the command line and returns the exit code. An unforeseen error is raised, with its traceback."""
+    """Executes the command line and returns the exit code. An unforeseen error is raised, with its traceback.
+
+    If a signal says, before a run listens to signals or during a sweep, that the time is over, a job of Slurm is queued again.
+    """
+    result, goes_on = exit_status.CommandResult(), goes_on_if_repeated(sys.argv[1:])
+    with ended_by_requeue_signals():
+        code = run_and_report(main, app, result)
+        if isinstance(result.error, OutOfTime) and is_first_process():
+            requeue_job(code - 128, goes_on)
+    return code
+
+
+def run_and_report(main: Main, app: App, result: exit_status.CommandResult) -> int:
+    """Does what the command line says, writes and prints what came of it, and returns the exit code; see `execute`."""
     end_with_parent()
     resolvers.register()
     has_error_folder = set_error_folder()
-    result = CommandResult()
     args = None
     try:
         if (subcommand := app.subcommands.get("".join(sys.argv[1:2]))) is not None:
@@ -119,17 +133,6 @@ def execute(main: Main, app: App) -> int:
     finally:
         if has_error_folder:
             remove_error_folder()
-
-
-@dataclass
-class CommandResult:
-    """The values that `main` returned, and the error that ended the command, if one did.
-
-    An error of `main` does not pass through Hydra, which would print it in its own format.
-    """
-
-    values: dict[str, Any] = field(default_factory=dict)
-    error: BaseException | None = None
 
 
 def parse_args() -> Namespace:
@@ -171,7 +174,7 @@ def is_sweep(args: Namespace) -> bool:
     return args.multirun or "hydra.mode=MULTIRUN" in args.overrides
 
 
-def run(main: Main, app: App, args: Namespace, result: CommandResult) -> None:
+def run(main: Main, app: App, args: Namespace, result: exit_status.CommandResult) -> None:
     """Prints help or the configuration, or lets Hydra run `main`, a sweep, or any other request of the command line."""
     if args.help and (words := [word for word in args.overrides if "=" not in word and word.isidentifier()]):
         print(group_usage(app, words))
@@ -218,7 +221,7 @@ def refuse_to_show(args: Namespace) -> None:
         raise UserError(f"--cfg={args.cfg}: a resumed run has the configuration in {folder}/config.yaml; leave out resume")
 
 
-def make_task(main: Main, app: App, changes: list[str], result: CommandResult) -> Callable[[DictConfig], Any]:
+def make_task(main: Main, app: App, changes: list[str], result: exit_status.CommandResult) -> Callable[[DictConfig], Any]:
     """Returns the task function that Hydra calls: it completes and checks the configuration, calls `main`, and keeps the result.
 
     changes: overrides that are withheld from Hydra, since they change the configuration of the run that is resumed.

@@ -2,11 +2,10 @@
 
 import logging
 import sys
-import traceback
 import warnings
 from types import TracebackType
 
-from alphabar.errors import printable, printable_lines
+from alphabar.errors import printable, printable_lines, traceback_of
 from alphabar.runs.run_dir import is_first_process
 
 
@@ -19,8 +18,8 @@ class Stderr(logging.Handler):
 
 
 def print_exception(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
-    """Prints an unforeseen error with its traceback, as `sys.excepthook` does."""
-    print(printable_lines("".join(traceback.format_exception(kind, error, frames)).rstrip()), file=sys.stderr, flush=True)
+    """Prints an unforeseen error with its traceback, in the place of `sys.excepthook`."""
+    print(printable_lines(traceback_of(error)), file=sys.stderr, flush=True)
 
 
 def format_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:

@@ -6,14 +6,13 @@ import os
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alphabar.config.build import first_line
-from alphabar.errors import UserError, printable
+from alphabar.errors import UserError, printable, traceback_of
 from alphabar.files.atomic import WriteError, write_text
 from alphabar.files.paths import display_path
 from alphabar.runs.failures import is_first_to_tell, is_told
@@ -39,6 +38,17 @@ class Outcome:
 
 
 FINISHED = Outcome("finished", 0)
+
+
+@dataclass
+class CommandResult:
+    """The values that `main` returned, and the error that ended the command, if one did.
+
+    An error of `main` does not pass through Hydra, which would print it in its own format.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    error: BaseException | None = None
 
 
 def outcome_of(error: BaseException) -> Outcome:
@@ -122,5 +132,5 @@ def write_result(outcome: Outcome, result: Mapping[str, Any], error: BaseExcepti
     if outcome != FINISHED:
         content["error"] = " | ".join(outcome.lines) or f"exit code {outcome.code}"
     if error is not None and outcome.is_bug:
-        content["traceback"] = "".join(traceback.format_exception(error))
+        content["traceback"] = traceback_of(error)
     write_text(Path(path), json.dumps(content, default=str))

@@ -144,6 +144,20 @@ def resumed_sweep(words: Sequence[str], may_be_repeated: Callable[[str], bool]) 
     return folder
 
 
+def goes_on_if_repeated(words: Sequence[str]) -> bool:
+    """Returns whether a command with these words, given once more, goes on with the run or the sweep that it began.
+
+    A sweep does with sweep.resume=FOLDER, or with resume=auto and a folder that is the same at every start.
+    """
+    keys = [without_prefix(split_override(word)[0]) for word in words]
+    if RESUMED_SWEEP in keys:
+        return True
+    is_auto = any(key == "resume" and override_value(word) == AUTO for key, word in zip(keys, words, strict=True))
+    is_sweep = not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(words)
+    has_folder = any(key == "hydra.sweep.dir" and "${" not in word for key, word in zip(keys, words, strict=True))
+    return is_auto and (has_folder or not is_sweep)
+
+
 def overrides_of_resumed_run(words: Iterable[str], groups: Collection[str]) -> list[str]:
     """Returns the words that change values of the run that is resumed; the other words choose groups or set Hydra's own keys."""
     keys = {word: without_prefix(split_override(word)[0]) for word in words}

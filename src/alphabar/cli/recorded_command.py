@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from hydra._internal.utils import get_args_parser
 
 from alphabar.cli.overrides import RESUMED_SWEEP, config_options, split_override, without_prefix
+from alphabar.config.bounds import SEPARATORS, exceeds_bounds
 from alphabar.errors import UserError
-from alphabar.models.hub import SEPARATORS, would_be_downloaded
+from alphabar.models.hub import would_be_downloaded
 from alphabar.runs.run_dir import AUTO
 
 # Keys of Hydra's own that choose nothing but the jobs; others name classes, folders of YAML files and variables of the environment.
@@ -27,13 +28,14 @@ OF_A_JOB = re.compile(r"\$\{(?!hydra\.|paths\.)[\w.]+\}|\$\{hydra\.job\.(num|ove
 def is_risky(word: str) -> bool:
     """Returns whether an override can do more than set a value.
 
-    It names a class, calls a resolver, changes Hydra, goes on with a run, says where files are written, or fetches something.
+    It names a class, calls a resolver, changes Hydra, goes on with a run, says where files are written, fetches something, or
+    asks for more than any run takes.
     """
     key, value = split_override(word)
     key, value = without_prefix(key), value or ""
     if key in ("hydra.sweep.dir", RESUMED_SWEEP):  # the folder of the sweep itself, wherever it lies
         return False
-    if RESOLVER.search(word) or "_target_" in word or WRITTEN.search(word):
+    if RESOLVER.search(word) or "_target_" in word or WRITTEN.search(word) or exceeds_bounds(word):
         return True
     if key.partition(".")[0] == "paths" or (key == "resume" and value not in ("null", AUTO)):
         return True
@@ -70,7 +72,7 @@ def check_recorded_command(arguments: Sequence[str], given: Sequence[str], folde
     if missing := [word for word in risky if word not in again]:
         words = shlex.join(missing)
         raise UserError(
-            f"{RESUMED_SWEEP}={folder}: its record has {words}, which could run, fetch or write what is not of the "
+            f"{RESUMED_SWEEP}={folder}: its record has {words}, which could run, fetch, write or take what is not of the "
             f"sweep; if it is yours, go on with {RESUMED_SWEEP}={folder} {words}"
         )
     if others := [word for word in again if word not in (*risky, *arguments)]:

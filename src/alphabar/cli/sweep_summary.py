@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from alphabar.cli.empty_folders import remove_refused_sweep
 from alphabar.cli.exit_status import Outcome
 from alphabar.cli.overrides import quoted
 from alphabar.files.paths import display_path
@@ -14,7 +15,10 @@ from alphabar.runs.text_table import format_table
 
 
 def finish_sweeps(outcome: Outcome) -> Outcome:
-    """Prints the summary of this process's sweep, if any, draws its pictures, and returns the outcome: failed if a job did."""
+    """Prints the summary of this process's sweep, if any, draws its pictures, and returns the outcome: failed if a job did.
+
+    The folder of one that was refused is removed.
+    """
     for sweep in [sweep for sweep in open_sweeps if sweep.jobs]:
         print(f"\n{results_table(sweep)}\n  table    {display_path(sweep.folder / TABLE)}")
         if any(job.state == "finished" for job in sweep.jobs):
@@ -30,7 +34,10 @@ def finish_sweeps(outcome: Outcome) -> Outcome:
             outcome = Outcome("failed", outcome.code or 1, (*outcome.lines, line))
         if bad and sweep.command is not None:
             print(f"  go on    python {display_path(sweep.command.script)} {resume_word(sweep.folder)}", flush=True)
+    refused = [sweep.folder for sweep in open_sweeps if not sweep.jobs]
     close_sweeps()
+    for folder in refused:
+        remove_refused_sweep(folder)
     return outcome
 
 

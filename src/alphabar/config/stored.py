@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from omegaconf._utils import get_yaml_loader
 
+from alphabar.config.bounds import MOST
 from alphabar.config.interpolation import Path as KeyPath
 from alphabar.config.interpolation import dotted_path
 from alphabar.errors import UserError
@@ -17,7 +18,6 @@ from alphabar.errors import UserError
 MAX_DEPTH, MAX_VALUES, MAX_CHARACTERS = 32, 10_000, 2**20
 MAX_EVENTS = 3 * MAX_VALUES  # of a parser: keys, values, and ends of mappings
 MAX_NUMBER = 2**63
-MAX_RESOLUTION = 2**14
 SHOWN = 100  # the most characters of a key or of a value in a message
 
 
@@ -71,7 +71,7 @@ def plain_config(content: Any, name: str) -> dict[str, Any]:
     """Returns a copy of a stored configuration that consists of dicts, lists and scalars alone.
 
     name: the file in messages. Raises UserError, with the key, for anything else, for one that is too deep or too large (a part
-    that occurs several times counts as often), for a number or a resolution beyond all reason, and for an interpolation: a
+    that occurs several times counts as often), for a number beyond all reason, and for an interpolation: a
     configuration is resolved when it is written, and `${oc.env:NAME}` would read a secret of whoever opens it.
     """
     if not isinstance(content, dict):
@@ -114,8 +114,9 @@ class _Copy:
             raise self._refusal(path, f"{value[:SHOWN]} is refused: a configuration out of a file is never resolved")
         if isinstance(value, int) and abs(value) > MAX_NUMBER:
             raise self._refusal(path, f"expected a number up to {MAX_NUMBER}, got one of {value.bit_length():,} bits")
-        if path and path[-1] == "resolution" and isinstance(value, int | float) and value > MAX_RESOLUTION:
-            raise self._refusal(path, f"expected a resolution up to {MAX_RESOLUTION:,}, got {value}")
+        most = MOST.get(path[-1]) if path and isinstance(path[-1], str) else None
+        if most is not None and isinstance(value, int | float) and value > most:
+            raise self._refusal(path, f"expected a number up to {most:,}, got {value}")
 
     def _refusal(self, path: KeyPath, reason: str) -> UserError:
         place = dotted_path(path)

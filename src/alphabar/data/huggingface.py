@@ -15,12 +15,11 @@ from torch import Tensor
 from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedSource, ImageReader
-from alphabar.data.huggingface_files import cached_dataset, refuse_foreign_files, stored_image
+from alphabar.data.huggingface_files import cached_dataset, is_saved, refuse_foreign_arrows, refuse_foreign_files, stored_image
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 
 ORDER_SEED = 0  # the order belongs to the data, not to a run
-SAVED = ("state.json", "dataset_dict.json")  # marks of save_to_disk
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,8 @@ class HuggingFaceSource(DecodedSource):
         if folder.is_dir():
             refuse_foreign_files(folder)
         try:
-            if any((folder / mark).is_file() for mark in SAVED):
+            if is_saved(folder):
+                refuse_foreign_arrows(folder)
                 found = datasets.load_from_disk(str(folder))
             elif self.download or folder.is_dir():
                 found = datasets.load_dataset(str(folder) if folder.is_dir() else self.name, self.subset)

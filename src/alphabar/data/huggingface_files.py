@@ -10,9 +10,11 @@ from PIL import Image, ImageOps
 
 from alphabar.errors import UserError
 from alphabar.files.reading import open_image, read_bytes
-from alphabar.models.hub import HUB_NAME, first_sentence
+from alphabar.models.hub import HUB_NAME, first_sentence, read_json
 
+SHOWN = 100  # the most characters of a path in a message
 CARDS = ("README.md", ".huggingface.yaml")
+STATE, SPLITS = "state.json", "dataset_dict.json"  # of save_to_disk: the Arrow files of a split, and the splits
 
 
 def refuse_foreign_files(folder: Path) -> None:
@@ -31,8 +33,42 @@ def refuse_foreign_files(folder: Path) -> None:
         for place in _data_places(card.get("configs") if isinstance(card, dict) else None):
             if "://" in place or "::" in place or place.startswith(("/", "~")) or ".." in PurePosixPath(place).parts:
                 raise UserError(
-                    f"data.name={folder}: {path.name} names data outside this folder, {place[:100]!r}, which are not read"
+                    f"data.name={folder}: {path.name} names data outside this folder, {place[:SHOWN]!r}, which are not read"
                 )
+
+
+def is_saved(folder: Path) -> bool:
+    """Returns whether save_to_disk wrote the folder."""
+    return any((folder / name).is_file() for name in (STATE, SPLITS))
+
+
+def refuse_foreign_arrows(folder: Path) -> None:
+    """Raises UserError if what save_to_disk wrote into a folder is unreadable, or names splits or Arrow files that are elsewhere.
+
+    load_from_disk joins the names to the folder, so that `..`, an absolute path or a link leads to any file of the machine.
+    """
+    what = f"data.name={folder}"
+    splits = read_json(what, folder / SPLITS).get("splits") if (folder / SPLITS).is_file() else [""]
+    for split in _own_names(what, folder, SPLITS, splits):
+        state = read_json(what, _own_file(what, folder, str(Path(split) / STATE)))
+        entries = state.get("_data_files")
+        names = [entry.get("filename") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else None
+        for name in (*_own_names(what, folder / split, STATE, names), "dataset_info.json"):
+            _own_file(what, folder, str(Path(split) / name))
+
+
+def _own_names(what: str, folder: Path, file: str, names: object) -> list[str]:
+    """Returns the names of files or folders that a file of a dataset lists. Raises UserError unless it is a list of texts."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{what}: {folder / file} does not list names of files")
+    return names
+
+
+def _own_file(what: str, folder: Path, name: str) -> Path:
+    """Returns the path of a file of a dataset. Raises UserError if it leads out of the dataset's folder."""
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{what}: names data outside this folder, {name[:SHOWN]!r}, which are not read")
+    return folder / name
 
 
 def cached_dataset(name: str, subset: str | None) -> Any:
@@ -76,7 +112,7 @@ def stored_image(value: Mapping[str, Any] | None, folders: list[Path], mode: str
     if value is None or (value["bytes"] is None and value["path"] is None):
         raise ValueError("there is no image")
     if value["bytes"] is None and not _is_inside(value["path"], folders):
-        raise ValueError(f"need the bytes of the image in the dataset, got only the path {value['path'][:100]!r}")
+        raise ValueError(f"need the bytes of the image in the dataset, got only the path {value['path'][:SHOWN]!r}")
     with open_image(Path(value["path"]) if value["bytes"] is None else io.BytesIO(value["bytes"])) as image:
         upright = ImageOps.exif_transpose(image)
         return upright.convert(mode) if mode else upright

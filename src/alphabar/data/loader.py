@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from alphabar.data import ImageSet
 from alphabar.data.order import EpochOrder
-from alphabar.errors import UserError
+from alphabar.errors import UserError, WorkerError, traceback_of
 from alphabar.runs.checkpoint import must_have_types
 from alphabar.runs.parent import be_killed_with
 
@@ -174,7 +174,7 @@ class ImageLoader:
             worker_init_fn=_start_worker if self.num_workers else None,
         )
         for batch in workers:
-            if isinstance(batch, UserError):
+            if isinstance(batch, UserError | WorkerError):
                 raise batch
             yield batch
 
@@ -204,9 +204,12 @@ class _BatchDataset(Dataset[Any]):
     def __init__(self, source: BatchSource) -> None:
         self.source = source
 
-    def __getitem__(self, place: tuple[np.ndarray, np.ndarray | None]) -> Batch | UserError:
+    def __getitem__(self, place: tuple[np.ndarray, np.ndarray | None]) -> Batch | UserError | WorkerError:
         indices, flips = place
         try:
             return self.source.batch(torch.from_numpy(indices), None if flips is None else torch.from_numpy(flips))
         except UserError as error:  # raised in the worker, its one line would arrive as a traceback
             return error
+        except Exception as error:  # likewise, as a traceback within a traceback
+            message = f"{type(error).__name__} in a process that decodes images: {error}"
+            return WorkerError(message, traceback_of(error))

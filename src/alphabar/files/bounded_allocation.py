@@ -18,6 +18,24 @@ MANY_WEIGHTS, MOST_WEIGHTS, BYTES_OF_WEIGHT = 1000, 20_000, 2**10  # where their
 SMALL = 2**16  # elements; a result that cannot have more is counted without a closer look
 ELEMENT = 8  # bytes of its largest element
 WITHOUT_RESULT = frozenset(("_set_grad_enabled", "dim", "size", "numel", "is_contiguous", "stride"))
+# What reads values, so that it cannot be tried without memory, and gives at most one number for each index of an element.
+AT_MOST_INPUT = frozenset(
+    (
+        "__array__",
+        "__contains__",
+        "allclose",
+        "cpu",
+        "cuda",
+        "equal",
+        "item",
+        "masked_select",
+        "nonzero",
+        "numpy",
+        "to",
+        "tolist",
+        "unique",
+    )
+)
 
 _bounds: list["BoundedAllocation"] = []  # that are entered now, the innermost last
 
@@ -26,6 +44,7 @@ class BoundedAllocation(TorchFunctionMode):
     """Refuses to make more or larger tensors than belong to a file of weights, before their memory is taken.
 
     A result that can be large is first made on the device "meta", which has no memory. Random numbers are as without the bound.
+    What cannot be tried so, since its size depends on values, is refused, but for `AT_MOST_INPUT`.
     A bound inside another stands for it: what a frozen part makes belongs to its own files of weights, not to the checkpoint.
 
     name: the file in messages. num_bytes: its size. num_weights: the number of tensors in it.
@@ -79,8 +98,11 @@ class BoundedAllocation(TorchFunctionMode):
                     result = func(*_on_meta(args), **_on_meta(options))
                 else:
                     result = func(*args, **{**options, "device": "meta"})
-        except (TypeError, NotImplementedError):  # it makes no tensor, or one that depends on values
-            return 0, None
+        except (TypeError, NotImplementedError) as error:  # it depends on values, which tensors without memory do not have
+            if (name := getattr(func, "__name__", str(func))) in AT_MOST_INPUT:
+                return _num_bytes((args, kwargs)), None
+            reason = f"it calls {name}, and how much that takes is not known before"
+            raise UserError(f"the configuration is of no model: {reason}") from error
         except RuntimeError as error:  # a negative size, or one beyond all numbers
             raise UserError(f"the configuration is of no model: {' '.join(str(error).split())[:200]}") from error
         made = [each for each in (result if isinstance(result, list | tuple) else [result]) if isinstance(each, Tensor)]
@@ -104,6 +126,13 @@ def _product_of_numbers(value: Any, tensors: list[Tensor]) -> float:
         tensors.append(value)
         return 1
     return abs(value) if isinstance(value, int | float) and abs(value) > 1 else 1
+
+
+def _num_bytes(value: Any) -> int:
+    """Returns the bytes of the indices of all elements of the tensors in nested lists, tuples and dicts."""
+    if isinstance(value, list | tuple | dict):
+        return sum(map(_num_bytes, value.values() if isinstance(value, dict) else value))
+    return ELEMENT * value.numel() * max(1, value.dim()) if isinstance(value, Tensor) else 0
 
 
 def _on_meta(value: Any) -> Any:

@@ -16,7 +16,6 @@ log = logging.getLogger(__name__)
 CONFIG = "config.json"
 HUB = "https://huggingface.co"
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-SEPARATORS = re.compile(r"[\s,'\"\[\](){}:=]+")  # of what an override names: its key, and the values in lists and mappings
 OUTPUTS = "outputs"  # the folder of runs, not an account of the hub
 TIMEOUT = 10.0  # seconds without an answer
 HOW_TO_FETCH = "features.download=true fetches it (of a run that goes on: callbacks.fid.features.download=true)"

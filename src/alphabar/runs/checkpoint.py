@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from alphabar.config.bounds import SEPARATORS
 from alphabar.config.former_names import upgrade_config
 from alphabar.config.interpolation import dotted_path, unresolved_container, walk
 from alphabar.config.stored import plain_config
 from alphabar.config.stored_paths import confined
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
-from alphabar.models.hub import SEPARATORS, would_be_downloaded
+from alphabar.models.hub import would_be_downloaded
 from alphabar.runs.torch_files import load_torch_file
 
 

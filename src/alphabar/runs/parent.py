@@ -2,10 +2,12 @@
 
 import ctypes
 import os
+import select
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 
 PARENT = "ALPHABAR_PARENT"  # the variable of a process that is to end with its parent: the number of the parent
 GRACE = 30.0  # seconds until a job that was asked to stop is killed: it may be writing a large checkpoint
@@ -16,7 +18,8 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 def end_with_parent() -> None:
     """Makes this process end with its parent, if the environment says so; to be called once, at the beginning.
 
-    The job of a sweep is asked to stop, with its whole group, and killed after GRACE seconds. The further processes of a run are
+    The job of a sweep is asked to stop, with its whole group, and killed after GRACE seconds; on Linux the kernel tells it at once
+    that its parent has ended, elsewhere it looks every PERIOD seconds. The further processes of a run are
     killed, since without the first they would wait for it.
     """
     number = os.environ.pop(PARENT, None)
@@ -47,6 +50,10 @@ def _die_with(parent: int) -> None:
 
 
 def _stop_with(parent: int) -> None:
+    # A parent-death signal would do for this process, but not for its group, and to a run that saves it would be a second signal.
+    if sys.platform == "linux":
+        with suppress(OSError):  # a kernel before 5.3, or a parent that has just ended
+            select.select([os.pidfd_open(parent)], [], [])
     while os.getppid() == parent:
         time.sleep(PERIOD)
     os.killpg(0, signal.SIGTERM)

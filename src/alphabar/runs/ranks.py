@@ -6,13 +6,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from alphabar.runs.failures import is_first_to_tell, is_told
 from alphabar.runs.parent import PARENT
 
 PERIOD = 0.2  # seconds between two looks at the ranks
+MEETING = 300.0  # seconds that a process waits for the others at the start of a run
 PATIENCE = 5.0  # seconds that the first process has to end by itself after another one failed
 _is_ending = threading.Event()
 _ranks: list[subprocess.Popen[bytes]] = []  # those that this process has started
@@ -59,6 +61,28 @@ def watch_ranks(launcher: RankLauncher) -> None:
         threading.Thread(target=_watch, args=(list(_ranks),), daemon=True, name="rank-watch").start()
 
     launcher._call_children_scripts = start_and_watch  # type: ignore[method-assign]
+
+
+@contextmanager
+def meeting(rank: int, seconds: float = MEETING) -> Iterator[None]:
+    """Ends this process, with a line, if the processes of the run take longer inside the context to meet.
+
+    torch waits half an hour for one that torchrun or Slurm has started, and that has died since.
+    """
+    timer = threading.Timer(seconds, _give_up, (rank, seconds))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _give_up(rank: int, seconds: float) -> None:
+    line = f"rank {rank} has waited {seconds:g} s for the other processes of the run to start"
+    if not is_told() and is_first_to_tell(line):
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def expect_end() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from alphabar.config.bounds import must_fit_in_memory
 from alphabar.config.build import ConfigError, check
 from alphabar.config.coercion import coerce
 from alphabar.config.interpolation import Path as KeyPath
@@ -49,6 +50,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     must_have_known_classes(saved, cfg, words)
     set_given_paths(saved)
     must_be_at_hand(saved, words, f"resume={saved.resume}")
+    must_fit_in_memory(resolved_container(saved), f"resume={saved.resume}: its {CONFIG}")
     coerce(saved, {word.lstrip("+").split("=", 1)[0]: word.split("=", 1)[1] for word in words if "=" in word})
     check(saved)
     return saved, newest_checkpoint_of_run(folder)

@@ -16,14 +16,17 @@ FIGURE_TEXTS = ("name", "protocol")  # of a figure of merit in the result of a j
 open_sweeps: list[Sweep] = []
 
 
-def open_sweep(folder: Path, command: SweepCommand) -> Sweep:
+def open_sweep(folder: Path, command: SweepCommand, may_go_on: bool = False) -> Sweep:
     """Returns this process's sweep in the folder, which it locks; a sweeper that launches more jobs gets the existing object.
 
-    Raises UserError if the folder belongs to an earlier sweep, or if another process runs one there.
+    may_go_on: whether it goes on with a sweep there that the same command has begun. Raises UserError if the folder belongs to
+    another sweep of an earlier time, or if another process runs one there.
     """
     for sweep in open_sweeps:
         if sweep.folder == folder:
             return sweep
+    if may_go_on and (folder / RECORD).is_file() and read_record(folder).command == command:
+        return reopen_sweep(folder, command)
     folder.mkdir(parents=True, exist_ok=True)
     lock(folder, OCCUPATION)
     if (folder / TABLE).exists() or (folder / RECORD).exists():

@@ -17,7 +17,7 @@ from alphabar.config.stored import read_stored_yaml
 from alphabar.errors import UserError
 from alphabar.files.atomic import atomic_writer, write_text
 from alphabar.files.paths import display_path
-from alphabar.runs.ranks import watch_ranks
+from alphabar.runs.ranks import meeting, watch_ranks
 from alphabar.runs.resume import LastCheckpoint
 from alphabar.training.callbacks.composition import Composition
 from alphabar.training.callbacks.recurring import is_any_due
@@ -80,6 +80,7 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
         settings["enable_checkpointing"] = False  # or Lightning would add a callback of its own
     trainer: Trainer = build(cfg.trainer, "trainer")(**settings)
     leave_signals_to_the_run(trainer)
+    bound_the_meeting(trainer)
     enter_once_more_if_due(trainer)
     if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
         watch_ranks(trainer.strategy.launcher)
@@ -98,6 +99,18 @@ def leave_signals_to_the_run(trainer: Trainer) -> None:
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def bound_the_meeting(trainer: Trainer) -> None:
+    """Bounds the time for which the processes of a run wait for each other at its start; see `meeting`."""
+    meet = trainer.strategy.setup_environment
+
+    def meet_in_time() -> None:
+        with meeting(trainer.global_rank):
+            meet()
+
+    if trainer.world_size > 1:
+        trainer.strategy.setup_environment = meet_in_time  # type: ignore[method-assign]
 
 
 class FitLoop(_FitLoop):

@@ -16,11 +16,13 @@ import torch
 
 from alphabar.runs.distributed import rank_and_size
 from alphabar.runs.ranks import expect_end
+from alphabar.runs.slurm import OF_A_SWEEP
 
 T = TypeVar("T")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE = 10.0  # seconds until a process ends that was to stop before training, and is still waiting for something
 SAME_SIGNAL = 0.2  # seconds within which a signal that comes twice is one: closing a terminal sends two
+PASSED_ON = 5.0  # seconds within which all signals to a job of a sweep are one: its launcher passes on what Slurm sends to all
 
 
 class Interrupted(Exception):
@@ -92,7 +94,7 @@ class StopSignals:
                     first = number, now
                     if not self._is_deferred:
                         threading.Thread(target=_end_unless, args=(is_over, number), daemon=True).start()
-                elif number != first[0] or now - first[1] > SAME_SIGNAL:
+                elif not is_same(first, (number, now)):
                     end_now(128 + number)
 
     def _restore(self) -> None:
@@ -123,6 +125,13 @@ class StopSignals:
 
 STOP_SIGNALS = StopSignals()  # those of this process
 os.register_at_fork(after_in_child=STOP_SIGNALS.forget)
+
+
+def is_same(first: tuple[int, float], other: tuple[int, float]) -> bool:
+    """Returns whether two signals, each with the time at which it came, are one that was sent twice."""
+    if OF_A_SWEEP in os.environ:
+        return other[1] - first[1] <= PASSED_ON
+    return other[0] == first[0] and other[1] - first[1] <= SAME_SIGNAL
 
 
 def interruptible(parts: Iterable[T], num: int, device: torch.device) -> Iterator[T]:

@@ -1,13 +1,16 @@
 """The logger of Weights and Biases, which works without an account and without a network."""
 
+import hashlib
+import hmac
 import logging
 import netrc
 import os
+import re
 import secrets
 import socket
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import wandb
@@ -22,6 +25,7 @@ from alphabar.files.paths import display_path
 
 log = logging.getLogger(__name__)
 ID_FILE = "wandb_id.txt"
+RUN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 REFUSED = "/\\#?%:"  # characters that the name of a project cannot have
 MAX_NAME = 128
 Mode = Literal["auto", "online", "offline", "disabled"]
@@ -31,8 +35,9 @@ class WandbRun(WandbLogger):
     """Logs to wandb: online if there is an account and a network, else offline; it never asks and never waits.
 
     mode: "auto" decides as above, and goes offline with one line if the server refuses or does not answer; the environment's
-    WANDB_MODE takes precedence. Raises UserError if mode="online" is not possible. A resumed run keeps its id, which is in
-    `wandb_id.txt`; offline, each start of the run writes a separate fragment under that id.
+    WANDB_MODE takes precedence. Raises UserError if mode="online" is not possible. A resumed run keeps its id; offline, each
+    start of the run writes a separate fragment under that id. Account and server are never those of a configuration, and the id
+    that a folder has is used online only if this account signed it, see `WandbId`.
     """
 
     def __init__(
@@ -46,14 +51,15 @@ class WandbRun(WandbLogger):
         check_project(project)
         keep_out_of_home(Path(run_dir))
         chosen = os.environ.get("WANDB_MODE") or mode
-        online = has_account() and is_reachable() if chosen == "auto" else chosen == "online"
+        online = account_key() is not None and is_reachable() if chosen == "auto" else chosen == "online"
         self.mode = ("online" if online else "offline") if chosen == "auto" else chosen
         self.may_fall_back = chosen == "auto"
+        self._own_id = find_id(Path(run_dir) / ID_FILE, project, online=self.mode == "online")
         super().__init__(
             name=name,
             save_dir=run_dir,
             project=project,
-            id=self.run_id(Path(run_dir) / ID_FILE),
+            id=self._own_id.id,
             offline=self.mode == "offline",
             settings=wandb_settings(self.mode),
             group=group,
@@ -61,15 +67,12 @@ class WandbRun(WandbLogger):
         )
         self._wandb_init.pop("anonymous", None)  # gone from wandb; Lightning still passes it, and wandb warns
 
-    @staticmethod
-    def run_id(path: Path) -> str:
-        """Returns the id of this folder's run on wandb, the same every time the run is resumed."""
-        return path.read_text().strip() if path.exists() else secrets.token_hex(4)
-
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Logs the configuration to wandb, and writes the run's id into its folder."""
-        write_text(Path(self.save_dir or ".") / ID_FILE, f"{self._wandb_init['id']}\n")
+        path = Path(self.save_dir or ".") / ID_FILE
+        if self._own_id.is_ours or not path.exists():
+            write_text(path, f"{self._own_id.id} {self._own_id.signature}".strip() + "\n")
         try:
             super().log_hyperparams(params)
         except WandbError as error:
@@ -94,6 +97,46 @@ class WandbRun(WandbLogger):
             print(f"                   Upload:  wandb sync {' '.join(map(display_path, fragments))}")
         elif self.mode == "online":
             print(f"wandb: {url}")
+
+
+class WandbId(NamedTuple):
+    """The id of a folder's run on wandb.
+
+    signature: a hash of id and project, keyed with the API key of this account; empty without an account. Whoever made a folder
+    could put the id of any run of ours into it, to which the resumed run would then be logged; nobody else can sign it.
+    is_ours: whether the id is new, signed by this account, or named in WANDB_RUN_ID.
+    """
+
+    id: str
+    signature: str
+    is_ours: bool
+
+
+def find_id(path: Path, project: str, online: bool) -> WandbId:
+    """Returns the id in a file, which stays the same every time a run is resumed, or a new one if there is none.
+
+    Online, one that is not ours is replaced by a new one, and a line says so; offline nothing leaves the machine.
+    """
+    content = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    stored, _, signature = content.strip().partition(" ")
+    key = account_key()
+    if RUN_ID.fullmatch(stored):
+        signed = "" if key is None else sign(key, stored, project)
+        is_named = os.environ.get("WANDB_RUN_ID") == stored
+        is_signed = bool(signed) and hmac.compare_digest(signature.encode(), signed.encode())
+        if is_named or is_signed or not online:
+            return WandbId(stored, signed, is_named or is_signed)
+        log.warning(
+            "wandb: this account did not begin run %s of project %s, so a new run is begun; WANDB_RUN_ID=%s goes on with that one",
+            *(stored, project, stored),
+        )
+    new = secrets.token_hex(4)
+    return WandbId(new, "" if key is None else sign(key, new, project), is_ours=True)
+
+
+def sign(key: str, run_id: str, project: str) -> str:
+    """Returns the keyed hash of a run's id and project."""
+    return hmac.new(key.encode(), f"{run_id}/{project}".encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def check_project(project: str) -> None:
@@ -122,15 +165,15 @@ def server() -> SplitResult:
     return urlsplit(wandb.setup().settings.base_url)
 
 
-def has_account() -> bool:
-    """Returns whether there is an API key in the environment or in the netrc file."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
+def account_key() -> str | None:
+    """Returns the API key in the environment or, for the server, in the netrc file; None if there is none."""
+    if key := os.environ.get("WANDB_API_KEY"):
+        return key
     try:
         hosts = netrc.netrc(os.environ.get("NETRC")).hosts
     except (OSError, netrc.NetrcParseError):
-        return False
-    return not hosts.keys().isdisjoint({server().netloc, server().hostname, "api.wandb.ai"})
+        return None
+    return next((hosts[name][2] for name in (server().netloc, server().hostname, "api.wandb.ai") if name in hosts), None)
 
 
 def is_reachable(seconds: float = 2.0) -> bool:
