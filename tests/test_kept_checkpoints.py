@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+from collections import Counter
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import runs
 import toy
 from alphabar.errors import UserError
 from alphabar.files.versions import existing_versions, insert_version, version_path
+from alphabar.runs import torch_files
 from alphabar.runs.kept_checkpoints import newest_checkpoint, take_up_best
 from alphabar.runs.torch_files import load_torch_file
 from alphabar.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
@@ -78,6 +80,42 @@ def test_no_byte_of_a_checkpoint_can_change_what_is_loaded(tmp_path):
                 assert equal(content, loaded), at
     assert len(refusals) > len(whole) // 2
     assert not any("\n" in refusal for refusal in refusals)
+
+
+@pytest.fixture
+def verified(monkeypatch):
+    """Counts how often the checksums of each file are verified, by its name."""
+    counts, verify = Counter(), torch_files.verify_checksums
+
+    def count(path):
+        counts[path.name] += 1
+        verify(path)
+
+    monkeypatch.setattr(torch_files, "verify_checksums", count)
+    return counts
+
+
+def test_a_resumed_run_verifies_each_checkpoint_once(tmp_path, command, verified):
+    folder = copied(tmp_path)
+    code, _, err = command("train", f"resume={folder}", "trainer.max_steps=31")
+    assert code == 0, err
+    assert verified == {"last.ckpt": 1, "best.ckpt": 1}
+
+
+def test_a_file_that_has_changed_is_verified_again(tmp_path, verified):
+    folder = copied(tmp_path)
+    last, earlier = (folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "last-1"))
+    for _ in range(2):
+        load_torch_file(last, "last.ckpt")
+    assert verified["last.ckpt"] == 1
+    os.replace(earlier, last)
+    load_torch_file(last, "last.ckpt")
+    assert verified["last.ckpt"] == 2
+    damage(last, 100_000)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"^last.ckpt: cannot be read, it is damaged"):
+            load_torch_file(last, "last.ckpt")
+    assert verified["last.ckpt"] == 4
 
 
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(tmp_path, command):

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import time
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -10,12 +11,15 @@ import torch
 from torch import Tensor
 
 from alphabar.errors import UserError
+from alphabar.files.cache import CLOCK_TICK
 
 BLOCK = 2**20  # bytes that are read at a time
 FOLDER_BIT = 0x10  # of MS-DOS attributes: torch.load fills the tensors of such a record with whatever is in memory
 MAX_DEPTH = 100  # of containers in containers; a checkpoint of a run has less than 10
 # The name in torch's message about what it does not unpickle; the rest of the message tells how to run it all the same.
 REFUSED_NAME = re.compile(r"GLOBAL ([\w.]+)|function <?(?:built-in function )?([\w.]+)")
+
+_whole_files: set[tuple[Path, int, int, int, int]] = set()  # path, device, inode, size, time of the last change
 
 
 class DamagedFile(UserError):
@@ -26,13 +30,14 @@ def load_torch_file(path: Path, name: str, in_memory: bool = True) -> Any:
     """Returns the content of the file, on the CPU; no code in it is executed.
 
     The checksums of the whole file are verified first, also where `in_memory` is False and the tensors are mapped from the file,
-    which are then read once more when they are used.
+    which are then read once more when they are used. A file that this process has found whole and that is the same since is not
+    verified again.
     name: the file in messages.
     Raises DamagedFile if its checksums are not right, and UserError if it cannot be read for another reason, holds anything but
     tensors and plain values, or claims larger tensors than it holds.
     """
     try:
-        verify_checksums(path)
+        _verify_once(path)
     except Exception as error:  # any kind: a file may contain any bytes
         kind = UserError if isinstance(error, OSError) else DamagedFile
         raise kind(f"{name}: {_reason(error)}") from error
@@ -52,6 +57,20 @@ def _reason(error: Exception) -> str:
     """Returns the line that says why a file cannot be read."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return f"cannot be read, it is damaged, truncated or not a checkpoint ({reason})"
+
+
+def _verify_once(path: Path) -> None:
+    """Verifies the checksums of a file unless this process has done so and the file is the same since.
+
+    One that has changed just now is not remembered, since the time of another change could be the same.
+    """
+    status, now = path.stat(), time.time()
+    identity = (path.absolute(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if identity in _whole_files:
+        return
+    verify_checksums(path)
+    if now - status.st_mtime > CLOCK_TICK:
+        _whole_files.add(identity)
 
 
 def verify_checksums(path: Path) -> None:
