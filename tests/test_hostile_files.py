@@ -330,6 +330,10 @@ STATES = {
     "ema.averages": ([3], "ema.averages.0 is of type int, need dict"),
     "optimizer_states": ({}, "need list"),
     "optimizer_states.0": (3, "need dict"),
+    "optimizer_states.0.state.0.exp_avg": (
+        torch.zeros(2),
+        "gift/checkpoints/last.ckpt: its optimizer_states.0.state.0.exp_avg has the shape [2]",
+    ),
     "lr_schedulers": ([3], "need dict"),
     "loops": (3, "need dict"),
     "loops.fit_loop": (3, "need dict"),

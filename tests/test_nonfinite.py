@@ -175,6 +175,27 @@ def test_gradients_that_a_scaler_has_made_infinite_are_left_to_it(tmp_path):
     assert scaler.get_scale() < 2.0**127
 
 
+@pytest.mark.parametrize("num_bad", [5, 42])
+def test_gradients_that_are_nan_whatever_the_scale_end_a_run_that_has_no_answer(tmp_path, num_bad):
+    """The loss is finite, so that only the factor of the GradScaler tells: after 30 halvings it is 6e-5."""
+    trained = toy.module()
+    trainer = toy.trainer(
+        tmp_path,
+        [TrainingLog()],
+        max_steps=42,
+        log_every_n_steps=10,
+        plugins=[MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))],
+    )
+    spoil = torch.tensor(math.nan)
+    next(trained.parameters()).register_hook(lambda grad: grad * spoil if trainer.global_step < num_bad else grad)
+    if num_bad == 5:
+        trainer.fit(trained, datamodule=toy.digits())
+        assert trainer.global_step == 42
+    else:
+        with pytest.raises(UserError, match=r"^the loss or its gradient is not finite at step 30: lower optimizer.lr"):
+            trainer.fit(trained, datamodule=toy.digits())
+
+
 def test_without_the_callback_the_run_ends_at_the_next_look_and_writes_no_file(tmp_path, command, poison):
     poison({8})
     words = runs.words(*QUIET, "trainer.max_steps=21", "callbacks.nonfinite=null", folder=tmp_path / "run")

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from alphabar.data import ImageSet
 from alphabar.data.order import EpochOrder
 from alphabar.errors import UserError, WorkerError, traceback_of
-from alphabar.runs.checkpoint import must_have_types
 from alphabar.runs.parent import be_killed_with
+from alphabar.runs.restored import must_be_like
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
@@ -141,12 +141,13 @@ class ImageLoader:
         return {"num_batches": self._num_batches, "order": order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        must_have_types(
-            {"num_batches": None, "order": None, **state}, {"num_batches": int, "order": dict}, "checkpoint: its data: "
-        )
-        needed = dict.fromkeys(("batch_size", "world_size"), int)
-        must_have_types({**dict.fromkeys(needed), **state["order"]}, needed, "checkpoint: its data: order.")
-        before, now = state["order"], self.state_dict()["order"]
+        place, now = "checkpoint: its data", self.state_dict()["order"]
+        must_be_like(state, {"num_batches": 0, "order": {}}, place)
+        before, needed = state["order"], ("batch_size", "world_size")
+        must_be_like(before, {key: now[key] for key in now if key in before or key in needed}, f"{place}.order")
+        for key in needed:
+            if before[key] < 1:
+                raise UserError(f"{place}.order.{key} is {before[key]}, need 1 or more")
         changed = [f"{key} was {before[key]}, is {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
         if changed:
             log.warning("training goes on with other batches than an uncut run would see: %s", "; ".join(changed))

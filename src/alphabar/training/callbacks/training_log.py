@@ -13,7 +13,9 @@ from alphabar.training.callbacks.nonfinite import ADVICE, nonfinite_steps
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.hooks import base_module, log_every_n_steps
 from alphabar.training.loggers.log_helpers import log_figures
-from alphabar.training.modules.base import scales_gradients
+from alphabar.training.modules.base import gradient_scaler, scales_gradients
+
+MIN_SCALE = 1e-4  # of a GradScaler, which begins with 65,536 and halves it at every gradient that is not finite
 
 
 class TrainingLog(Recurring):
@@ -22,7 +24,8 @@ class TrainingLog(Recurring):
     The noise levels 0..1, from clean data to pure noise, are cut into `num_levels` equal parts. Images per second are counted over
     all ranks, without the time that sampling and metrics take. Losses and norms that are not finite are left out.
     Raises ValueError unless num_levels >= 1, and UserError at the end of an interval in which a loss or a gradient was not finite,
-    if no NonFiniteSteps callback answers that; gradients that a GradScaler has made infinite do not count.
+    if no NonFiniteSteps callback answers that. Gradients that a GradScaler has made infinite do not count, but its factor must not
+    fall below MIN_SCALE, as it does where they are NaN without it.
     """
 
     def __init__(self, num_levels: int = 4) -> None:
@@ -95,7 +98,7 @@ class TrainingLog(Recurring):
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         all_sums = sum_over_ranks(torch.cat([self.sums, self.num_nonfinite])).cpu()
         sums, num_nonfinite = all_sums[:-1], all_sums[-1]
-        if num_nonfinite > 0 and nonfinite_steps(trainer) is None:
+        if nonfinite_steps(trainer) is None and (num_nonfinite > 0 or scale_is_lost(trainer)):
             raise UserError(f"the loss or its gradient is not finite at step {trainer.global_step}: {ADVICE}")
         self.num_nonfinite.zero_()
         if sums[-1] == 0:  # the run ended before a step, or all were skipped
@@ -126,3 +129,9 @@ class TrainingLog(Recurring):
 
     def _clock(self, pl_module: LightningModule) -> float:
         return time.perf_counter() - base_module(pl_module).seconds_evaluating
+
+
+def scale_is_lost(trainer: Trainer) -> bool:
+    """Returns whether a GradScaler has lowered its factor so often that it is not the factor that makes gradients infinite."""
+    scaler = gradient_scaler(trainer)
+    return scaler is not None and scaler.get_scale() < MIN_SCALE

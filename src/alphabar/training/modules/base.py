@@ -1,7 +1,6 @@
 """The base class of the LightningModules: an optimizer with a warm-up, clipping, and the figures that callbacks keep."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -16,10 +16,10 @@ from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import RankShare, derive_seed
 from alphabar.errors import UserError
+from alphabar.files.paths import display_path
 from alphabar.models.codecs.pixels import check_images
 from alphabar.runs.distributed import rank_and_size
-
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+from alphabar.training.restored_state import MakeOptimizer, must_be_training_state
 
 
 class NextStep(NamedTuple):
@@ -51,6 +51,7 @@ class BaseModule(LightningModule, ABC):
         self.figures: dict[str, float] = {}  # the latest of each, the same on all ranks
         self.seconds_evaluating = 0.0
         self.has_checked_images = False
+        self.loaded_checkpoint: dict[str, Any] | None = None  # from which training goes on, until that is restored
 
     @abstractmethod
     def attach_data(self, data: ImageDataModule) -> None:
@@ -102,8 +103,14 @@ class BaseModule(LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.figures = {**checkpoint.get("figures", {}), **self.figures}
+        self.loaded_checkpoint = checkpoint
 
     def on_fit_start(self) -> None:
+        """Looks at the state of training in a checkpoint, which is restored after this. Raises UserError for one that cannot be."""
+        if self.loaded_checkpoint is not None:
+            name = f"checkpoint {display_path(self.trainer.ckpt_path or '')}"
+            must_be_training_state(self.loaded_checkpoint, self.trainer, self.make_optimizer, name)
+            self.loaded_checkpoint = None
         self.has_checked_images = False
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -156,8 +163,13 @@ class BaseModule(LightningModule, ABC):
 
 def scales_gradients(trainer: Trainer) -> bool:
     """Returns whether a GradScaler multiplies the gradients of float16, until some are infinite and it takes a smaller factor."""
+    return gradient_scaler(trainer) is not None
+
+
+def gradient_scaler(trainer: Trainer) -> GradScaler | None:
+    """Returns what multiplies the gradients of float16, or None where none are."""
     plugin = trainer.precision_plugin
-    return isinstance(plugin, MixedPrecision) and plugin.scaler is not None
+    return plugin.scaler if isinstance(plugin, MixedPrecision) else None
 
 
 def skip_if_nonfinite(optimizer: Optimizer, grad_norm: Tensor) -> None:
