@@ -81,6 +81,8 @@ COMMAND_LINES = [
     (["run_dir=here"], "run_dir=here: is filled in; the folder of a run is chosen by hydra.run.dir=here"),
 ]
 TRAINING = [
+    (["data=folder", "data.root='~nosuchuser/photos'"], ["there is no folder", "~nosuchuser/photos"]),
+    (["resume='~nosuchuser/run'"], ["resume=~nosuchuser/run: there is no such folder"]),
     (["schedule=triangular"], ["schedule=triangular", "cosine", "linear", "scaled_linear", "sigmoid"]),
     (["schedule.beta_strt=1e-4"], ["schedule.beta_strt", "schedule.beta_start"]),
     (["+schedule.beta_strt=1e-4"], ["beta_strt", "beta_start"]),

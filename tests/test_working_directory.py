@@ -27,6 +27,7 @@ def test_paths_of_the_user_start_where_the_command_did(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert user_path("photos") == Path("photos")
     assert user_path("~/photos") == Path.home() / "photos"
+    assert user_path("~nosuchuser/photos") == Path("~nosuchuser/photos")
     (tmp_path / "run").mkdir()
     monkeypatch.chdir("run")
     with starting_in(tmp_path):
@@ -35,6 +36,17 @@ def test_paths_of_the_user_start_where_the_command_did(tmp_path, monkeypatch):
         assert display_path(tmp_path / "photos") == "photos"
         assert display_path("/photos") == "/photos"
     assert user_path("photos") == Path("photos")
+
+
+@pytest.mark.parametrize("names", [("HOME", "XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "MPLCONFIGDIR"), ("TMPDIR",)], ids=" ".join)
+def test_no_command_needs_a_place_beside_its_own(tmp_path, names):
+    """Each of these is below a file, where nobody can make a folder, not even root."""
+    (tmp_path / "file").touch()
+    checkpoint = runs.trained(*runs.BRIEF) / "checkpoints" / "last.ckpt"
+    words = (f"checkpoint={checkpoint}", "num=1", "sampler.num_steps=1", "hydra.run.dir=samples")
+    code, _, err = runs.run("sample.py", *words, cwd=tmp_path, env=dict.fromkeys(names, str(tmp_path / "file" / "folder")))
+    assert code == 0, err
+    assert (tmp_path / "samples").is_dir()
 
 
 @pytest.fixture(scope="module")

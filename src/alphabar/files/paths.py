@@ -1,5 +1,6 @@
 """Paths as users write and read them, relative to the folder in which the command was started, and paths that are not in use."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -42,7 +43,7 @@ def cache_folder() -> Path:
 
 def user_path(path: str | Path) -> Path:
     """Returns the path that a user gave, which may be relative or begin with ~, as one that can be opened."""
-    return _start_folder / Path(path).expanduser()
+    return _start_folder / os.path.expanduser(path)  # unlike that of Path, it leaves ~ as it is where there is no home
 
 
 def display_path(path: str | Path) -> str:
