@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from alphabar.data.pixels import orientation
 from alphabar.errors import UserError
 from alphabar.files.reading import open_image, read_bytes
 from alphabar.models.hub import HUB_NAME, first_sentence, read_json
@@ -15,6 +16,7 @@ from alphabar.models.hub import HUB_NAME, first_sentence, read_json
 SHOWN = 100  # the most characters of a path in a message
 CARDS = ("README.md", ".huggingface.yaml")
 STATE, SPLITS = "state.json", "dataset_dict.json"  # of save_to_disk: the Arrow files of a split, and the splits
+METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for the orientation
 
 
 def refuse_foreign_files(folder: Path) -> None:
@@ -114,7 +116,10 @@ def stored_image(value: Mapping[str, Any] | None, folders: list[Path], mode: str
     if value["bytes"] is None and not _is_inside(value["path"], folders):
         raise ValueError(f"need the bytes of the image in the dataset, got only the path {value['path'][:SHOWN]!r}")
     with open_image(Path(value["path"]) if value["bytes"] is None else io.BytesIO(value["bytes"])) as image:
-        upright = ImageOps.exif_transpose(image)
+        turn = orientation(image)
+        upright = image if turn is None else image.transpose(turn)
+        for key in METADATA if turn is not None else ():
+            upright.info.pop(key, None)  # which would turn it once more
         return upright.convert(mode) if mode else upright
 
 

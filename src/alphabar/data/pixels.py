@@ -1,14 +1,29 @@
 """Conversion of images that Pillow opens to uint8 pixels of one shape."""
 
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
+
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from alphabar.data import Shape
+from alphabar.data.pixel_values import WIDE_MODES, to_eight_bits
 
-SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-PLAIN = ("1", "L", "RGB", "CMYK", "YCbCr", "LAB", "HSV")
+LARGE = 2**24  # pixels; images of more are decoded one at a time, for each takes up to 1 GiB
+LARGE_IMAGES = Lock()
+ORIENTATION = 0x0112  # the tag of EXIF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+PLAIN = ("1", "L", "RGB", "CMYK", "YCbCr", "HSV")
 
 
 def square_shape(channels: int, resolution: int) -> Shape:
@@ -30,19 +45,40 @@ def to_pixels(image: Image.Image, shape: Shape, resample: Image.Resampling = Ima
     """
     # JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the target is left to the filter.
     image.draft(None, (2 * shape.resolution, 2 * shape.resolution))
-    image = flattened(image, shape.channels)
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    size = (shape.resolution, shape.resolution)
-    if image.size != size:
-        box = (left, top, left + side, top + side)
-        image = image.resize(size, resample, box=box, reducing_gap=3.0)
+    with _alone_if_large(image):
+        image = flattened(image, shape.channels)
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        size = (shape.resolution, shape.resolution)
+        if image.size != size:
+            box = (left, top, left + side, top + side)
+            image = image.resize(size, resample, box=box, reducing_gap=3.0)
     return pixels_of(image)
 
 
 def flattened(image: Image.Image, num_channels: int) -> Image.Image:
-    """Returns `image` the right way up, without transparency, and with 8 bits in each of 1 (grey) or 3 (RGB) channels."""
-    return _flat(ImageOps.exif_transpose(image)).convert("L" if num_channels == 1 else "RGB")
+    """Returns `image` the right way up, without transparency, and with 8 bits in each of 1 (grey) or 3 (RGB) channels.
+
+    Raises ValueError for pixels without a known range, see `to_eight_bits`.
+    """
+    mode = "L" if num_channels == 1 else "RGB"
+    flat, turn = _flat(image), orientation(image)
+    flat = flat if flat.mode == mode else flat.convert(mode)
+    return flat if turn is None else flat.transpose(turn)
+
+
+def orientation(image: Image.Image) -> Image.Transpose | None:
+    """Returns how the image has to be turned according to its EXIF, or None; damaged EXIF says nothing. Decodes the image."""
+    image.load()  # some formats say only then
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # any kind: a file may contain any bytes
+        return None
+
+
+def _alone_if_large(image: Image.Image) -> AbstractContextManager[object]:
+    """Returns a lock, if the image is large, that only one thread holds at a time."""
+    return LARGE_IMAGES if image.width * image.height > LARGE else nullcontext()
 
 
 def pixels_of(image: Image.Image) -> Tensor:
@@ -51,17 +87,13 @@ def pixels_of(image: Image.Image) -> Tensor:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """Returns `image` without transparency and with 8 bits per channel.
-
-    Raises ValueError for a mode without a fixed range, such as floating point.
-    """
-    if image.mode in SIXTEEN_BITS:  # converted by Pillow, these would be clipped at 255
-        values = np.clip(np.asarray(image, dtype=np.float64), 0, 65535)
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    """Returns `image` without transparency and with 8 bits per channel. Raises ValueError as `to_eight_bits` does."""
+    if image.mode in WIDE_MODES:  # converted by Pillow, these would be clipped at 255
+        return to_eight_bits(image)
+    if image.mode == "LAB":  # Pillow knows no way from it to grey
+        return image.convert("RGB")
     if image.mode in PLAIN and "transparency" not in image.info:
         return image
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no fixed range")
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")

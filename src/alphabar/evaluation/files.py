@@ -15,7 +15,8 @@ from torch import Tensor
 
 from alphabar.data.files import image_files
 from alphabar.data.folder import hash_position
-from alphabar.data.pixels import SIXTEEN_BITS, flattened, pixels_of
+from alphabar.data.pixel_values import WIDE_MODES
+from alphabar.data.pixels import flattened, pixels_of
 from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
 from alphabar.evaluation.array_header import read_array_header
@@ -23,7 +24,7 @@ from alphabar.files.reading import must_be_file, open_image
 
 Size = tuple[int, int, int]
 T = TypeVar("T")
-GREY = ("1", "L", "LA", *SIXTEEN_BITS)
+GREY = ("1", "L", "LA", *WIDE_MODES)
 DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 

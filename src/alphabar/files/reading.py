@@ -1,12 +1,21 @@
 """Files of anybody, opened so that nothing waits for ever, starts a program or takes more memory than the file warrants."""
 
+import io
 import stat
+import warnings
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from alphabar.files.bare_images import JPEG_SIGNATURE, PNG_SIGNATURE, bare_jpeg, bare_png
+
+MAX_PIXELS = 2**28  # an image takes 1 GiB while it is decoded, at four bytes a pixel
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses images of twice as many, before it takes memory
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # of those between
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL\\.")  # of damaged metadata
 # The formats that Pillow decodes itself. Not EPS (it starts Ghostscript), WMF and the stubs (which hand files to programs of the
 # system), IPTC (which opens a further image by its content, in any format), nor those that nobody keeps images in.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "QOI", "ICO", "PCX", "SGI")
@@ -35,12 +44,35 @@ def read_bytes(path: Path) -> bytes:
 def open_image(source: Path | BinaryIO) -> Image.Image:
     """Returns the image in a file, not decoded yet; its format, one of `FORMATS`, follows from its content and not from its name.
 
-    Raises OSError if it is no file or no such image, Image.DecompressionBombError for one of more than 179 million pixels, and
-    any kind of error for a damaged one.
+    Damaged metadata does no harm. Raises OSError if it is no file or no such image, Image.DecompressionBombError for one of more
+    than `MAX_PIXELS`, and any kind of error for a damaged one.
     """
     if isinstance(source, Path):
         must_be_file(source)
-    return Image.open(source, formats=known_formats())
+    try:
+        return _open_without_metadata(source)
+    except Image.DecompressionBombError as error:
+        raise Image.DecompressionBombError(f"more than {MAX_PIXELS / 1e6:.0f} million pixels") from error
+    except UnidentifiedImageError as error:
+        raise UnidentifiedImageError("cannot identify the image") from error
+
+
+def _open_without_metadata(source: Path | BinaryIO) -> Image.Image:
+    """Returns the image, of a PNG without what is no pixel, and of a JPEG only where Pillow takes offence at that."""
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        start = file.read(len(PNG_SIGNATURE))
+        bare = io.BytesIO(bare_png(start + file.read())) if start == PNG_SIGNATURE else None
+        file.seek(0)
+    try:
+        return Image.open(bare or source, formats=known_formats())
+    except Image.DecompressionBombError:
+        raise
+    except Exception:  # any kind: a file may contain any bytes
+        if not start.startswith(JPEG_SIGNATURE):
+            raise
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        file.seek(0)
+        return Image.open(io.BytesIO(bare_jpeg(file.read())), formats=known_formats())
 
 
 @cache
