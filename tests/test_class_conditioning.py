@@ -1,6 +1,7 @@
 """Class-conditional models: trained, guided, sampled and evaluated."""
 
 import json
+import shutil
 import sys
 
 import evaluate
@@ -69,7 +70,68 @@ def test_labels_are_repeated_for_more_images():
     [(3, "3"), ("3", "3"), ([3, 5], "3 5"), ("all", "0 1 2 3"), ("0-2", "0 1 2"), (["1-2", 0], "1 2 0"), ("x", "x")],
 )
 def test_labels_are_spelt_out(given, words):
-    assert expand_labels(given, 4) == words.split()
+    assert expand_labels(given, list("0123")) == words.split()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [("cat", "cat"), (["dog", "cat"], "dog cat"), ("all", "dog cat 7 1-2"), (2, "7"), (7, "7"), ("0-1", "dog cat"), ("1-2", "1-2")],
+    ids=str,
+)
+def test_labels_are_names_of_classes_before_they_are_numbers(given, words):
+    assert expand_labels(given, ["dog", "cat", "7", "1-2"]) == words.split()
+
+
+def test_a_class_has_a_name_and_a_number():
+    conditioner = ClassLabel(3, 4, names=["dog", "cat", "0"]).eval()
+    by_name, by_number = (conditioner.from_prompts(prompts)["vector"] for prompts in (["dog", "cat", "0"], ["2", "1", "0"]))
+    assert torch.equal(by_name, conditioner({"label": torch.arange(3)})["vector"])
+    assert torch.equal(by_number[1:], by_name[1:])
+    with pytest.raises(ValueError, match=r"^need labels 0..2 or dog, cat, 0, got cta. Did you mean cat\?$"):
+        conditioner.from_prompts(["cta"])
+    with pytest.raises(ValueError, match=r"^need as many names as classes, got 1 names, num_classes=3$"):
+        ClassLabel(3, 4, names=["dog"])
+
+
+@pytest.fixture(scope="module")
+def named():
+    """A run on two folders, one of whose names a configuration would resolve, and the folder of its images."""
+
+    def make(home):
+        for index in range(16):
+            folder = home / ("fox", "${oc.env:HOME}", "red panda")[index % 3]
+            folder.mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8), (10 * index, 0, 0)).save(folder / f"{index}.png")
+
+    photos = runs.shared("classes_with_names", make)
+    words = [
+        "data=folder",
+        f"data.root={photos}",
+        "data.resolution=8",
+        "network=unet_tiny",
+        "conditioner=class_label",
+        "features=classifier",
+    ]
+    return runs.trained(*words, *runs.BRIEF, "data.held_out=0", tiny=[*runs.TINY, "data.batch_size=4"]), photos
+
+
+def test_a_checkpoint_knows_its_classes_by_their_names(named, command):
+    run, _ = named
+    assert runs.checkpoint(run)["config"]["class_names"] == ["0", "fox", "red panda"]
+    words = [f"checkpoint={run}", "sampler.num_steps=2", "film=0", "num=4", "hydra.run.dir=out"]
+    code, _, err = command("sample", *words, "labels=[red panda,fox]")
+    assert code == 0, err
+    assert list(json.loads(open_text("out/labels.json")).values()) == ["red panda", "fox"] * 2
+    code, _, err = command("sample", *words, "labels=red_panda")
+    assert (code, err) == (2, "error: labels: need labels 0..2 or 0, fox, red panda, got red_panda. Did you mean red panda?\n")
+
+
+def test_a_model_is_not_judged_by_other_classes(named, command, tmp_path):
+    run, photos = named
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "fox").rename(tmp_path / "photos" / "foxes")
+    code, _, err = command("evaluate", f"checkpoint={run}", "data_root=photos", "num=4", "features=inception")
+    assert (code, err) == (2, "error: checkpoint: this model was trained on other classes: the class fox is foxes in these data\n")
 
 
 def test_grids_have_a_row_for_each_class(trained, monkeypatch, shell):

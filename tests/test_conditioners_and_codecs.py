@@ -33,7 +33,9 @@ def stored(tmp_path_factory):
 def configured(group: str, name: str, settings: dict[str, object]) -> DictConfig:
     """Returns a file of conf/ with what it takes from others, for images of 3 x SIDE x SIDE in ten classes."""
     node = OmegaConf.load(runs.ROOT / "conf" / group / f"{name}.yaml")
-    config = OmegaConf.create({"shape": {"channels": 3, "resolution": SIDE}, "num_classes": 10, "paths": {"cache": "cache"}})
+    config = OmegaConf.create(
+        {"shape": {"channels": 3, "resolution": SIDE}, "num_classes": 10, "class_names": None, "paths": {"cache": "cache"}}
+    )
     config = OmegaConf.merge(config, node if group in node else {group: node})
     for key, value in settings.items():
         OmegaConf.update(config, key, value if isinstance(value, int) else str(value))

@@ -97,13 +97,16 @@ class CheckpointSamples(ImagesUnderTest):
     def _check_conditions(self) -> None:
         """Raises UserError unless the first model can be conditioned on these data, which it may not have been trained on."""
         conditioner, classes = self.loaded.first.model.conditioner, self.data.classes
-        if conditioner.classes and classes is not None and len(classes) != len(conditioner.classes):
-            which = "stages: the first" if self.loaded.upstream else "checkpoint: this model"
-            raise UserError(f"{which} was trained on {len(conditioner.classes)} classes, these data have {len(classes)}")
+        which = "stages: the first" if self.loaded.upstream else "checkpoint: this model"
+        if conditioner.classes and classes is not None:
+            if len(classes) != len(conditioner.classes):
+                raise UserError(f"{which} was trained on {len(conditioner.classes)} classes, these data have {len(classes)}")
+            for there, here in zip(conditioner.classes, classes, strict=True):
+                if there != here and not there.isdecimal():  # a model of an earlier version knows but the numbers
+                    raise UserError(f"{which} was trained on other classes: the class {there} is {here} in these data")
         try:
             dataset_conditions(conditioner, self._condition_images)([0])
         except ValueError as error:
-            which = "stages: the first" if self.loaded.upstream else "checkpoint: this model"
             raise UserError(f"{which} cannot be conditioned on these data: {error}") from error
 
     @property

@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 RUN_KEYS = ("trainer", "callbacks", "logger", "profiler", "stall_seconds", "name", "data.num_workers", "data.download")
 MAY_CHANGE = (*RUN_KEYS, *FrozenPartPaths._fields)
 DOWNLOAD = "download"  # a key of whatever can be fetched, with which the user says so
-# What follows from the place of the run, and what shows in other keys.
-NOT_COMPARED = ("resume", "run_dir", "choices")
+# What follows from the place of the run, what shows in other keys, and what runs of an earlier version did not keep.
+NOT_COMPARED = ("resume", "run_dir", "choices", "class_names", "conditioner.names", "module.conditioner.names")
 
 
 def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, LastCheckpoint]:

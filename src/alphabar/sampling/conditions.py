@@ -65,21 +65,28 @@ def prompt_conditions(conditioner: Conditioner, prompts: Sequence[str], key: str
     return lambda indices: conditioner.from_prompts([prompts[index % len(prompts)] for index in indices])
 
 
-def expand_labels(labels: Sequence[int | str] | int | str, num_classes: int) -> list[str]:
-    """Returns labels as prompts, from "all", "0-9", 3 or [3, 5]. Raises ValueError if there are none."""
+def expand_labels(labels: Sequence[int | str] | int | str, classes: Sequence[str]) -> list[str]:
+    """Returns labels as names of classes, from "all", "0-9", 3, "cat" or ["cat", 5]; what is none of them stays as it is.
+
+    A number is that of a class unless a class is called so. Raises ValueError if there are none.
+    """
     if labels == "all":
-        return [str(label) for label in range(num_classes)]
-    parts = [labels] if isinstance(labels, int | str) else list(labels)
+        return list(classes)
     prompts: list[str] = []
-    for part in parts:
-        low, dash, high = str(part).partition("-")
+    for part in map(str, [labels] if isinstance(labels, int | str) else labels):
+        low, dash, high = (part, "", part) if part in classes else part.partition("-")
         if dash and low.isdecimal() and high.isdecimal() and int(low) <= int(high):
-            prompts += [str(label) for label in range(int(low), int(high) + 1)]
+            prompts += [_class_name(str(label), classes) for label in range(int(low), int(high) + 1)]
         else:
-            prompts.append(str(part))
+            prompts.append(part if part in classes else _class_name(part, classes))
     if not prompts:
-        raise ValueError("need labels=[3], labels=all or labels=0-9, got none")
+        raise ValueError("need labels=[3], labels=[cat,dog], labels=all or labels=0-9, got none")
     return prompts
+
+
+def _class_name(number: str, classes: Sequence[str]) -> str:
+    """Returns the name of the class of a number, or the text itself if it is none."""
+    return classes[int(number)] if number.isdecimal() and int(number) < len(classes) else number
 
 
 def read_prompts(path: str) -> list[str]:

@@ -29,8 +29,9 @@ class Inference:
     ema_length: sigma_rel of a power-function average that is made from the snapshots of the run, in place of the average that the
         run itself used. ema_decay: the decay of an exponential average that the run kept beside that.
     codec_name, clip_name: see `FrozenPartPaths`. data_root: where the checkpoint's data lie now; None: as in training.
-    labels: for models of classes, 3, [3, 5], "all" or "0-9". prompt: for models of texts; prompts: a file with one prompt a line.
-        Image i has label or prompt i, modulo their number; without any it has no condition. negative: a prompt to be led away from.
+    labels: for models of classes, 3, "cat", ["cat", 5], "all" or "0-9". prompt: for models of texts; prompts: a file with a prompt
+        a line. Image i has label or prompt i, modulo their number; without any it has no condition. negative: a prompt to be led
+        away from.
     files: an image, or a folder of images; None: held-out images of the checkpoint's data.
     Raises ValueError unless num >= 1 and batch_size >= 1, for an average that is none or that weights=raw leaves out, for more than
     one of labels, prompt and prompts, or of files and data_root, and for a negative prompt without guidance.

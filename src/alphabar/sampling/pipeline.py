@@ -89,7 +89,7 @@ class Pipeline:
             return []
         if not conditioner.classes:
             raise UserError(f"labels={settings.labels}: this model was not trained on classes (conditioner=class_label)")
-        return expand_labels(settings.labels, len(conditioner.classes))
+        return expand_labels(settings.labels, conditioner.classes)
 
     def conditions(self) -> Conditions:
         """Returns the conditions of the first model. Raises UserError for prompts that are invalid for it."""

@@ -104,7 +104,8 @@ def fill_derived_keys(cfg: DictConfig, datamodule: ImageDataModule) -> None:
         if "digest" in cfg[key]:
             cfg[key].digest = build(cfg[key], key).digest
     if "${num_classes}" in str(unresolved_container(cfg.conditioner)):
-        cfg.num_classes = num_classes(datamodule)
+        names = class_names(datamodule)
+        cfg.num_classes, cfg.class_names = len(names), names
 
 
 def model_space(cfg: DictConfig, datamodule: ImageDataModule) -> dict[str, int]:
@@ -120,13 +121,16 @@ def model_space(cfg: DictConfig, datamodule: ImageDataModule) -> dict[str, int]:
     return {"channels": channels, "resolution": resolution}
 
 
-def num_classes(datamodule: ImageDataModule) -> int:
-    """Returns the number of classes of the data. Raises UserError if its images have none."""
+def class_names(datamodule: ImageDataModule) -> list[str]:
+    """Returns the names of the classes of the data; one that a configuration would take for a reference is replaced by its number.
+
+    Raises UserError if its images have no classes.
+    """
     datamodule.prepare_data()  # the names may lie in files that are to be downloaded
     if datamodule.classes is None:
         reason = f": {remark}" if (remark := datamodule.source.remarks.get("classes")) else ""
         raise UserError(f"conditioner=class_label needs images with classes, and these data have none{reason}")
-    return len(datamodule.classes)
+    return [str(label) if "${" in name or name == "???" else name for label, name in enumerate(datamodule.classes)]
 
 
 def build_module(cfg: DictConfig, datamodule: ImageDataModule, bound: AbstractContextManager[object]) -> BaseModule:
