@@ -15,6 +15,7 @@ from alphabar.cli.command import execute
 from alphabar.cli.hydra_app import App
 from alphabar.data.digits import DigitsSource
 from alphabar.evaluation import receipt
+from alphabar.runs.receipt import json_content
 from alphabar.sampling.guidance_config import ClassifierFree
 
 FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")
@@ -165,8 +166,8 @@ def test_a_receipt_that_was_edited_is_refused(monkeypatch, receipts, tmp_path, c
     content["figures"][0]["values"][0] -= 1
     for name, changed, part in (
         ("edited", json.dumps(content), "was edited after it was written"),
-        ("other", '{"a": 1}', "not a receipt of evaluate.py, need format"),
-        ("half", text[: len(text) // 2], "not a receipt of evaluate.py, it is no JSON"),
+        ("other", '{"a": 1}', "not a receipt, need format"),
+        ("half", text[: len(text) // 2], "not a receipt, it is no JSON"),
     ):
         (tmp_path / name).write_text(changed)
         assert call(monkeypatch, "compare", str(receipts / "one"), str(tmp_path / name)) == 2
@@ -184,11 +185,15 @@ def test_receipts_record_everything_that_figures_depend_on(receipts):
     assert len(found.protocol["reference"]["content"]) == 16
     assert found.run["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
     assert len(found.identity["sha256"]) == 16
+    assert found.run["command"].startswith("python evaluate.py checkpoint=")
+    assert (found.run["state"], found.run["seed"], found.run["config"]["num"]) == ("finished", 1, 70)
+    assert found.run["checkpoints"][0].items() <= found.identity.items()
+    assert len(found.run["data"]) == 32
 
 
 def test_receipts_of_guided_samples_compare_with_those_of_earlier_versions(tmp_path):
     guidance = ClassifierFree(weight=2.0, interval=[0.2, 0.8])
-    before = {**receipt.json_content(guidance), "rule": {"name": "Linear", "weight": 2.0, "rescale": 0.0, "interval": [0.2, 0.8]}}
+    before = {**json_content(guidance), "rule": {"name": "Linear", "weight": 2.0, "rescale": 0.0, "interval": [0.2, 0.8]}}
     found = []
     for name, settings in (("then", before), ("now", guidance)):
         (tmp_path / name).mkdir()

@@ -18,6 +18,7 @@ from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.thresholdings import Static
 from alphabar.evaluation import receipt
 from alphabar.reports import report
+from alphabar.runs.receipt import json_content
 
 LEGACY = Path(__file__).parent / "legacy"
 
@@ -56,7 +57,7 @@ def test_an_old_checkpoint_is_evaluated(command, old_run):
 
 def test_an_old_receipt_is_compared_with_new_ones():
     old = receipt.read_receipt(LEGACY / "receipt.json")
-    assert old.protocol["sampler"] == receipt.json_content(DDIM(num_steps=2, thresholding=Static()))
+    assert old.protocol["sampler"] == json_content(DDIM(num_steps=2, thresholding=Static()))
 
 
 @pytest.mark.parametrize("name", ["run", "sweep"])

@@ -34,9 +34,11 @@ def metrics(folder):
 
 def test_a_run_leaves_everything_that_it_promises(finished):
     folder, out, err = finished
-    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "wandb/" not in str(path)}
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "wandb/" not in str(path)} - {
+        "code.diff"
+    }
     assert names == {
-        ".owner", "checkpoints/best.ckpt", "checkpoints/last-1.ckpt", "checkpoints/last.ckpt", "config.yaml", "curves.png", "film.gif", "film.png", "memorisation.png", "metrics.csv",
+        ".owner", "checkpoints/best.ckpt", "checkpoints/last-1.ckpt", "checkpoints/last.ckpt", "config.yaml", "curves.png", "film.gif", "film.png", "memorisation.png", "metrics.csv", "receipt.json",
         "samples/step_0000000.png", "samples/step_0000020.png", "samples/step_0000040.png", "wandb_id.txt",
     }  # fmt: skip
     assert "sample.py checkpoint=out/checkpoints/last.ckpt" in out

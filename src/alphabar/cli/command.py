@@ -48,6 +48,7 @@ from alphabar.cli.usage import group_usage, usage
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable_lines
 from alphabar.files.paths import caching_in, starting_in
+from alphabar.runs.current_command import carrying_out
 from alphabar.runs.failures import is_first_to_tell, remove_error_folder, set_error_folder
 from alphabar.runs.parent import end_with_parent
 from alphabar.runs.run_dir import is_first_process
@@ -102,7 +103,7 @@ def run_and_report(main: Main, app: App, result: exit_status.CommandResult) -> i
     end_with_parent()
     resolvers.register()
     has_error_folder = set_error_folder()
-    args = None
+    args, typed = None, list(sys.argv)
     try:
         if (subcommand := app.subcommands.get("".join(sys.argv[1:2]))) is not None:
             print(printable_lines(pkgutil.resolve_name(subcommand)(sys.argv[2:])))
@@ -111,7 +112,7 @@ def run_and_report(main: Main, app: App, result: exit_status.CommandResult) -> i
             if (folder := resumed_sweep(args.overrides, may_be_repeated)) is not None:
                 args = recorded_args(folder)
             app = app.with_options(args)
-            run(main, app, args, result)
+            run(main, app, args, result, typed)
     except BaseException as error:
         result.error = explain_error(error, app, args)
     outcome = exit_status.FINISHED if result.error is None else exit_status.outcome_of(result.error)
@@ -174,8 +175,8 @@ def is_sweep(args: Namespace) -> bool:
     return args.multirun or "hydra.mode=MULTIRUN" in args.overrides
 
 
-def run(main: Main, app: App, args: Namespace, result: exit_status.CommandResult) -> None:
-    """Prints help or the configuration, or lets Hydra run `main`, a sweep, or any other request of the command line."""
+def run(main: Main, app: App, args: Namespace, result: exit_status.CommandResult, typed: list[str]) -> None:
+    """Prints help or the configuration, or lets Hydra run `main`, a sweep, or any other request of the line that was typed."""
     if args.help and (words := [word for word in args.overrides if "=" not in word and word.isidentifier()]):
         print(group_usage(app, words))
         return
@@ -195,7 +196,7 @@ def run(main: Main, app: App, args: Namespace, result: exit_status.CommandResult
         os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
         changes = overrides_of_resumed_run(args.overrides, app.groups) if resumed else []
         args.overrides = [word for word in args.overrides if word not in changes]
-        call_hydra(app, args, make_task(main, app, changes, result))
+        call_hydra(app, args, make_task(main, app, changes, result, typed))
 
 
 def call_hydra(app: App, args: Namespace, task: Callable[[DictConfig], Any]) -> None:
@@ -221,10 +222,13 @@ def refuse_to_show(args: Namespace) -> None:
         raise UserError(f"--cfg={args.cfg}: a resumed run has the configuration in {folder}/config.yaml; leave out resume")
 
 
-def make_task(main: Main, app: App, changes: list[str], result: exit_status.CommandResult) -> Callable[[DictConfig], Any]:
+def make_task(
+    main: Main, app: App, changes: list[str], result: exit_status.CommandResult, typed: list[str]
+) -> Callable[[DictConfig], Any]:
     """Returns the task function that Hydra calls: it completes and checks the configuration, calls `main`, and keeps the result.
 
     changes: overrides that are withheld from Hydra, since they change the configuration of the run that is resumed.
+    typed: the command line that is recorded; that of a job of a sweep in this process has the job's own values.
     """
 
     @functools.wraps(main)
@@ -240,7 +244,8 @@ def make_task(main: Main, app: App, changes: list[str], result: exit_status.Comm
                 raise_if_any(unused_overrides(app, cfg, task_overrides(), hydra.runtime.choices))
                 with read_write(hydra.overrides):  # type: ignore[arg-type]
                     hydra.overrides.task += changes
-                result.values.update(main(cfg) or {})
+                with carrying_out(app.command_line(task_overrides()) if hydra.mode == RunMode.MULTIRUN else typed, cfg):
+                    result.values.update(main(cfg) or {})
         except Exception as error:
             if hydra.mode == RunMode.MULTIRUN:  # another launcher than ours wants to see it
                 raise

@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -105,6 +105,12 @@ class App:
             warnings.simplefilter("ignore")  # Hydra's, of folders that do not exist: see `with_options`
             assert isinstance(hydra.config_loader, ConfigLoaderImpl)
             return hydra.config_loader._parse_overrides_and_create_caching_repo(self.main_name, list(self.searchpath))[1]
+
+    def command_line(self, overrides: Sequence[str]) -> list[str]:
+        """Returns the command line of the script with the app's options and these overrides."""
+        options = {"--config-name": self.config_name, "--config-path": self.config_path, "--config-dir": self.config_dir}
+        given = [f"{option}={value}" for option, value in options.items() if value is not None]
+        return [str(self.folder.parent / f"{self.name}.py"), *given, *self.searchpath, *overrides]
 
     def yaml_folders(self) -> list[str]:
         """Returns the folders and packages in which YAML files are looked for, Hydra's own left out."""

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from alphabar.errors import UserError
-from alphabar.evaluation.receipt import FILE_NAME, Figure, Receipt, differences, flatten_mapping, read_receipt
+from alphabar.evaluation.receipt import Figure, Receipt, differences, flatten_mapping, read_receipt
 from alphabar.evaluation.table import format_mean, metric_title
+from alphabar.runs.receipt import FILE_NAME
 from alphabar.runs.text_table import format_table
 
 MAX_LENGTH = 60  # characters of a value in the table

@@ -17,7 +17,7 @@ from alphabar.evaluation.diagnostics import diagnose_images, diagnostics_over_se
 from alphabar.evaluation.files import open_samples
 from alphabar.evaluation.images_under_test import CheckpointSamples, HeldOutImages, ImagesUnderTest, SamplesInFiles
 from alphabar.evaluation.measurement import Measurement, measure_images
-from alphabar.evaluation.receipt import Figure, Receipt, json_sha256, provenance, write_receipt
+from alphabar.evaluation.receipt import Figure, Receipt, describe_evaluation, write_receipt
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.evaluation.result import EvaluationResult
 from alphabar.evaluation.sources import check_sources
@@ -26,6 +26,7 @@ from alphabar.files.paths import user_path
 from alphabar.metrics import Features, Splits, build_extractors
 from alphabar.metrics.names import figure_name, floor_figure_name
 from alphabar.metrics.statistics import Statistic
+from alphabar.runs.receipt import json_sha256
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.prepare import removed_on_error
 
@@ -98,16 +99,18 @@ class Evaluation:
         result = EvaluationResult(sweep_values(figures, protocol, description.costs))
         if not fabric.is_global_zero:
             return result
+        folder = Path(self.inference.run_dir)
+        details = {**description.run, "seed": self.inference.seed, "data": images.data.source.fingerprint()}
         receipt = Receipt(
             tuple(figures),
             protocol,
             {**description.identity, "content": [each.content for each in measurements]},
             diagnostics_over_seeds(diagnostics, seeds),
-            {**provenance(fabric, time.perf_counter() - begin), **description.costs},
+            {**describe_evaluation(fabric, folder, time.perf_counter() - begin, details), **description.costs},
         )
         return result._replace(
             table=format_receipt(receipt),
-            receipt=write_receipt(receipt, Path(self.inference.run_dir)),
+            receipt=write_receipt(receipt, folder),
             panel=memorisation_panel(diagnostics[0], measurements[0], references[0].train_set) if diagnostics else None,
         )
 

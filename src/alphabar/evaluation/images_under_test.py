@@ -18,7 +18,6 @@ from alphabar.errors import UserError
 from alphabar.evaluation.cost import Cost, counted_evaluations
 from alphabar.evaluation.files import SampleFiles, format_size
 from alphabar.progress import show_progress
-from alphabar.runs.checkpoint import checkpoint_hash
 from alphabar.runs.distributed import raise_together
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images, null_conditions
 from alphabar.sampling.inference import Inference
@@ -31,13 +30,14 @@ class Description(NamedTuple):
     """The description of the evaluated images.
 
     label: in the names of figures, such as "ema-ddim50". protocol: the settings that must be equal for figures to be compared.
-    identity: which images they are, for receipts. costs: the cost per image.
+    identity: which images they are, for receipts. costs: the cost per image. run: what a receipt says of the start.
     """
 
     label: str
     protocol: Mapping[str, Any]
     identity: Mapping[str, Any]
     costs: Mapping[str, float] = {}
+    run: Mapping[str, Any] = {}
 
 
 class ImagesUnderTest(ABC):
@@ -145,11 +145,8 @@ class CheckpointSamples(ImagesUnderTest):
         return {name: ids for name, ids in metadata.items() if name == depicts}
 
     def describe(self) -> Description:
-        inference, upstream = self.inference, self.loaded.upstream
-        stages = [
-            {"checkpoint": path, "sha256": checkpoint_hash(path), "step": each.step}
-            for path, each in zip(inference.stages, upstream, strict=True)
-        ]
+        inference, run = self.inference, self.pipeline.record()
+        *stages, last = run["checkpoints"]
         protocol = {
             "images": "samples of a checkpoint",
             "weights": {"which": inference.weights_label, "average": self._average()},
@@ -159,10 +156,10 @@ class CheckpointSamples(ImagesUnderTest):
             **({"told": "held-out"} if self._condition_images is self.data.held_out_set else {}),
             **({"stages": [stage["sha256"] for stage in stages]} if stages else {}),
         }
-        identity = {**inference.identity(self.loaded.step), **({"stages": stages} if stages else {})}
+        identity = {**last, **({"stages": stages} if stages else {})}
         num_drawn = max(self.cost.images + self.cost.warm_up[1], 1)
         costs = {"network_evaluations": self.cost.evaluations / num_drawn, "seconds_per_image": self.cost.seconds_per_image}
-        return Description(self.pipeline.label, protocol, identity, costs)
+        return Description(self.pipeline.label, protocol, identity, costs, run)
 
     def _average(self) -> Mapping[str, Any] | None:
         """Returns how the weights were averaged, as the run was configured; None for raw weights."""

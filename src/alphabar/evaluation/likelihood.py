@@ -26,7 +26,7 @@ from alphabar.diffusion.samplers import changes
 from alphabar.diffusion.thresholdings import Static, Thresholded, Thresholding
 from alphabar.diffusion.variances import Variance
 from alphabar.errors import UserError
-from alphabar.evaluation.receipt import Figure, Receipt, provenance, write_receipt
+from alphabar.evaluation.receipt import Figure, Receipt, describe_evaluation, write_receipt
 from alphabar.evaluation.result import EvaluationResult
 from alphabar.metrics.content import content_hash, hash_to_hex
 from alphabar.metrics.names import bound_name, flow_name
@@ -107,7 +107,8 @@ class Likelihood:
         fabric, pipeline = start_pipeline(self.inference, self.check_model)
         loaded = pipeline.loaded
         with removed_on_error(self.inference.run_dir):
-            held_out = load_data(loaded, self.inference.data_root, fabric).held_out_set
+            data = load_data(loaded, self.inference.data_root, fabric)
+            held_out = data.held_out_set
             if self.inference.num > len(held_out):
                 raise UserError(f"need num <= {len(held_out)}, the number of held-out images, got num={self.inference.num}")
         conditions = dataset_conditions(loaded.model.conditioner, held_out)
@@ -124,16 +125,18 @@ class Likelihood:
         )
         if not fabric.is_global_zero:
             return result
+        run, folder = pipeline.record(), Path(self.inference.run_dir)
+        details = {"checkpoints": run["checkpoints"], "seed": self.inference.seed, "data": data.source.fingerprint()}
         receipt = Receipt(
             tuple(figures),
             self._protocol(content, len(estimators) > 1),
-            self.inference.identity(loaded.step),
+            run["checkpoints"][-1],
             {"standard_errors": errors},
-            provenance(fabric, time.perf_counter() - begin),
+            describe_evaluation(fabric, folder, time.perf_counter() - begin, details),
         )
         return result._replace(
             table=format_table([["bits per dimension", "", "+-", "name"], *(self._row(each, errors) for each in figures)]),
-            receipt=write_receipt(receipt, Path(self.inference.run_dir)),
+            receipt=write_receipt(receipt, folder),
         )
 
     def _row(self, figure: Figure, errors: dict[str, float]) -> list[str]:

@@ -1,31 +1,16 @@
-"""Receipts: figures with everything that they depend on, in a JSON file that notices when it is edited."""
+"""Receipts of evaluations: figures, beside what `runs.receipt` records of every command."""
 
-import hashlib
-import json
 import math
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import is_dataclass
-from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from lightning.fabric import Fabric
 
-import alphabar
 from alphabar.config.former_names import current_protocol
 from alphabar.errors import UserError
-from alphabar.files.atomic import write_text
-
-FORMAT = "alphabar receipt 1"
-FILE_NAME = "receipt.json"
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "torch-fidelity", "transformers", "numpy", "scipy", "pillow")
+from alphabar.runs.current_command import command_config
+from alphabar.runs.receipt import FILE_NAME, complete_start, describe_start, read_content, receipt_path, starts_in, write_content
 
 
 class Figure(NamedTuple):
@@ -59,7 +44,7 @@ class Receipt(NamedTuple):
     """Figures with everything that they depend on.
 
     protocol: the settings that must be equal for figures to be compared. identity: which images were evaluated, "subject" in the
-    file. diagnostics: further checks of the images, "findings" in the file. run: the command, machine, time and code.
+    file. diagnostics: further checks of the images, "findings" in the file. run: the start, see `read_starts`.
     """
 
     figures: tuple[Figure, ...]
@@ -69,117 +54,55 @@ class Receipt(NamedTuple):
     run: Mapping[str, Any]
 
 
-def provenance(fabric: Fabric, seconds: float) -> dict[str, Any]:
-    """Returns the code, versions and hardware of a run that took `seconds`."""
-    device = fabric.device
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv[1:],
-        "code": code_revision(),
-        "versions": {"alphabar": alphabar.__version__, "python": platform.python_version(), **package_versions()},
-        "hardware": f"{fabric.world_size} x {device.type} ({hardware})",
-        "seconds": round(seconds, 2),
-    }
-
-
-def package_versions() -> dict[str, str]:
-    """Returns the versions of the installed packages that figures may depend on."""
-    versions = {}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
-
-
-@cache
-def code_revision() -> str | None:
-    """Returns the commit of the source tree of this package, with "+changes" if files differ; None outside a repository."""
-    folder = Path(alphabar.__file__).parent
-    try:
-        head = _git(folder, "rev-parse", "HEAD")
-        return head + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+def describe_evaluation(fabric: Fabric, folder: Path, seconds: float, details: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entry of an evaluation that ends now, after `seconds`; see `describe_start`."""
+    start = describe_start(folder, fabric.device, fabric.world_size, {"config": command_config(), **details})
+    complete_start(start, "finished", seconds)
+    return start
 
 
 def write_receipt(receipt: Receipt, folder: Path) -> Path:
     """Writes `receipt.json` and returns its path."""
-    content = json_content(
+    path = folder / FILE_NAME
+    write_content(
+        path,
         {
-            "format": FORMAT,
+            "starts": [receipt.run],
             "figures": [_figure_record(each) for each in receipt.figures],
             "protocol": receipt.protocol,
             "subject": receipt.identity,
             "findings": receipt.diagnostics,
-            "run": receipt.run,
-        }
+        },
     )
-    path = folder / FILE_NAME
-    write_text(path, json.dumps({**content, "sha256": json_sha256(content)}, indent=2) + "\n")
     return path
 
 
-def without_nan(content: Any) -> Any:
-    """Returns the value with None for NaN and "inf" for infinity, neither of which JSON has."""
-    if isinstance(content, dict):
-        return {key: without_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [without_nan(value) for value in content]
-    if isinstance(content, float) and math.isinf(content):
-        return str(content)
-    return None if isinstance(content, float) and math.isnan(content) else content
-
-
-def json_content(content: Any) -> Any:
-    """Returns the value as it would be read back from a JSON file."""
-    return without_nan(json.loads(json.dumps(content, default=dataclass_record)))
-
-
-def json_sha256(content: Mapping[str, Any]) -> str:
-    """Returns the SHA-256 of the content, by which a receipt reveals accidental edits, though not forgery."""
-    return hashlib.sha256(json.dumps(json_content(content), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def dataclass_record(settings: object) -> dict[str, object]:
-    """Returns a dataclass, such as a sampler, as the name of its class with its settings. Raises TypeError for anything else."""
-    if not is_dataclass(settings):
-        raise TypeError(f"cannot write {type(settings).__name__} into a receipt")
-    return {"name": type(settings).__name__, **vars(settings)}
+def has_figures(path: Path) -> bool:
+    """Returns whether a receipt is one of evaluate.py, or cannot be read; those of training and of samples have no figures."""
+    try:
+        return "figures" in read_content(path)
+    except UserError:
+        return True
 
 
 def read_receipt(path: Path) -> Receipt:
-    """Returns the receipt in a file or a folder. Raises UserError if it is not a receipt, or was edited."""
-    file = path / FILE_NAME if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"{path}: there is no receipt; evaluate.py leaves one in its folder as {FILE_NAME}")
+    """Returns the receipt of an evaluation in a file or a folder. Raises UserError if it is not one, or was edited."""
+    file, content = receipt_path(path), read_content(path)
+    if "figures" not in content:
+        raise UserError(f"{file}: not a receipt of evaluate.py, it has no figures")
+    run = starts_in(content, file)[-1]
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not a receipt of evaluate.py, it is no JSON") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{file}: not a receipt of evaluate.py, need format {FORMAT!r}")
-    try:
-        is_edited = content.pop("sha256", None) != json_sha256(content)
-        receipt = None if is_edited else _parse_receipt(content)
+        return _parse_receipt(content, run)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: not a whole receipt: {type(error).__name__}") from error
-    if receipt is None:
-        raise UserError(f"{file}: was edited after it was written (its SHA-256 is not that of its content): measure again")
-    return receipt
 
 
-def _parse_receipt(content: dict[str, Any]) -> Receipt:
+def _parse_receipt(content: dict[str, Any], run: Mapping[str, Any]) -> Receipt:
     """Returns the receipt with this content; raises KeyError, TypeError, ValueError or AttributeError for any other content."""
     if isinstance(guidance := content["protocol"].get("guidance"), dict):
         guidance.pop("rule", None)  # earlier versions wrote the settings of guidance twice
     figures = tuple(_figure(record) for record in content["figures"])
-    return Receipt(figures, current_protocol(content["protocol"]), content["subject"], content["findings"], content["run"])
+    return Receipt(figures, current_protocol(content["protocol"]), content["subject"], content["findings"], run)
 
 
 def _figure_record(figure: Figure) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,12 +11,13 @@ from markupsafe import Markup
 
 from alphabar.errors import UserError
 from alphabar.evaluation.compare import compare_receipts
-from alphabar.evaluation.receipt import FILE_NAME, Figure, Receipt, flatten_mapping, read_receipt
+from alphabar.evaluation.receipt import Figure, Receipt, flatten_mapping, has_figures, read_receipt
 from alphabar.evaluation.table import format_cost, format_mean, format_number, metric_title, without_deviations
 from alphabar.plotting.memorisation import PANEL
 from alphabar.progress import format_duration
 from alphabar.reports.html import render
 from alphabar.reports.images import EmbeddedImage, embed_image
+from alphabar.runs.receipt import FILE_NAME, receipt_path
 
 COMPARABLE_KEYS = ("weights", "sampler", "guidance")  # keys of protocols whose values are compared on purpose
 
@@ -68,7 +70,7 @@ class FoundReceipt(NamedTuple):
 
 def find_receipt(path: Path) -> FoundReceipt:
     """Reads a receipt.json, given as the file or as its folder. Never raises for a bad receipt."""
-    path = path / FILE_NAME if path.is_dir() else path
+    path = receipt_path(path)
     try:
         receipt = read_receipt(path)
         return FoundReceipt(path, path.read_text(encoding="utf-8"), receipt, summarise_receipt(receipt))
@@ -79,8 +81,9 @@ def find_receipt(path: Path) -> FoundReceipt:
 
 
 def receipt_files(folder: Path) -> list[Path]:
-    """Returns the receipt of a folder, and those of the folders in it."""
-    return sorted({path.resolve() for path in (*folder.glob(FILE_NAME), *folder.glob(f"*/{FILE_NAME}"))})
+    """Returns the receipt of evaluate.py in a folder, and those in the folders in it."""
+    found = {path.resolve() for path in (*folder.glob(FILE_NAME), *folder.glob(f"*/{FILE_NAME}"))}
+    return sorted(path for path in found if has_figures(path))
 
 
 def receipts_of_run(run: Path) -> list[FoundReceipt]:
@@ -139,11 +142,12 @@ def summarise_receipt(receipt: Receipt) -> ReceiptSummary:
     protocol, run, diagnostics = receipt.protocol, receipt.run, receipt.diagnostics
     floor, reference = protocol.get("floor"), protocol["reference"]
     seeds = [str(seed) for seed in protocol["seeds"]]
+    without_config = {key: value for key, value in run.items() if key != "config"}  # long, and in the file below
     over = f", over {len(seeds)} seeds ({', '.join(seeds)})" if len(seeds) > 1 else f", seed {seeds[0]}" if seeds else ""
     return ReceiptSummary(
         subject=subject_title(receipt.identity),
         against=f"{protocol['num']:,} images against {reference['num']:,} {reference['split']} images{over}",
-        date=str(run.get("when", "")),
+        date=str(run.get("begin", run.get("when", ""))),
         warnings=[str(line) for line in diagnostics.get("complaints", [])],
         figures=[_figure_row(figure) for figure in without_deviations(receipt)],
         spread_title=f"mean ± std, K = {len(seeds)}" if len(seeds) > 1 else "value",
@@ -151,8 +155,13 @@ def summarise_receipt(receipt: Receipt) -> ReceiptSummary:
         cost=_cost_line(run),
         memorisation=_memorisation_line(diagnostics.get("memorisation")),
         protocol=flatten_mapping(protocol),
-        run=flatten_mapping({**run, "command": " ".join(map(str, run.get("command", []))), "subject": receipt.identity}),
+        run=flatten_mapping({**without_config, "command": _command(run.get("command")), "subject": receipt.identity}),
     )
+
+
+def _command(command: object) -> str:
+    """Returns the command of a start, which receipts of earlier versions have as a list of words."""
+    return shlex.join(map(str, command)) if isinstance(command, list) else str(command or "")
 
 
 def _figure_row(figure: Figure) -> FigureRow:

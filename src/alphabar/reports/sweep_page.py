@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from alphabar.evaluation.receipt import FILE_NAME
+from alphabar.evaluation.receipt import has_figures
 from alphabar.reports.charts import render_curves
 from alphabar.reports.html import Section, render, render_page
 from alphabar.reports.images import embed_image, thumbnail
 from alphabar.reports.receipts import FoundReceipt, find_receipt, receipt_warnings, render_receipts, unique_receipts
 from alphabar.reports.run_page import load_frames, read_text
 from alphabar.runs.metrics_csv import read_metrics
+from alphabar.runs.receipt import FILE_NAME
 from alphabar.runs.sweep import METRICS, PARETO_PICTURE, PICTURE, TABLE, Job, Sweep, comparable_part, read_sweep
 
 SAME_IMAGES = ("data.batch_size", "data.num_workers", "data.resident", "data.max_resident_mb")  # these do not change the data
@@ -51,7 +52,7 @@ def render_sweep(folder: Path, receipts: Sequence[FoundReceipt]) -> Markup:
     entries = [
         JobEntry(job, f"job-{index}", job_title(sweep, job), job_folder(folder, job)) for index, job in enumerate(sweep.ranked())
     ]
-    own = [find_receipt(each.folder) for each in entries if each.folder is not None and (each.folder / FILE_NAME).is_file()]
+    own = [find_receipt(each.folder) for each in entries if each.folder is not None and is_evaluated(each.folder)]
     shown_receipts = unique_receipts([*own, *receipts])
     name = folder.resolve().name
     sections = [
@@ -161,6 +162,11 @@ def render_thumbnails(entries: Sequence[JobEntry]) -> Markup:
     return render("sweep_samples", thumbnails=[(each, thumbnail(folder)) for each, folder in with_samples])
 
 
+def is_evaluated(folder: Path) -> bool:
+    """Returns whether there is a receipt of evaluate.py in the folder of a job."""
+    return (folder / FILE_NAME).is_file() and has_figures(folder)
+
+
 def render_job(entry: JobEntry) -> Markup:
     """Returns a job's curves, newest grid, error and configuration, folded up."""
     folder = entry.folder
@@ -171,7 +177,7 @@ def render_job(entry: JobEntry) -> Markup:
     return render(
         "sweep_job",
         entry=entry,
-        empty="its receipt is above" if (folder / FILE_NAME).is_file() else "there is nothing in its folder",
+        empty="its receipt is above" if is_evaluated(folder) else "there is nothing in its folder",
         curves=render_curves(read_metrics(folder / "metrics.csv"), is_brief=True),
         frames=frames,
         problems=problems,

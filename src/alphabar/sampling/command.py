@@ -25,6 +25,7 @@ from alphabar.sampling.model import LoadedModel
 from alphabar.sampling.pipeline import Pipeline, start_pipeline
 from alphabar.sampling.prepare import removed_on_error
 from alphabar.sampling.preview import source_columns
+from alphabar.sampling.record import recorded_sampling
 from alphabar.sampling.sampling_job import SampleBatch, gather_images
 
 MAX_IN_GRID = 256
@@ -49,8 +50,14 @@ class Sampling:
 
     def run(self) -> dict[str, object]:
         """Draws and writes the images; returns their folder, their number, and how many of them have NaN or infinity."""
+        fabric, pipeline = start_pipeline(self.inference)
+        with recorded_sampling(fabric, pipeline) as record:
+            record["result"] = self._draw(fabric, pipeline)
+        return record["result"]
+
+    def _draw(self, fabric: Fabric, pipeline: Pipeline) -> dict[str, object]:
+        """Does what `run` does with a pipeline that is ready."""
         settings, folder = self.inference, Path(self.inference.run_dir)
-        fabric, pipeline = start_pipeline(settings)
         with removed_on_error(settings.run_dir):
             conditions, sources = self._conditions(fabric, pipeline)
         num_nonfinite = torch.zeros(1, device=fabric.device)

@@ -8,7 +8,6 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
-from alphabar.runs.checkpoint import checkpoint_hash
 from alphabar.runs.ema.profiles import MAX_LENGTH
 from alphabar.sampling.guidance_config import Guide
 
@@ -93,7 +92,3 @@ class Inference:
         if self.ema_length is not None:
             return f"ema{self.ema_length}"
         return self.weights if self.ema_decay is None else f"decay{self.ema_decay}"
-
-    def identity(self, step: int) -> dict[str, object]:
-        """Returns what receipts say of the checkpoint, which was written at `step`."""
-        return {"checkpoint": self.checkpoint, "sha256": checkpoint_hash(self.checkpoints[-1]), "step": step}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -15,7 +16,7 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
 from alphabar.progress import counted, show_progress
-from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts
+from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, checkpoint_hash, frozen_parts
 from alphabar.runs.ranks import watch_ranks
 from alphabar.runs.run_dir import claim
 from alphabar.sampling.cascade import cascade_job, check_cascade, samplers_for
@@ -62,6 +63,16 @@ class Pipeline:
         stages = f"-cascade{len(self.loaded.cascade)}" if self.loaded.upstream else ""
         sampler = self.sampler.label(self.model.denoiser.schedule)
         return f"{self.settings.weights_label}-{sampler}{guidance_label(self.settings.guidance)}{stages}"
+
+    def record(self) -> dict[str, Any]:
+        """Returns what receipts say of the models: the file of each with its hash and its step, the sampler and the guidance."""
+        paths = zip(self.settings.checkpoints, self.loaded.cascade, strict=True)
+        return {
+            "checkpoints": [{"checkpoint": path, "sha256": checkpoint_hash(path), "step": each.step} for path, each in paths],
+            "weights": self.settings.weights_label,
+            "sampler": self.sampler,
+            "guidance": self.settings.guidance,
+        }
 
     def check(self) -> None:
         """Raises UserError if the models cannot draw images with this sampler, guidance and condition."""

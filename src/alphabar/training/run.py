@@ -34,6 +34,7 @@ from alphabar.training.callbacks.nonfinite import NonFiniteSteps
 from alphabar.training.callbacks.stopping import STOP_SIGNALS
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.profile import report_profile
+from alphabar.training.record import recorded_run
 from alphabar.training.run_summary import report_end, report_stop, run_result
 from alphabar.training.trainer import check_trainer, make_trainer, was_finished
 
@@ -190,7 +191,8 @@ def fit_module(
     trainer = None
     try:
         trainer = make_trainer(cfg, module.config, callbacks, stopped)
-        trainer.fit(module, datamodule=datamodule, ckpt_path=stopped.path if stopped else None, weights_only=True)
+        with recorded_run(trainer, module, stopped):
+            trainer.fit(module, datamodule=datamodule, ckpt_path=stopped.path if stopped else None, weights_only=True)
     except UserError:
         if is_new and (trainer is None or trainer.global_step == 0):
             withdraw(Path(cfg.run_dir))

@@ -27,6 +27,7 @@ from alphabar.sampling.image_grid import grid, save_png
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.pipeline import Pipeline, start_pipeline
 from alphabar.sampling.prepare import removed_on_error
+from alphabar.sampling.record import recorded_sampling
 from alphabar.sampling.sampling_job import SamplingJob
 
 MAX_ROWS = 16
@@ -68,8 +69,14 @@ class ImageTask(ABC):
 
     def run(self) -> dict[str, object]:
         """Edits and writes; returns the folder, the number of rows and the further results of the task."""
-        folder = self.inference.run_dir
         fabric, pipeline = start_pipeline(self.inference)
+        with recorded_sampling(fabric, pipeline) as record:
+            record["result"] = self._edit(fabric, pipeline)
+        return record["result"]
+
+    def _edit(self, fabric: Fabric, pipeline: Pipeline) -> dict[str, object]:
+        """Does what `run` does with a pipeline that is ready."""
+        folder = self.inference.run_dir
         with removed_on_error(folder):
             plan = self.plan(fabric, pipeline)
         rows = edited_rows(fabric, pipeline, plan)

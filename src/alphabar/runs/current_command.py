@@ -1,0 +1,80 @@
+"""The command that this process carries out, as receipts and pictures state it; there is none in a program of one's own."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from alphabar.config.interpolation import unresolved_container
+from alphabar.files.paths import display_path
+from alphabar.runs.masking import masked_config, masked_word
+
+ENVIRONMENT = "oc.env:"  # an interpolation of a variable of the environment
+
+
+class CurrentCommand(NamedTuple):
+    """A command of ours: the script with its arguments, as they were typed, and its configuration."""
+
+    words: tuple[str, ...]
+    config: DictConfig
+
+
+_current: CurrentCommand | None = None
+
+
+@contextmanager
+def carrying_out(words: Sequence[str], config: DictConfig) -> Iterator[None]:
+    """Makes `words`, a script and its arguments, the command that is stated inside, and `config` its configuration."""
+    global _current
+    before = _current
+    _current = CurrentCommand(tuple(words), config)
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def command_words() -> list[str]:
+    """Returns the words of the command, without secrets: python, the script and its arguments; none without a command."""
+    if _current is None:
+        return []
+    script, *arguments = _current.words
+    name = display_path(Path(script).absolute()) if script.endswith(".py") else script
+    return ["python", *(["-m"] if not name.endswith(".py") else []), name, *map(masked_word, arguments)]
+
+
+def command_text() -> str | None:
+    """Returns the command as it is typed in a shell, without secrets; None in a program of one's own."""
+    return shlex.join(command_words()) or None
+
+
+def command_config() -> dict[str, Any] | None:
+    """Returns the resolved configuration of the command, without secrets and without values of the environment."""
+    if _current is None:
+        return None
+    resolved, written = OmegaConf.to_container(_current.config, resolve=True), unresolved_container(_current.config)
+    return masked_config(_without_environment(resolved, dict(_from_environment(resolved, written))))
+
+
+def _from_environment(resolved: Any, written: Any) -> Iterator[tuple[str, str]]:
+    """Yields the values that come from variables of the environment, with the interpolations that they are written as."""
+    if isinstance(written, dict) and isinstance(resolved, dict):
+        for key, value in written.items():
+            yield from _from_environment(resolved.get(key), value)
+    elif isinstance(written, list) and isinstance(resolved, list):
+        for value, other in zip(resolved, written, strict=False):
+            yield from _from_environment(value, other)
+    elif isinstance(written, str) and ENVIRONMENT in written and resolved not in (None, ""):
+        yield str(resolved), written
+
+
+def _without_environment(value: Any, values: dict[str, str]) -> Any:
+    """Returns the plain configuration with the interpolations of `values` wherever these stand, be it through other keys."""
+    if isinstance(value, dict):
+        return {key: _without_environment(item, values) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_environment(item, values) for item in value]
+    return values.get(str(value), value)
