@@ -109,6 +109,16 @@ def test_they_are_made_once_and_are_equal_afterwards(tmp_path, brief, caplog, ki
     assert KINDS[kind](str(tmp_path), 200, 8).extractors(splits_of(80))[0].name == f"{kind}8"
 
 
+def test_training_shows_how_far_it_is(tmp_path, brief, monkeypatch, capsys):
+    monkeypatch.setattr("alphabar.progress.SECONDS", 0)
+    SelfSupervisedFeatures(str(tmp_path), 200).extractors(splits_of(80))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines if line.startswith("training")] == [
+        f"training selfsup features: {share}%" for share in (33, 67, 100)
+    ]
+    assert any(line.startswith("reading images for features: 62%") for line in lines)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num", [2, 10])
 def test_a_handful_of_images_is_enough(tmp_path, brief, kind, num):

@@ -2,19 +2,19 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from alphabar.data import ImageSet, Shape
 from alphabar.files.cache import DiskCache
 from alphabar.files.paths import user_path
 from alphabar.metrics import Extractor, Splits
 from alphabar.metrics.extractor import in_float32, own_randomness
+from alphabar.progress import show_progress
 from alphabar.runs.distributed import from_first
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ HALF = 32
 NUM_FEATURES = 2 * HALF
 SMALL = 16  # the largest side, in pixels, at which the first layer keeps the resolution
 CHUNK = 500
+READ_CHUNK = 50  # images between two updates of what shows the progress
 USUAL_SIDE = 32  # pixels per side that the network sees
 
 
@@ -76,15 +77,21 @@ def unit_variance(features: Tensor) -> Tensor:
 
 def load_images(images: ImageSet, max_num: int, max_side: int) -> dict[str, Tensor]:
     """Returns the batch of the first images, at most max_num, on the CPU, reduced in size."""
-    chunks = torch.arange(min(max_num, len(images))).split(CHUNK)
-    with tqdm(chunks, desc="reading images for features", unit="batch", delay=2, leave=False, disable=None) as bar:
-        parts = [{**part, "image": downscale(part["image"].cpu(), max_side)} for part in map(images.batch, bar)]
+    num, parts = min(max_num, len(images)), []
+    with show_progress("reading images for features", num, "img") as bar:
+        for indices in torch.arange(num).split(READ_CHUNK):
+            part = images.batch(indices)
+            parts.append({**part, "image": downscale(part["image"].cpu(), max_side)})
+            bar.update(len(indices))
     return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
 
 
-def training_steps(num_steps: int, name: str) -> "tqdm[int]":
-    """Returns the indices of the steps of a training, with a bar of the name of the features where there is a terminal."""
-    return tqdm(range(num_steps), desc=f"training {name} features", unit="step", delay=2, leave=False, disable=None)
+def training_steps(num_steps: int, name: str) -> Iterator[int]:
+    """Yields the indices of the steps of a training, whose progress is shown under the name of the features."""
+    with show_progress(f"training {name} features", num_steps, "step") as bar:
+        for step in range(num_steps):
+            yield step
+            bar.update()
 
 
 def trained_once(

@@ -65,7 +65,7 @@ class SelfSupervisedFeatures(Features):
 def train_network(splits: Splits, max_images: int, max_side: int) -> dict[str, Any]:
     """Returns {"weights": of the network, "head": {}, "quality": a line about how well it finds views of one image}."""
     images = load_images(splits.train, max_images, max_side)["image"]
-    log.info("selfsup features: training on %d images without labels, once for this data; about half a minute", len(images))
+    log.info("selfsup features: training on %d images without labels, once for this data", len(images))
     with in_float32(torch.device("cpu")), torch.enable_grad(), own_randomness(SEED):
         network = FeatureNetwork(splits.train.shape, max_side)
         projection = nn.Sequential(nn.Linear(NUM_FEATURES, 128), nn.ReLU(), nn.Linear(128, 64))
