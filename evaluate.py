@@ -5,7 +5,11 @@ from omegaconf import DictConfig
 from alphabar.cli.command import command
 from alphabar.evaluation.sources import check_config
 
-SUBCOMMANDS = {"compare": "alphabar.evaluation.compare:compare_command", "report": "alphabar.reports.report:report_command"}
+SUBCOMMANDS = {
+    "compare": "alphabar.evaluation.compare:compare_command",
+    "report": "alphabar.reports.report:report_command",
+    "record": "alphabar.cli.show_record:record_command",
+}
 
 
 @command("evaluate", SUBCOMMANDS, check_config)

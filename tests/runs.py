@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
+from PIL import Image, ImageSequence
 
 from alphabar.cli.command import execute
 from alphabar.cli.hydra_app import App
@@ -123,6 +124,12 @@ def finished(script, *arguments):
 def figures(folder):
     """{name: mean} of the receipt in a folder."""
     return {each.name: each.mean for each in receipt.read_receipt(Path(folder)).figures}
+
+
+def pixels(path):
+    """The pixels of every frame of a picture, without what it says of itself."""
+    with Image.open(path) as picture:
+        return [(frame.mode, frame.size, frame.tobytes()) for frame in ImageSequence.Iterator(picture)]
 
 
 def checkpoint(folder, name="last"):

@@ -12,6 +12,7 @@ from PIL import Image
 import runs
 import toy
 from alphabar.data.digits import Digits
+from alphabar.files.picture_text import read_picture_text
 from alphabar.metrics import Features
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
@@ -79,6 +80,7 @@ def test_training_makes_reconstructions_better(tmp_path):
     assert model.figures["reconstruction/l1"] < 0.8 * before["reconstruction/l1"]
     assert model.figures["reconstruction/psnr"] > before["reconstruction/psnr"]
     assert (tmp_path / "longer" / "samples" / "step_0000040.png").is_file()
+    assert read_picture_text(tmp_path / "longer" / "samples" / "step_0000040.png")["Step"] == "40"
 
 
 @dataclass(frozen=True)

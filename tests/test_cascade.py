@@ -124,7 +124,7 @@ def test_two_processes_draw_the_same(base, larger, shell, tmp_path):
     code, _, err = runs.run("sample.py", *words, *more, cwd=tmp_path)
     assert code == 0, err
     for name in ("grid.png", "images/000003.png", "images/000004.png"):
-        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+        assert runs.pixels(tmp_path / "1" / name) == runs.pixels(tmp_path / "2" / name)
 
 
 def test_a_later_model_alone_takes_held_out_images_or_files(home, larger, shell, tmp_path):

@@ -158,13 +158,13 @@ def test_an_image_depends_on_its_label_and_its_index_alone(trained, monkeypatch,
         words = [checkpoint, "sampler.num_steps=3", "film=0", "batch_size=4", *guidance, *words, f"hydra.run.dir={name}"]
         assert call(monkeypatch, "sample", *words) == 0
     pixels = {
-        name: [(tmp_path / name / "images" / f"{i:06d}.png").read_bytes() for i in range(4)] for name in ("all", "some", "other")
+        name: [runs.pixels(tmp_path / name / "images" / f"{i:06d}.png") for i in range(4)] for name in ("all", "some", "other")
     }
     assert pixels["all"] == pixels["some"]
     assert pixels["all"] != pixels["other"]
     for index in range(10):
         file = f"{index:06d}.png"
-        assert (tmp_path / "w1" / "images" / file).read_bytes() == (tmp_path / "none" / "images" / file).read_bytes()
+        assert runs.pixels(tmp_path / "w1" / "images" / file) == runs.pixels(tmp_path / "none" / "images" / file)
 
 
 def test_figures_name_guidance_and_count_the_hits(trained, monkeypatch, shell, tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 
 import runs
 from alphabar.files.paths import display_path, starting_in, user_path
+from alphabar.files.picture_text import read_picture_text
 from test_run_lines import lines, words_after
 
 TRAIN = (
@@ -88,9 +89,14 @@ def test_every_command_does_what_it_does_without(command, tmp_path, photos):
         run("evaluate", checkpoint, *EVALUATE, f"paths.outputs={folder}", f"hydra.run.dir={folder}/measured")
         assert list(Path(folder, "cache", "features").glob("classifier*"))
         figures[folder] = runs.figures(f"{folder}/measured")
-    for name in ("run/config.yaml", "drawn/grid.png", "varied/grid.png"):
-        stays, moves = (Path(folder, name).read_bytes().replace(folder.encode(), b"FOLDER") for folder in outputs)
-        assert stays == moves, name
+    stays, moves = (Path(folder, "run/config.yaml").read_text().replace(folder, "FOLDER") for folder in outputs)
+    assert stays == moves
+    for name in ("drawn/grid.png", "varied/grid.png"):
+        stays, moves = (Path(folder, name) for folder in outputs)
+        assert runs.pixels(stays) == runs.pixels(moves), name
+        said = [read_picture_text(Path(folder, name))["Command"].replace(folder, "FOLDER") for folder in outputs]
+        assert said[0] == said[1]
+        assert said[0].startswith("python sample.py checkpoint=FOLDER/run ") or "/sample.py checkpoint=FOLDER/run " in said[0]
     receipts = [json.loads(Path(folder, "measured", "receipt.json").read_text()) for folder in outputs]
     assert receipts[0]["protocol"] == receipts[1]["protocol"]
     assert figures["stays"] == figures["moves"]

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alphabar.files.atomic import atomic_writer
+from alphabar.files.picture_text import cut
+from alphabar.runs.picture_record import picture_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +29,7 @@ DPI = 110
 
 @contextmanager
 def figure_file(path: Path, width: float, height: float) -> Iterator["Figure"]:
-    """Yields an empty figure of width x height inches to draw on, and writes it to the file at the end."""
+    """Yields an empty figure of width x height inches to draw on, and writes it to the file at the end, with the command in it."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -35,7 +37,8 @@ def figure_file(path: Path, width: float, height: float) -> Iterator["Figure"]:
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         with atomic_writer(path) as file:
-            figure.savefig(file, dpi=DPI)
+            text = {key: cut(value) for key, value in picture_record({}).text().items()}
+            figure.savefig(file, format="png", dpi=DPI, metadata=text)
 
 
 def round_ticks(low: float, high: float, is_logarithmic: bool = False) -> list[float]:

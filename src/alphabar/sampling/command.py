@@ -16,6 +16,7 @@ from alphabar.errors import UserError
 from alphabar.files.atomic import atomic_writer, write_text
 from alphabar.files.paths import display_path
 from alphabar.runs.distributed import sum_over_ranks
+from alphabar.runs.picture_record import PictureRecord
 from alphabar.sampling.cascade import CONDITION_STREAM, RecordingSamples, source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.film import record_film, write_film
@@ -51,11 +52,11 @@ class Sampling:
     def run(self) -> dict[str, object]:
         """Draws and writes the images; returns their folder, their number, and how many of them have NaN or infinity."""
         fabric, pipeline = start_pipeline(self.inference)
-        with recorded_sampling(fabric, pipeline) as record:
-            record["result"] = self._draw(fabric, pipeline)
-        return record["result"]
+        with recorded_sampling(fabric, pipeline) as (start, record):
+            start["result"] = self._draw(fabric, pipeline, record)
+        return start["result"]
 
-    def _draw(self, fabric: Fabric, pipeline: Pipeline) -> dict[str, object]:
+    def _draw(self, fabric: Fabric, pipeline: Pipeline, record: PictureRecord) -> dict[str, object]:
         """Does what `run` does with a pipeline that is ready."""
         settings, folder = self.inference, Path(self.inference.run_dir)
         with removed_on_error(settings.run_dir):
@@ -63,15 +64,18 @@ class Sampling:
         num_nonfinite = torch.zeros(1, device=fabric.device)
         kept = settings.num if self.format == "npz" else min(settings.num, MAX_IN_GRID)
         upstream: dict[int, Tensor] = {}
-        batches = pipeline.images(fabric, conditions, wrap_upstream=lambda images: RecordingSamples(images, MAX_IN_GRID, upstream))
-        images = gather_images(pipeline.loaded.shape.size, kept, self._written(batches, folder, num_nonfinite), fabric.device)
+        batches = pipeline.images(
+            fabric, conditions, wrap_upstream=lambda images: RecordingSamples(images, settings.first + MAX_IN_GRID, upstream)
+        )
+        written = self._written(batches, folder, num_nonfinite, record)
+        images = gather_images(pipeline.loaded.shape.size, kept, written, fabric.device, settings.first)
         total_nonfinite = int(sum_over_ranks(num_nonfinite))
         columns = self._upstream_column(fabric, pipeline.loaded, upstream)
         if fabric.is_global_zero:
-            first = images[:MAX_IN_GRID]
-            columns += [first] if sources is None else source_columns(conditions, sources, first)
-            save_png(self._grid(pipeline.prompts, side_by_side(*columns)), folder / "grid.png")
-            self._write_others(fabric, pipeline, conditions, images, folder)
+            shown = images[:MAX_IN_GRID]
+            columns += [shown] if sources is None else source_columns(conditions, sources, shown, settings.first)
+            save_png(self._grid(pipeline.prompts, side_by_side(*columns)), folder / "grid.png", record.text())
+            self._write_others(fabric, pipeline, conditions, images, record)
             self._report(pipeline.loaded.step, folder, total_nonfinite)
         return {"folder": str(folder), "num": settings.num, "num_nonfinite": total_nonfinite}
 
@@ -87,7 +91,7 @@ class Sampling:
                 name = type(first.model.conditioner).__name__
                 raise UserError(f"{given}: this model is not conditioned on images (it has {name})")
             return pipeline.conditions(), None
-        sources = source_images(first, settings.files, settings.data_root, fabric, settings.num)
+        sources = source_images(first, settings.files, settings.data_root, fabric, settings.end)
         conditions = source_conditions(first, sources, derive_seed(CONDITION_STREAM, "given", settings.seed))
         return conditions, None if pipeline.loaded.upstream else sources
 
@@ -98,30 +102,42 @@ class Sampling:
         indices = sorted(upstream)
         images = torch.stack([upstream[index] for index in indices]) if indices else torch.empty(0)
         mine = [SampleBatch(indices, images, torch.ones(len(indices)).bool())] if indices else []
-        return [gather_images(loaded.upstream[-1].shape.size, min(self.inference.num, MAX_IN_GRID), mine, fabric.device)]
+        return [
+            gather_images(
+                loaded.upstream[-1].shape.size, min(self.inference.num, MAX_IN_GRID), mine, fabric.device, self.inference.first
+            )
+        ]
 
-    def _written(self, batches: Iterator[SampleBatch], folder: Path, num_nonfinite: Tensor) -> Iterator[SampleBatch]:
+    def _written(
+        self, batches: Iterator[SampleBatch], folder: Path, num_nonfinite: Tensor, record: PictureRecord
+    ) -> Iterator[SampleBatch]:
         """Writes each image as it is drawn, if they go into single files, and counts those that are not finite."""
         for batch in batches:
             num_nonfinite += (~batch.finite).sum()
             if self.format == "png":
                 for index, image in zip(batch.indices, batch.images, strict=True):
-                    save_png(image, folder / "images" / f"{index:06d}.png")
+                    alone = {"format": "png", "film": 0, "seed": self.inference.seed, "first": index, "num": 1}
+                    text = record.text_of_image(alone, {"Index": str(index)})
+                    save_png(image, folder / "images" / f"{index:06d}.png", text)
             yield batch
 
     def _grid(self, prompts: Sequence[str], cells: Tensor) -> Tensor:
         """Returns the grid: a row for each class, or each prompt with several images; single prompts stand under their images."""
         if not prompts:
             return grid(cells)
+        start = self.inference.first % len(prompts)
+        prompts = [*prompts[start:], *prompts[:start]]
         columns = len(cells) // len(prompts)
         if columns > 0 and len(prompts) > 1 and (self.inference.labels is not None or columns > 1):
             return grid_by_prompt(cells, prompts)
         return grid_with_captions(cells, [prompts[index % len(prompts)] for index in range(len(cells))])
 
-    def _write_others(self, fabric: Fabric, pipeline: Pipeline, conditions: Conditions, images: Tensor, folder: Path) -> None:
-        settings, prompts = self.inference, pipeline.prompts
+    def _write_others(
+        self, fabric: Fabric, pipeline: Pipeline, conditions: Conditions, images: Tensor, record: PictureRecord
+    ) -> None:
+        settings, prompts, folder = self.inference, pipeline.prompts, Path(self.inference.run_dir)
         if prompts:
-            names = {f"{index:06d}.png": prompts[index % len(prompts)] for index in range(settings.num)}
+            names = {f"{index:06d}.png": prompts[index % len(prompts)] for index in range(settings.first, settings.end)}
             write_text(folder / "labels.json", json.dumps(names, indent=0) + "\n")
         if self.format == "npz":
             with atomic_writer(folder / "images.npz") as file:
@@ -129,8 +145,8 @@ class Sampling:
         if self.film > 0:
             job = pipeline.job(conditions, min(self.film, settings.num))
             with torch.no_grad(), fabric.autocast():
-                frames = record_film(job, pipeline.denoiser(), fabric.device, num_frames=12)
-            write_film(frames, folder)
+                frames = record_film(job, pipeline.denoiser(), fabric.device, num_frames=12, first=settings.first)
+            write_film(frames, folder, record.text())
 
     def _report(self, step: int, folder: Path, num_nonfinite: int) -> None:
         suffix, film = ".npz" if self.format == "npz" else "/", ", film.gif" if self.film > 0 else ""

@@ -13,11 +13,13 @@ from torch.nn.functional import interpolate
 
 from alphabar.data.pixels import pixels_of
 from alphabar.files.atomic import atomic_writer, make_folder
+from alphabar.files.picture_text import PictureText, gif_comment, write_png
 
 BACKGROUND = 255  # the gaps are white
 SMALLEST = 48  # pixels that images in a grid are at least high
 CAPTIONED = 96  # pixels that images with captions are at least high and wide, so that there is room for text
 LINES = 2  # lines of a caption, at most
+NO_TEXT: PictureText = {}
 QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
 LINE_HEIGHT = 13  # pixels of a line in Pillow's default font
 
@@ -123,18 +125,22 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
-def save_png(image: Tensor, path: Path) -> None:
-    """Writes uint8 [C, H, W] as PNG, and makes its folder, though not the one above, if there is none. Raises WriteError."""
+def save_png(image: Tensor, path: Path, text: PictureText = NO_TEXT) -> None:
+    """Writes uint8 [C, H, W] as PNG, and makes its folder, though not the one above, if there is none. Raises WriteError.
+
+    text: what the file says of itself.
+    """
     buffer = io.BytesIO()
-    to_pil(image).save(buffer, "PNG")
+    write_png(to_pil(image), buffer, text)
     _write_picture(buffer, path)
 
 
-def save_gif(frames: Sequence[Tensor], path: Path, milliseconds: int = 120, pause: int = 1500) -> None:
+def save_gif(frames: Sequence[Tensor], path: Path, milliseconds: int = 120, pause: int = 1500, text: PictureText = NO_TEXT) -> None:
     """Writes frames, each uint8 [C, H, W], as a GIF that rests on the last one; otherwise as `save_png`."""
     images, buffer = [to_pil(frame) for frame in frames], io.BytesIO()
     durations = [milliseconds] * (len(images) - 1) + [pause]
-    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    settings = {"duration": durations, "loop": 0, "comment": gif_comment(text)}
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], **settings)
     _write_picture(buffer, path)
 
 

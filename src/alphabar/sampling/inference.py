@@ -23,7 +23,8 @@ class Inference:
 
     checkpoint: None only where images in files are evaluated. stages: the checkpoints of upstream models of a cascade, first to
         last, each conditioned on the samples of the one before; the first gets the condition of the user.
-    run_dir: the folder of the command. num: the number of images. batch_size: images at a time on each device.
+    run_dir: the folder of the command. num: the number of images. first: the index of the first one.
+    batch_size: images at a time on each device.
     weights: "ema" or "raw"; those of upstream models are chosen by this alone.
     ema_length: sigma_rel of a power-function average that is made from the snapshots of the run, in place of the average that the
         run itself used. ema_decay: the decay of an exponential average that the run kept beside that.
@@ -32,14 +33,15 @@ class Inference:
         a line. Image i has label or prompt i, modulo their number; without any it has no condition. negative: a prompt to be led
         away from.
     files: an image, or a folder of images; None: held-out images of the checkpoint's data.
-    Raises ValueError unless num >= 1 and batch_size >= 1, for an average that is none or that weights=raw leaves out, for more than
-    one of labels, prompt and prompts, or of files and data_root, and for a negative prompt without guidance.
+    Raises ValueError unless num >= 1, first >= 0, batch_size >= 1, for an average that is none or that weights=raw leaves out, for
+    more than one of labels, prompt and prompts, or of files and data_root, and for a negative prompt without guidance.
     """
 
     checkpoint: str | None = None
     stages: Sequence[str] = ()
     run_dir: str
     num: int = 64
+    first: int = 0
     seed: int = 0
     weights: Literal["ema", "raw"] = "ema"
     ema_length: float | None = None
@@ -62,6 +64,8 @@ class Inference:
     def __post_init__(self) -> None:
         if self.num < 1 or self.batch_size < 1:
             raise ValueError(f"need num >= 1 and batch_size >= 1, got num={self.num}, batch_size={self.batch_size}")
+        if self.first < 0:
+            raise ValueError(f"need first >= 0, got first={self.first}")
         averages = self._given("ema_length", "ema_decay")
         if averages and self.weights == "raw":
             raise ValueError(f"{averages[0]}: need weights=ema, got weights=raw, which are not averaged")
@@ -78,6 +82,11 @@ class Inference:
 
     def _given(self, *keys: str) -> list[str]:
         return [f"{key}={vars(self)[key]}" for key in keys if vars(self)[key] is not None]
+
+    @property
+    def end(self) -> int:
+        """The index that follows that of the last image."""
+        return self.first + self.num
 
     @property
     def checkpoints(self) -> list[str]:

@@ -153,7 +153,7 @@ class Pipeline:
             job = self.job(conditions, num, seed, bar.update, wrap_upstream, nonfinite)
             bar.reset(steps * len(list(job.batches(num, *ranks))))
             with torch.no_grad(), fabric.autocast():
-                for batch in job.images(self.denoiser(), num, fabric.device, *ranks, on_step=bar.update):
+                for batch in job.images(self.denoiser(), num, fabric.device, *ranks, bar.update, self.settings.first):
                     yield batch.mark_nonfinite(nonfinite)
 
 

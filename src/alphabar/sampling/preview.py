@@ -67,11 +67,15 @@ def captions_at(images: ImageSet, indices: Tensor, data: ImageDataModule) -> lis
     return [captions[place] for place in known["caption"].tolist()]
 
 
-def source_columns(conditions: Conditions, sources: Tensor, images: Tensor) -> list[Tensor]:
+def source_columns(conditions: Conditions, sources: Tensor, images: Tensor, first: int = 0) -> list[Tensor]:
     """Returns columns, each uint8 [N, C, H, W]: the image that the network sees as its condition, the sample i that it made of it,
-    and source image i if the network saw a degraded version of it, in full size. Sources are repeated as needed."""
-    rows = torch.arange(len(images)) % len(sources)
-    cond = conditions(list(range(len(images)))) or {}
+    and source image i if the network saw a degraded version of it, in full size. Sources are repeated as needed.
+
+    first: the index of the first image.
+    """
+    indices = range(first, first + len(images))
+    rows = torch.tensor(indices) % len(sources)
+    cond = conditions(indices) or {}
     if "image" not in cond or cond["image"].shape[1:] != images.shape[1:]:
         return [sources[rows], images]
     seen = to_uint8(cond["image"]).cpu()

@@ -63,12 +63,12 @@ class SamplingJob:
         """The shape of x without B."""
         return tuple(self.codec.space(*self.shape))
 
-    def batches(self, num: int, rank: int = 0, world_size: int = 1) -> Iterator[list[int]]:
-        """Yields this process's share of the indices 0..num - 1 in batches, padded with indices from `num` on."""
+    def batches(self, num: int, rank: int = 0, world_size: int = 1, first: int = 0) -> Iterator[list[int]]:
+        """Yields this process's share of `num` indices from `first` on in batches, padded with those that follow."""
         if num < 1:
             raise ValueError(f"need num >= 1, got num={num}")
         for start in range(rank * self.batch_size, num, world_size * self.batch_size):
-            yield list(range(start, start + self.batch_size))
+            yield list(range(first + start, first + start + self.batch_size))
 
     def trajectory(self, denoiser: Denoiser, indices: Sequence[int], device: torch.device) -> Iterator[Tensor]:
         """Yields x at every timestep of the sampler, x_T first."""
@@ -94,10 +94,14 @@ class SamplingJob:
         rank: int = 0,
         world_size: int = 1,
         on_step: Callable[[], object] = lambda: None,
+        first: int = 0,
     ) -> Iterator[SampleBatch]:
-        """Yields this process's share of `num` images; `on_step` is called after every step of the sampler."""
-        for padded in self.batches(num, rank, world_size):
-            indices = [index for index in padded if index < num]
+        """Yields this process's share of `num` images, from index `first` on.
+
+        on_step: is called after every step of the sampler.
+        """
+        for padded in self.batches(num, rank, world_size, first):
+            indices = [index for index in padded if index < first + num]
             x = self.sample(denoiser, padded, device, on_step)[: len(indices)]
             yield SampleBatch(indices, self.codec.decode(x), x.isfinite().flatten(1).all(1))
 
@@ -116,11 +120,13 @@ def sampler_for_codec(sampler: Sampler, codec: Codec, is_in_cascade: bool = Fals
     return replace(sampler, thresholding=None)
 
 
-def gather_images(size: tuple[int, int, int], num: int, batches: Iterable[SampleBatch], device: torch.device) -> Tensor:
-    """Returns the first `num` images on every process, in order, from the batches of each: uint8 [num, C, H, W] on the CPU."""
+def gather_images(
+    size: tuple[int, int, int], num: int, batches: Iterable[SampleBatch], device: torch.device, first: int = 0
+) -> Tensor:
+    """Returns `num` images from index `first` on, on every process, from the batches of each: uint8 [num, C, H, W] on the CPU."""
     images = torch.zeros(num, *size, dtype=torch.uint8)
     for batch in batches:
-        kept = [index for index in batch.indices if index < num]
+        kept = [index - first for index in batch.indices if index < first + num]
         images[kept] = batch.images[: len(kept)].cpu()
     # Each image is zero on all processes but one.
     return sum_over_ranks(images.to(device)).cpu()

@@ -21,6 +21,7 @@ from alphabar.errors import UserError
 from alphabar.files.paths import display_path
 from alphabar.progress import counted, show_progress
 from alphabar.runs.distributed import sum_over_ranks
+from alphabar.runs.picture_record import PictureRecord
 from alphabar.sampling.cascade import CONDITION_STREAM, source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.image_grid import grid, save_png
@@ -38,14 +39,15 @@ Edit = Callable[[list[int]], Iterator[Tensor]]
 class EditPlan(NamedTuple):
     """The edits of a task, a row of pictures for each.
 
-    num_rows: the number of rows. num_columns: the number of tensors that `edit` yields for each.
+    end: the index that follows that of the last row; the first one is `inference.first`, and num_rows are between them.
+    num_columns: the number of tensors that `edit` yields for each row.
     edit: for the indices [B] of rows, yields their columns, each [B, ...] in the space of the model.
     pictures: returns the pictures of the edited rows [num_rows, num_columns, ...], by name and from left to right, each uint8
         [num_rows, C, H, W]. finish: returns further results of these rows; called on all processes when the pictures are written.
     other_files: the names of the files that `finish` writes into the folder.
     """
 
-    num_rows: int
+    end: int
     num_columns: int
     edit: Edit
     pictures: Callable[[Tensor], Mapping[str, Tensor]]
@@ -58,7 +60,8 @@ class ImageTask(ABC):
     """Edits images: row i depends on its images, the weights, the sampler, the seed and i alone.
 
     Images are `inference.files`, or held-out images of the checkpoint's data; they are also the condition of a model that is
-    conditioned on images. There are at most `inference.num` rows, and no more than there are images for.
+    conditioned on images. There are at most `inference.num` rows, and no more than there are images for;
+    the first one is row `inference.first`.
     """
 
     inference: Inference
@@ -70,22 +73,24 @@ class ImageTask(ABC):
     def run(self) -> dict[str, object]:
         """Edits and writes; returns the folder, the number of rows and the further results of the task."""
         fabric, pipeline = start_pipeline(self.inference)
-        with recorded_sampling(fabric, pipeline) as record:
-            record["result"] = self._edit(fabric, pipeline)
-        return record["result"]
+        with recorded_sampling(fabric, pipeline) as (start, record):
+            start["result"] = self._edit(fabric, pipeline, record)
+        return start["result"]
 
-    def _edit(self, fabric: Fabric, pipeline: Pipeline) -> dict[str, object]:
+    def _edit(self, fabric: Fabric, pipeline: Pipeline, record: PictureRecord) -> dict[str, object]:
         """Does what `run` does with a pipeline that is ready."""
         folder = self.inference.run_dir
         with removed_on_error(folder):
             plan = self.plan(fabric, pipeline)
+            if (num := plan.end - self.inference.first) < 1:
+                raise UserError(f"first={self.inference.first}: need a number below {plan.end}, as there are so many rows")
         rows = edited_rows(fabric, pipeline, plan)
         if fabric.is_global_zero:
             pictures = plan.pictures(rows)
-            write_pictures(pictures, Path(folder))
+            write_pictures(pictures, Path(folder), self.inference, record)
             files = ", ".join([f"grid.png ({' | '.join(pictures)})", "images/", *plan.other_files])
-            print(f"{plan.num_rows} rows by step {pipeline.loaded.step:,} in {display_path(folder)}: {files}")
-        return {"folder": folder, "num": plan.num_rows, **plan.finish(rows)}
+            print(f"{num} rows by step {pipeline.loaded.step:,} in {display_path(folder)}: {files}")
+        return {"folder": folder, "num": num, **plan.finish(rows)}
 
     def originals(self, fabric: Fabric, pipeline: Pipeline, num: int) -> Tensor:
         """Returns at most `num` images, uint8 [n, C, H, W], on every process.
@@ -112,15 +117,17 @@ class ImageTask(ABC):
 
 def edited_rows(fabric: Fabric, pipeline: Pipeline, plan: EditPlan) -> Tensor:
     """Returns the edited columns of all rows in the space of the model, [num_rows, num_columns, ...], on every process."""
-    num, size = plan.num_rows, min(pipeline.settings.batch_size, plan.num_rows)
+    first = pipeline.settings.first
+    num = plan.end - first
+    size = min(pipeline.settings.batch_size, num)
     job = SamplingJob(pipeline.sampler, pipeline.codec, pipeline.loaded.shape, pipeline.settings.seed, size)
     rows = torch.zeros(num, plan.num_columns, *job.space)
-    batches = list(job.batches(num, fabric.global_rank, fabric.world_size))
+    batches = list(job.batches(num, fabric.global_rank, fabric.world_size, first))
     bar = show_progress(counted(num, "image"), len(batches) * plan.num_columns, "picture", fabric.is_global_zero)
     with torch.no_grad(), fabric.autocast(), bar as progress:
         for padded in batches:
-            indices = [index for index in padded if index < num]
-            for column, x in enumerate(plan.edit([min(index, num - 1) for index in padded])):
+            indices = [index - first for index in padded if index < plan.end]
+            for column, x in enumerate(plan.edit([min(index, plan.end - 1) for index in padded])):
                 rows[indices, column] = x[: len(indices)].float().cpu()
                 progress.update()
     # Each row is zero on all processes but one.
@@ -131,13 +138,15 @@ def edited_rows(fabric: Fabric, pipeline: Pipeline, plan: EditPlan) -> Tensor:
     return rows
 
 
-def write_pictures(columns: Mapping[str, Tensor], folder: Path) -> None:
+def write_pictures(columns: Mapping[str, Tensor], folder: Path, settings: Inference, record: PictureRecord) -> None:
     """Writes `grid.png` with the first 16 rows, and all pictures, uint8 [num, C, H, W] by name, as images/<row>_<column>.png."""
     rows = torch.stack([images.cpu() for images in columns.values()], dim=1)
-    save_png(grid(rows[:MAX_ROWS].flatten(0, 1), num_columns=len(columns)), folder / "grid.png")
-    for index, row in enumerate(rows):
+    save_png(grid(rows[:MAX_ROWS].flatten(0, 1), num_columns=len(columns)), folder / "grid.png", record.text())
+    for index, row in enumerate(rows, settings.first):
+        alone = {"seed": settings.seed, "first": index, "num": 1}
         for name, image in zip(columns, row, strict=True):
-            save_png(image, folder / "images" / f"{index:06d}_{name}.png")
+            text = record.text_of_image(alone, {"Index": str(index), "Column": name})
+            save_png(image, folder / "images" / f"{index:06d}_{name}.png", text)
 
 
 def without_thresholding(sampler: Sampler) -> Sampler:

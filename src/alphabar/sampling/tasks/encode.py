@@ -28,8 +28,9 @@ class Encode(ImageTask):
         without_thresholding(self.inference.sampler)
 
     def plan(self, fabric: Fabric, pipeline: Pipeline) -> EditPlan:
-        originals = self.originals(fabric, pipeline, self.inference.num)
+        originals = self.originals(fabric, pipeline, self.inference.end)
         conditions = self.row_conditions(pipeline, originals)
+        shown = originals[self.inference.first :]
         denoiser, codec = pipeline.denoiser(), pipeline.codec
         sampler = without_thresholding(self.inference.sampler)
 
@@ -40,12 +41,12 @@ class Encode(ImageTask):
 
         def pictures(rows: Tensor) -> dict[str, Tensor]:
             latents, x = rows.unbind(1)
-            return {"original": originals, "noise": codec.decode(latents), "reconstruction": codec.decode(x)}
+            return {"original": shown, "noise": codec.decode(latents), "reconstruction": codec.decode(x)}
 
         def finish(rows: Tensor) -> dict[str, object]:
             """Returns by how many grey levels reconstructions are off, on average and at most."""
             latents, x = rows.unbind(1)
-            errors = (codec.decode(x).cpu().int() - originals.int()).abs().float()
+            errors = (codec.decode(x).cpu().int() - shown.int()).abs().float()
             mean, largest = errors.mean().item(), errors.max().item()
             if fabric.is_global_zero:
                 with atomic_writer(Path(self.inference.run_dir) / "latents.npz") as file:

@@ -29,7 +29,7 @@ class ImageToImage(ImageTask):
             must_be_strength(strength)
 
     def plan(self, fabric: Fabric, pipeline: Pipeline) -> EditPlan:
-        originals = self.originals(fabric, pipeline, self.inference.num)
+        originals = self.originals(fabric, pipeline, self.inference.end)
         conditions = self.row_conditions(pipeline, originals)
         sampler, denoiser, codec, seed = pipeline.sampler, pipeline.denoiser(), pipeline.codec, self.inference.seed
 
@@ -40,6 +40,9 @@ class ImageToImage(ImageTask):
 
         def pictures(rows: Tensor) -> dict[str, Tensor]:
             variations = zip(self.strengths, rows.unbind(1), strict=True)
-            return {"original": originals, **{f"strength{strength:g}": codec.decode(x) for strength, x in variations}}
+            return {
+                "original": originals[self.inference.first :],
+                **{f"strength{strength:g}": codec.decode(x) for strength, x in variations},
+            }
 
         return EditPlan(len(originals), len(self.strengths), edit, pictures)

@@ -43,7 +43,7 @@ class Inpaint(ImageTask):
         known = known_pixels(self.mask, shape.resolution)
         mask = known_latents(known, codec.space(*shape), self.mask)
         repaint = self._repaint(pipeline)
-        originals = self.originals(fabric, pipeline, self.inference.num)
+        originals = self.originals(fabric, pipeline, self.inference.end)
         sampler, denoiser, conditions = pipeline.sampler, pipeline.denoiser(), pipeline.conditions()
         seeds = range(self.inference.seed, self.inference.seed + self.num_fillings)
 
@@ -54,7 +54,8 @@ class Inpaint(ImageTask):
 
         def pictures(rows: Tensor) -> dict[str, Tensor]:
             fillings = {f"filling{index}": codec.decode(x) for index, x in enumerate(rows.unbind(1))}
-            return {"original": originals, "masked": torch.where(known, originals, GREY), **fillings}
+            shown = originals[self.inference.first :]
+            return {"original": shown, "masked": torch.where(known, shown, GREY), **fillings}
 
         return EditPlan(len(originals), self.num_fillings, edit, pictures)
 

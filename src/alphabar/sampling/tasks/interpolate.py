@@ -79,7 +79,7 @@ class Interpolate(ImageTask):
                 eps = slerp(noise.draw(size, fabric.device), end, weight)
                 yield sampler.sample(denoiser, sampler.start(denoiser.schedule, eps), conditions(indices), noise)
 
-        return self.inference.num, edit
+        return self.inference.end, edit
 
     def _between_embeddings(self, fabric: Fabric, pipeline: Pipeline) -> tuple[int, Edit]:
         """Returns the number of rows, and the edit that draws them, with the same noise in all frames of a row.
@@ -105,7 +105,7 @@ class Interpolate(ImageTask):
 
     def _two_or_more(self, fabric: Fabric, pipeline: Pipeline) -> Tensor:
         """Returns the images to lead from and to, uint8 [n, C, H, W]. Raises UserError for less than two."""
-        originals = self.originals(fabric, pipeline, 2 * self.inference.num)
+        originals = self.originals(fabric, pipeline, 2 * self.inference.end)
         if len(originals) < 2:
             raise UserError(f"images={self.inference.files}: there is nothing between, need two images, got {len(originals)}")
         return originals

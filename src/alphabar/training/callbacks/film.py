@@ -10,7 +10,7 @@ from alphabar.sampling.film import record_film, write_film
 from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.callbacks.progress import show_phase
-from alphabar.training.callbacks.sampling_callback import evaluations_per_image, sampling_job
+from alphabar.training.callbacks.sampling_callback import evaluations_per_image, sampling_job, text_of_samples
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_film, log_picture
 
@@ -46,6 +46,7 @@ class Film(RunCallback):
         num_steps = len(job.sampler.times(module.denoiser.schedule)) - 1
         with evaluation(trainer, module), show_phase(trainer, "film", num_steps, "step") as bar:
             frames = record_film(job, guided(module, self.guidance), module.device, self.num_frames, bar.update)
-        strip = write_film(frames, Path(trainer.default_root_dir))
+        text = text_of_samples(trainer, self.sampler, self.guidance, self.seed)
+        strip = write_film(frames, Path(trainer.default_root_dir), text)
         log_picture(trainer, "film/strip", strip)
         log_film(trainer, "film/film", Path(trainer.default_root_dir) / "film.gif")

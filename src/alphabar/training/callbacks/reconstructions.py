@@ -16,6 +16,7 @@ from alphabar.metrics.names import figure_name
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.runs.distributed import rank_and_size, sum_over_ranks
+from alphabar.runs.picture_record import picture_record
 from alphabar.sampling.image_grid import grid, save_png
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.callbacks.stopping import interruptible
@@ -109,7 +110,8 @@ class Reconstructions(Recurring):
             picture = self._picture(module, images)
         log_figures(trainer, figures)
         if trainer.is_global_zero:
-            save_png(picture, Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png")
+            path = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png"
+            save_png(picture, path, picture_record({"Step": trainer.global_step}).text())
             log_picture(trainer, "reconstructions", picture)
 
     def _picture(self, module: AutoencoderModule, images: ImageSet) -> Tensor:

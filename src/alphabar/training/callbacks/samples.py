@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from alphabar.sampling.image_grid import save_png
 from alphabar.sampling.preview import preview
 from alphabar.sampling.sampling_job import gather_images
-from alphabar.training.callbacks.sampling_callback import SamplingCallback
+from alphabar.training.callbacks.sampling_callback import SamplingCallback, text_of_samples
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_picture
 
@@ -29,5 +29,6 @@ class Samples(SamplingCallback):
             job, batches = self.sample_batches(trainer, module, shown.conditions, shown.num)
             picture = shown.picture(gather_images(job.shape.size, shown.num, batches, module.device))
         if trainer.is_global_zero:
-            save_png(picture, Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png")
+            path = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png"
+            save_png(picture, path, text_of_samples(trainer, self.sampler, self.guidance, self.seed))
             log_picture(trainer, "samples", picture, shown.text)

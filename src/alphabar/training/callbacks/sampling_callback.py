@@ -7,6 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
 from alphabar.evaluation.cost import Cost, counted_evaluations
+from alphabar.files.picture_text import PictureText
+from alphabar.runs.picture_record import picture_record
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.sampling.sampling_job import SampleBatch, SamplingJob, sampler_for_codec
@@ -75,6 +77,12 @@ def evaluations_per_image(trainer: Trainer, module: DiffusionModule, sampler: Sa
         next(states)  # x_T
         next(states)
     return cost.evaluations * (len(job.sampler.times(module.denoiser.schedule)) - 1)
+
+
+def text_of_samples(trainer: Trainer, sampler: Sampler, guidance: Guide | None, seed: int) -> PictureText:
+    """Returns what a picture of samples says of itself: the command of this start, the step, the sampler and the seed."""
+    details = {"Step": trainer.global_step, "Sampler": repr(sampler), "Guidance": guidance and repr(guidance), "Seed": seed}
+    return picture_record(details).text()
 
 
 def sampling_job(

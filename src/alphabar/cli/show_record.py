@@ -1,0 +1,72 @@
+"""`evaluate.py record`: what pictures say of themselves, and what the receipts in folders say of their starts."""
+
+import shlex
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from alphabar.cli.recorded_command import is_risky
+from alphabar.errors import UserError
+from alphabar.files.picture_text import cut, read_picture_text
+from alphabar.runs.receipt import FILE_NAME, read_starts
+
+SCRIPTS = ("train.py", "sample.py", "evaluate.py")
+SHOWN = ("state", "begin", "seconds", "command", "code", "code_changes", "seed", "step", "hardware")  # of a start
+
+
+def record_command(arguments: Sequence[str]) -> str:
+    """Returns what the pictures and receipts say, a block of lines for each. Raises UserError for one that says nothing of ours."""
+    parser = ArgumentParser("evaluate.py record", description="Shows what drew a picture, or what a command did in a folder.")
+    parser.add_argument(
+        "paths", nargs="+", type=Path, help="a picture, receipt.json, or the folder that it is in", metavar="PICTURE"
+    )
+    parser.error = refuse_record  # type: ignore[method-assign]
+    return "\n".join(line for path in parser.parse_args(arguments).paths for line in [str(path), *record_lines(path)])
+
+
+def refuse_record(message: str) -> NoReturn:
+    """Raises UserError with the message."""
+    raise UserError(f"record: {message}")
+
+
+def record_lines(path: Path) -> list[str]:
+    """Returns the lines of a picture or a receipt, which somebody else may have made."""
+    if path.is_dir() or path.name == FILE_NAME:
+        return [
+            line
+            for start in read_starts(path)
+            for line in lines_of({key: start[key] for key in SHOWN if start.get(key) is not None})
+        ]
+    text = read_picture_text(path)
+    if "Software" not in text:
+        refuse_record(
+            f"{path}: it says nothing of what drew it: it is not one of ours, of an earlier version, or was saved anew since"
+        )
+    return lines_of(text)
+
+
+def lines_of(content: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each key, and one more for words of a command that could do more than draw."""
+    lines = []
+    for key, value in content.items():
+        text = cut(str(value))
+        words = command_of_ours(text) if key.lower() == "command" else []
+        lines.append(f"  {key:<12} {shlex.join(words) if words else text}")
+        if words and (risky := [word for word in words[1:] if is_risky(word) or (word == words[1] and word not in SCRIPTS)]):
+            lines.append(
+                f"  {'careful':<12} unless it is your own: could run, fetch or write more than pictures: {shlex.join(risky)}"
+            )
+        elif not words and key.lower() == "command":
+            lines.append(f"  {'careful':<12} this is no command of ours")
+    return lines
+
+
+def command_of_ours(text: str) -> list[str]:
+    """Returns the words of a command of ours, to be quoted again for a shell, which takes none for more than a word; else none."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return []
+    is_script = len(words) > 1 and words[0] == "python" and Path(words[1]).name in SCRIPTS
+    return words if is_script else []
