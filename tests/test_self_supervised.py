@@ -59,7 +59,7 @@ def blurred(images):
 def made(tmp_path_factory, digits):
     """The extractors of both kinds for digits."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(self_supervised, "NUM_STEPS", 60)
+        patch.setattr(self_supervised, "NUM_STEPS", 40)
         folder = str(tmp_path_factory.mktemp("features"))
         return {name: kind(folder, 20000).extractors(digits)[0] for name, kind in KINDS.items()}
 

@@ -110,7 +110,9 @@ def diagnostics_over_seeds(diagnostics: Sequence[Diagnostics], seeds: Sequence[i
     return {**diagnostics[0].to_dict(), "complaints": lines, "num_nonfinite": [each.num_nonfinite for each in diagnostics]}
 
 
-def memorisation_panel(diagnostics: Diagnostics, measurement: Measurement, training: ImageSet) -> MemorisationPanel | None:
+def memorisation_panel(
+    diagnostics: Diagnostics, measurement: Measurement, reference: ReferenceStatistics
+) -> MemorisationPanel | None:
     """Returns the content of the picture `memorisation.png`, or None if nothing was compared with training images.
 
     It shows the images nearest to a training image, and some at the median distance, each beside its three nearest training
@@ -125,7 +127,7 @@ def memorisation_panel(diagnostics: Diagnostics, measurement: Measurement, train
     groups = {"nearest to a training image": rows[:NUM_SHOWN], "typical": rows[middle : middle + NUM_SHOWN]}
     return MemorisationPanel(
         {
-            title: _beside_neighbours(examples[places[group]], near.indices[group], training)
+            title: _beside_neighbours(examples[places[group]], near.indices[group], reference.train_set)
             for title, group in groups.items()
             if group
         },
@@ -135,6 +137,7 @@ def memorisation_panel(diagnostics: Diagnostics, measurement: Measurement, train
         memorisation.share,
         memorisation.num_searched,
         memorisation.is_flagged,
+        reference.extractor.name,
     )
 
 

@@ -111,7 +111,7 @@ class Evaluation:
         return result._replace(
             table=format_receipt(receipt),
             receipt=write_receipt(receipt, folder),
-            panel=memorisation_panel(diagnostics[0], measurements[0], references[0].train_set) if diagnostics else None,
+            panel=memorisation_panel(diagnostics[0], measurements[0], references[0]) if diagnostics else None,
         )
 
     def _references(self, features: Features, images: ImagesUnderTest, fabric: Fabric) -> list[ReferenceStatistics]:

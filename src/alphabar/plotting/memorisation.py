@@ -21,7 +21,7 @@ class MemorisationPanel(NamedTuple):
     pictures: by title, rows of a generated image and its nearest training images, uint8 [H, W] or [H, W, 3].
     distances, held_out_distances: [M] and [N], from each generated and each held-out image to the nearest training image.
     threshold: the distance within which 1% of the held-out images lie. share: the share of generated images within it.
-    num_searched: the number of training images.
+    num_searched: the number of training images. features: the name of the features in which distances are measured.
     """
 
     pictures: Mapping[str, np.ndarray]
@@ -31,6 +31,7 @@ class MemorisationPanel(NamedTuple):
     share: float
     num_searched: int
     is_flagged: bool
+    features: str
 
 
 def draw_memorisation(panel: MemorisationPanel, path: Path) -> None:
@@ -52,6 +53,8 @@ def plot_distances(axes: "Axes", panel: MemorisationPanel) -> None:
     axes.hist(held_out, edges, density=True, alpha=0.5, color="grey", label=f"{len(held_out):,} held-out images")
     axes.hist(generated, edges, density=True, histtype="step", linewidth=1.8, color="C3", label=f"{len(generated):,} samples")
     axes.axvline(panel.threshold, color="black", linestyle="--", linewidth=1, label="1% of held-out images are nearer")
-    axes.set(xlabel=f"distance to the nearest of {panel.num_searched:,} training images", ylabel="density")
+    axes.set(
+        xlabel=f"distance to the nearest of {panel.num_searched:,} training images, in {panel.features} features", ylabel="density"
+    )
     axes.set_title(f"{panel.share:.1%} of samples below the line" + (": memorised" if panel.is_flagged else ""), fontsize=9)
     axes.legend()

@@ -121,7 +121,7 @@ class FID(SamplingCallback):
     def _report(self, trainer: Trainer, reference: ReferenceStatistics, measurement: Measurement, diagnostics: Diagnostics) -> None:
         for line in diagnostics.warnings:
             log.warning("samples at step %d: %s", trainer.global_step, line)
-        panel = memorisation_panel(diagnostics, measurement, reference.train_set)
+        panel = memorisation_panel(diagnostics, measurement, reference)
         if panel is not None:
             path = Path(trainer.default_root_dir) / PANEL
             draw_memorisation(panel, path)
