@@ -25,6 +25,14 @@ def traceback_of(error: BaseException) -> str:
     return error.traceback if isinstance(error, WorkerError) else "".join(traceback.format_exception(error)).rstrip()
 
 
+class DataNotFound(UserError):
+    """Data that are not where they should be; `problem` says so without the advice, which names a key of a run that begins."""
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(f"{problem}{advice}")
+        self.problem = problem
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns ". Did you mean X?" with the known name that is nearest to a mistyped one; an empty text if none is similar."""
     return next((f". Did you mean {nearest}?" for nearest in get_close_matches(name, list(known), n=1)), "")

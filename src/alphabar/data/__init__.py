@@ -7,7 +7,7 @@ for. `order` says which image comes when, `loader` hands out batches in that ord
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,6 +99,10 @@ class ImageSource(ABC):
     def remarks(self) -> Mapping[str, str]:
         """Returns lines on what a user may not expect of the data, such as {"not used": "30 .heic"}; may read the files' names."""
         return {}
+
+    def image_files(self) -> Mapping[str, Any] | None:
+        """Returns the number of the user's files and a hash of their names and sizes, wherever they lie; None for other data."""
+        return None
 
     @abstractmethod
     def prepare(self) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -73,9 +74,24 @@ def fingerprint(root: Path, names: Iterable[str], settings: tuple[float | str, .
     """Returns a hash of `settings` and of name, size and time of change of the files `names` under `root`, wherever that is."""
     content = hashlib.blake2b(repr(settings).encode(), digest_size=16)
     for name in sorted(names):
-        try:
-            stat = (root / name).stat()
-            content.update(repr((name, stat.st_size, stat.st_mtime_ns)).encode(errors="surrogateescape"))
-        except OSError:  # a link to nowhere is a file that cannot be read, like others
-            content.update(repr((name, None)).encode(errors="surrogateescape"))
+        stat = _stat(root / name)
+        state = (name, None) if stat is None else (name, stat.st_size, stat.st_mtime_ns)
+        content.update(repr(state).encode(errors="surrogateescape"))
     return content.hexdigest()
+
+
+def names_and_sizes(root: Path, names: Iterable[str]) -> str:
+    """Returns a hash of name and size of the files `names` under `root`, which stays the same where they are copied."""
+    content = hashlib.blake2b(digest_size=16)
+    for normal, name in sorted((unicodedata.normalize("NFC", name), name) for name in names):
+        stat = _stat(root / name)
+        content.update(repr((normal, None if stat is None else stat.st_size)).encode(errors="surrogateescape"))
+    return content.hexdigest()
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """Returns the state of a file; None for a link to nowhere, which is a file that cannot be read, like others."""
+    try:
+        return path.stat()
+    except OSError:
+        return None

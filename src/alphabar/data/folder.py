@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -15,9 +16,9 @@ from alphabar.data import ImageSet
 from alphabar.data.captions import METADATA, read_captions
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedSource, ImageReader
-from alphabar.data.files import EXAMPLES, Entry, count_kinds, fingerprint, image_files, is_image, walk
+from alphabar.data.files import EXAMPLES, Entry, count_kinds, fingerprint, image_files, is_image, names_and_sizes, walk
 from alphabar.data.folder_layout import FolderLayout
-from alphabar.errors import UserError
+from alphabar.errors import DataNotFound, UserError
 from alphabar.files.paths import user_path
 from alphabar.files.reading import open_image
 
@@ -97,6 +98,10 @@ class FolderSource(DecodedSource):
     def held_out(self) -> ImageSet:
         return self._images([name for place, name in self._files if self._is_held_out(place, name)])
 
+    def image_files(self) -> dict[str, Any]:
+        names = [name for _, name in self._files]
+        return {"num": len(names), "names_and_sizes": names_and_sizes(self.root, names)}
+
     def fingerprint(self) -> str:
         settings: tuple[float | str, ...] = (*self._shape, "splits" if self._layout.has_splits else self.fraction)
         if self._captions is not None:
@@ -147,17 +152,19 @@ class FolderSource(DecodedSource):
 
 
 def _check(root: Path) -> None:
-    wanted = f"data.root names a folder of images ({EXAMPLES})"
+    """Raises DataNotFound unless there are images in a folder."""
     if not root.exists():
-        raise UserError(f"there is no folder {root}: {wanted}")
-    if not root.is_dir():
-        raise UserError(f"{root} is a file: {wanted}")
-    if next(root.iterdir(), None) is None:
-        raise UserError(f"the folder {root} is empty: {wanted}")
-    if next(image_files(root), None) is None:
+        problem = f"there is no folder {root}"
+    elif not root.is_dir():
+        problem = f"{root} is a file"
+    elif next(root.iterdir(), None) is None:
+        problem = f"the folder {root} is empty"
+    elif next(image_files(root), None) is None:
         found = count_kinds(entry.name for entry in walk(root) if not entry.is_folder)
-        has = f", only {found}" if found else ""
-        raise UserError(f"no images in the folder {root} and its subfolders{has}: {wanted}")
+        problem = f"no images in the folder {root} and its subfolders{f', only {found}' if found else ''}"
+    else:
+        return
+    raise DataNotFound(problem, f": data.root names a folder of images ({EXAMPLES})")
 
 
 def hash_position(name: str) -> float:

@@ -19,7 +19,7 @@ from alphabar.data.files import fingerprint
 from alphabar.data.pixels import square_shape
 from alphabar.data.resident import ResidentImages
 from alphabar.data.torchvision_catalogue import CATALOGUE, CatalogueEntry
-from alphabar.errors import UserError
+from alphabar.errors import DataNotFound, UserError
 from alphabar.files.paths import user_path
 
 ORDER_SEED = 0  # the order belongs to the data, not to a run
@@ -125,7 +125,8 @@ class TorchvisionSource(ImageSource):
         places = {name: self.root / name for name in self._entry.files}
         missing = [name for name, place in places.items() if not (place.is_file() or place.is_dir())]
         if missing:
-            raise UserError(f"no {self.name} under {self.root}: missing {', '.join(missing)} (data.download=true fetches it)")
+            problem = f"no {self.name} under {self.root}: missing {', '.join(missing)}"
+            raise DataNotFound(problem, " (data.download=true fetches it)")
 
     def _images(self, dataset: Any) -> ImageSet:
         order = np.random.RandomState(ORDER_SEED).permutation(len(dataset))

@@ -18,15 +18,16 @@ from alphabar.config.stored_paths import confined
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, must_be_at_hand, set_frozen_part_paths
+from alphabar.runs.data_root import set_data_root
 from alphabar.runs.kept_checkpoints import LastCheckpoint, newest_checkpoint
 from alphabar.runs.run_dir import CONFIG, has_checkpoint, lock, must_be_resumable, readable_config
 
 log = logging.getLogger(__name__)
 RUN_KEYS = ("trainer", "callbacks", "logger", "profiler", "stall_seconds", "name", "data.num_workers", "data.download")
-MAY_CHANGE = (*RUN_KEYS, *FrozenPartPaths._fields)
+MAY_CHANGE = (*RUN_KEYS, *FrozenPartPaths._fields, "data_root")
 DOWNLOAD = "download"  # a key of whatever can be fetched, with which the user says so
 # What follows from the place of the run, what shows in other keys, and what runs of an earlier version did not keep.
-NOT_COMPARED = ("resume", "run_dir", "choices", "class_names", "conditioner.names", "module.conditioner.names")
+NOT_COMPARED = ("resume", "run_dir", "choices", "image_files", "class_names", "conditioner.names", "module.conditioner.names")
 
 
 def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, LastCheckpoint]:
@@ -41,6 +42,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     saved = config_of_run(folder)
     for key in ("stall_seconds", "name", *FrozenPartPaths._fields):  # a run of an earlier version may not have them all
         saved.setdefault(key, None)
+    saved.data_root = None  # where an earlier command found the data stands in them
     saved.run_dir = str(folder)
     saved.resume = str(cfg.resume)
     must_be_of_this_version(saved)
@@ -128,9 +130,10 @@ def must_be_same_run(folder: Path, config: dict[str, Any]) -> None:
         return
     key = min(changed, key=is_in_module)
     name = key.removesuffix("._target_")
+    moved = f" data_root={given[key]}" if changed == ["data.root"] else ""
     raise UserError(
         f"{name}={given.get(key)}: the run in {folder} began with {name}={saved.get(key)}, and resume=auto repeats the command "
-        f"that began it; to go on with the run as it is: resume={folder}"
+        f"that began it; to go on with the run as it is: resume={folder}{moved}"
     )
 
 
@@ -161,6 +164,8 @@ def apply_override(saved: DictConfig, cfg: DictConfig, word: str) -> None:
     """
     override = OverridesParser.create().parse_override(word)
     key = override.key_or_group
+    if key == "data.root":
+        raise UserError(f"{word}: a run that is resumed takes data_root=..., where its images lie now")
     if not is_at_or_below(key, MAY_CHANGE):
         raise UserError(f"{key}: cannot change when a run is resumed, it would be another run; what can: {', '.join(MAY_CHANGE)}")
     if key == "profiler":  # a group whose choices set an argument of the Trainer
@@ -179,23 +184,25 @@ def apply_override(saved: DictConfig, cfg: DictConfig, word: str) -> None:
         OmegaConf.update(saved, key, override.value(), merge=True, force_add=True)
 
 
-def refuse_frozen_part_paths(cfg: DictConfig) -> None:
-    """Raises UserError if a new run is given the paths of frozen parts that have moved, which only a resumed run can have."""
-    for key, instead in (("codec_name", "codec.name"), ("clip_name", "clip")):
+def refuse_moved_paths(cfg: DictConfig) -> None:
+    """Raises UserError if a new run is given the paths of what has moved, which only a resumed run can have."""
+    for key, instead in (("codec_name", "codec.name"), ("clip_name", "clip"), ("data_root", "data.root")):
         if cfg[key] is not None:
             raise UserError(f"{key}={cfg[key]}: is for a run that is resumed; one that begins takes {instead}=...")
 
 
 def set_given_paths(saved: DictConfig) -> None:
-    """Sets the paths of frozen parts that the command line gives; their digests are checked when they are loaded.
+    """Sets the paths of frozen parts and data that the command line gives; when they are loaded, they are compared.
 
-    Raises UserError for a part that the model does not have.
+    Raises UserError for a part that the model does not have, and for data without a root.
     """
     paths = FrozenPartPaths(*(saved.get(key) for key in FrozenPartPaths._fields))
     for key, name in paths._asdict().items():
         if name is not None and not frozen_parts(saved)[key]:
             raise UserError(f"{key}={name}: this model is {LACKS[key]}")
     set_frozen_part_paths(saved, paths)
+    if saved.get("data_root") is not None:
+        set_data_root(saved, str(saved.data_root), "this run")
 
 
 def must_be_of_this_version(saved: DictConfig) -> None:

@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.fabric import Fabric
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from alphabar.config.build import build
 from alphabar.config.interpolation import unresolved_container
 from alphabar.config.roles import check_roles
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
+from alphabar.runs.data_root import names_data_root, set_data_root
 from alphabar.runs.run_dir import withdraw
 from alphabar.sampling.model import LoadedModel
 
@@ -38,13 +39,9 @@ def load_data(loaded: LoadedModel, data_root: str | None, fabric: Fabric) -> Ima
         raise UserError("this checkpoint does not say on what data it was trained")
     check_roles({"data": unresolved_container(config.data)}, "checkpoint")
     if data_root is not None:
-        key = next((key for key in ("root", "name") if key in config.data), None)
-        if key is None:
-            raise UserError(f"data_root={data_root}: this checkpoint was trained on data without a root")
-        OmegaConf.update(config, f"data.{key}", data_root)
-        if key == "name":  # of a dataset of the hub, which this command names
-            OmegaConf.update(config, "data.download", True, force_add=True)
-    data = prepare_data(build(config.data, "data"), fabric)
+        set_data_root(config, data_root, "this checkpoint")
+    with names_data_root():
+        data = prepare_data(build(config.data, "data"), fabric)
     with fabric.rank_zero_first():  # stores its results for the other processes
         for stage in loaded.cascade:
             stage.model.conditioner.attach_captions(data.captions)

@@ -20,11 +20,12 @@ from alphabar.files.bounded_allocation import BoundedAllocation
 from alphabar.files.paths import display_path
 from alphabar.models.codecs import Codec
 from alphabar.runs.checkpoint import must_fit, weight_shapes
+from alphabar.runs.data_root import compare_image_files, names_data_root
 from alphabar.runs.resume import (
     LastCheckpoint,
     checkpoint_to_go_on_from,
     must_be_same_run,
-    refuse_frozen_part_paths,
+    refuse_moved_paths,
     resumed_config,
 )
 from alphabar.runs.run_dir import AUTO, claim, is_first_process, withdraw
@@ -57,9 +58,12 @@ def run_training(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, object]
     """Does what `train` does, without an eye on signals."""
     cfg, stopped = resumed_or_new(cfg, overrides)
     check_trainer(cfg)
-    datamodule: ImageDataModule = build(cfg.data, "data")
+    is_resumed = cfg.resume not in (None, AUTO)
+    with names_data_root() if is_resumed else nullcontext():
+        datamodule: ImageDataModule = build(cfg.data, "data")
+    compare_image_files(cfg, datamodule.source.image_files(), is_resumed)
     fill_derived_keys(cfg, datamodule)
-    module = build_module(cfg, datamodule, nullcontext() if stopped is None or cfg.resume == AUTO else bounded_by(stopped))
+    module = build_module(cfg, datamodule, bounded_by(stopped) if stopped is not None and is_resumed else nullcontext())
     if stopped is not None:
         if cfg.resume == AUTO:
             must_be_same_run(Path(cfg.run_dir), module.config)
@@ -81,7 +85,7 @@ def resumed_or_new(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     """Returns the configuration of the run and, if it is resumed, where it stopped. Raises UserError if it cannot be resumed."""
     if cfg.resume not in (None, AUTO):
         return resumed_config(cfg, overrides)
-    refuse_frozen_part_paths(cfg)
+    refuse_moved_paths(cfg)
     return cfg, checkpoint_to_go_on_from(Path(cfg.run_dir)) if cfg.resume == AUTO else None
 
 
