@@ -68,7 +68,7 @@ COMMAND_LINES = [
     (["choices=all"], "choices=all: is filled in with the choice of each group"),
     (
         ["network=simple_unet", "learned_variance=true"],
-        "nothing takes learned_variance with network=simple_unet; what does: network=dit, dit_tiny, unet, unet_cifar10, unet_small, unet_tiny",
+        "nothing takes learned_variance with network=simple_unet; what does: network=dit, dit_tiny, unet, unet_cifar10, unet_light, unet_small, unet_tiny",
     ),
     (["data=folder", "data.root=", "2024"], "data.root= 2024: there is a space after the =; write data.root=2024"),
     (["name", "=x"], "name =x: there is a space before the =; write name=x"),

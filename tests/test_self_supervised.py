@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from alphabar.data.digits import DigitsSource
 from alphabar.data.resident import ResidentImages
+from alphabar.evaluation.receipt import Figure
+from alphabar.evaluation.table import metric_title
 from alphabar.metrics import Splits, TooFewImages, self_supervised
 from alphabar.metrics.automatic import AutomaticFeatures
 from alphabar.metrics.pixels import PixelFeatures
@@ -182,6 +184,11 @@ def test_auto_takes_the_classifier_where_there_are_classes(tmp_path, brief, monk
     monkeypatch.setattr("alphabar.metrics.classifier.MIN_EPOCHS", 0)
     splits = splits_of(80, num_held_out=0, labels=labels)
     assert AutomaticFeatures(str(tmp_path), 200).extractors(splits)[0].name == name
+
+
+@pytest.mark.parametrize(("extractor", "title"), [("inception_1234abcd", "Inception Score"), ("classifier", "classifier score")])
+def test_a_score_is_named_after_inception_only_where_the_features_are(extractor, title):
+    assert metric_title(Figure("name", "inception_score", extractor, (1.0,))) == title
 
 
 @pytest.mark.parametrize("kind", [*KINDS.values(), AutomaticFeatures])
