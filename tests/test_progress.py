@@ -8,10 +8,13 @@ import torch
 
 import alphabar.progress
 import runs
+import toy
 from alphabar.progress import ProgressLines, counted, format_duration, show_progress
 from alphabar.training.callbacks import forecast as forecasts
 from alphabar.training.callbacks.composition import describe_time
 from alphabar.training.callbacks.forecast import Forecast
+from alphabar.training.callbacks.progress import Progress, show_phase
+from alphabar.training.callbacks.recurring import Recurring
 
 
 @pytest.mark.parametrize(
@@ -133,3 +136,17 @@ def test_wait_is_over_when_the_device_is_done():
     begin = time.perf_counter()
     assert forecasts.median_seconds(lambda: time.sleep(0.01), torch.device("cpu")) >= 0.01
     assert time.perf_counter() - begin >= 0.04
+
+
+def test_the_bar_of_training_is_at_its_step_while_something_else_goes_on(tmp_path, monkeypatch):
+    """Not one step behind, as it would be at 1,799 of 1,800 during the last FID."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress, seen = Progress(), []
+
+    class Slow(Recurring):
+        def act(self, trainer, pl_module, is_last):
+            with show_phase(trainer, "something slow", 1, "step"):
+                seen.append((trainer.global_step, progress.bar.n))
+
+    toy.trainer(tmp_path, [Slow(2), progress], max_steps=4).fit(toy.module(), datamodule=toy.digits())
+    assert seen == [(2, 2), (4, 4)]
