@@ -65,6 +65,8 @@ class Progress(Callback):
         return f" of {self.total:,}, {format_duration(round(pace * (self.total - trainer.global_step)))} left"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.bar is not None:  # the last figures may have come after the bar's last step
+            self.bar.set_postfix_str(summary(base_module(pl_module).figures))
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
