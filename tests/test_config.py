@@ -9,7 +9,7 @@ import sys
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from alphabar.cli import resolvers
+from alphabar.cli import preset as preset_module
 from alphabar.cli.hydra_app import App
 from alphabar.cli.resolvers import register
 from alphabar.config.build import ConfigError, build, check
@@ -305,7 +305,7 @@ def choices(*words: str) -> dict[str, str]:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_data_and_machine_bring_the_preset_that_suits_them(monkeypatch, words, gpu, preset, network, features, recipe):
-    monkeypatch.setattr(resolvers, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(preset_module, "has_gpu", lambda: gpu)
     chosen = choices(*words)
     assert [chosen[group] for group in ("preset", "network", "features", "recipe")] == [preset, network, features, recipe]
 
@@ -317,18 +317,48 @@ def test_data_and_machine_bring_the_preset_that_suits_them(monkeypatch, words, g
 def test_an_experiment_is_the_same_on_every_machine(monkeypatch, experiment):
     found = []
     for gpu in (True, False):
-        monkeypatch.setattr(resolvers, "has_gpu", lambda gpu=gpu: gpu)
+        monkeypatch.setattr(preset_module, "has_gpu", lambda gpu=gpu: gpu)
         found.append(choices(f"experiment={experiment}"))
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(
+    ("words", "gpu", "added"),
+    [
+        ([], False, []),
+        (["data=folder", "network.base_channels=8"], False, ["method=flow"]),
+        (["data=folder", "resume=auto"], False, ["method=flow"]),
+        (["preset=laptop"], True, ["method=flow"]),
+        (["data=folder"], True, []),
+        (["data=folder", "preset=one_gpu"], False, []),
+        (["data=folder", "method=ddpm"], False, []),
+        (["data=folder", "schedule=cosine"], False, []),
+        (["data=folder", "++schedule.beta_end=0.03"], False, []),
+        (["data=folder", "sampler.num_steps=10"], False, ["method=flow"]),
+        (["data=digits,folder"], False, []),
+        (["experiment=cascade_base"], False, []),
+        (["resume=run"], False, []),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_laptop_takes_the_method_of_few_steps_where_nobody_chooses_one(monkeypatch, words, gpu, added):
+    monkeypatch.setattr(preset_module, "has_gpu", lambda: gpu)
+    assert preset_module.method_of_preset(App(ROOT / "conf", "train"), words) == added
+    assert preset_module.method_of_preset(App(ROOT / "conf", "sample"), words) == []
+
+
+def test_the_groups_that_the_method_of_a_laptop_chooses_are_known():
+    defaults = OmegaConf.load(ROOT / "conf/method" / f"{preset_module.LAPTOP_METHOD}.yaml").defaults
+    assert {str(group).removeprefix("override /") for part in defaults for group in part} == preset_module.METHOD_GROUPS
+
+
 @pytest.mark.parametrize(("resolution", "size"), [(8, 64), (28, 32), (32, 32), (64, 8), (256, 8), (None, 32)])
 def test_the_batch_of_a_cpu_follows_from_the_size_of_the_images(resolution, size):
-    assert resolvers.laptop_batch_size(resolution) == size
+    assert preset_module.laptop_batch_size(resolution) == size
 
 
 def test_data_of_ones_own_need_no_preset_of_their_own(monkeypatch, tmp_path):
-    monkeypatch.setattr(resolvers, "has_gpu", lambda: True)
+    monkeypatch.setattr(preset_module, "has_gpu", lambda: True)
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     shutil.copy(tmp_path / "conf/data/digits.yaml", tmp_path / "conf/data/mine.yaml")
     chosen = App(tmp_path / "conf", "train").compose(["data=mine"]).hydra.runtime.choices

@@ -37,7 +37,7 @@ def test_a_run_begins_with_what_it_is_composed_of(command):
     out = start(command, "trainer.max_steps=2", "trainer.accumulate_grad_batches=2")
     head = out[: out.index("done:")]
     assert "data       797 images 8x8 grey, 10 classes (Digits)" in head
-    assert "preset     digits (network=unet_tiny, features=classifier, recipe=digits)" in head
+    assert "preset     digits (method=ddpm, network=unet_tiny, features=classifier, recipe=digits)" in head
     assert "network    UNet, " in head
     assert "Epsilon, LinearSchedule, Denoising, Pixels, Unconditional" in head
     assert "device     " in head

@@ -40,6 +40,7 @@ from alphabar.cli.overrides import (
     split_override,
     without_prefix,
 )
+from alphabar.cli.preset import method_of_preset
 from alphabar.cli.processes import this_command
 from alphabar.cli.recorded_command import check_recorded_command, may_be_repeated
 from alphabar.cli.sweep_summary import finish_sweeps
@@ -187,6 +188,7 @@ def run(main: Main, app: App, args: Namespace, result: exit_status.CommandResult
     # Hydra accepts added keys that nothing uses, and it creates a sweep's folder before it reads the overrides.
     if is_sweep(args) or resumed or any(word.startswith(("+", "-", "~")) for word in args.overrides):
         raise_if_any(diagnose(app, args.overrides, is_sweep(args), resumed))
+    args.overrides += method_of_preset(app, args.overrides)
     if args.help:
         print(usage(app, args.overrides))
     elif args.cfg:

@@ -63,10 +63,10 @@ def describe_data(data: ImageDataModule) -> str:
 
 
 def describe_choices(choices: Mapping[str, str]) -> dict[str, str]:
-    """Returns the line of the preset and what it chose: "digits (network=unet_tiny, features=classifier, recipe=digits)"."""
+    """Returns the line of the preset and what it chose: "digits (method=ddpm, network=unet_tiny, ...)"."""
     if "preset" not in choices:
         return {}
-    chosen = [f"{group}={choices[group]}" for group in ("network", "features", "recipe") if group in choices]
+    chosen = [f"{group}={choices[group]}" for group in ("method", "network", "features", "recipe") if group in choices]
     return {"preset": f"{choices['preset']} ({', '.join(chosen)})"}
 
 
