@@ -1,8 +1,12 @@
+import math
+from itertools import pairwise
+
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from alphabar.models.codecs.pixels import Pixels, to_uint8
+from alphabar.sampling.film import FilmFrame, even_moments, write_film
 from alphabar.sampling.image_grid import grid, save_gif, save_png
 
 
@@ -34,9 +38,35 @@ def test_a_grid_enlarges_without_blur_and_leaves_gaps(tmp_path):
     )
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_film_has_all_its_frames(tmp_path, channels):
-    frames = [torch.full((channels, 8, 8), 20 * i, dtype=torch.uint8) for i in range(5)]
+@pytest.mark.parametrize("num_frames", [1, 2, 34])
+def test_a_film_moves_for_three_seconds_and_rests_at_its_end(tmp_path, num_frames):
+    frames = [torch.full((3, 8, 8), 5 * i, dtype=torch.uint8) for i in range(num_frames)]
     save_gif(frames, tmp_path / "film.gif")
     with Image.open(tmp_path / "film.gif") as film:
+        durations = [frame.info["duration"] for frame in ImageSequence.Iterator(film)]
+    assert len(durations) == num_frames
+    assert durations[-1] == 2000
+    assert num_frames == 1 or 3000 <= sum(durations[:-1]) <= 3500
+
+
+@pytest.mark.parametrize(("num", "side", "channels"), [(1, 8, 1), (8, 8, 3), (5, 64, 3)])
+def test_films_are_large_whatever_the_size_of_the_images(tmp_path, num, side, channels):
+    noise = torch.randint(256, (num, channels, side, side), dtype=torch.uint8)
+    frames = [FilmFrame(noise, noise, log_snr) for log_snr in (-math.inf, -5.0, 0.0, 5.0, math.inf)]
+    strip = write_film(frames, tmp_path, 3, {})
+    with Image.open(tmp_path / "film.gif") as film:
         assert film.n_frames == 5
+        assert 512 <= film.width <= 900
+    with Image.open(tmp_path / "film.png") as picture:
+        assert picture.size == (strip.shape[2], strip.shape[1])
+    assert strip.shape[2] > 3 * 48
+
+
+def test_moments_are_even_in_log_snr_and_keep_both_ends():
+    even = [-math.inf, *(0.1 * i for i in range(-100, 100)), math.inf]
+    chosen = even_moments(even, 12)
+    assert (chosen[0], chosen[-1], len(set(chosen))) == (0, 201, 12)
+    steps = [even[b] - even[a] for a, b in pairwise(chosen[1:-1])]
+    assert max(steps) - min(steps) < 0.3
+    assert even_moments([-9.0, -8.9, -8.8, 7.0, math.inf], 4) == [0, 2, 3, 4]  # none twice
+    assert even_moments([-9.0, -8.9, math.inf], 4) == [0, 1, 2]

@@ -3,22 +3,29 @@
 import torch
 
 from alphabar.data.digits import Digits
+from alphabar.data.resident import ResidentImages
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.models.conditioners.unconditional import Unconditional
-from alphabar.sampling.image_grid import grid, grid_with_captions, grid_with_row_names, side_by_side, to_printable_ascii, wrap_text
-from alphabar.sampling.preview import preview
+from alphabar.sampling.drawn_text import LINE_HEIGHT, to_printable_ascii, wrap_text
+from alphabar.sampling.image_grid import BLOCK_GAP, grid, grid_with_captions, grid_with_row_names, side_by_side
+from alphabar.sampling.preview import Preview, images_of_classes, preview
 
 
 def test_captions_stand_below_their_images():
-    black = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
-    picture = grid_with_captions(black, ["red heart", "", "a very long caption that goes on and on for ever", "x"])
-    height = 96 + 2 * 13
-    assert picture.shape == (3, 4 + 2 * (height + 4), 4 + 2 * 100)
-    below = [picture[0, top + 96 : top + height, left : left + 96] for top in (4, 8 + height) for left in (4, 104)]
+    black = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    picture = grid_with_captions(black, ["red heart", "", "a very long caption that goes on and on for ever", "x"], gap=4)
+    height = 128 + 2 * LINE_HEIGHT
+    assert picture.shape == (3, 4 + 2 * (height + 4), 4 + 2 * 132)
+    below = [picture[0, top + 128 : top + height, left : left + 128] for top in (4, 8 + height) for left in (4, 136)]
     ink = [int((255 - each.int()).sum()) for each in below]
     assert ink[1] == 0  # no caption
     assert ink[2] > ink[0] > ink[3] > 0
+
+
+def test_text_is_as_large_below_small_images_as_below_large_ones():
+    small, large = (grid_with_captions(torch.zeros(1, 1, side, side, dtype=torch.uint8), ["a red heart"]) for side in (8, 128))
+    assert torch.equal(small, large)
 
 
 def test_a_caption_is_broken_at_words_and_cut():
@@ -58,7 +65,10 @@ def test_what_a_grid_shows_depends_on_the_condition_of_the_model():
     classes = preview(ClassLabel(10, 4).eval(), data, 24)
     assert classes.num == 20
     assert classes.text == "\n".join("0123456789")
-    assert classes.picture(images).shape[2] > grid(images, 2).shape[2]  # names
+    labels = {pixels.numpy().tobytes(): int(label) for pixels, label in zip(*data.held_out_set.load()[:2], strict=True)}
+    assert [labels[pixels.numpy().tobytes()] for pixels in classes.real] == list(range(10))  # one of each class
+    left = grid_with_row_names(images, "0123456789", 2).shape[2] + BLOCK_GAP
+    assert torch.equal(classes.picture(images)[:, : 10 * 52 + 4, left : left + 56], grid(classes.real, 1))
 
     pictures = preview(LowResolution(1, 8, 4, width=8).eval(), data, 20)
     assert torch.equal(pictures.sources, data.held_out_set.images(range(20)))
@@ -66,4 +76,24 @@ def test_what_a_grid_shows_depends_on_the_condition_of_the_model():
     assert pictures.picture(images).shape[2] > 2 * grid(images).shape[2]  # what it sees, what it made, what it was
 
     nothing = preview(Unconditional(), data, 20)
-    assert torch.equal(nothing.picture(images), grid(images))
+    picture, bare = nothing.picture(images), grid(images)
+    assert torch.equal(picture[:, : bare.shape[1], : bare.shape[2]], bare)
+    assert torch.equal(nothing.real, data.held_out_set.images(range(12)))  # half as many columns, in as many rows
+    assert torch.equal(picture[:, : bare.shape[1], -(3 * 52 + 4) :], grid(nothing.real, 3))
+
+
+def test_a_class_with_few_real_images_has_white_places():
+    data = Digits()
+    few = ResidentImages(data.held_out_set.pixels[:3], torch.tensor([1, 0, 1]))
+    real = images_of_classes(few, 3, 2)
+    assert torch.equal(real[0], few.pixels[1])
+    assert torch.equal(real[2:4], few.pixels[[0, 2]])
+    assert (real[[1, 4, 5]] == 255).all()
+    assert images_of_classes(ResidentImages(few.pixels, None), 3, 2) is None
+
+
+def test_each_caption_stands_below_its_sample_and_its_real_image():
+    images, real = torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.full((2, 1, 8, 8), 9, dtype=torch.uint8)
+    picture = Preview(lambda indices: None, 2, captions=["a cat", "a dog"], real=real).picture(images)
+    assert (picture[0, 10 : 10 + 96, 10 : 10 + 96] == 0).all()
+    assert (picture[0, 10 : 10 + 96, 14 + 96 : 14 + 192] == 9).all()

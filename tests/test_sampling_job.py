@@ -6,6 +6,7 @@ import toy
 from alphabar.data import Shape
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.samplers.ddpm import DDPM
+from alphabar.evaluation.cost import Cost, counted_evaluations
 from alphabar.sampling.film import record_film
 from alphabar.sampling.sampling_job import SamplingJob
 from alphabar.training.callbacks.samples import Samples
@@ -69,20 +70,29 @@ def test_images_with_nan_are_pointed_out():
 
 
 def test_a_film_begins_with_noise_and_ends_with_the_sample():
-    module = randomised().eval()
+    module, steps = randomised().eval(), []
     generation = SamplingJob(DDIM(num_steps=20), module.codec, Shape(1, 8), 0, 3)
-    frames = record_film(generation, module.denoiser, CPU, num_frames=6)
-    assert len(frames) == 6
-    assert torch.equal(frames[-1], draw(3, batch_size=3, sampler=DDIM(num_steps=20), module=module))
-    noise = module.codec.decode(next(iter(generation.trajectory(module.denoiser, range(3), CPU))))
-    assert torch.equal(frames[0], noise)
+    frames = record_film(generation, module.denoiser, CPU, num_frames=6, on_step=lambda: steps.append(1))
+    assert (len(frames), len(steps)) == (6, 20)
+    assert torch.equal(frames[-1].x_t, draw(3, batch_size=3, sampler=DDIM(num_steps=20), module=module))
+    assert torch.equal(frames[-1].x_hat, frames[-1].x_t)
+    x_T = next(iter(generation.trajectory(module.denoiser, range(3), CPU)))
+    assert torch.equal(frames[0].x_t, module.codec.decode(x_T))
+    with torch.no_grad():
+        expected = module.denoiser(x_T, generation.sampler.times(module.denoiser.schedule)[:1].expand(3)).x_hat
+    assert torch.equal(frames[0].x_hat, module.codec.decode(expected))
+    log_snr = [frame.log_snr for frame in frames]
+    assert log_snr == sorted(log_snr)
+    assert log_snr[-1] == float("inf")
 
 
-def test_only_the_moments_of_a_film_are_decoded(monkeypatch):
-    module, decoded = toy.module().eval(), []
+def test_a_film_takes_no_evaluations_of_its_own_and_decodes_only_its_moments(monkeypatch):
+    module, decoded, cost = toy.module().eval(), [], Cost()
     generation = SamplingJob(DDIM(num_steps=20), module.codec, Shape(1, 8), 0, 1)
     monkeypatch.setattr(module.codec, "decode", lambda x: decoded.append(x) or x)
-    assert len(record_film(generation, module.denoiser, CPU, num_frames=6)) == len(decoded) == 6
+    with counted_evaluations(module.denoiser, cost):
+        assert len(record_film(generation, module.denoiser, CPU, num_frames=6)) == 6
+    assert (len(decoded), cost.evaluations) == (12, 20)
 
 
 class Last(Callback):

@@ -19,7 +19,7 @@ from alphabar.runs.distributed import sum_over_ranks
 from alphabar.runs.picture_record import PictureRecord
 from alphabar.sampling.cascade import CONDITION_STREAM, RecordingSamples, source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
-from alphabar.sampling.film import record_film, write_film
+from alphabar.sampling.film import num_film_frames, record_film, write_film
 from alphabar.sampling.image_grid import grid, grid_with_captions, grid_with_row_names, save_png, side_by_side
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import LoadedModel
@@ -30,6 +30,7 @@ from alphabar.sampling.record import recorded_sampling
 from alphabar.sampling.sampling_job import SampleBatch, gather_images
 
 MAX_IN_GRID = 256
+FILM_COLUMNS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class Sampling:
         columns = self._upstream_column(fabric, pipeline.loaded, upstream)
         if fabric.is_global_zero:
             shown = images[:MAX_IN_GRID]
-            columns += [shown] if sources is None else source_columns(conditions, sources, shown, settings.first)
+            columns += [shown] if sources is None else [*source_columns(conditions, sources, shown, settings.first).values()]
             save_png(self._grid(pipeline.prompts, side_by_side(*columns)), folder / "grid.png", record.text())
             self._write_others(fabric, pipeline, conditions, images, record)
             self._report(pipeline.loaded.step, folder, total_nonfinite)
@@ -145,8 +146,8 @@ class Sampling:
         if self.film > 0:
             job = pipeline.job(conditions, min(self.film, settings.num))
             with torch.no_grad(), fabric.autocast():
-                frames = record_film(job, pipeline.denoiser(), fabric.device, num_frames=12, first=settings.first)
-            write_film(frames, folder, record.text())
+                frames = record_film(job, pipeline.denoiser(), fabric.device, num_film_frames(FILM_COLUMNS), first=settings.first)
+            write_film(frames, folder, FILM_COLUMNS, record.text())
 
     def _report(self, step: int, folder: Path, num_nonfinite: int) -> None:
         suffix, film = ".npz" if self.format == "npz" else "/", ", film.gif" if self.film > 0 else ""

@@ -2,26 +2,26 @@
 
 import io
 import math
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from alphabar.data.pixels import pixels_of
 from alphabar.files.atomic import atomic_writer, make_folder
 from alphabar.files.picture_text import PictureText, gif_comment, write_png
+from alphabar.sampling.drawn_text import BACKGROUND, LINE_HEIGHT, draw_text, wrap_text, write_on
 
-BACKGROUND = 255  # the gaps are white
+GAP = 4  # pixels between images
+CAPTION_GAP = 10  # pixels between images with captions
 SMALLEST = 48  # pixels that images in a grid are at least high
-CAPTIONED = 96  # pixels that images with captions are at least high and wide, so that there is room for text
+CAPTIONED = 128  # pixels that images with captions, and names of rows, are at least wide, so that there is room for text
 LINES = 2  # lines of a caption, at most
 NO_TEXT: PictureText = {}
-QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
-LINE_HEIGHT = 13  # pixels of a line in Pillow's default font
+BLOCK_GAP = 20  # pixels between blocks of images
+MOVING, RESTING, SHORTEST = 3000, 2000, 60  # milliseconds of a film, of its last frame, and of each other frame at least
 
 
 def enlarge(images: Tensor, smallest: int) -> Tensor:
@@ -30,7 +30,7 @@ def enlarge(images: Tensor, smallest: int) -> Tensor:
     return images.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
 
-def grid(images: Tensor, num_columns: int | None = None, smallest: int = SMALLEST, gap: int = 4) -> Tensor:
+def grid(images: Tensor, num_columns: int | None = None, smallest: int = SMALLEST, gap: int = GAP) -> Tensor:
     """Returns one picture [C, H, W] of images [N, C, h, w], row by row with gaps between them; as square as possible by default."""
     columns = min(num_columns or math.ceil(math.sqrt(len(images))), len(images))
     rows = math.ceil(len(images) / columns)
@@ -44,19 +44,20 @@ def grid(images: Tensor, num_columns: int | None = None, smallest: int = SMALLES
     return canvas
 
 
-def grid_with_captions(images: Tensor, captions: Sequence[str], gap: int = 4) -> Tensor:
+def grid_with_captions(images: Tensor, captions: Sequence[str], gap: int = CAPTION_GAP) -> Tensor:
     """Returns the grid of images [N, C, h, w] with a caption under each, in at most two lines, and cut if it is longer."""
-    images = enlarge(images, CAPTIONED)
+    images = enlarge(images, math.ceil(CAPTIONED * images.shape[-2] / images.shape[-1]))
     channels, height, width = images.shape[1:]
     room = LINES * LINE_HEIGHT
     cells = torch.full((len(images), channels, height + room, width), BACKGROUND, dtype=torch.uint8)
     for cell, image, caption in zip(cells, images, captions, strict=True):
         cell[:, :height] = image
         cell[:, height:] = draw_text("\n".join(wrap_text(caption, width, LINES)), channels, room, width)
-    return grid(cells, gap=gap)
+    num_columns = max(1, round(math.sqrt(len(cells) * cells.shape[-2] / width)))  # as square as possible
+    return grid(cells, num_columns, gap=gap)
 
 
-def grid_with_row_names(images: Tensor, names: Sequence[str], num_columns: int, gap: int = 4) -> Tensor:
+def grid_with_row_names(images: Tensor, names: Sequence[str], num_columns: int, gap: int = GAP) -> Tensor:
     """Returns the grid of images [N, C, h, w] with the name of each row to the left of it, in at most two lines."""
     picture = grid(images, num_columns, gap=gap)
     channels, height = picture.shape[0], (picture.shape[1] - gap) // len(names) - gap
@@ -68,6 +69,21 @@ def grid_with_row_names(images: Tensor, names: Sequence[str], num_columns: int, 
         top = gap + row * (height + gap) + (height - words.shape[1]) // 2
         margin[:, top : top + words.shape[1], gap : gap + words.shape[2]] = words
     return torch.cat([margin, picture], dim=2)
+
+
+def titled_blocks(blocks: Mapping[str, Tensor]) -> Tensor:
+    """Returns pictures [C, H_i, W_i] beside one another in one picture [C, H, W], each with its title below it."""
+    height = max(block.shape[1] for block in blocks.values())
+    parts: list[Tensor] = []
+    for title, block in blocks.items():
+        channels, block_height, block_width = block.shape
+        width = max(block_width, GAP + draw_text(title, 1, 1).shape[2])
+        part = block.new_full((channels, height + LINE_HEIGHT, width + BLOCK_GAP * bool(parts)), BACKGROUND)
+        left = part.shape[2] - width
+        part[:, :block_height, left : left + block_width] = block
+        write_on(part, title, block_height, left + GAP)
+        parts.append(part)
+    return torch.cat(parts, dim=2)
 
 
 def side_by_side(*columns: Tensor, gap: int = 2) -> Tensor:
@@ -88,37 +104,6 @@ def resize_nearest(images: Tensor, side: int) -> Tensor:
     return interpolate(images.float(), (side, side), mode="nearest-exact").to(images.dtype)
 
 
-def wrap_text(text: str, width: int, max_lines: int) -> list[str]:
-    """Returns the text as at most `max_lines` lines of `width` pixels, cut with dots if it is longer."""
-    font, lines, rest = ImageFont.load_default(), [], to_printable_ascii(" ".join(text.split()))
-    while rest and len(lines) < max_lines:
-        end = len(rest)
-        while end > 1 and font.getlength(rest[:end]) > width:
-            end -= 1
-        if end < len(rest) and len(lines) < max_lines - 1:
-            end = rest.rfind(" ", 1, end + 1) if " " in rest[1 : end + 1] else end
-        elif end < len(rest):
-            rest, end = rest[: max(end - 2, 1)] + "..", end + 2
-        lines.append(rest[:end].strip())
-        rest = rest[end:].strip() if len(lines) < max_lines else ""
-    return lines or [""]
-
-
-def to_printable_ascii(text: str) -> str:
-    """Returns what Pillow's default font can show of the text: letters lose their accents, the rest becomes question marks."""
-    bare = "".join(each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each))
-    return bare.translate(QUOTES).encode("ascii", "replace").decode()
-
-
-def draw_text(text: str, channels: int, height: int, width: int | None = None) -> Tensor:
-    """Returns the text black on white, uint8 [C, height, width]; width None: as wide as the text."""
-    font = ImageFont.load_default()
-    needed = max(math.ceil(font.getlength(line)) for line in text.split("\n")) + 1
-    canvas = Image.new("L", (width or needed, height), BACKGROUND)
-    ImageDraw.Draw(canvas).multiline_text((0, 0), text, fill=0, font=font, spacing=1)
-    return pixels_of(canvas).expand(channels, -1, -1)
-
-
 def to_pil(image: Tensor) -> Image.Image:
     """Returns the Pillow image of uint8 [C, H, W] with one or three channels."""
     array = image.cpu().permute(1, 2, 0).contiguous().numpy()
@@ -135,10 +120,14 @@ def save_png(image: Tensor, path: Path, text: PictureText = NO_TEXT) -> None:
     _write_picture(buffer, path)
 
 
-def save_gif(frames: Sequence[Tensor], path: Path, milliseconds: int = 120, pause: int = 1500, text: PictureText = NO_TEXT) -> None:
-    """Writes frames, each uint8 [C, H, W], as a GIF that rests on the last one; otherwise as `save_png`."""
+def save_gif(frames: Sequence[Tensor], path: Path, text: PictureText = NO_TEXT) -> None:
+    """Writes frames, each uint8 [C, H, W], as a GIF that moves for MOVING ms or more and then rests on the last one for RESTING ms.
+
+    Otherwise as `save_png`.
+    """
     images, buffer = [to_pil(frame) for frame in frames], io.BytesIO()
-    durations = [milliseconds] * (len(images) - 1) + [pause]
+    num_moving = len(images) - 1
+    durations = [max(SHORTEST, math.ceil(MOVING / max(num_moving, 1) / 10) * 10)] * num_moving + [RESTING]
     settings = {"duration": durations, "loop": 0, "comment": gif_comment(text)}
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], **settings)
     _write_picture(buffer, path)

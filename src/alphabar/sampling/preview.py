@@ -1,5 +1,6 @@
 """The conditions of a grid of samples during training, and how the grid shows them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.models.conditioners import Conditioner
 from alphabar.sampling.conditions import Conditions, dataset_conditions, preview_images, prompt_conditions
-from alphabar.sampling.image_grid import grid, grid_with_captions, grid_with_row_names, side_by_side
+from alphabar.sampling.drawn_text import BACKGROUND
+from alphabar.sampling.image_grid import grid, grid_with_captions, grid_with_row_names, side_by_side, titled_blocks
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Preview:
     """Conditions of `num` images, and how a grid shows them.
 
     classes: the names of the rows. captions: one for each image. sources: uint8 [num, C, H, W], the images that conditions are of.
+    real: images of the data, uint8 [M, C, H, W]: those of the captions, or else so many for each row; None if there are none.
     """
 
     conditions: Conditions
@@ -26,14 +29,23 @@ class Preview:
     classes: Sequence[str] | None = None
     captions: Sequence[str] | None = None
     sources: Tensor | None = None
+    real: Tensor | None = None
 
     def picture(self, images: Tensor) -> Tensor:
-        """Returns the grid [C, H, W] of images [num, C, H, W]."""
-        if self.classes is not None:
-            return grid_with_row_names(images, self.classes, self.num // len(self.classes))
+        """Returns the grid [C, H, W] of images [num, C, H, W], beside real ones, with words below that say which are which."""
+        if self.sources is not None:
+            columns = source_columns(self.conditions, self.sources, images)
+            return titled_blocks({f"each: {' | '.join(columns)}": grid(side_by_side(*columns.values()))})
         if self.captions is not None:
-            return grid_with_captions(images, self.captions)
-        return grid(images if self.sources is None else side_by_side(*source_columns(self.conditions, self.sources, images)))
+            pairs = [images] if self.real is None else [images, self.real]
+            title = "samples" if self.real is None else "each: sample | real"
+            return titled_blocks({title: grid_with_captions(side_by_side(*pairs), self.captions)})
+        if self.classes is not None:
+            samples, num_rows = grid_with_row_names(images, self.classes, self.num // len(self.classes)), len(self.classes)
+        else:
+            samples, num_rows = grid(images), num_grid_rows(self.num)
+        real = {} if self.real is None else {"real": grid(self.real, len(self.real) // num_rows)}
+        return titled_blocks({"samples": samples, **real})
 
     @property
     def text(self) -> str | None:
@@ -44,18 +56,49 @@ class Preview:
 
 def preview(conditioner: Conditioner, data: ImageDataModule, num: int) -> Preview:
     """Returns a preview of about `num` images: a row for each class, or else the conditions of the first held-out images."""
+    images = preview_images(data)
     if conditioner.classes:
         columns = max(1, num // len(conditioner.classes))
         prompts = [label for label in conditioner.classes for _ in range(columns)]
         is_named = data.classes is not None and len(data.classes) == len(conditioner.classes)
         conditions = prompt_conditions(conditioner, prompts, "callbacks.samples")
-        return Preview(conditions, len(prompts), data.classes if is_named else conditioner.classes)
-    images = preview_images(data)
+        real = images_of_classes(images, len(conditioner.classes), num_real_columns(columns)) if is_named else None
+        return Preview(conditions, len(prompts), data.classes if is_named else conditioner.classes, real=real)
     conditions = dataset_conditions(conditioner, images)
     indices = torch.arange(num) % max(len(images), 1)
     if conditioner.takes_images:
-        return Preview(conditions, num, sources=images.images(indices))
-    return Preview(conditions, num, captions=captions_at(images, indices, data) if conditioner.depicts == "caption" else None)
+        return Preview(conditions, num, sources=images.images(indices).cpu())
+    captions = captions_at(images, indices, data) if conditioner.depicts == "caption" else None
+    num_rows = num_grid_rows(num)
+    num_real = min(num_rows * num_real_columns(math.ceil(num / num_rows)), len(images) // num_rows * num_rows)
+    shown = indices if captions is not None else torch.arange(num_real)
+    return Preview(conditions, num, captions=captions, real=images.images(shown).cpu() if len(images) and len(shown) else None)
+
+
+def num_grid_rows(num: int) -> int:
+    """Returns the number of rows of a grid of `num` images that is as square as possible."""
+    return math.ceil(num / math.ceil(math.sqrt(num)))
+
+
+def num_real_columns(num_columns: int) -> int:
+    """Returns how many columns of real images stand beside so many columns of samples: half as many."""
+    return math.ceil(num_columns / 2)
+
+
+def images_of_classes(images: ImageSet, num_classes: int, num_each: int) -> Tensor | None:
+    """Returns the first `num_each` images of each class, uint8 [num_classes * num_each, C, H, W]; white where there are fewer.
+
+    Returns None if the images have no labels.
+    """
+    labels = images.metadata(torch.arange(len(images))).get("label")
+    if labels is None:
+        return None
+    shown = torch.full((num_classes, num_each, *images.shape.size), BACKGROUND, dtype=torch.uint8)
+    for label, row in enumerate(shown):
+        indices = (labels.cpu() == label).nonzero().flatten()[:num_each]
+        if len(indices):
+            row[: len(indices)] = images.images(indices).cpu()
+    return shown.flatten(0, 1)
 
 
 def captions_at(images: ImageSet, indices: Tensor, data: ImageDataModule) -> list[str] | None:
@@ -67,9 +110,10 @@ def captions_at(images: ImageSet, indices: Tensor, data: ImageDataModule) -> lis
     return [captions[place] for place in known["caption"].tolist()]
 
 
-def source_columns(conditions: Conditions, sources: Tensor, images: Tensor, first: int = 0) -> list[Tensor]:
-    """Returns columns, each uint8 [N, C, H, W]: the image that the network sees as its condition, the sample i that it made of it,
-    and source image i if the network saw a degraded version of it, in full size. Sources are repeated as needed.
+def source_columns(conditions: Conditions, sources: Tensor, images: Tensor, first: int = 0) -> dict[str, Tensor]:
+    """Returns columns, each uint8 [N, C, H, W], by what they show: the image that the network sees as its condition, the sample i
+    that it made of it, and source image i if the network saw a degraded version of it, in full size. Sources are repeated as
+    needed.
 
     first: the index of the first image.
     """
@@ -77,6 +121,6 @@ def source_columns(conditions: Conditions, sources: Tensor, images: Tensor, firs
     rows = torch.tensor(indices) % len(sources)
     cond = conditions(indices) or {}
     if "image" not in cond or cond["image"].shape[1:] != images.shape[1:]:
-        return [sources[rows], images]
-    seen = to_uint8(cond["image"]).cpu()
-    return [seen, images, sources[rows]] if sources.shape[1:] == images.shape[1:] else [seen, images]
+        return {"condition": sources[rows], "sample": images}
+    seen = {"condition": to_uint8(cond["image"]).cpu(), "sample": images}
+    return {**seen, "real": sources[rows]} if sources.shape[1:] == images.shape[1:] else seen

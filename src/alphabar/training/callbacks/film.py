@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.diffusion.samplers import Sampler
 from alphabar.sampling.conditions import dataset_conditions, preview_images
-from alphabar.sampling.film import record_film, write_film
+from alphabar.sampling.film import num_film_frames, record_film, write_film
 from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.callbacks.progress import show_phase
@@ -16,10 +16,10 @@ from alphabar.training.loggers.log_helpers import log_film, log_picture
 
 
 class Film(RunCallback):
-    """Writes `film.png`, one row an image, and `film.gif` at the end of training.
+    """Writes `film.gif`, x_t beside the x_hat that is predicted from it, and `film.png`, both of the first four images, at the end.
 
-    num: the number of images, conditioned on the first held-out images. num_frames: the number of states of the sampler that are
-    shown, from x_T to x_0; they come closer together towards the end, where images take shape.
+    num: the number of images in the GIF, conditioned on the first held-out images. num_frames: the number of states of the sampler
+    in the picture, from x_T to x_0 at even steps of log SNR; the GIF has about three times as many, if there are so many.
     Raises ValueError unless num >= 1 and num_frames >= 2.
     """
 
@@ -45,8 +45,9 @@ class Film(RunCallback):
         job = sampling_job(trainer, module, self.sampler, self.seed, self.num, conditions)
         num_steps = len(job.sampler.times(module.denoiser.schedule)) - 1
         with evaluation(trainer, module), show_phase(trainer, "film", num_steps, "step") as bar:
-            frames = record_film(job, guided(module, self.guidance), module.device, self.num_frames, bar.update)
+            num_frames = num_film_frames(self.num_frames)
+            frames = record_film(job, guided(module, self.guidance), module.device, num_frames, bar.update)
         text = text_of_samples(trainer, self.sampler, self.guidance, self.seed)
-        strip = write_film(frames, Path(trainer.default_root_dir), text)
+        strip = write_film(frames, Path(trainer.default_root_dir), self.num_frames, text)
         log_picture(trainer, "film/strip", strip)
         log_film(trainer, "film/film", Path(trainer.default_root_dir) / "film.gif")

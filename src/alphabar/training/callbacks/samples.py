@@ -15,7 +15,8 @@ from alphabar.training.loggers.log_helpers import log_picture
 class Samples(SamplingCallback):
     """Writes `samples/step_N.png`: before the first step, every so many steps, and at the end.
 
-    With classes, each row is of one class, over and over; captions stand below the images, pictures to the left of them.
+    With classes, each row is of one class, over and over; captions stand below the images, pictures to the left of them. Real
+    images, always the same, stand beside the samples: held-out ones, or training images where none are held out.
     Arguments and errors: see `SamplingCallback`.
     """
 
