@@ -25,6 +25,11 @@ def test_axes_have_a_few_round_ticks(low, ratio, is_logarithmic):
     assert len(set(tick_labels(ticks))) == len(ticks)
 
 
+def test_logarithmic_axes_have_ticks_at_one_two_and_five():
+    assert tick_labels(round_ticks(0.9, 70, True)) == ["1", "2", "5", "10", "20", "50"]
+    assert tick_labels(round_ticks(3e-6, 2e-4, True)) == ["5e-6", "1e-5", "2e-5", "5e-5", "0.0001", "0.0002"]
+
+
 def test_long_lines_are_thinned_and_what_is_no_figure_is_left_out():
     wild = Line("wild", [0, 1, 2, 3], [float("nan"), -1.0, float("inf"), 2.0], MAIN)
     assert thinned(wild)[0][1:3] == ([1, 3], [-1.0, 2.0])

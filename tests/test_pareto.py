@@ -74,8 +74,19 @@ def test_costs_stand_in_the_table(tmp_path):
     sweep.save()
     assert table(tmp_path / "results.csv")[0]["network_evaluations"] == "99.0"
     head, first, *_ = results_table(sweep).splitlines()
-    assert head.split() == ["job", "sampler", "sampler.num_steps", "state", "FID", "evaluations", "s/image", "seconds"]
-    assert first.split()[:7] == ["3", "heun", "50", "finished", "1", "99", "0.9"]
+    assert head.split() == [
+        "job",
+        "sampler",
+        "sampler.num_steps",
+        "state",
+        "FID",
+        "x",
+        "floor",
+        "evaluations",
+        "s/image",
+        "seconds",
+    ]
+    assert first.split()[:8] == ["3", "heun", "50", "finished", "1", "2", "99", "0.9"]
 
 
 def test_likelihoods_rank_a_sweep_too(tmp_path):

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from alphabar.cli.sweep_summary import results_table
 from alphabar.plotting.sample_corner import newest_samples
-from alphabar.plotting.sweep import draw_sweep
+from alphabar.plotting.sweep import SweepLayout, draw_sweep, plot_lines
 from alphabar.runs.sweep import Job, Sweep, read_sweep
 from alphabar.runs.text_table import format_table
 from alphabar.sampling.image_grid import grid, save_png
@@ -80,6 +81,33 @@ def test_a_sweep_is_read_as_it_was_saved(tmp_path):
     (tmp_path / "results.csv").write_text("job,state\nfirst,finished\n")
     with pytest.raises(ValueError, match="first"):
         read_sweep(tmp_path)
+
+
+def test_jobs_that_differ_in_their_seed_are_one_row_of_the_table(tmp_path):
+    combinations = [{"method": method, "seed": seed} for method in ("ddpm", "edm") for seed in ("0", "1", "2")]
+    sweep = make_sweep(tmp_path, combinations, failed=(5,))
+    head, *rows = (line.split() for line in results_table(sweep).splitlines())
+    assert head == ["jobs", "method", "state", "loss", "FID", "x", "floor", "seconds"]
+    first = "0,1,2 ddpm finished 0.1000 +- 0 10 +- 1 1.25 0"
+    assert rows[0] == first.split()
+    assert rows[1][:10] == ["3,4,5", "edm", "2", "finished,", "1", "failed", "0.1000", "+-", "0", "12.5"]
+    sweep.save()
+    assert len(table(tmp_path / "results.csv")) == 6
+
+
+@pytest.mark.parametrize(("combinations", "lines", "bars"), [
+    ([{"method": method, "seed": seed} for method in ("ddpm", "edm") for seed in "01"], "None", 1),
+    ([{"lr": lr, "seed": seed} for lr in ("0.1", "0.2") for seed in "01"], "-", 1),
+    ([{"seed": seed} for seed in "012"], "None", 0),
+    ([{"method": method} for method in ("ddpm", "edm")], "None", 0),
+])  # fmt: skip
+def test_only_numbers_are_joined_and_seeds_are_folded(tmp_path, combinations, lines, bars):
+    axes = Figure().subplots()
+    plot_lines(axes, SweepLayout(make_sweep(tmp_path, combinations)))
+    assert axes.lines[0].get_linestyle() == lines
+    assert len(axes.containers) == bars
+    if bars:
+        assert list(axes.lines[0].get_ydata()) == [9.5, 11.5]  # means of 9, 10 and of 11, 12
 
 
 def test_columns_are_aligned_and_numbers_flush_right():

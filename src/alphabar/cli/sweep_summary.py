@@ -1,15 +1,18 @@
 """Prints the summary of a sweep that has ended: its table, its pictures and the recommended setting."""
 
+import math
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from alphabar.cli.empty_folders import remove_refused_sweep
 from alphabar.cli.exit_status import Outcome
 from alphabar.cli.overrides import quoted
 from alphabar.files.paths import display_path
 from alphabar.runs.pareto import CostTradeOff, cost_trade_off
-from alphabar.runs.sweep import METRICS, NETWORK_EVALUATIONS, PARETO_PICTURE, PICTURE, TABLE, Sweep
+from alphabar.runs.sweep import METRICS, NETWORK_EVALUATIONS, PARETO_PICTURE, PICTURE, SEED_KEY, TABLE, Job, Sweep, jobs_by_setting
 from alphabar.runs.sweep_record import close_sweeps, open_sweeps
 from alphabar.runs.text_table import format_table
 
@@ -48,13 +51,47 @@ def resume_word(folder: Path) -> str:
 
 
 def results_table(sweep: Sweep) -> str:
-    """Returns the jobs as a table for the terminal, the best first, followed by the full names of its figures."""
-    keys, columns = sweep.swept_keys(), sweep.result_columns()
-    rows: list[Sequence[object]] = [["job", *keys, "state", *(column.title for column in columns)]]
-    for job, *cells in zip(sweep.ranked(), *(column.cells() for column in columns), strict=True):
-        rows.append([job.num, *(job.overrides.get(key, "") for key in keys), job.state, *cells])
+    """Returns the jobs as a table for the terminal, the best first, followed by the full names of its figures.
+
+    Jobs that differ in their seed alone are one row, with the mean and, after +-, the standard deviation over seeds.
+    """
+    is_folded = any(len(jobs) > 1 for jobs in jobs_by_setting(sweep.jobs))
+    rows = rows_by_setting(sweep) if is_folded else rows_by_job(sweep)
     names = sweep.figure_names()
     return format_table(rows) + (f"\n{METRICS[sweep.metric]} is {', '.join(names)}" if names else "")
+
+
+def rows_by_job(sweep: Sweep) -> list[list[object]]:
+    """Returns the head of the table and a row for each job."""
+    keys, columns = sweep.swept_keys(), sweep.result_columns()
+    rows: list[list[object]] = [["job", *keys, "state", *(column.title for column in columns)]]
+    for job, *cells in zip(sweep.ranked(), *(column.cells() for column in columns), strict=True):
+        rows.append([job.num, *(job.overrides.get(key, "") for key in keys), job.state, *cells])
+    return rows
+
+
+def rows_by_setting(sweep: Sweep) -> list[list[object]]:
+    """Returns the head of the table and a row for each setting, by the mean of its figure over the seeds."""
+    keys, columns, ranked = [key for key in sweep.swept_keys() if key != SEED_KEY], sweep.result_columns(), sweep.ranked()
+    values = {job.num: [column.values[place] for column in columns] for place, job in enumerate(ranked)}
+    rows: list[list[object]] = []
+    for jobs in sorted(jobs_by_setting(ranked), key=mean_figure):
+        known = [
+            [value for value in over_seeds if value is not None]
+            for over_seeds in zip(*(values[job.num] for job in jobs), strict=True)
+        ]
+        cells = [column.mean_cell(over_seeds) for column, over_seeds in zip(columns, known, strict=True)]
+        states = Counter(job.state for job in jobs)
+        state = jobs[0].state if len(states) == 1 else ", ".join(f"{num} {name}" for name, num in states.items())
+        numbers = ",".join(str(num) for num in sorted(job.num for job in jobs))
+        rows.append([numbers, *(jobs[0].overrides.get(key, "") for key in keys), state, *cells])
+    return [["jobs", *keys, "state", *(column.title for column in columns)], *rows]
+
+
+def mean_figure(jobs: Sequence[Job]) -> float:
+    """Returns the mean of the figure of merit of the jobs that have one, by which settings are sorted; inf if none has."""
+    known = [job.figure for job in jobs if job.figure is not None]
+    return fmean(known) if known else math.inf
 
 
 def print_cost_trade_off(sweep: Sweep) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from alphabar.errors import UserError
 from alphabar.evaluation.receipt import Figure, Receipt, differences, flatten_mapping, read_receipt
-from alphabar.evaluation.table import format_mean, metric_title
+from alphabar.evaluation.table import floor_words, format_mean, metric_title
 from alphabar.runs.receipt import FILE_NAME
 from alphabar.runs.text_table import format_table
 
@@ -99,9 +99,15 @@ def comparison_table(paths: Sequence[Path], receipts: Sequence[Receipt], allowed
     if refused := comparison.refused(allowed):
         refuse(describe_differences(paths, refused))
     names = [path.parent.name if path.name == FILE_NAME else path.name for path in paths]
-    rows = [[name, *row] for name, row in zip(names, comparison.rows(lambda figure: format_mean(figure, "+-")), strict=True)]
+    rows = [[name, *row] for name, row in zip(names, comparison.rows(format_against_floor), strict=True)]
     note = f"\nnot measured alike: {', '.join(comparison.unlike)} differ" if comparison.unlike else ""
     return format_table([["receipt", *comparison.titles()], *rows]) + note
+
+
+def format_against_floor(figure: Figure) -> str:
+    """Returns the cell of a figure: its mean over seeds and, where it has a floor, what it is against it."""
+    words = floor_words(figure)
+    return format_mean(figure, "+-") + (f" ({words})" if words else "")
 
 
 def describe_differences(paths: Sequence[Path], unlike: Mapping[str, Sequence[Any]]) -> str:

@@ -1,9 +1,11 @@
 """Receipts as text: the table of one for the terminal, and the pieces that other tables of receipts share."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alphabar.evaluation.receipt import Figure, Receipt
+from alphabar.runs.floor import against_floor
 from alphabar.runs.text_table import format_table
 
 METRIC_TITLES = {
@@ -12,6 +14,7 @@ METRIC_TITLES = {
     "kid": "KID",
     "cmmd": "CMMD",
 }
+DISTANCES = tuple(METRIC_TITLES)  # from the training images, which held-out images have too
 
 
 def metric_title(figure: Figure) -> str:
@@ -26,13 +29,48 @@ def format_receipt(receipt: Receipt) -> str:
     protocol = receipt.protocol
     reference, floor, seeds = protocol["reference"], protocol.get("floor"), protocol["seeds"]
     over_seeds = f", seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
-    rows: list[list[str]] = [["figure", "features", "", f"floor, {floor['num']:,} held-out" if floor else "no floor", "name"]]
-    for each in without_deviations(receipt):
+    figures = without_deviations(receipt)
+    rows: list[list[str]] = [["figure", "features", "", f"floor, {floor['num']:,} held-out" if floor else "no floor", "", "name"]]
+    for each in figures:
         floor_value = "" if each.floor is None else format_number(each.floor)
-        rows.append([metric_title(each), each.extractor, format_mean(each, "+-"), floor_value, each.name])
+        rows.append([metric_title(each), each.extractor, format_mean(each, "+-"), floor_value, floor_words(each), each.name])
+    if not any(row[4] for row in rows):
+        rows = [[*row[:4], row[5]] for row in rows]
     lines = [f"{protocol['num']:,} images against {reference['num']:,} training images{over_seeds}", format_table(rows)]
+    lines += below_floor_notes(figures)
     lines += [cost] if (cost := format_cost(receipt.run)) else []
     return "\n".join([*lines, *(f"! {line}" for line in receipt.diagnostics.get("complaints", []))])
+
+
+def floor_words(figure: Figure) -> str:
+    """Returns a distance against its floor, as "1.39 x the floor"; "" for figures of other kinds, and for noise.
+
+    FID alone is given as a multiple: it is biased by the number of images, and so is its floor. The others estimate a distance
+    without that bias, which for held-out images is about zero, so that a multiple of it says nothing; they are above or below.
+    """
+    if figure.floor is None or figure.metric not in DISTANCES or figure.name.endswith("-noise"):
+        return ""
+    if figure.metric == "fid":
+        return against_floor(figure.mean, figure.floor)
+    return "below the floor" if figure.mean < figure.floor else "above the floor"
+
+
+def below_floor_notes(figures: Sequence[Figure]) -> list[str]:
+    """Returns lines that say why distances are below a floor, where some are: their own, or for the limit of FID that of FID."""
+    notes = []
+    if below := [metric_title(each) for each in figures if floor_words(each) == "below the floor"]:
+        notes.append(
+            f"{', '.join(dict.fromkeys(below))} below the floor: both are estimates, without bias, of a distance near zero, "
+            "and miss it to either side; no sign that samples are better than real images"
+        )
+    floors = {each.extractor: each.floor for each in figures if each.metric == "fid" and each.floor is not None}
+    limits = [each for each in figures if each.metric == "fid_infinity" and each.floor is None]
+    if any(each.mean < floors.get(each.extractor, -math.inf) for each in limits):
+        notes.append(
+            f"{METRIC_TITLES['fid_infinity']} below the floor of FID: it lacks the bias of so few images, which that floor has; "
+            "it has no floor of its own"
+        )
+    return notes
 
 
 def without_deviations(receipt: Receipt) -> list[Figure]:

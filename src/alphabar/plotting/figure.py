@@ -1,6 +1,8 @@
 """Functions that all pictures share: their style, their files, and their scales."""
 
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,15 +44,20 @@ def figure_file(path: Path, width: float, height: float) -> Iterator["Figure"]:
 
 
 def round_ticks(low: float, high: float, is_logarithmic: bool = False) -> list[float]:
-    """Returns three or more round values within low..high, for an axis whose limits these are."""
+    """Returns three or more round values within low..high, for an axis whose limits these are.
+
+    A logarithmic axis has them at powers of ten or, of less than three decades, at 1, 2 and 5 times these.
+    """
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    locators: list[LogLocator | MaxNLocator] = [MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3)]
+    candidates: list[Iterable[float]] = [MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3).tick_values(low, high)]
     if is_logarithmic:
-        locators = [*(LogLocator(subs=subs, numticks=7) for subs in ((1,), (1, 3), (1, 2, 5))), *locators]
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        one_two_five = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+        candidates = [LogLocator(numticks=7).tick_values(low, high), one_two_five, *candidates]
     ticks: list[float] = []
-    for locator in locators:
-        ticks = [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
+    for candidate in candidates:
+        ticks = [float(tick) for tick in candidate if low <= tick <= high]
         if len(ticks) >= 3:
             break
     return ticks
@@ -66,7 +73,7 @@ def tick_labels(places: Sequence[float]) -> list[str]:
     """Returns the values with four significant digits, or with as many more as tell them apart."""
     labels: list[str] = []
     for num_digits in range(4, 18):
-        labels = [f"{place:.{num_digits}g}" for place in places]
+        labels = [re.sub(r"e([+-])0*", lambda sign: f"e{sign[1]}".rstrip("+"), f"{place:.{num_digits}g}") for place in places]
         if len(set(labels)) == len(labels):
             break
     return labels

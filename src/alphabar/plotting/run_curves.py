@@ -33,7 +33,9 @@ def training_loss(metrics: RunMetrics) -> Chart:
     """Returns the training loss, over all noise levels and by level."""
     prefix = "train/loss_level_"
     names = metrics.starting_with(prefix)
-    labels = [f"level {' to '.join(name.removeprefix(prefix).split('_', 1))}" for name in names]
+    levels = [name.removeprefix(prefix).partition("_") for name in names]
+    ends = {"0.00": ", next to data", "1.00": ", next to noise"}
+    labels = [f"level {low} to {high}{ends.get(low, '') or ends.get(high, '')}" for low, _, high in levels]
     lines = [*_spectrum(metrics, names, labels), _line(metrics, "train/loss", "all levels", MAIN)]
     return Chart("Training loss by noise level", lines, (), True, "0 clean, 1 pure noise")
 
@@ -52,7 +54,8 @@ def held_out_loss_by_snr(metrics: RunMetrics) -> Chart:
     prefix = "held_out/loss_ema_snr_" if metrics.starting_with("held_out/loss_ema_snr_") else "held_out/loss_snr_"
     names = metrics.starting_with(prefix)
     ranges = [name.removeprefix(prefix).partition("_") for name in names]
-    labels = [f"above {low}" if high == "inf" else f"{low} to {high}" for low, _, high in ranges]
+    labels = [f"above {low}, next to data" if high == "inf" else f"{low} to {high}" for low, _, high in ranges]
+    labels = [f"{label}, next to noise" if low == "0" else label for label, (low, _, _) in zip(labels, ranges, strict=True)]
     weights = "averaged weights" if "_ema_" in prefix else "live weights"
     return Chart("Held-out loss by signal-to-noise ratio", _after_start(_spectrum(metrics, names, labels)), (), True, weights)
 

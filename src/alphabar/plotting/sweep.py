@@ -5,9 +5,9 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alphabar.plotting.figure import figure_file, scale_y, set_ticks, spans_decades
+from alphabar.plotting.figure import figure_file, round_ticks, scale_y, set_ticks, spans_decades
 from alphabar.plotting.sample_corner import newest_samples
-from alphabar.runs.sweep import METRICS, Job, Sweep, parse_number
+from alphabar.runs.sweep import METRICS, SEED_KEY, Job, Sweep, mean_and_deviation, parse_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 TILE = 2.0  # inches
 PLOT_HEIGHT = 4.0  # inches
 MAX_COLUMNS = 6
+SPREAD = 0.5  # of the way from one category to the next, over which the points of several lines are spread
 MAX_LINES = 10  # with more lines than these, all have the same colour and no name
 
 
 def draw_sweep(sweep: Sweep, path: Path) -> None:
     """Writes a PNG with the figure of merit (or else the final loss) over the parameter that was swept last.
 
-    There is a line for each combination of the other parameters; below is the newest sample grid of every job, if any job has one
+    There is a line for each combination of the other parameters, or only points where the values are no numbers, and seeds are
+    folded into means with their standard deviations; below is the newest sample grid of every job, if any job has one
     or did not finish.
     """
     layout = SweepLayout(sweep)
@@ -38,19 +40,24 @@ def draw_sweep(sweep: Sweep, path: Path) -> None:
 
 
 class SweepLayout:
-    """Assigns each job to a line (`series`, by its values of all keys but the last) and to a place along it."""
+    """Assigns each job to a line (`series`, by its values of all keys but the last) and to a place along it.
+
+    Jobs that differ in their seed alone have the same place; where nothing but the seed was swept, each seed has its own.
+    """
 
     def __init__(self, sweep: Sweep) -> None:
         self.keys = sweep.swept_keys()
         self.short = shortened(self.keys)
-        self.x_key = self.keys[-1] if self.keys else ""
+        varied = [key for key in self.keys if key != SEED_KEY] or self.keys
+        self.x_key = varied[-1] if varied else ""
+        self.line_keys = varied[:-1]
         self.values = list(dict.fromkeys(job.overrides.get(self.x_key, "") for job in sweep.jobs))
-        self.is_numeric = all(parse_number(value) is not None for value in self.values)
+        self.is_numeric = self.x_key != SEED_KEY and all(parse_number(value) is not None for value in self.values)
         if self.is_numeric:
             self.values.sort(key=float)
         self.series: dict[tuple[str, ...], list[Job]] = {}
         for job in sweep.jobs:
-            self.series.setdefault(tuple(job.overrides.get(key, "") for key in self.keys[:-1]), []).append(job)
+            self.series.setdefault(tuple(job.overrides.get(key, "") for key in self.line_keys), []).append(job)
         for jobs in self.series.values():
             jobs.sort(key=lambda job: self.values.index(job.overrides.get(self.x_key, "")))
         self.has_figure = any(job.figure is not None for job in sweep.jobs)
@@ -87,7 +94,7 @@ class SweepLayout:
 
     def label(self, values: tuple[str, ...]) -> str:
         """Returns the name of a line."""
-        return ", ".join(f"{self.short[key]}={value}" for key, value in zip(self.keys, values, strict=False))
+        return ", ".join(f"{self.short[key]}={value}" for key, value in zip(self.line_keys, values, strict=True))
 
 
 def shortened(keys: list[str]) -> dict[str, str]:
@@ -97,12 +104,15 @@ def shortened(keys: list[str]) -> dict[str, str]:
 
 
 def plot_lines(axes: "Axes", layout: SweepLayout) -> None:
-    """Draws the lines, with a cross at the lower edge for every job without a figure."""
+    """Draws the lines, or points where values are no numbers, with a cross at the lower edge for every job without a figure."""
     is_named = 1 < len(layout.series) <= MAX_LINES
     for index, (values, jobs) in enumerate(layout.series.items()):
-        points = [(layout.x(job), y) for job in jobs if (y := layout.y(job)) is not None]
         label, colour = (layout.label(values), f"C{index}") if is_named else (None, "C0")
-        axes.plot(*zip(*points, strict=True) if points else ([], []), marker="o", color=colour, label=label)
+        aside = 0.0 if layout.is_numeric else SPREAD * ((index + 0.5) / len(layout.series) - 0.5)
+        plot_series(axes, layout, jobs, aside, label, colour)
+    if layout.x_key == SEED_KEY and len(layout.heights()) > 1:
+        mean, deviation = mean_and_deviation(layout.heights())
+        axes.axhline(mean, color="C0", linewidth=1, label=f"mean {mean:.4g} \u00b1 {deviation:.2g}")
     without = [job for job in layout.jobs() if layout.y(job) is None]
     if without:
         label = "no figure" if any(job.state == "finished" for job in without) else "failed"
@@ -113,6 +123,27 @@ def plot_lines(axes: "Axes", layout: SweepLayout) -> None:
     label_axes(axes, layout)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def plot_series(axes: "Axes", layout: SweepLayout, jobs: list[Job], aside: float, label: str | None, colour: str) -> None:
+    """Draws the means of one line over the seeds, with their standard deviations, and a small dot for each seed.
+
+    aside: how far points stand beside their places, so that those of several lines do not hide each other.
+    """
+    over_seeds: dict[float, list[float]] = {}
+    for job in jobs:
+        if (y := layout.y(job)) is not None:
+            over_seeds.setdefault(layout.x(job) + aside, []).append(y)
+    means = {x: mean_and_deviation(values) for x, values in over_seeds.items()}
+    heights, spreads = [mean for mean, _ in means.values()], [deviation or 0.0 for _, deviation in means.values()]
+    style = "o-" if layout.is_numeric else "o"
+    if any(spreads):
+        label = f"{label or 'mean'} \u00b1 std over seeds"
+        axes.errorbar(list(means), heights, spreads, fmt=style, capsize=4, color=colour, label=label)
+        dots = [(x, y) for x, values in over_seeds.items() for y in values]
+        axes.plot(*zip(*dots, strict=True), ".", color=colour, alpha=0.4)
+    else:
+        axes.plot(list(means), heights, style, color=colour, label=label)
 
 
 def draw_floor(axes: "Axes", jobs: list[Job]) -> None:
@@ -137,6 +168,8 @@ def label_axes(axes: "Axes", layout: SweepLayout) -> None:
             axes.set_xscale("log")
         if len(places) <= 10:
             set_ticks(axes.xaxis, places, layout.values)
+        else:
+            set_ticks(axes.xaxis, round_ticks(*axes.get_xlim(), spans_decades(places)))
     axes.grid(alpha=0.3)
 
 

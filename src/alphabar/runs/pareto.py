@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from alphabar.runs.sweep import COSTS, NETWORK_EVALUATIONS, Job, Sweep, comparable_part
+from alphabar.runs.sweep import COSTS, NETWORK_EVALUATIONS, SEED_KEY, Job, Sweep, comparable_part, jobs_by_setting
 
 TOLERANCE = 0.05  # of the best figure: a setting within it is preferred where it costs less
 
@@ -66,17 +66,15 @@ class CostTradeOff:
 
 def cost_trade_off(sweep: Sweep) -> CostTradeOff | None:
     """Returns the settings of the jobs with a figure and a cost, or None if they all cost the same."""
-    groups: dict[tuple[tuple[str, str], ...], list[Job]] = {}
-    for job in sweep.jobs:
-        if job.figure is not None and job.cost(NETWORK_EVALUATIONS) is not None:
-            groups.setdefault(tuple((key, value) for key, value in job.overrides.items() if key != "seed"), []).append(job)
-    settings = [_mean_setting(dict(overrides), jobs) for overrides, jobs in groups.items()]
+    measured = [job for job in sweep.jobs if job.figure is not None and job.cost(NETWORK_EVALUATIONS) is not None]
+    settings = [_mean_setting(jobs) for jobs in jobs_by_setting(measured)]
     if len({each.costs[NETWORK_EVALUATIONS] for each in settings}) < 2:
         return None
     return CostTradeOff(sweep, settings)
 
 
-def _mean_setting(overrides: dict[str, str], jobs: Sequence[Job]) -> Setting:
+def _mean_setting(jobs: Sequence[Job]) -> Setting:
+    overrides = {key: value for key, value in jobs[0].overrides.items() if key != SEED_KEY}
     costs = {name: [cost for job in jobs if (cost := job.cost(name)) is not None] for name in COSTS}
     figure = fmean(job.figure for job in jobs if job.figure is not None)
     return Setting(overrides, figure, {name: fmean(values) for name, values in costs.items() if values}, jobs[0])

@@ -7,11 +7,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from alphabar.files.atomic import write_text
+from alphabar.runs.floor import times_floor
 
 TABLE, PICTURE, PARETO_PICTURE, ERROR = "results.csv", "sweep.png", "pareto.png", "error.txt"
+SEED_KEY = "seed"  # the override by which jobs of one setting differ
 METRICS = {"fid": "FID", "bpd": "bits/dim"}  # figures of merit and their titles; less is better
 NETWORK_EVALUATIONS = "network_evaluations"
 COSTS = {NETWORK_EVALUATIONS: "evaluations", "seconds_per_image": "s/image"}  # of an image, and their titles
@@ -69,6 +72,20 @@ class Job:
         return finite_number(self.result.get(name))
 
 
+def jobs_by_setting(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Returns the jobs in groups that differ in their seed alone, in the order of their first jobs."""
+    groups: dict[tuple[tuple[str, str], ...], list[Job]] = {}
+    for job in jobs:
+        setting = tuple((key, value) for key, value in job.overrides.items() if key != SEED_KEY)
+        groups.setdefault(setting, []).append(job)
+    return list(groups.values())
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Returns the mean and the standard deviation with K - 1; None for a single value."""
+    return fmean(values), stdev(values) if len(values) > 1 else None
+
+
 def finite_number(value: Any) -> float | None:
     """Returns the value if it is a finite number, and None otherwise."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
@@ -91,15 +108,23 @@ class SweepCommand(NamedTuple):
 
 
 class ResultColumn(NamedTuple):
-    """A figure of every job, with the format in which it is shown."""
+    """A figure of every job, with the format in which it is shown. has_spread: whether its deviation over seeds is shown."""
 
     title: str
     spec: str
     values: Sequence[float | None]
+    has_spread: bool = False
 
     def cells(self) -> list[str]:
         """Returns the values as text, an empty one where there is none."""
         return ["" if value is None else format(value, self.spec) for value in self.values]
+
+    def mean_cell(self, values: Sequence[float]) -> str:
+        """Returns the mean of some of the values, with their deviation where it is shown; "" for none."""
+        if not values:
+            return ""
+        mean, deviation = mean_and_deviation(values)
+        return format(mean, self.spec) + (f" +- {deviation:.2g}" if self.has_spread and deviation is not None else "")
 
 
 @dataclass
@@ -137,8 +162,9 @@ class Sweep:
         """Returns the columns that have a value in any job, and always the figure of merit, in the order of `ranked`."""
         jobs = self.ranked()
         columns = [
-            ResultColumn("loss", ".4f", [job.loss for job in jobs]),
-            ResultColumn(METRICS[self.metric], ".4g", [job.figure for job in jobs]),
+            ResultColumn("loss", ".4f", [job.loss for job in jobs], has_spread=True),
+            ResultColumn(METRICS[self.metric], ".4g", [job.figure for job in jobs], has_spread=True),
+            ResultColumn("x floor", ".3g", [times_floor(job.figure, job.floor) if job.metric == "fid" else None for job in jobs]),
             *(ResultColumn(title, ".4g", [job.cost(name) for job in jobs]) for name, title in COSTS.items()),
             ResultColumn("images/s", ",.0f", [job.images_per_second for job in jobs]),
             ResultColumn("seconds", ",.0f", [job.seconds for job in jobs]),
@@ -157,14 +183,15 @@ class Sweep:
         """Writes the table results.csv with all overrides, including those that are equal in all jobs."""
         keys = list(dict.fromkeys(key for job in self.jobs for key in job.overrides))
         costs = [name for name in COSTS if any(job.cost(name) is not None for job in self.jobs)]
-        ending = ["state", "error", "loss", self.metric, f"{self.metric}_name", *costs, "images_per_second", "seconds", "folder"]
+        names = [self.metric, f"{self.metric}_name", f"{self.metric}_floor"]
+        ending = ["state", "error", "loss", *names, *costs, "images_per_second", "seconds", "folder"]
         table = io.StringIO(newline="")
         writer = csv.writer(table)
         writer.writerow(["job", *keys, *ending])
         for job in self.ranked():
             values = [job.overrides.get(key, "") for key in keys]
             speed = job.result.get("images_per_second")
-            figures = [job.loss, job.figure, job.figure_name, *map(job.cost, costs), speed, round(job.seconds, 1)]
+            figures = [job.loss, job.figure, job.figure_name, job.floor, *map(job.cost, costs), speed, round(job.seconds, 1)]
             writer.writerow([job.num, *values, job.state, job.error, *figures, job.folder])
         write_text(self.folder / TABLE, table.getvalue())
 
@@ -179,9 +206,15 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def _read_job(cells: Mapping[str, str]) -> Job:
-    figures = {name: parse_number(cells.get(name, "")) for name in ("loss", "images_per_second", "seconds", *METRICS, *COSTS)}
+    floors = [f"{metric}_floor" for metric in METRICS]
+    numbers = ("loss", "images_per_second", "seconds", *METRICS, *floors, *COSTS)
+    figures = {name: parse_number(cells.get(name, "")) for name in numbers}
     names = {metric: cells.get(f"{metric}_name", "") for metric in METRICS}
-    measured = {metric: {"name": name, "value": figures[metric]} for metric, name in names.items() if name or cells.get(metric)}
+    measured = {
+        metric: {"name": name, "value": figures[metric], "floor": figures[f"{metric}_floor"]}
+        for metric, name in names.items()
+        if name or cells.get(metric)
+    }
     ending = {"job", "state", "error", "folder", "None", *figures, *(f"{metric}_name" for metric in METRICS)}
     return Job(
         num=int(cells["job"]),

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from alphabar.files.paths import display_path
 from alphabar.progress import counted, format_duration
+from alphabar.runs.floor import against_floor
 from alphabar.training.modules.base import BaseModule
 
 LAST = "checkpoints/last.ckpt"
@@ -79,9 +80,10 @@ def result_line(result: dict[str, Any]) -> str:
     if result["loss"] is not None:
         line += f", loss {result['loss']:.4f}"
     if result["fid"] is not None:
-        floor = result["fid"]["floor"]
-        line += f", {result['fid']['name']} {result['fid']['value']:.3g}"
-        line += f" (floor {floor:.3g})" if floor is not None else ""
+        value, floor = result["fid"]["value"], result["fid"]["floor"]
+        line += f", {result['fid']['name']} {value:.3g}"
+        words = against_floor(value, floor) or "the floor"
+        line += f" ({words} of held-out images, {floor:.3g})" if floor is not None else ""
     return line
 
 
