@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import runs
 from alphabar.data.digits import DigitsSource
 from alphabar.data.folder import Folder, FolderSource
 from alphabar.data.loader import ImageBatches, ImageLoader
@@ -122,6 +123,23 @@ def test_without_the_file_there_are_no_captions(root):
         assert set(source.train().batch(torch.arange(2))) == {"image", "label"}
     assert without_key.fingerprint() == without_file.fingerprint()
     assert DigitsSource().captions is None
+
+
+def test_captions_that_nothing_wants_are_not_read(root, command):
+    whole = FolderSource(str(root), 4).fingerprint()
+    data = make(root)
+    data.leave_out_captions()
+    assert data.captions is None
+    assert set(data.train_set.batch(torch.arange(2))) == {"image", "label"}
+    assert data.source.fingerprint() == whole
+    describe(root, left_out=1)
+    words = ["data=folder", f"data.root={root}", "data.resolution=8", "network=unet_tiny", "features=classifier", *runs.BRIEF]
+    words = runs.words(*words, tiny=[*runs.TINY, "data.batch_size=4"])
+    code, _, err = command("train", *words, "hydra.run.dir=out")
+    assert code == 0, err
+    code, _, err = command("train", *words, "conditioner=text", "hydra.run.dir=other")
+    assert code == 2
+    assert "metadata.jsonl gives no caption 'text' for 1 of 24 images" in err
 
 
 def test_the_fingerprint_depends_on_the_captions(root):

@@ -73,7 +73,11 @@ class ImageSource(ABC):
     """A source of images: two splits, of which one may be empty.
 
     A source must give its shape, its two splits and a fingerprint; classes, captions and symmetry have a default.
+
+    reads_captions: whether anything wants captions; where nothing does, they are neither read nor missed. Set before the splits.
     """
+
+    reads_captions: bool = True
 
     @property
     @abstractmethod

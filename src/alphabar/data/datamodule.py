@@ -83,6 +83,10 @@ class ImageDataModule(LightningDataModule):
                 remarks["classes"] = "; ".join([*filter(None, [remarks.get("classes")]), line])
         return remarks
 
+    def leave_out_captions(self) -> None:
+        """Makes images come without their captions, which nothing wants; called before the images are asked for."""
+        self.source.reads_captions = False
+
     @cached_property
     def train_set(self) -> ImageSet:
         return self._loaded_if_small(self.source.train())

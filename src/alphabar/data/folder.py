@@ -104,8 +104,8 @@ class FolderSource(DecodedSource):
 
     def fingerprint(self) -> str:
         settings: tuple[float | str, ...] = (*self._shape, "splits" if self._layout.has_splits else self.fraction)
-        if self._captions is not None:
-            pairs = repr(sorted(self._captions.items())).encode(errors="surrogateescape")
+        if (captions := self._captions_of_fingerprint()) is not None:
+            pairs = repr(sorted(captions.items())).encode(errors="surrogateescape")
             settings = (*settings, hashlib.blake2b(pairs, digest_size=16).hexdigest())
         return fingerprint(self.root, [name for _, name in self._files], settings)
 
@@ -131,9 +131,22 @@ class FolderSource(DecodedSource):
         """Returns (position, name) of each file, sorted by position, a hash of the name that shuffles the classes."""
         return sorted((hash_position(name), name) for name in self._layout.used)
 
-    @cached_property
+    def _captions_of_fingerprint(self) -> dict[str, str] | None:
+        """Returns the captions, whether or not anything wants them; None if nothing does and their file is a bad one."""
+        try:
+            return self._all_captions
+        except UserError:
+            if self.reads_captions:
+                raise
+            return None
+
+    @property
     def _captions(self) -> dict[str, str] | None:
-        """Returns the caption of each image, by its name."""
+        """Returns the caption of each image, by its name, if anything wants them."""
+        return self._all_captions if self.reads_captions else None
+
+    @cached_property
+    def _all_captions(self) -> dict[str, str] | None:
         if self.caption_key is None:
             return None
         names = [name for _, name in self._files]

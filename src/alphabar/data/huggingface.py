@@ -90,7 +90,7 @@ class HuggingFaceSource(DecodedSource):
 
     @cached_property
     def captions(self) -> tuple[str, ...] | None:
-        if self.caption_key is None:
+        if self._caption_column is None:
             return None
         return tuple(sorted({text for dataset in self._datasets for text in self._texts(dataset)}))
 
@@ -158,11 +158,15 @@ class HuggingFaceSource(DecodedSource):
             raise UserError(f"data.name={self.name}: cannot load this dataset ({reason})") from error
         return {str(split): each for split, each in found.items()} if isinstance(found, dict) else {self.splits[0]: found}
 
+    @property
+    def _caption_column(self) -> str | None:
+        return self.caption_key if self.reads_captions else None
+
     def _columns(self, dataset: Any) -> Any:
         """Returns the dataset with the columns that are used, its images undecoded. Raises UserError if one is missing."""
         import datasets
 
-        keys = {"image_key": self.image_key, "caption_key": self.caption_key, "label_key": self.label_key}
+        keys = {"image_key": self.image_key, "caption_key": self._caption_column, "label_key": self.label_key}
         for name, key in keys.items():
             if key is not None and key not in dataset.features:
                 there = ", ".join(dataset.features)
@@ -170,7 +174,7 @@ class HuggingFaceSource(DecodedSource):
         column = dataset.features[self.image_key]
         if not isinstance(column, datasets.Image):
             raise UserError(f"data.image_key={self.image_key}: need a column of type Image, got {column}")
-        if self.caption_key is not None and not isinstance(dataset.features[self.caption_key], datasets.Value):
+        if self._caption_column is not None and not isinstance(dataset.features[self._caption_column], datasets.Value):
             raise UserError(
                 f"data.caption_key={self.caption_key}: need a column of texts, got {dataset.features[self.caption_key]}"
             )
@@ -194,7 +198,7 @@ class HuggingFaceSource(DecodedSource):
     def _images(self, dataset: Any, rows: list[int]) -> ImageSet:
         reader = RowReader(dataset.select_columns([self.image_key]), self.image_key, self.name, rows, self._folders())
         texts: list[str] | None = None
-        if self.caption_key is not None:
+        if self._caption_column is not None:
             all_texts = self._texts(dataset)
             texts = [all_texts[row] for row in rows]
         return self.decoded_images(reader, self._labels(dataset, rows), texts)

@@ -147,6 +147,8 @@ def build_module(cfg: DictConfig, datamodule: ImageDataModule, bound: AbstractCo
     torch.manual_seed(derive_seed("weights", cfg.seed))
     with bound:
         module: BaseModule = build(cfg.module, "module")
+    if not module.reads_captions:
+        datamodule.leave_out_captions()
     module.attach_data(datamodule)
     module.check_config(cfg, datamodule.shape)
     check_optimizer(module)

@@ -38,6 +38,11 @@ class Conditioner(nn.Module, ABC):
         return self.dropout > 0
 
     @property
+    def reads_captions(self) -> bool:
+        """Whether the condition is made from captions of the data, which `attach_captions` receives."""
+        return self.depicts == "caption"
+
+    @property
     def takes_images(self) -> bool:
         """Whether the condition is made from an image, so that `from_image` and `must_follow` are defined."""
         return False
@@ -113,6 +118,10 @@ class ImageConditioner(Conditioner, ABC):
     @property
     def takes_images(self) -> bool:
         return True
+
+    @property
+    def reads_captions(self) -> bool:
+        return False
 
     @property
     def depicts(self) -> Literal["label", "caption"] | None:

@@ -61,6 +61,11 @@ class BaseModule(LightningModule, ABC):
         """Raises UserError if other parts of the configuration, such as the sampler, do not suit the module; by default they do."""
 
     @property
+    def reads_captions(self) -> bool:
+        """Returns whether the captions of the images are part of what is learned."""
+        return False
+
+    @property
     def makes_images(self) -> bool:
         """Returns whether the model is sampled and its samples are images."""
         return False

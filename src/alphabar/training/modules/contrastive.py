@@ -78,6 +78,10 @@ class ContrastiveModule(BaseModule):
         self.cache_dir = user_path(cache_dir)
         self.pooled: Tensor | None = None  # no buffer: DDP would send it from process to process in each step
 
+    @property
+    def reads_captions(self) -> bool:
+        return True
+
     def attach_data(self, data: ImageDataModule) -> None:
         captions, encoder = data.captions, self.towers.encoder
         if captions is None:

@@ -59,6 +59,10 @@ class DiffusionModule(BaseModule):
         self.codec = codec
         self.conditioner = Unconditional() if conditioner is None else conditioner
 
+    @property
+    def reads_captions(self) -> bool:
+        return self.conditioner.reads_captions
+
     def attach_data(self, data: ImageDataModule) -> None:
         self.conditioner.attach_captions(data.captions)
         self.check_parts(data.shape)
