@@ -126,7 +126,7 @@ def test_without_the_file_there_are_no_captions(root):
 
 
 def test_captions_that_nothing_wants_are_not_read(root, command):
-    whole = FolderSource(str(root), 4).fingerprint()
+    whole = make(root).source.fingerprint()
     data = make(root)
     data.leave_out_captions()
     assert data.captions is None
