@@ -104,6 +104,24 @@ def test_processes_of_one_run_print_the_same_error_once_and_another_error_too(mo
     assert capfd.readouterr().err.splitlines() == ["error: same", "error: only here"]
 
 
+@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(28, "No space left on device")], ids=str)
+def test_an_error_in_the_summary_of_a_sweep_is_that_of_the_command(monkeypatch, capfd, error):
+    def finish_sweeps(outcome):
+        Path(os.environ["ALPHABAR_ERRORS"]).mkdir()
+        folders.append(Path(os.environ["ALPHABAR_ERRORS"]))
+        raise error
+
+    folders = []
+    monkeypatch.setattr("alphabar.cli.command.finish_sweeps", finish_sweeps)
+    if isinstance(error, OSError):
+        assert say(monkeypatch, main=lambda cfg: {}) == 2
+        assert capfd.readouterr().err.endswith("No space left on device\n")
+    else:
+        with pytest.raises(ValueError, match="a bug"):
+            say(monkeypatch, main=lambda cfg: {})
+    assert not folders[0].exists()
+
+
 def test_help_is_for_people(monkeypatch, capfd):
     monkeypatch.setenv("COLUMNS", "400")
     assert say(monkeypatch, "--help") == 0

@@ -117,27 +117,40 @@ def test_what_a_signal_cuts_off_is_done_by_the_resumed_run(uncut, tmp_path, monk
 
 
 class Hangs(Callback):
-    """Waits for ever in its second step, as for a server that does not answer."""
+    """Waits for ever in its second step, as for a server that does not answer. Only then does the watch become impatient."""
 
-    def __init__(self):
+    def __init__(self, watch):
+        self.watch = watch
         self.is_over = threading.Event()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if trainer.global_step == 2:
+            self.watch.stall_seconds = 0.2
             assert self.is_over.wait(60)
             raise SystemExit(1)
 
 
 def test_a_callback_that_stands_still_is_named(tmp_path, monkeypatch, capsys):
-    hangs = Hangs()
+    watch = StallWatch(20)
+    hangs = Hangs(watch)
     monkeypatch.setattr(stall, "end_now", lambda code: hangs.is_over.set())
-    trainer = toy.trainer(tmp_path, [StallWatch(0.2), hangs])
+    trainer = toy.trainer(tmp_path, [watch, hangs])
     with pytest.raises(SystemExit):
         trainer.fit(toy.module(), datamodule=toy.digits())
     where = f"where: {tmp_path / 'stalled_rank_0.txt'}; stall_seconds=null waits for ever"
     (line,) = {line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")}
     assert line == f"error: the run has stood still for 0.2 s in a callback, Hangs.on_train_batch_end; {where}"
     assert Path(__file__).name in (tmp_path / "stalled_rank_0.txt").read_text()
+
+
+def test_a_run_that_stands_still_ends_though_its_folder_is_gone(tmp_path, monkeypatch, capsys):
+    codes = []
+    monkeypatch.setattr(stall, "end_now", codes.append)
+    StallWatch(0.2)._end("in a callback", tmp_path / "gone", (0, 1))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: the run has stood still for 0.2 s in a callback; ")
+    assert second == f"error: cannot write {tmp_path / 'gone' / 'stalled_rank_0.txt'}: its folder is gone"
+    assert codes == [1]
 
 
 def test_a_callback_that_gets_on_does_not_stand_still(monkeypatch):

@@ -3,8 +3,11 @@
 import os
 import pickle
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,9 @@ from alphabar.cli.console import print_exception
 from alphabar.cli.exit_status import outcome_of
 from alphabar.data.loader import _BatchDataset
 from alphabar.errors import WorkerError
-from alphabar.runs.ranks import meeting
+from alphabar.runs import ranks
+from alphabar.runs.failures import FOLDER, remove_error_folder, set_error_folder
+from alphabar.runs.ranks import FailedRank, meeting
 from alphabar.runs.run_dir import RANKS
 from test_launcher import is_alive, wait_for
 from test_resume import CRASH
@@ -69,16 +74,59 @@ def test_a_rank_that_is_killed_in_start_up_brings_the_others_down(tmp_path, when
 )
 def test_the_rank_that_failed_says_why_and_the_other_is_silent(tmp_path, what, code, said):
     """In the middle of training, where the first process waits in a collective operation."""
-    found, _, err = runs.run(CRASH, *runs.words(*FOURTEEN, *TWO), cwd=tmp_path, env={"CRASH": f"{what} 5 1"})
+    (tmp_path / "tmp").mkdir()
+    env = {"CRASH": f"{what} 5 1", "TMPDIR": str(tmp_path / "tmp")}
+    found, _, err = runs.run(CRASH, *runs.words(*FOURTEEN, *TWO), cwd=tmp_path, env=env)
     assert (found, err) == (code, said)
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_a_rank_that_stands_still_is_named(tmp_path):
     words = runs.words(*FOURTEEN, *TWO, "stall_seconds=1", folder="run")
-    code, _, err = runs.run(CRASH, *words, cwd=tmp_path, env={"CRASH": "sleep 5 1"})
+    (tmp_path / "tmp").mkdir()
+    code, _, err = runs.run(CRASH, *words, cwd=tmp_path, env={"CRASH": "sleep 5 1", "TMPDIR": str(tmp_path / "tmp")})
     where = "where: run/stalled_rank_1.txt; stall_seconds=null waits for ever"
     assert (code, err) == (1, f"error: rank 1 has stood still for 1 s in a training step; {where}\n")
     assert "crash.py" in (tmp_path / "run" / "stalled_rank_1.txt").read_text()
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_what_a_process_that_was_killed_left_is_deleted_by_the_next(monkeypatch, tmp_path):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    names = [f"alphabar-{process.pid}-00000000", f"alphabar-{os.getpid()}-00000000", "alphabar-tests-0", "mine"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mark").touch()
+    monkeypatch.delenv(FOLDER, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    set_error_folder()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+    assert (tmp_path / "mine" / "mark").exists()
+    folder = Path(os.environ[FOLDER])
+    folder.mkdir()
+    remove_error_folder()
+    assert FOLDER not in os.environ
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(("seconds", "patience", "code"), [("0.2", 20.0, 0), ("20", 0.0, -signal.SIGKILL)])
+def test_the_first_process_waits_until_the_others_know_what_was_told(monkeypatch, tmp_path, seconds, patience, code):
+    """Or they would find nothing, and tell it again. One that does not end is killed."""
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    monkeypatch.setattr(ranks, "PATIENCE", patience)
+    monkeypatch.setattr(ranks, "_is_ending", threading.Event())
+    with subprocess.Popen(["sleep", seconds]) as process:
+        monkeypatch.setattr(ranks, "_ranks", [process])
+        ranks.end_ranks()
+        assert process.poll() is None  # nothing was told
+        (tmp_path / "mark").touch()
+        ranks.end_ranks()
+        assert process.wait(20) == code
+
+
+def test_a_signal_without_a_name_has_its_number():
+    assert [str(FailedRank(1, -number)) for number in (9, 40)] == ["rank 1 was killed by SIGKILL", "rank 1 was killed by signal 40"]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan"])
@@ -101,13 +149,13 @@ def test_a_killed_process_that_decodes_is_one_line():
     assert outcome_of(RuntimeError("something else")).is_bug
 
 
-@pytest.mark.parametrize(("ranks", "is_bug"), [({}, True), ({"LOCAL_RANK": "1"}, False)])
-def test_a_lost_connection_is_a_bug_only_where_nobody_can_have_ended_it(monkeypatch, tmp_path, ranks, is_bug):
+@pytest.mark.parametrize(("variables", "is_bug"), [({}, True), ({"LOCAL_RANK": "1"}, False)])
+def test_a_lost_connection_is_a_bug_only_where_nobody_can_have_ended_it(monkeypatch, tmp_path, variables, is_bug):
     monkeypatch.setattr("alphabar.runs.ranks.PATIENCE", 0.0)
     monkeypatch.setenv("ALPHABAR_ERRORS", str(tmp_path / "errors"))
     for name in RANKS:
         monkeypatch.delenv(name, raising=False)
-    for name, value in ranks.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     lost = RuntimeError("[pair.cc:545] Read error [127.0.0.1]:43913: Connection reset by peer")
     assert outcome_of(lost).is_bug == is_bug

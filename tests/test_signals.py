@@ -100,6 +100,15 @@ def test_what_becomes_of_the_job_is_one_line(monkeypatch, tmp_path, capsys, numb
     assert capsys.readouterr().out == ("" if said is None else f"job 5_2 of Slurm {said}\n")
 
 
+def test_the_id_of_a_job_of_an_array_takes_both_of_its_numbers(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
+    assert slurm.job_id() == "71"
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    assert slurm.job_id() == "5_2"
+
+
 def test_without_slurm_nothing_is_queued(monkeypatch, capsys):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     slurm.requeue_job(signal.SIGUSR1, goes_on=True)

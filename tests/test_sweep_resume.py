@@ -9,6 +9,7 @@ import pytest
 import runs
 from alphabar.errors import UserError
 from alphabar.runs.sweep_record import read_record
+from hydra_plugins.alphabar_process_launcher import _finished_result, _job_result
 from runs import table
 from test_launcher import is_alive, start, wait_for  # noqa: F401
 from test_resume import CRASH, equal
@@ -89,6 +90,37 @@ def test_table_and_results_are_made_from_what_is_on_the_disk(start, tmp_path):  
     assert (folder / "results.csv").read_bytes() == before
     assert (folder / "sweep.png").exists()
     assert not list(folder.glob("*_earlier_attempt"))
+    record["jobs"][1] |= {"state": "stopped"}
+    (folder / "sweep.json").write_text(json.dumps(record))
+    (folder / ".jobs").symlink_to(".")  # what is in .jobs/1 is deleted
+    refused = start("-m", "sweep.resume=sweep")
+    assert refused.returncode == 2
+    assert refused.err.startswith("error: sweep: .jobs is a link; nothing is written here before it is removed\n")
+    assert (folder / "1" / "seen.json").exists()
+
+
+RESULT = {"state": "finished", "objective": 0.5, "fid": {"name": "fid/n10", "value": 0.5}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{bad",
+        "[1]",
+        "3",
+        "[" * 100_000,
+        "\udcff",
+        *(json.dumps({**RESULT, **change}) for change in ({"objective": "abc"}, {"state": []}, {"error": 3}, {"fid": "low"})),
+    ],
+    ids=lambda text: text[:40].encode("utf-8", "replace").decode(),
+)
+def test_what_no_job_can_have_written_is_no_result(tmp_path, text):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(RESULT))
+    assert _finished_result(tmp_path) == _job_result(path, tmp_path / "errors", 0) == RESULT
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert _finished_result(tmp_path) is None
+    assert _job_result(path, tmp_path / "errors", -40) == {"state": "failed", "error": "ended by signal 40"}
 
 
 def test_a_job_with_a_checkpoint_goes_on_from_it(tmp_path):

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -100,6 +101,7 @@ def main(arguments, cwd, env, files):
 def settle(env, cwd):
     os.environ.clear()
     os.environ.update(env)
+    tempfile.tempdir = None  # is read from the environment again
     os.chdir(cwd)
 
 
@@ -191,6 +193,10 @@ class Child:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
+
+    def kill(self):
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, timeout):
         until = time.monotonic() + timeout

@@ -37,15 +37,18 @@ from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable
 from alphabar.files.paths import unused_path
 from alphabar.runs.run_dir import AUTO, EARLIER_ATTEMPT, has_checkpoint
+from alphabar.runs.run_links import refuse_links_to
+from alphabar.runs.signals import signal_name
 from alphabar.runs.slurm import REQUEUE_SIGNALS, OutOfTime
 from alphabar.runs.sweep import ERROR, Job, write_error
-from alphabar.runs.sweep_record import open_sweep, save_sweep
+from alphabar.runs.sweep_record import is_result, open_sweep, save_sweep
 
 # Variables that a job must not inherit: ranks, results and wandb runs of other processes.
 OF_THIS_PROCESS = re.compile(
     r"((LOCAL_|NODE_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|PL_GLOBAL_SEED|WANDB_RUN_ID|MASTER_.*|TORCHELASTIC_.*)"
 )
 NOTES, RESULT = ".jobs", "result.json"  # the folder, in that of the sweep, and the file in which a job leaves its result
+STATES = ("finished", "failed", "stopped")  # in which a job ends
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -117,8 +120,8 @@ class ProcessLauncher(Launcher):
     def _job(self, config: DictConfig) -> Job:
         """Returns the job of this configuration: the recorded one if the sweep goes on, else a new one.
 
-        Raises UserError if its folder is not below that of the sweep, or if the record has another job of this number, as of a
-        sweeper whose proposals do not repeat.
+        Raises UserError if its folder is not below that of the sweep, if what it leaves there would be behind a link, or if the
+        record has another job of this number, as of a sweeper whose proposals do not repeat.
         """
         values = {key: value or "" for key, value in map(split_override, self._overrides(config))}
         job = Job(config.hydra.job.num, values, self.sweep.folder / str(config.hydra.sweep.subdir))
@@ -126,6 +129,7 @@ class ProcessLauncher(Launcher):
         if recorded.overrides != job.overrides:
             was, now = (" ".join(f"{key}={value}" for key, value in each.overrides.items()) for each in (recorded, job))
             raise UserError(f"sweep.resume={self.sweep.folder}: job {job.num} was {was} and would now be {now}")
+        refuse_links_to(self.sweep.folder, Path(NOTES, str(job.num)))
         for each in (job, recorded):
             if self.sweep.folder.resolve() not in each.folder.resolve().parents:
                 raise UserError(f"hydra.sweep.subdir: job {job.num} would be in {each.folder}, outside the folder of the sweep")
@@ -209,9 +213,19 @@ def _go_on_or_set_aside(job: Job) -> list[str]:
 
 def _finished_result(notes: Path) -> dict[str, Any] | None:
     """Returns the result that a job wrote when nobody was there to read it; None if there is none, or it tells of no success."""
-    path = notes / RESULT
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return content if content.get("state") == "finished" else None
+    content = _written_result(notes / RESULT)
+    return content if content is not None and content["state"] == "finished" else None
+
+
+def _written_result(path: Path) -> dict[str, Any] | None:
+    """Returns the result in a file; None if there is none that a job could have written."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not is_result(content) or content.get("state") not in STATES:
+        return None
+    return content if all(isinstance(content.get(key, ""), str) for key in ("error", "traceback")) else None
 
 
 def _clean_environment() -> dict[str, str]:
@@ -220,14 +234,12 @@ def _clean_environment() -> dict[str, str]:
 
 def _job_result(result: Path, errors: Path, code: int) -> dict[str, Any]:
     """Returns the result that the job wrote, or, if there is none, its state and error as far as they are known."""
-    if result.exists():
-        content = json.loads(result.read_text(encoding="utf-8"))
-        if content["state"] != "finished" or code == 0:
-            return content
+    content = _written_result(result)
+    if content is not None and (content["state"] != "finished" or code == 0):
+        return content
     said = sorted(errors.iterdir(), key=lambda path: path.stat().st_mtime) if errors.exists() else []
     if said:
         return {"state": "failed", "error": " | ".join(path.read_text(encoding="utf-8") for path in said)}
     if code < 0:
-        name = signal.Signals(-code).name
-        return {"state": "stopped" if -code == signal.SIGTERM else "failed", "error": f"ended by {name}"}
+        return {"state": "stopped" if -code == signal.SIGTERM else "failed", "error": f"ended by {signal_name(-code)}"}
     return {"state": "failed", "error": f"exit code {code}, and no result"}

@@ -50,8 +50,9 @@ from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable_lines
 from alphabar.files.paths import caching_in, starting_in
 from alphabar.runs.current_command import carrying_out
-from alphabar.runs.failures import is_first_to_tell, remove_error_folder, set_error_folder
+from alphabar.runs.failures import is_first_to_tell
 from alphabar.runs.parent import end_with_parent
+from alphabar.runs.ranks import failures_noted
 from alphabar.runs.run_dir import is_first_process
 from alphabar.runs.slurm import OutOfTime, ended_by_requeue_signals, requeue_job
 from alphabar.runs.sweep_record import read_record, reopen_sweep
@@ -103,7 +104,19 @@ def run_and_report(main: Main, app: App, result: exit_status.CommandResult) -> i
     """Does what the command line says, writes and prints what came of it, and returns the exit code; see `execute`."""
     end_with_parent()
     resolvers.register()
-    has_error_folder = set_error_folder()
+    with failures_noted():
+        outcome = run_and_conclude(main, app, result)
+        error, is_shown = result.error, bool(os.environ.get("ALPHABAR_TRACEBACK"))
+        if outcome.is_bug and not is_shown and not is_first_to_tell(outcome.lines[0]):
+            return outcome.code  # another process of the run shows it
+        if error is not None and (outcome.is_bug or is_shown):
+            raise error
+        exit_status.print_outcome(outcome)
+        return outcome.code
+
+
+def run_and_conclude(main: Main, app: App, result: exit_status.CommandResult) -> exit_status.Outcome:
+    """Does what the command line says and writes what came of it; an error of either is in `result`, the first one counts."""
     args, typed = None, list(sys.argv)
     try:
         if (subcommand := app.subcommands.get("".join(sys.argv[1:2]))) is not None:
@@ -119,22 +132,10 @@ def run_and_report(main: Main, app: App, result: exit_status.CommandResult) -> i
     outcome = exit_status.FINISHED if result.error is None else exit_status.outcome_of(result.error)
     try:
         exit_status.write_result(outcome, result.values, result.error)
-        outcome = finish_sweeps(outcome)
-    except OSError as error:  # the disk is full
+        return finish_sweeps(outcome)
+    except BaseException as error:  # such as a full disk, or Ctrl-C
         result.error = result.error or error
-        outcome = exit_status.outcome_of(result.error)
-    try:
-        if result.error is not None and os.environ.get("ALPHABAR_TRACEBACK"):
-            raise result.error
-        if result.error is not None and outcome.is_bug:
-            if not is_first_to_tell(outcome.lines[0]):  # another process of the run shows it
-                return outcome.code
-            raise result.error
-        exit_status.print_outcome(outcome)
-        return outcome.code
-    finally:
-        if has_error_folder:
-            remove_error_folder()
+        return exit_status.outcome_of(result.error)
 
 
 def parse_args() -> Namespace:

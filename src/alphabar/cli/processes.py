@@ -12,9 +12,9 @@ from pathlib import Path
 from types import FrameType
 
 from alphabar.runs.parent import GRACE, PARENT
+from alphabar.runs.signals import STOPPING
 from alphabar.runs.sweep import SweepCommand
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 LINGER = 5.0  # seconds until the child processes of a job that has ended are killed
 
 

@@ -1,5 +1,6 @@
 """The further processes of a run, its ranks from 1 on: they end with the first one, and it ends with them."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,10 +9,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
-from alphabar.runs.failures import is_first_to_tell, is_told
+from alphabar.runs.failures import is_first_to_tell, is_told, remove_error_folder, set_error_folder
 from alphabar.runs.parent import PARENT
+from alphabar.runs.signals import signal_name
 
 PERIOD = 0.2  # seconds between two looks at the ranks
 MEETING = 300.0  # seconds that a process waits for the others at the start of a run
@@ -40,7 +42,7 @@ class FailedRank(NamedTuple):
         return self.code if self.code > 0 else 1
 
     def __str__(self) -> str:
-        how = f"was killed by {signal.Signals(-self.code).name}" if self.code < 0 else f"ended with exit code {self.code}"
+        how = f"was killed by {signal_name(-self.code)}" if self.code < 0 else f"ended with exit code {self.code}"
         return f"rank {self.rank} {how}"
 
 
@@ -82,12 +84,46 @@ def _give_up(rank: int, seconds: float) -> None:
     line = f"rank {rank} has waited {seconds:g} s for the other processes of the run to start"
     if not is_told() and is_first_to_tell(line):
         print(f"error: {line}", file=sys.stderr, flush=True)
-    os._exit(1)
+    end_now(1)
 
 
 def expect_end() -> None:
     """Tells the watch that all processes end now, so that it lets this one finish in its own time."""
     _is_ending.set()
+
+
+@contextmanager
+def failures_noted() -> Iterator[None]:
+    """Lets the processes of a run know inside the context what others have printed; at its end they all have."""
+    set_error_folder()
+    try:
+        yield
+    finally:
+        end_ranks()
+        remove_error_folder()
+
+
+def end_ranks() -> None:
+    """Waits until the processes that this one has started have ended and found what was told, if anything was.
+
+    Kills them after PATIENCE seconds, as the end of this process would.
+    """
+    if not is_told():
+        return
+    expect_end()
+    until = time.monotonic() + PATIENCE
+    while any(rank.poll() is None for rank in _ranks) and time.monotonic() < until:
+        time.sleep(PERIOD / 4)
+    for rank in _ranks:
+        rank.kill()
+
+
+def end_now(code: int) -> NoReturn:
+    """Ends this process from any of its threads, without waiting for anything, and all that it has started."""
+    for process in (*multiprocessing.active_children(), *_ranks):
+        process.kill()
+    remove_error_folder()
+    os._exit(code)
 
 
 def failed_rank() -> FailedRank | None:
@@ -116,4 +152,4 @@ def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
         return
     if not is_told() and is_first_to_tell(str(failed)):
         print(f"error: {failed}", file=sys.stderr, flush=True)
-    os._exit(failed.exit_code)
+    end_now(failed.exit_code)

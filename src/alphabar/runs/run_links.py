@@ -28,6 +28,16 @@ def refuse_links(folder: Path) -> None:
             folders.clear()
 
 
+def refuse_links_to(folder: Path, name: Path) -> None:
+    """Raises UserError if `name`, which is relative to the folder, or a folder on the way to it is a link.
+
+    For what is deleted with all its content, for which a link inside the folder does harm, too.
+    """
+    for path in (name, *name.parents[:-1]):
+        if (folder / path).is_symlink():
+            raise _refusal(folder, str(path), "is a link")
+
+
 def _raise(error: OSError) -> None:
     raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
 

@@ -74,6 +74,5 @@ def _requeue(job: str) -> str:
 
 def job_id() -> str | None:
     """Returns the id of Slurm's job that this process belongs to, ARRAY_TASK for one of an array; None if there is none."""
-    if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
-        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.get("SLURM_JOB_ID")
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return os.environ.get("SLURM_JOB_ID") if array is None or task is None else f"{array}_{task}"

@@ -14,16 +14,19 @@ from lightning.pytorch.loggers import Logger
 
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
+from alphabar.files.atomic import WriteError, atomic_writer
 from alphabar.files.paths import display_path
 from alphabar.runs.distributed import rank_and_size
 from alphabar.runs.failures import is_first_to_tell, is_told
+from alphabar.runs.ranks import end_now
 from alphabar.training.callbacks import RunCallback
-from alphabar.training.callbacks.stopping import STOP_SIGNALS, end_now
+from alphabar.training.callbacks.stopping import STOP_SIGNALS
 from alphabar.training.hooks import image_data
 
 STEP, DATA, OTHERS = "in a training step", "waiting for a batch of the data", "in a training step, waiting for another process"
 CALLBACK = "in a callback"
 LOOKS = 20  # at the run in `stall_seconds`
+DUMP_SECONDS = 10.0  # that the stacks may take to be written
 PRECEDENCE = 1.25  # the factor by which a process that waits for others is more patient, so that they speak first
 
 Place = tuple[tuple[CodeType, int], ...]  # in the code: that of each frame of the main thread
@@ -90,17 +93,28 @@ class StallWatch(RunCallback):
         return activity, self.num_started, STOP_SIGNALS.num_asked, place
 
     def _end(self, activity: str, folder: Path, ranks: tuple[int, int]) -> None:
-        """Prints who stands still in what, and ends the process."""
+        """Prints who stands still in what, writes the stacks down if that is possible, and ends the process in any case.
+
+        The disk may be what does not answer.
+        """
         rank, world_size = ranks
         path = folder / f"stalled_rank_{rank}.txt"
-        with path.open("w", encoding="utf-8") as file:
-            faulthandler.dump_traceback(file, all_threads=True)
+        limit = threading.Timer(DUMP_SECONDS, end_now, (1,))
+        limit.daemon = True
+        limit.start()
         who = f"rank {rank}" if world_size > 1 else "the run"
         where = f"where: {display_path(path)}; stall_seconds=null waits for ever"
         line = f"{who} has stood still for {self.stall_seconds:g} s {activity}; {where}"
-        if not (world_size > 1 and is_told()) and is_first_to_tell(line):
-            print(f"error: {line}", file=sys.stderr, flush=True)
-        end_now(1)
+        try:
+            if not (world_size > 1 and is_told()) and is_first_to_tell(line):
+                print(f"error: {line}", file=sys.stderr, flush=True)
+            with atomic_writer(path) as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+        except WriteError as error:
+            print(f"error: cannot write {display_path(path)}: {error.strerror}", file=sys.stderr, flush=True)
+        finally:
+            limit.cancel()
+            end_now(1)
 
 
 def is_in_collective() -> bool:

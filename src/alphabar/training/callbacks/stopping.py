@@ -1,6 +1,5 @@
 """Signals that ask a run to stop: it does after the step, with a checkpoint; before training, or at a second signal, at once."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -15,11 +14,11 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from alphabar.runs.distributed import rank_and_size
-from alphabar.runs.ranks import expect_end
+from alphabar.runs.ranks import end_now, expect_end
+from alphabar.runs.signals import STOPPING
 from alphabar.runs.slurm import OF_A_SWEEP
 
 T = TypeVar("T")
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE = 10.0  # seconds until a process ends that was to stop before training, and is still waiting for something
 SAME_SIGNAL = 0.2  # seconds within which a signal that comes twice is one: closing a terminal sends two
 PASSED_ON = 5.0  # seconds within which all signals to a job of a sweep are one: its launcher passes on what Slurm sends to all
@@ -151,13 +150,6 @@ def stop(number: int) -> NoReturn:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
-
-
-def end_now(code: int) -> NoReturn:
-    """Ends this process from any of its threads, without waiting for anything, and the workers that it has started."""
-    for worker in multiprocessing.active_children():
-        worker.kill()
-    os._exit(code)
 
 
 def _end_unless(is_over: threading.Event, number: int) -> None:
