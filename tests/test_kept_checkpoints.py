@@ -159,6 +159,18 @@ def test_the_last_checkpoint_may_be_lost(tmp_path, caplog):
     assert "last.ckpt is missing: going on from last-1.ckpt, step 20" in caplog.text
 
 
+def test_a_run_that_has_only_its_best_checkpoint_says_how_to_go_on_from_it(tmp_path, command):
+    folder = copied(tmp_path)
+    for name in ("last", "last-1"):
+        (folder / "checkpoints" / f"{name}.ckpt").unlink()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, _, err = command("train", f"resume={folder}")
+    step = runs.checkpoint(folder, "best")["global_step"]
+    hint = f"; to go on from best.ckpt, step {step}: cp run/checkpoints/best.ckpt run/checkpoints/last.ckpt\n"
+    assert (code, err.count("\n"), err.endswith(hint)) == (2, 1, True), err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("name", ["checkpoints/best.ckpt", "checkpoints/last.ckpt"])
 def test_a_kill_in_the_middle_of_writing_loses_nothing(tmp_path, name):
     """At step 20, before the best checkpoint has its name, and after that, but before the last one that knows of it has its own."""

@@ -1,6 +1,7 @@
 """Losses and gradients that are not finite: no step is taken, nothing of them is saved, and the run says so."""
 
 import csv
+import json
 import math
 from functools import partial
 
@@ -328,6 +329,25 @@ def test_weights_and_averages_that_are_not_finite_are_not_saved(tmp_path, caplog
     name = "" if what == "weights" else "the average (decay=0.5) of "
     assert f"step 4: no checkpoint is written, since {name}denoiser.network" in caplog.text
     assert "is not finite; earlier ones stay" in caplog.text
+
+
+@pytest.mark.parametrize("num_steps", [2, 4])
+def test_a_run_without_callbacks_whose_weights_are_not_finite_at_the_end_says_so(tmp_path, command, monkeypatch, num_steps):
+    """The third step spoils them, and nobody looks at the fourth."""
+    from alphabar.training import run
+
+    build_callbacks = run.build_callbacks
+    monkeypatch.setattr(run, "build_callbacks", lambda *arguments: [Spoil("weights"), *build_callbacks(*arguments)])
+    words = runs.words(f"trainer.max_steps={num_steps}", folder=tmp_path / "run")
+    code, _, err = command("train", "callbacks=null", *(word for word in words if not word.startswith("callbacks.")))
+    if num_steps == 2:
+        assert code == 0, err
+        return
+    assert (code, err.count("error:")) == (2, 1)
+    assert "error: denoiser.network." in err
+    assert " is not finite at the end, step 4: lower optimizer.lr" in err
+    (start,) = json.loads((tmp_path / "run" / "receipt.json").read_text())["starts"]
+    assert start["step"] == 4
 
 
 def test_what_one_process_finds_all_skip(tmp_path):

@@ -58,13 +58,14 @@ def test_another_command_is_refused_in_one_line(command, tmp_path):
     same = [*runs.words(*FOURTEEN), "resume=auto", "hydra.run.dir=run"]
     for word, began, given in (
         ("schedule.beta_end=0.03", "schedule.beta_end=0.02", "schedule.beta_end=0.03"),
+        ("seed=1", "began with seed=0,", "seed=1"),  # from which data.seed follows
         ("method=v", "LinearSchedule", "schedule=alphabar.diffusion.schedules.from_alpha_bar.CosineSchedule"),
     ):
         code, _, err = command("train", *same, word)
         assert code == 2
         assert err.count("\n") == 1
         assert began in err
-        assert err.startswith(f"error: {given}: the run in {tmp_path / 'run'} began with schedule")
+        assert err.startswith(f"error: {given}: the run in {tmp_path / 'run'} began with {given.partition('=')[0]}=")
         assert err.endswith(f"to go on with the run as it is: resume={tmp_path / 'run'}\n")
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 

@@ -50,7 +50,8 @@ def test_a_run_goes_on_from_its_checkpoint_alone(command, kind):
     assert (after["trainer"]["max_steps"], after["callbacks"]["checkpoints"]["every_n_steps"]) == (3, 1)
     assert {key for key in before if before[key] != after[key]} <= {"trainer", "callbacks", "resume", "run_dir"}
     if damaged is not None:  # nothing is lost
-        assert Path("out/config_until_step_2.yaml").read_bytes() == damaged
+        assert Path("out/config.yaml.damaged").read_bytes() == damaged
+    assert not list(Path("out").glob("config_until*"))
 
 
 def test_a_configuration_that_is_refused_is_not_replaced_by_another(command):

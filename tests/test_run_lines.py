@@ -110,7 +110,7 @@ def test_paths_are_those_of_the_shell_that_started_the_run(command, tmp_path):
 
 
 def test_a_resumed_run_keeps_the_earlier_configuration_if_it_differs(command, tmp_path):
-    start(command, "trainer.max_steps=2")
+    start(command, "trainer.max_steps=2", f"features.cache_dir={tmp_path / 'unused'}")
     earlier = tmp_path / "run" / "config_until_step_2.yaml"
     assert command("train", "resume=run")[0] == 0
     assert not earlier.exists()

@@ -205,8 +205,7 @@ def run(main: Main, app: App, args: Namespace, result: exit_status.CommandResult
 def call_hydra(app: App, args: Namespace, task: Callable[[DictConfig], Any]) -> None:
     """Lets Hydra run the task, a sweep of it, or any other request of the command line.
 
-    Hydra composes the configuration once to know whether it is a sweep, and again to run it. The first is left out where the
-    command line alone tells.
+    Hydra composes the configuration once to know whether it is a sweep, unless the command line tells, and again to run it.
     """
     is_request = args.info is not None or args.hydra_help or args.shell_completion
     if is_request or is_sweep(args) or app.may_set_mode():

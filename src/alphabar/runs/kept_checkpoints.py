@@ -11,11 +11,10 @@ from alphabar.files.atomic import remove_temporaries
 from alphabar.files.paths import display_path, unused_path
 from alphabar.files.versions import existing_versions, link_or_copy, version_path
 from alphabar.runs.checkpoint import Shapes, read_checkpoint, weight_shapes
-from alphabar.runs.run_dir import LAST_CHECKPOINT
+from alphabar.runs.run_dir import BEST_CHECKPOINT, LAST_CHECKPOINT
 from alphabar.runs.torch_files import DamagedFile, load_torch_file
 
 log = logging.getLogger(__name__)
-BEST_CHECKPOINT = "checkpoints/best.ckpt"
 UNNAMED = ".new.ckpt"  # in the same folder: a checkpoint that is whole and has not got its name yet
 
 

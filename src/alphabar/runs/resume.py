@@ -120,15 +120,19 @@ def must_have_known_classes(saved: DictConfig, cfg: DictConfig, words: Sequence[
     check_roles(resolved_container(saved), f"resume={saved.resume}: its {CONFIG}", approved, advice)
 
 
-def must_be_same_run(folder: Path, config: dict[str, Any]) -> None:
-    """Raises UserError, which names a key, unless `config` describes the run in `folder` in all that may not change."""
+def must_be_same_run(folder: Path, config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
+    """Raises UserError, which names a key, unless `config` describes the run in `folder` in all that may not change.
+
+    overrides: those of the command line. A key that the user wrote is named rather than one that follows from it.
+    """
     saved, given = (dict(leaves(content)) for content in (OmegaConf.to_container(config_of_run(folder)), confined(config)))
     keys = [key for key in dict.fromkeys([*given, *saved]) if not is_at_or_below(key, (*MAY_CHANGE, *NOT_COMPARED))]
     keys = [key for key in keys if not key.endswith(f".{DOWNLOAD}")]  # a stored one is false, and older runs have none
     changed = [key for key in keys if saved.get(key) != given.get(key)]
     if not changed:
         return
-    key = min(changed, key=is_in_module)
+    given_keys = [word.lstrip("+~").split("=", 1)[0] for word in overrides]
+    key = min(changed, key=lambda key: (not is_at_or_below(key, given_keys), is_in_module(key)))
     name = key.removesuffix("._target_")
     moved = f" data_root={given[key]}" if changed == ["data.root"] else ""
     raise UserError(

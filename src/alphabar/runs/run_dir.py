@@ -24,6 +24,7 @@ OWNER = ".owner"
 CONFIG = "config.yaml"
 NEEDED_KEYS = ("seed", "module", "trainer", "data", "callbacks", "run_dir")  # one that lacks any of them has been cut off
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
+BEST_CHECKPOINT = "checkpoints/best.ckpt"
 EARLIER_ATTEMPT = "earlier_attempt"
 AUTO = "auto"  # the value of `resume` with which a command starts its run or goes on with it, whichever is due
 KEPT_IN_NEW_ATTEMPT = ("wandb", "wandb_id.txt")  # the run stays the same one on wandb
@@ -81,12 +82,15 @@ def readable_config(folder: Path) -> DictConfig | None:
 
 
 def must_be_resumable(folder: Path, given: str) -> None:
-    """Raises UserError unless `folder` has the last checkpoint of a run, which has the run's configuration, too."""
+    """Raises UserError unless `folder` has a checkpoint of a run, which has the run's configuration, too.
+
+    From the best one alone no run goes on, but `newest_checkpoint` says how it could.
+    """
     if not folder.is_dir():
         what = "is a file: give the folder of the run" if folder.exists() else "there is no such folder"
         raise UserError(f"resume={given}: {what}")
     refuse_links(folder)
-    if has_checkpoint(folder):
+    if has_checkpoint(folder) or existing_versions(folder / BEST_CHECKPOINT):
         return
     if not (folder / CONFIG).is_file():
         raise UserError(f"resume={given}: not the folder of a run, it has no config.yaml")

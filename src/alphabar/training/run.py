@@ -31,8 +31,9 @@ from alphabar.runs.resume import (
 from alphabar.runs.run_dir import AUTO, claim, is_first_process, withdraw
 from alphabar.runs.slurm import requeue_job
 from alphabar.training.callbacks import RunCallback
-from alphabar.training.callbacks.nonfinite import NonFiniteSteps
+from alphabar.training.callbacks.nonfinite import ADVICE, NonFiniteSteps
 from alphabar.training.callbacks.stopping import STOP_SIGNALS
+from alphabar.training.finite import nonfinite_weight
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.profile import report_profile
 from alphabar.training.record import recorded_run
@@ -66,7 +67,7 @@ def run_training(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, object]
     module = build_module(cfg, datamodule, bounded_by(stopped) if stopped is not None and is_resumed else nullcontext())
     if stopped is not None:
         if cfg.resume == AUTO:
-            must_be_same_run(Path(cfg.run_dir), module.config)
+            must_be_same_run(Path(cfg.run_dir), module.config, overrides)
         must_fit(stopped.weights, weight_shapes(module.state_dict()), display_path(stopped.path))
     callbacks = build_callbacks(cfg, module)
     if stopped is not None and is_first_process():
@@ -185,6 +186,12 @@ def build_callbacks(cfg: DictConfig, module: BaseModule) -> list[Callback]:
     return [callback for callback in callbacks.values() if callback is not None]
 
 
+def must_be_finite(trainer: Trainer, module: BaseModule) -> None:
+    """Raises UserError if a weight or an average is not finite; see `nonfinite_weight`."""
+    if (name := nonfinite_weight(trainer, module)) is not None:
+        raise UserError(f"{name} is not finite at the end, step {trainer.global_step}: {ADVICE}")
+
+
 def fit_module(
     cfg: DictConfig,
     module: BaseModule,
@@ -193,12 +200,16 @@ def fit_module(
     stopped: LastCheckpoint | None,
     is_new: bool,
 ) -> Trainer:
-    """Trains and returns the Trainer. Gives a folder that is new back if bad input ends the run before its first step."""
+    """Trains and returns the Trainer. Gives a folder that is new back if bad input ends the run before its first step.
+
+    Raises UserError if the weights that come out are not finite, which no callback need have noticed.
+    """
     trainer = None
     try:
         trainer = make_trainer(cfg, module.config, callbacks, stopped)
         with recorded_run(trainer, module, stopped):
             trainer.fit(module, datamodule=datamodule, ckpt_path=stopped.path if stopped else None, weights_only=True)
+            must_be_finite(trainer, module)
     except UserError:
         if is_new and (trainer is None or trainer.global_step == 0):
             withdraw(Path(cfg.run_dir))

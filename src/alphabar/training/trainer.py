@@ -14,11 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.build import build
 from alphabar.config.stored import read_stored_yaml
+from alphabar.config.stored_paths import confined
 from alphabar.errors import UserError
 from alphabar.files.atomic import atomic_writer, write_text
-from alphabar.files.paths import display_path
+from alphabar.files.paths import display_path, unused_path
 from alphabar.runs.ranks import meeting, watch_ranks
 from alphabar.runs.resume import LastCheckpoint
+from alphabar.runs.run_dir import readable_config
 from alphabar.training.callbacks.composition import Composition
 from alphabar.training.callbacks.recurring import is_any_due
 from alphabar.training.callbacks.stall import StallWatch
@@ -140,17 +142,25 @@ def was_finished(trainer: Trainer) -> bool:
 
 
 def write_config(config: dict[str, Any], path: Path, stopped: LastCheckpoint | None) -> None:
-    """Writes the resolved configuration of a run. If it was resumed with changes, the earlier configuration is kept beside it."""
+    """Writes the resolved configuration of a run. If it was resumed with changes, the earlier configuration is kept beside it.
+
+    A damaged one is kept as config.yaml.damaged.
+    """
     if stopped is not None and path.is_file() and not is_unchanged(path, config):
-        with atomic_writer(path.with_name(f"config_until_step_{stopped.step}.yaml")) as file:
+        is_whole = readable_config(path.parent) is not None
+        earlier = f"config_until_step_{stopped.step}.yaml" if is_whole else unused_path(path.with_name(f"{path.name}.damaged")).name
+        with atomic_writer(path.with_name(earlier)) as file:
             file.write(path.read_bytes())
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
 def is_unchanged(path: Path, config: dict[str, Any]) -> bool:
-    """Returns whether the configuration in a file is equal to that of a run in everything but `resume`; not so if it is damaged."""
+    """Returns whether the configuration in a file is equal to that of a run in everything but `resume`; not so if it is damaged.
+
+    What `confined` replaces does not count either: the configuration of the resumed run has been through it.
+    """
     try:
         stored = read_stored_yaml(path, str(path))
     except UserError:
         return False
-    return stored | {"resume": None} == config | {"resume": None}
+    return confined(stored) | {"resume": None} == confined(config) | {"resume": None}
