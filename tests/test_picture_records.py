@@ -17,7 +17,7 @@ from alphabar.files.picture_text import MAX_LENGTH, read_picture_text
 from alphabar.runs.checkpoint import checkpoint_hash
 from alphabar.sampling.image_grid import save_gif, save_png
 
-CLASSES = ("conditioner=class_label", *runs.BRIEF)
+CLASSES = (*runs.BRIEF, "conditioner=class_label")
 SMALL = torch.zeros(1, 4, 4, dtype=torch.uint8)
 
 
@@ -81,9 +81,13 @@ def test_a_row_of_a_task_is_drawn_again_alone(command, words):
         (one,), (other,) = runs.pixels(each), runs.pixels(Path("out/images") / each.name)
         assert one[:2] == other[:2]
         assert max(abs(a - b) for a, b in zip(one[2], other[2], strict=True)) <= 1  # a batch of another size may move the last bit
-    code, _, err = command("sample", f"checkpoint={checkpoint}", *words, "first=5000", "hydra.run.dir=far")
+
+
+def test_a_row_beyond_the_last_image_is_one_line(command):
+    checkpoint = runs.trained(*runs.BRIEF) / "checkpoints" / "last.ckpt"
+    code, _, err = command("sample", f"checkpoint={checkpoint}", "task=encode", "first=5000", "hydra.run.dir=far")
     assert (code, Path("far").exists()) == (2, False)
-    assert err.startswith("error: first=5000: need a number below ")
+    assert err == "error: first=5000: need a number below 1000, as there are so many rows\n"
 
 
 def test_pictures_of_training_name_the_start_and_the_step(command):
