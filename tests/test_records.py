@@ -15,6 +15,7 @@ import alphabar
 import runs
 from alphabar.errors import UserError
 from alphabar.evaluation.receipt import read_receipt
+from alphabar.files.paths import starting_in
 from alphabar.runs import source_code
 from alphabar.runs.current_command import carrying_out, command_config, command_text
 from alphabar.runs.masking import masked_code, masked_config, masked_word
@@ -63,6 +64,10 @@ def test_the_command_is_stated_as_it_is_typed_and_nothing_of_the_environment(mon
         assert command_config() == {"a": kept, "b": [kept], "c": {"token": "***"}, "d": 1, "n": 1}
     with carrying_out([str(tmp_path / "train.py")], config):
         assert command_text() == "python train.py"
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir("out")
+    with starting_in(tmp_path), carrying_out(["sample.py"], config):  # hydra.job.chdir=true
+        assert command_text() == "python sample.py"
     with carrying_out(["-m", "mine"][1:], config):
         assert command_text() == "python -m mine"
     assert command_text() is None

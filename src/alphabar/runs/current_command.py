@@ -3,13 +3,12 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.interpolation import unresolved_container
-from alphabar.files.paths import display_path
+from alphabar.files.paths import display_path, user_path
 from alphabar.runs.masking import masked_config, masked_word
 
 ENVIRONMENT = "oc.env:"  # an interpolation of a variable of the environment
@@ -42,7 +41,7 @@ def command_words() -> list[str]:
     if _current is None:
         return []
     script, *arguments = _current.words
-    name = display_path(Path(script).absolute()) if script.endswith(".py") else script
+    name = display_path(user_path(script)) if script.endswith(".py") else script
     return ["python", *(["-m"] if not name.endswith(".py") else []), name, *map(masked_word, arguments)]
 
 
