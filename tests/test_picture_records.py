@@ -23,7 +23,7 @@ SMALL = torch.zeros(1, 4, 4, dtype=torch.uint8)
 
 def again(command, path, folder, *more):
     """Carries out the command in a picture, into a folder."""
-    python, script, *words = shlex.split(read_picture_text(path)["Command"])
+    python, script, *words = shlex.split(read_picture_text(Path(path))["Command"])
     assert (python, script) == ("python", "sample.py")
     code, _, err = command("sample", *words, *more, f"hydra.run.dir={folder}")
     assert (code, err) == (0, "")

@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from alphabar.errors import UserError, printable
 from alphabar.files.paths import display_path
-from alphabar.files.reading import open_image
+from alphabar.files.reading import known_formats, must_be_file
 
 PictureText = Mapping[str, str]  # by key, each a line
 # The keys in the order in which they are shown; nothing else in a picture is read.
@@ -46,7 +46,8 @@ def read_picture_text(path: Path) -> dict[str, str]:
     a file that is no such picture.
     """
     try:
-        with open_image(path) as image:
+        must_be_file(path)
+        with Image.open(path, formats=known_formats()) as image:  # `open_image` leaves the text out, which Pillow bounds
             if image.format not in ("PNG", "GIF"):
                 raise UserError(
                     f"{display_path(path)}: is a {image.format}, need a PNG or a GIF; other programs may have dropped the text"
