@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import runs
+from alphabar.config.stored_paths import confined
 
 
 def test_the_configuration_of_a_run_is_there_at_every_moment(command, monkeypatch):
@@ -38,7 +39,7 @@ DAMAGES = {
 def test_a_run_goes_on_from_its_checkpoint_alone(command, kind):
     shutil.copytree(runs.trained(*runs.BRIEF), "out")
     path = Path("out/config.yaml")
-    before = OmegaConf.to_container(OmegaConf.load(path))
+    before = confined(OmegaConf.to_container(OmegaConf.load(path)))
     damaged = DAMAGES[kind](path.read_bytes())
     path.unlink()
     if damaged is not None:

@@ -106,12 +106,11 @@ def run_and_report(main: Main, app: App, result: exit_status.CommandResult) -> i
     resolvers.register()
     with failures_noted():
         outcome = run_and_conclude(main, app, result)
-        error, is_shown = result.error, bool(os.environ.get("ALPHABAR_TRACEBACK"))
-        if outcome.is_bug and not is_shown and not is_first_to_tell(outcome.lines[0]):
-            return outcome.code  # another process of the run shows it
-        if error is not None and (outcome.is_bug or is_shown):
-            raise error
-        exit_status.print_outcome(outcome)
+        is_shown = bool(os.environ.get("ALPHABAR_TRACEBACK"))
+        if is_shown or not outcome.is_bug or is_first_to_tell(outcome.lines[0]):  # else another process of the run shows it
+            if result.error is not None and (outcome.is_bug or is_shown):
+                raise result.error
+            exit_status.print_outcome(outcome)
         return outcome.code
 
 
