@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from alphabar.cli.command import command, task_overrides
+from alphabar.reports.at_end import leave_report
 
 
 @command("train")
@@ -10,7 +11,7 @@ def main(cfg: DictConfig) -> dict[str, object]:
     """One run, from its configuration to its result."""
     from alphabar.training.run import train  # here, since it loads torch, which help and completion do not need
 
-    return train(cfg, task_overrides())
+    return train(cfg, task_overrides(), leave_report)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 CACHE = os.environ["ALPHABAR_TEST_CACHE"]  # made anew for every session of pytest and shared by its workers, in conftest.py
 BRIEF = ("trainer.max_steps=2", "callbacks.fid=null", "callbacks.samples=null", "callbacks.film=null", "callbacks.curves=null")
 TINY = (
+    "report=false",
     "network.base_channels=8",
     "network.norm_groups=4",
     "data.batch_size=32",

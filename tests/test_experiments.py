@@ -18,6 +18,7 @@ from alphabar.config.interpolation import unresolved_container
 register()
 BRIEF = (
     "trainer.max_steps=2",
+    "report=false",
     "data.batch_size=2",
     "sampler.num_steps=2",
     "callbacks.samples.num=2",

@@ -10,7 +10,9 @@ from statistics import fmean
 from alphabar.cli.empty_folders import remove_refused_sweep
 from alphabar.cli.exit_status import Outcome
 from alphabar.cli.overrides import quoted
+from alphabar.cli.processes import stoppable
 from alphabar.files.paths import display_path
+from alphabar.reports.at_end import leave_report
 from alphabar.runs.pareto import CostTradeOff, cost_trade_off
 from alphabar.runs.sweep import METRICS, NETWORK_EVALUATIONS, PARETO_PICTURE, PICTURE, SEED_KEY, TABLE, Job, Sweep, jobs_by_setting
 from alphabar.runs.sweep_record import close_sweeps, open_sweeps
@@ -37,11 +39,21 @@ def finish_sweeps(outcome: Outcome) -> Outcome:
             outcome = Outcome("failed", outcome.code or 1, (*outcome.lines, line))
         if bad and sweep.command is not None:
             print(f"  go on    python {display_path(sweep.command.script)} {resume_word(sweep.folder)}", flush=True)
+        if any(leaves_report(job) for job in sweep.jobs):
+            with stoppable():
+                page = leave_report(sweep.folder)
+            if page is not None:
+                print(f"  report   {display_path(page)}", flush=True)
     refused = [sweep.folder for sweep in open_sweeps if not sweep.jobs]
     close_sweeps()
     for folder in refused:
         remove_refused_sweep(folder)
     return outcome
+
+
+def leaves_report(job: Job) -> bool:
+    """Returns whether the command line of a job does not say `report=false`."""
+    return job.overrides.get("report", "true").lower() != "false"
 
 
 def resume_word(folder: Path) -> str:

@@ -30,16 +30,24 @@ def report_command(arguments: Sequence[str]) -> str:
     parser.add_argument("--out", type=Path, help=f"the file to write; by default {REPORT} in the folder", metavar="FILE")
     parser.error = fail  # type: ignore[method-assign]
     options = parser.parse_args(arguments)
-    folder: Path = options.folder
-    out: Path = options.out or folder / REPORT
-    is_sweep = check_folder(folder)
-    check_destination(out)
-    receipts = [
+    named = [
         *(require_receipt(path) for path in options.receipts),
         *(find_receipt(path) for each in options.more for path in require_receipts(each)),
     ]
+    return f"report   {display_path(write_report(options.folder, named, options.out))}"
+
+
+def write_report(folder: Path, receipts: Sequence[FoundReceipt] = (), out: Path | None = None) -> Path:
+    """Writes the page of a run or a sweep and returns its path, which is `out` or else report.html in the folder.
+
+    receipts: those to show beside those that are found near the run. Raises UserError for a folder that is neither a run nor a
+    sweep, and for a file in the way.
+    """
+    out = out or folder / REPORT
+    is_sweep = check_folder(folder)
+    check_destination(out)
     write_page((render_sweep if is_sweep else render_run)(folder, receipts), out)
-    return f"report   {display_path(out)}"
+    return out
 
 
 def fail(message: str) -> NoReturn:

@@ -23,7 +23,7 @@ from alphabar.runs.kept_checkpoints import LastCheckpoint, newest_checkpoint
 from alphabar.runs.run_dir import CONFIG, has_checkpoint, lock, must_be_resumable, readable_config
 
 log = logging.getLogger(__name__)
-RUN_KEYS = ("trainer", "callbacks", "logger", "profiler", "stall_seconds", "name", "data.num_workers", "data.download")
+RUN_KEYS = ("trainer", "callbacks", "logger", "profiler", "stall_seconds", "report", "name", "data.num_workers", "data.download")
 MAY_CHANGE = (*RUN_KEYS, *FrozenPartPaths._fields, "data_root")
 DOWNLOAD = "download"  # a key of whatever can be fetched, with which the user says so
 # What follows from the place of the run, what shows in other keys, and what runs of an earlier version did not keep.
@@ -43,6 +43,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     for key in ("stall_seconds", "name", *FrozenPartPaths._fields):  # a run of an earlier version may not have them all
         saved.setdefault(key, None)
     saved.data_root = None  # where an earlier command found the data stands in them
+    saved.setdefault("report", True)
     saved.run_dir = str(folder)
     saved.resume = str(cfg.resume)
     must_be_of_this_version(saved)

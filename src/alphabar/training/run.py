@@ -1,7 +1,7 @@
 """One training run, from its configuration to its result."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -40,25 +40,29 @@ from alphabar.training.record import recorded_run
 from alphabar.training.run_summary import report_end, report_stop, run_result
 from alphabar.training.trainer import check_trainer, make_trainer, was_finished
 
+LeaveReport = Callable[[Path], Path | None]  # writes the report of the run in a folder and returns its path, if there is one now
 
-def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
+
+def train(cfg: DictConfig, overrides: Sequence[str] = (), leave_report: LeaveReport | None = None) -> dict[str, object]:
     """Builds what the configuration names, trains it, reports where everything is, and returns the result of the run.
 
+    leave_report: is called last of all when the run has ended or was stopped, unless it has `report=false`.
     A signal to stop ends it with SystemExit or KeyboardInterrupt, see `StopSignals`; a job of Slurm is then queued again.
     """
     with STOP_SIGNALS.listening():
         try:
-            return run_training(cfg, overrides)
+            return run_training(cfg, overrides, leave_report)
         except SystemExit as error:
             if isinstance(error.code, int) and is_first_process():
                 requeue_job(error.code - 128, goes_on=cfg.resume == AUTO)
             raise
 
 
-def run_training(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, object]:
+def run_training(cfg: DictConfig, overrides: Sequence[str], leave_report: LeaveReport | None) -> dict[str, object]:
     """Does what `train` does, without an eye on signals."""
     cfg, stopped = resumed_or_new(cfg, overrides)
     check_trainer(cfg)
+    leave_report = leave_report if wants_report(cfg) else None
     is_resumed = cfg.resume not in (None, AUTO)
     with names_data_root() if is_resumed else nullcontext():
         datamodule: ImageDataModule = build(cfg.data, "data")
@@ -74,12 +78,28 @@ def run_training(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, object]
         remove_temporaries(Path(cfg.run_dir))
     is_new = stopped is None and claim(Path(cfg.run_dir), again=cfg.resume == AUTO)
     begin = time.perf_counter()
-    trainer = fit_module(cfg, module, datamodule, callbacks, stopped, is_new)
+    trainer = fit_module(cfg, module, datamodule, callbacks, stopped, is_new, leave_report)
     result = run_result(trainer, module, time.perf_counter() - begin)
     report_profile(trainer)
     if trainer.is_global_zero:
         report_end(result, trainer, module, first_step=stopped.step if stopped and not was_finished(trainer) else 0)
+        STOP_SIGNALS.defer()  # the run has ended, and takes but a moment more
+        finish(cfg, leave_report)
     return result
+
+
+def finish(cfg: DictConfig, leave_report: LeaveReport | None) -> None:
+    """Leaves the report of the run, unless it has none, and prints where it is."""
+    if leave_report is not None and (page := leave_report(Path(cfg.run_dir))) is not None:
+        print(f"  {'report':<12} {display_path(page)}", flush=True)
+
+
+def wants_report(cfg: DictConfig) -> bool:
+    """Returns whether the run is to leave a report, as one of an earlier version does. Raises UserError for anything but a bool."""
+    value = OmegaConf.select(cfg, "report", default=True)
+    if not isinstance(value, bool):
+        raise UserError(f"report={value}: need true or false")
+    return value
 
 
 def resumed_or_new(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, LastCheckpoint | None]:
@@ -199,6 +219,7 @@ def fit_module(
     callbacks: list[Callback],
     stopped: LastCheckpoint | None,
     is_new: bool,
+    leave_report: LeaveReport | None,
 ) -> Trainer:
     """Trains and returns the Trainer. Gives a folder that is new back if bad input ends the run before its first step.
 
@@ -217,5 +238,6 @@ def fit_module(
     except (KeyboardInterrupt, SystemExit):  # Lightning makes SystemExit of Ctrl-C
         if trainer is not None and trainer.is_global_zero:
             report_stop(trainer)
+            finish(cfg, leave_report)
         raise
     return trainer
