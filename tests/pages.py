@@ -92,9 +92,15 @@ def make_run(folder, num_grids=3, name="null"):
         for step in range(100)
     ]
     rows[0] |= {"fid/floor-n100-classifier": 0.5, "held_out/loss": 1.5}
-    rows[50] |= {"held_out/loss": 0.5, "held_out/loss_ema": 0.4, "held_out/loss_ema_snr_1e2_inf": 0.3}
+    rows[50] |= {
+        "fid/n100-classifier-ema-ddim50": 2.5,
+        "held_out/loss": 0.5,
+        "held_out/loss_ema": 0.4,
+        "held_out/loss_ema_snr_1e2_inf": 0.3,
+    }
     rows[99] |= {
         "fid/n100-classifier-ema-ddim50": 1.25,
+        "held_out/loss_ema": 0.35,
         "train/seconds": 75.0,
         "health/diversity": 0.3,
         "health/news": 1.0,

@@ -50,7 +50,7 @@ def test_the_page_of_a_run_has_all_sections(tmp_path):
     assert (slider["type"], slider["min"], slider["max"]) == ("range", "0", "2")
     assert len([figure for figure in page.all("figure") if "data-step" in figure]) == 3
     charts = [json.loads(svg["data-lines"]) for svg in page.all("svg") if "data-lines" in svg]
-    assert [line["name"] for line in charts[0]] == ["level 0.00 to 0.50", "all levels"]
+    assert [line["name"] for line in charts[0]] == ["level 0.00 to 0.50, next to data", "all levels"]
     assert charts[2][0]["points"][-1][2:] == [99, "1.25"]
 
 
@@ -75,7 +75,7 @@ def test_values_are_escaped_and_what_html_cannot_hold_is_replaced():
     assert "<script>" not in shown
     assert "\x00" not in shown
     assert Page(shown).text.count(EVIL) == 3
-    assert "\"'<" not in str(render("run_header", name="\"'<", subtitle="", tiles=[], warnings=[]))
+    assert "\"'<" not in str(render("run_header", name="\"'<", subtitle="", verdict=[], tiles=[], warnings=[]))
 
 
 def test_what_is_missing_or_broken_takes_nothing_else_with_it(tmp_path):
@@ -152,11 +152,45 @@ def test_the_page_of_a_sweep_has_all_sections(tmp_path):
     assert {link["href"] for link in page.all("a")} > {f"#{anchor}" for anchor in anchors}
     assert "Measured alike but for weights or sampler" in page.text
     assert "lowest FID 1.5" in page.text
-    assert len(page.all("img")) == 6  # two thumbnails, two grids, pareto and picture
+    assert [image["alt"].split(",")[0] for image in page.all("img")] == [  # none twice
+        "FID over network evaluations and over seconds",
+        "newest samples of job 0: lr=1.0",
+        "newest samples of job 1: lr=0.1",
+    ]
+    assert "best job 0: lr=1.0 FID 1.5" in page.text
+    assert "worst job 1: lr=0.1 FID 2.5" in page.text
+    assert "The lowest FID is 1.5" in page.text
+    assert "FID over lr" in page.text
     assert "went wrong" in page.text
     assert "its folder is not in that of the sweep" in page.text
     assert len(page.all("script")) == 1
     assert [table["class"] for table in page.all("table")] == ["sortable"]
+    charts = [json.loads(svg["data-lines"]) for svg in page.all("svg") if "data-lines" in svg]
+    assert [[line["name"] for line in chart] for chart in charts] == [["job 0: lr=1.0", "job 1: lr=0.1"]] * 3
+
+
+def test_the_page_of_a_sweep_has_the_common_configuration_once(tmp_path):
+    sweep = make_sweep(tmp_path / "sweep")
+    config = sweep / "1" / "config.yaml"
+    config.write_text(
+        config.read_text().replace("seed: 0", f"seed: {json.dumps(EVIL)}").replace("num_steps: 1000", "num_steps: 10")
+    )
+    page = report(sweep)
+    assert "job schedule.num_steps seed job 0 1000 0 job 1 10 " + EVIL in page.text
+    assert page.text.count("channel_multipliers 1/2") == 1
+    assert page.text.count("resolution: 8") == 1
+    assert "schedule Linear parameterization" in page.text
+    assert not page.all("b onload=alert(1)")
+    assert len(page.all("script")) == 1
+
+
+def test_a_sweep_of_many_jobs_shows_the_curves_of_the_best(tmp_path):
+    names = [f"fid/n100-classifier-ema-ddim{index}" for index in range(10, 19)]
+    page = report(make_sweep(tmp_path / "sweep", names))
+    charts = [json.loads(svg["data-lines"]) for svg in page.all("svg") if "data-lines" in svg]
+    assert [len(chart) for chart in charts] == [8, 8, 8]
+    assert "the first 8 of 9 jobs in the table" in page.text
+    assert len(page.all("img")) == 9
 
 
 def test_the_page_of_a_sweep_marks_figures_that_are_unlike(tmp_path):
@@ -164,6 +198,9 @@ def test_the_page_of_a_sweep_marks_figures_that_are_unlike(tmp_path):
     page = report(sweep)
     assert "Not measured alike, so not to be compared" in page.text
     assert "lowest FID" not in page.text
+    assert "best job" not in page.text
+    assert "first in the table job 0" in page.text
+    assert "FID over" not in page.text
     table = (sweep / "results.csv").read_text().replace("inception", "classifier").replace("lr", "data.root")
     (sweep / "results.csv").write_text(table)
     page = report(sweep)

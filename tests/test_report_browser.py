@@ -59,7 +59,7 @@ def test_pages_work_in_a_browser(tmp_path, pages, width):
     run, sweep = pages
     found = look(tmp_path, run, width)
     assert found | {"tip": ""} == {"ready": "yes", "overflow": "0", "shown": "0", "valuetext": "step 0", "tip": ""}
-    assert found["tip"].startswith("step 99level 0.00 to 0.500.2all levels0.01")
+    assert found["tip"].startswith("step 99level 0.00 to 0.50, next to data0.2all levels0.01")
     found = look(tmp_path, sweep, width)
     assert (found["ready"], found["overflow"], found["open"]) == ("yes", "0", "true")
     assert found["sorted"].startswith("0.1 1.0 ")

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from lightning.fabric import Fabric
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alphabar.config.former_names import current_protocol
 from alphabar.errors import UserError
 from alphabar.runs.current_command import command_config
 from alphabar.runs.receipt import FILE_NAME, complete_start, describe_start, read_content, receipt_path, starts_in, write_content
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 class Figure(NamedTuple):
@@ -54,7 +55,7 @@ class Receipt(NamedTuple):
     run: Mapping[str, Any]
 
 
-def describe_evaluation(fabric: Fabric, folder: Path, seconds: float, details: Mapping[str, Any]) -> dict[str, Any]:
+def describe_evaluation(fabric: "Fabric", folder: Path, seconds: float, details: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the entry of an evaluation that ends now, after `seconds`; see `describe_start`."""
     start = describe_start(folder, fabric.device, fabric.world_size, {"config": command_config(), **details})
     complete_start(start, "finished", seconds)

@@ -148,7 +148,7 @@ def chart_svg(chart: Chart) -> SvgChart | None:
     for line in chart.lines:
         points = axes.transData.transform(list(zip(line.steps, line.values, strict=True)))
         places.append([(round(float(x), 1), round(height - float(y), 1)) for x, y in points])
-    return SvgChart(chart, _for_page(file.getvalue()), places, width, height)
+    return SvgChart(chart, svg_for_page(file.getvalue()), places, width, height)
 
 
 def css_colour(colour: str) -> str:
@@ -156,7 +156,7 @@ def css_colour(colour: str) -> str:
     return f"var({CSS_COLOURS[colour]})"
 
 
-def _for_page(svg: str) -> str:
+def svg_for_page(svg: str) -> str:
     """Returns what is inside the <svg>, as a page can hold it several times.
 
     Styles become attributes, since the page's policy forbids inline styles, and of the ids only those of marks remain, which are

@@ -1,7 +1,7 @@
 """The charts of a run, made from the columns of metrics.csv, and the picture curves.png."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alphabar.plotting.line_chart import MAIN, PALETTE, Chart, Line, save_charts
@@ -24,9 +24,23 @@ def all_charts(metrics: RunMetrics) -> tuple[list[Chart], list[Chart]]:
     return _same_span(metrics, large), _same_span(metrics, small_charts(metrics))
 
 
-def brief_charts(metrics: RunMetrics) -> list[Chart]:
-    """Returns the charts of training loss and FID."""
-    return _same_span(metrics, [training_loss(metrics), fid(metrics)])
+def overlaid_charts(runs: Mapping[str, RunMetrics], caption: str = "") -> list[Chart]:
+    """Returns charts of training loss, held-out loss and FID with a line for each run, by its name; at most len(PALETTE) runs.
+
+    caption: of the losses. FID is left out where runs measured it by several protocols.
+    """
+    weights = "_ema" if any("held_out/loss_ema" in metrics.columns for metrics in runs.values()) else ""
+    titles = {"train/loss": "Training loss", f"held_out/loss{weights}": "Held-out loss"}
+    fids = {name for metrics in runs.values() if (name := metrics.latest_fid()) is not None}
+    charts = []
+    for column, title in (titles | {name: "FID" for name in fids if len(fids) == 1}).items():
+        lines = [_line(metrics, column, name, colour) for (name, metrics), colour in zip(runs.items(), PALETTE, strict=False)]
+        if column in fids:
+            charts.append(Chart(title, lines, (), True, is_mean=False))
+        else:
+            charts.append(Chart(title, _after_start(lines), (), True, caption))
+    last_step = max((metrics.last_step() or 0 for metrics in runs.values()), default=0)
+    return [chart._replace(last_step=last_step) for chart in charts]
 
 
 def training_loss(metrics: RunMetrics) -> Chart:

@@ -1,27 +1,49 @@
 """Charts on a page: SVG with a legend, and with the values that the page's script shows under the pointer."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from markupsafe import Markup
 
 from alphabar.evaluation.table import format_number
-from alphabar.plotting.line_chart import BOTTOM, SOFT, TOP, Chart, SvgChart, chart_svg, css_colour
-from alphabar.plotting.run_curves import all_charts, brief_charts
+from alphabar.plotting.line_chart import BOTTOM, CSS_COLOURS, PALETTE, SOFT, TOP, Chart, SvgChart, chart_svg, css_colour
+from alphabar.plotting.run_curves import all_charts, overlaid_charts
+from alphabar.plotting.sweep_svg import sweep_svg
 from alphabar.reports.html import render
 from alphabar.reports.images import EmbeddedImage
 from alphabar.runs.metrics_csv import RunMetrics
+from alphabar.runs.sweep import Sweep
 
 
-def render_curves(metrics: RunMetrics, picture: EmbeddedImage | None = None, is_brief: bool = False) -> Markup:
-    """Returns charts of the figures over the same span of training; only training loss and FID if brief.
+def render_curves(metrics: RunMetrics, picture: EmbeddedImage | None = None) -> Markup:
+    """Returns charts of the figures over the same span of training.
 
     picture: the curves.png that the run has left, which is shown where there is nothing to draw.
     """
-    large, small = (brief_charts(metrics), []) if is_brief else all_charts(metrics)
-    drawn = [[svg for chart in charts if (svg := render_chart(chart))] for charts in (large, small)]
-    picture = None if any(drawn) else picture
-    return render("curves", metrics_problem=metrics.problem, large=drawn[0], small=drawn[1], picture=picture)
+    large, small = map(render_charts, all_charts(metrics))
+    return render("curves", problems=[metrics.problem], large=large, small=small, picture=None if metrics.columns else picture)
+
+
+def render_overlay(runs: Mapping[str, RunMetrics], caption: str) -> Markup:
+    """Returns charts of losses and FID with a line for each of the first runs. caption: of the losses."""
+    with_figures = {name: metrics for name, metrics in runs.items() if metrics.columns}
+    shown = dict(islice(with_figures.items(), len(PALETTE)))
+    num = f"the first {len(shown)} of {len(with_figures)} jobs in the table" if len(shown) < len(with_figures) else ""
+    charts = render_charts(overlaid_charts(shown, ", ".join(filter(None, (num, caption)))))
+    problems = [f"{name}: {metrics.problem}" for name, metrics in runs.items() if metrics.problem]
+    return render("curves", problems=problems, large=charts, small=[], picture=None)
+
+
+def render_sweep_chart(sweep: Sweep) -> Markup:
+    """Returns the chart of the figure of merit over what was swept; nothing if there are not two figures."""
+    svg = sweep_svg(sweep)
+    return Markup("") if svg is None else render("sweep_chart", svg=svg._replace(content=Markup(svg.content)), colours=CSS_COLOURS)
+
+
+def render_charts(charts: Sequence[Chart]) -> list[Markup]:
+    """Returns the charts that have a line of two points or more: a single figure needs no chart."""
+    return [render_chart(chart) for chart in charts if any(len(line.steps) > 1 for line in chart.thinned().lines)]
 
 
 def render_chart(chart: Chart) -> Markup:

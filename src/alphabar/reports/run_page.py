@@ -16,6 +16,9 @@ from alphabar.reports.health import health_rows, health_warnings
 from alphabar.reports.html import Section, render, render_page
 from alphabar.reports.images import EmbeddedImage, embed_image, evenly_spaced
 from alphabar.reports.receipts import FoundReceipt, receipt_warnings, receipts_of_run, render_receipts, unique_receipts
+from alphabar.reports.run_record import RunRecord, read_run_record, record_rows
+from alphabar.reports.verdict import run_verdict
+from alphabar.runs.floor import against_floor
 from alphabar.runs.metrics_csv import RunMetrics, read_metrics
 
 MAX_FRAMES = 40
@@ -41,14 +44,15 @@ def render_run(folder: Path, receipts: Sequence[FoundReceipt]) -> Markup:
     """Returns the page of a run. receipts: those to show beside those that are found near the run."""
     shown_receipts = unique_receipts([*receipts, *receipts_of_run(folder)])
     metrics = read_metrics(folder / "metrics.csv")
-    content = read_text(folder / "config.yaml")
+    content, record = read_text(folder / "config.yaml"), read_run_record(folder)
     config = parse_config(content) or {}
     name = str(config.get("name") or folder.resolve().name)
     header = render(
         "run_header",
         name=name,
-        subtitle=subtitle(config),
-        tiles=tiles(metrics),
+        subtitle=subtitle(config, record),
+        verdict=run_verdict(metrics, config, record),
+        tiles=tiles(metrics, record),
         warnings=[*health_warnings(metrics), *receipt_warnings(shown_receipts)],
     )
     sections = [
@@ -56,6 +60,7 @@ def render_run(folder: Path, receipts: Sequence[FoundReceipt]) -> Markup:
         Section("curves", "Curves", render_curves(metrics, embed_image(folder / "curves.png"))),
         Section("evaluations", "Evaluations", render_receipts(shown_receipts, folder)),
         Section("health", "Health", render("health", rows=health_rows(metrics), panel=embed_image(folder / PANEL))),
+        Section("record", "Record", render("run_record", rows=record_rows(record), record_problem=record.problem)),
         Section("config", "Configuration", render("configuration", content=content, summary=summarise_config(config))),
     ]
     return render_page(name, header, sections)
@@ -69,23 +74,28 @@ def read_text(path: Path) -> str:
         return ""
 
 
-def subtitle(config: Mapping[str, Any]) -> str:
-    """Returns the method (or else parameterization and schedule), the network and the data on one line."""
+def subtitle(config: Mapping[str, Any], record: RunRecord) -> str:
+    """Returns the method (or else parameterization and schedule), the network and the data on one line.
+
+    Network and data are told as the run did at its beginning, with numbers of parameters and images, if its record has that.
+    """
     network, data = class_name(config.get("network")), config.get("data")
     method = method_name(config) or " / ".join(
         class_name(config.get(part)) for part in ("parameterization", "schedule") if part in config
     )
     data_name = str(data.get("name") or class_name(data)) if isinstance(data, Mapping) else ""
-    return " · ".join(part for part in (method, network, data_name) if part)
+    told = [str(record.composition.get(part) or "") for part in ("network", "data")]
+    return " · ".join(part for part in (method, told[0] or network, told[1] or data_name) if part)
 
 
-def tiles(metrics: RunMetrics) -> list[Tile]:
+def tiles(metrics: RunMetrics, record: RunRecord) -> list[Tile]:
     """Returns the few figures that a reader looks for first, as far as the run logged them."""
     found = []
     fid = metrics.latest_fid()
     if fid is not None:
         value, floor = metrics.last(fid), metrics.floor(fid)
-        detail = "" if floor is None else f"floor {format_number(floor)} (held-out images)"
+        ratio = against_floor(value, floor) or "floor"
+        detail = "" if floor is None else f"{ratio} {format_number(floor)} (held-out images)"
         found.append(Tile("FID", format_number(value or 0.0), detail, fid))
     loss, images, seconds = (metrics.last(f"train/{name}") for name in ("loss", "images", "seconds"))
     if loss is not None:
@@ -93,9 +103,13 @@ def tiles(metrics: RunMetrics) -> list[Tile]:
     if (step := metrics.last_step()) is not None:
         found.append(Tile("steps", f"{step:,}"))
     if images is not None:
-        found.append(Tile("images seen", f"{images:,.0f}"))
+        epochs = record.epochs(images)
+        found.append(Tile("images seen", f"{images:,.0f}", "" if epochs is None else f"{epochs:.3g} epochs"))
     if seconds:
         found.append(Tile("training time", format_duration(seconds), f"{images / seconds:,.0f} images/s" if images else ""))
+    total, evaluating = record.total("seconds"), record.total("evaluation_seconds")
+    if total and evaluating is not None:
+        found.append(Tile("time in all", format_duration(total), f"{evaluating / total:.0%} for samples and figures"))
     return found
 
 

@@ -9,18 +9,26 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from alphabar.evaluation.receipt import has_figures
-from alphabar.reports.charts import render_curves
+from alphabar.evaluation.table import format_number
+from alphabar.files.paths import display_path
+from alphabar.progress import format_duration
+from alphabar.reports.charts import render_overlay, render_sweep_chart
+from alphabar.reports.config_summary import parse_config
 from alphabar.reports.html import Section, render, render_page
 from alphabar.reports.images import embed_image, thumbnail
 from alphabar.reports.receipts import FoundReceipt, find_receipt, receipt_warnings, render_receipts, unique_receipts
-from alphabar.reports.run_page import load_frames, read_text
-from alphabar.runs.metrics_csv import read_metrics
+from alphabar.reports.run_page import Tile, read_text
+from alphabar.reports.run_record import RunRecord, read_run_record, record_rows
+from alphabar.reports.sweep_config import common_config
+from alphabar.reports.verdict import run_verdict
+from alphabar.runs.floor import against_floor
+from alphabar.runs.metrics_csv import RunMetrics, read_metrics
 from alphabar.runs.receipt import FILE_NAME
-from alphabar.runs.sweep import METRICS, PARETO_PICTURE, PICTURE, TABLE, Job, Sweep, comparable_part, read_sweep
+from alphabar.runs.sweep import METRICS, PARETO_PICTURE, TABLE, Job, Sweep, comparable_part, read_sweep
 
 SAME_IMAGES = ("data.batch_size", "data.num_workers", "data.resident", "data.max_resident_mb")  # these do not change the data
 PARETO_ALT = "FID over network evaluations and over seconds, with the settings that none beats in both"
-PICTURE_ALT = "the figure of merit over what was swept, and samples of every job"
+CHANGE_LOSS = ("method", "objective", "parameterization", "schedule", "weighting", "times", "data", "codec", "experiment")
 MAX_ERROR = 60  # characters of an error in the table
 
 
@@ -56,14 +64,26 @@ def render_sweep(folder: Path, receipts: Sequence[FoundReceipt]) -> Markup:
     shown_receipts = unique_receipts([*own, *receipts])
     name = folder.resolve().name
     sections = [
-        Section("results", "Results", render_results(sweep, entries, problem)),
+        Section("results", "Results", render_results(sweep, entries, problem) + render_figures(sweep)),
         Section("pareto", "Pareto", render_picture(folder / PARETO_PICTURE, PARETO_ALT)),
-        Section("samples", "Samples", render_thumbnails(entries)),
-        Section("picture", "Picture", render_picture(folder / PICTURE, PICTURE_ALT, "picture")),
+        Section("samples", "Samples", render_samples(entries, best_entry(sweep, entries))),
+        Section("curves", "Curves", render_overlay(figures_of_jobs(entries), loss_caption(sweep))),
         Section("evaluations", "Evaluations", render_receipts(shown_receipts)),
+        Section("config", "Configuration", render_config(entries)),
         Section("jobs", "Jobs", Markup("\n").join(map(render_job, entries))),
     ]
     return render_page(name, render_header(name, sweep, entries, shown_receipts), sections)
+
+
+def figures_of_jobs(entries: Sequence[JobEntry]) -> dict[str, RunMetrics]:
+    """Returns the figures over training of each job that has a folder, by its title."""
+    return {each.title: read_metrics(each.folder / "metrics.csv") for each in entries if each.folder is not None}
+
+
+def loss_caption(sweep: Sweep) -> str:
+    """Returns a warning where what was swept changes what the loss is."""
+    changes = any(key.split(".")[0] in CHANGE_LOSS and key not in SAME_IMAGES for key in sweep.swept_keys())
+    return "losses of different objectives: not to be compared" if changes else ""
 
 
 def load_sweep(folder: Path) -> tuple[Sweep, str]:
@@ -99,10 +119,30 @@ def render_header(name: str, sweep: Sweep, entries: Sequence[JobEntry], receipts
         "sweep_header",
         name=name,
         lead=f"{len(entries)} jobs ({counts}) over {', '.join(sweep.swept_keys())}" if entries else "no jobs",
+        verdict=sweep_verdict(best_entry(sweep, entries), entries),
         best=best_entry(sweep, entries),
+        tiles=sweep_tiles(entries),
         failures=[f"{each.title}: {each.job.error or 'no error was left'}" for each in entries if each.job.state == "failed"],
         warnings=receipt_warnings(receipts),
     )
+
+
+def sweep_verdict(best: JobEntry | None, entries: Sequence[JobEntry]) -> str:
+    """Returns a sentence on the best job against its floor, and on how far the jobs lie apart; "" where no job is the best."""
+    if best is None or best.fid is None:
+        return ""
+    highest = max(each.fid for each in entries if each.fid is not None)
+    floor = None if best.folder is None else read_metrics(best.folder / "metrics.csv").floor(best.job.figure_name)
+    against = ", ".join(filter(None, (format_number(best.fid), against_floor(best.fid, floor))))
+    return f"The lowest FID is {against}, that of {best.title}; that of the other jobs goes up to {format_number(highest)}."
+
+
+def sweep_tiles(entries: Sequence[JobEntry]) -> list[Tile]:
+    """Returns the highest FID and the time of all jobs."""
+    figures = [each.fid for each in entries if each.fid is not None]
+    seconds = sum(each.job.seconds for each in entries)
+    found = [Tile("highest FID", format_number(max(figures)))] if figures else []
+    return [*found, Tile("time in all", format_duration(seconds))] if seconds else found
 
 
 def best_entry(sweep: Sweep, entries: Sequence[JobEntry]) -> JobEntry | None:
@@ -151,15 +191,39 @@ def render_results(sweep: Sweep, entries: Sequence[JobEntry], problem: str) -> M
     )
 
 
-def render_picture(path: Path, alt: str, style: str = "") -> Markup:
+def render_picture(path: Path, alt: str) -> Markup:
     """Returns a picture that the sweep has left, or nothing if there is none."""
-    return render("sweep_picture", picture=embed_image(path), alt=alt, style=style)
+    return render("sweep_picture", picture=embed_image(path), alt=alt)
 
 
-def render_thumbnails(entries: Sequence[JobEntry]) -> Markup:
-    """Returns the newest samples of each job, in the order of the table."""
-    with_samples = [(each, each.folder) for each in entries if each.folder is not None and (each.folder / "samples").is_dir()]
-    return render("sweep_samples", thumbnails=[(each, thumbnail(folder)) for each, folder in with_samples])
+def render_figures(sweep: Sweep) -> Markup:
+    """Returns the chart of the figures over what was swept; nothing for figures that are not to be compared."""
+    return Markup("") if comparability(sweep).warning else render_sweep_chart(sweep)
+
+
+def render_samples(entries: Sequence[JobEntry], best: JobEntry | None) -> Markup:
+    """Returns the newest grids of the first and the last finished job of the table, large, and a corner of those of the others.
+
+    best: the job that is called the best one, whose opposite is the worst; None where the jobs cannot be compared.
+    """
+    with_samples = [(each, newest) for each in entries if each.folder is not None and (newest := newest_grid(each.folder))]
+    finished = [pair for pair in with_samples if pair[0].job.state == "finished"]
+    names = ("first in the table", "last in the table") if best is None else ("best", "worst")
+    ends = dict(zip(names, (finished[0], finished[-1]), strict=True)) if len(finished) > 1 else {}
+    large = [(title, entry, embed_image(path)) for title, (entry, path) in ends.items()]
+    others = [entry for entry, _ in with_samples if all(entry is not shown for _, shown, _ in large)]
+    return render("sweep_samples", large=large, thumbnails=[(each, thumbnail(each.folder)) for each in others if each.folder])
+
+
+def newest_grid(folder: Path) -> Path | None:
+    """Returns the newest grid of samples in the folder of a job, or None."""
+    return max((folder / "samples").glob("*.png"), default=None)
+
+
+def render_config(entries: Sequence[JobEntry]) -> Markup:
+    """Returns what the configurations of the jobs have in common, once, and what differs between them."""
+    found = [(f"job {each.job.num}", parse_config(read_text(each.folder / "config.yaml"))) for each in entries if each.folder]
+    return render("sweep_config", common=common_config({name: config for name, config in found if config}))
 
 
 def is_evaluated(folder: Path) -> bool:
@@ -168,19 +232,12 @@ def is_evaluated(folder: Path) -> bool:
 
 
 def render_job(entry: JobEntry) -> Markup:
-    """Returns a job's curves, newest grid, error and configuration, folded up."""
+    """Returns where a job's own files are, what its record says, and its error, folded up."""
     folder = entry.folder
     if folder is None:
-        empty = "its folder is not in that of the sweep"
-        return render("sweep_job", entry=entry, empty=empty, curves="", frames=[], problems=[], error="", config="")
-    frames, problems = load_frames(sorted((folder / "samples").glob("*.png"))[-1:])
-    return render(
-        "sweep_job",
-        entry=entry,
-        empty="its receipt is above" if is_evaluated(folder) else "there is nothing in its folder",
-        curves=render_curves(read_metrics(folder / "metrics.csv"), is_brief=True),
-        frames=frames,
-        problems=problems,
-        error=read_text(folder / "error.txt"),
-        config=read_text(folder / "config.yaml"),
-    )
+        return render("sweep_job", entry=entry, rows=[], error="")
+    metrics, config = read_metrics(folder / "metrics.csv"), parse_config(read_text(folder / "config.yaml")) or {}
+    record = RunRecord() if is_evaluated(folder) else read_run_record(folder)
+    verdict = " ".join(run_verdict(metrics, config, record))
+    rows = [("verdict", verdict), ("folder", display_path(folder)), *record_rows(record)]
+    return render("sweep_job", entry=entry, rows=[row for row in rows if row[1]], error=read_text(folder / "error.txt"))

@@ -15,6 +15,7 @@ from alphabar.runs.kept_checkpoints import LastCheckpoint
 from alphabar.runs.receipt import describe_start, recorded
 from alphabar.runs.resume import NOT_COMPARED, is_in_module
 from alphabar.runs.run_dir import BEST_CHECKPOINT, CONFIG, LAST_CHECKPOINT
+from alphabar.training.callbacks.composition import composition_lines
 from alphabar.training.hooks import image_data
 from alphabar.training.modules.base import BaseModule
 
@@ -52,15 +53,21 @@ def going_on(stopped: LastCheckpoint, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def outcome(trainer: Trainer, module: BaseModule) -> dict[str, Any]:
-    """Returns what the entry says at the end: steps, figures, the hashes of the checkpoints, and a fingerprint of the data."""
-    folder, data = Path(trainer.default_root_dir).absolute(), None
+    """Returns what the entry says at the end: steps, figures, the hashes of the checkpoints, the data, and the time of evaluations.
+
+    It has the lines of the run's beginning as `composition`, and the number of training images as `num_images`.
+    """
+    folder, about = Path(trainer.default_root_dir).absolute(), {}
     if trainer.global_step > 0:
         with suppress(UserError, OSError):  # the data may have vanished, which ended the run
-            data = image_data(trainer).source.fingerprint()
+            data = image_data(trainer)
+            about = {"data": data.source.fingerprint(), "num_images": len(data.train_set)}
+            about["composition"] = composition_lines(trainer, module)
     names = [name for name in (LAST_CHECKPOINT, BEST_CHECKPOINT) if (folder / name).is_file()]
     return {
         "step": trainer.global_step,
         "figures": module.figures,
         "checkpoints": [{"checkpoint": name, "sha256": checkpoint_hash(str(folder / name))} for name in names],
-        "data": data,
+        "evaluation_seconds": round(module.seconds_evaluating, 2),
+        **about,
     }

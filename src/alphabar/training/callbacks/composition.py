@@ -13,6 +13,7 @@ from alphabar.progress import counted, format_duration
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.callbacks.forecast import Forecast, forecast
 from alphabar.training.hooks import base_module, image_data
+from alphabar.training.modules.base import BaseModule
 
 DAY = 24 * 3600  # seconds
 COLORS = {1: "grey", 3: "RGB"}
@@ -25,24 +26,26 @@ class Composition(RunCallback):
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        data = image_data(trainer)
-        module = base_module(pl_module)
-        lines = {
-            "data": describe_data(data),
-            **data.remarks,
-            **describe_choices(module.config.get("choices", {})),
-            **module.composition,
-            **describe_training(trainer, data.batch_size),
-        }
-        print_lines(lines)
+        if trainer.is_global_zero:
+            print_lines(composition_lines(trainer, base_module(pl_module)))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step < trainer.estimated_stepping_batches:
             times = forecast(trainer, base_module(pl_module))
             if trainer.is_global_zero:
                 print_lines(describe_time(times, trainer))
+
+
+def composition_lines(trainer: Trainer, module: BaseModule) -> dict[str, str]:
+    """Returns what a run is composed of, by subject: data, preset, network, method, device, precision and steps."""
+    data = image_data(trainer)
+    return {
+        "data": describe_data(data),
+        **data.remarks,
+        **describe_choices(module.config.get("choices", {})),
+        **module.composition,
+        **describe_training(trainer, data.batch_size),
+    }
 
 
 def print_lines(lines: Mapping[str, str]) -> None:
