@@ -72,6 +72,18 @@ def commands_of_cell(spans):
             yield [*first[:-1], f"{key(first[-1])}={words[0]}"]
 
 
+def typed(text):
+    """Yields what a document shows to be typed: lines of bash blocks, and spans that are a command or overrides."""
+    for block in blocks(text, "bash"):
+        yield from (line.partition(" #")[0] for line in block.splitlines())
+    yield from (span for span in SPAN.findall(FENCE.sub("", text)) if re.match(r"(python|make) |['+~]*[a-z][\w./@]*=", span))
+
+
+def patterns(command):
+    """Returns the characters outside of quotes that a shell such as zsh takes for a pattern of file names."""
+    return re.findall(r"[][?*]", re.sub(r"'[^']*'|\"[^\"]*\"", "", command))
+
+
 def key(word):
     return word.split("=")[0]
 

@@ -141,7 +141,7 @@ def test_only_what_fits_may_follow(chain):
         ([prior, larger], "stages: p1 cannot follow p0: need a stage that makes images of 3 x 4 x 4, got one that makes none"),
         ([larger, decoder], "stages: p1 cannot follow p0: need what a prior makes"),
         ([decoder, prior], r"stages: p1 cannot follow p0: it is conditioned on no images \(it has ClassLabel\)"),
-        ([prior], r"checkpoint=p0: this model makes no images .* give stages=\[p0\] and checkpoint="),
+        ([prior], r"checkpoint=p0: this model makes no images .* give 'stages=\[p0\]' and checkpoint="),
     ):
         with pytest.raises(UserError, match=complaint):
             check_cascade(models, [f"p{index}" for index in range(len(models))])

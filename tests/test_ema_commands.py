@@ -151,11 +151,15 @@ def test_a_sweep_over_lengths_is_one_protocol_and_needs_no_samples(tmp_path):
             ["ema_length=0.001"],
             "ema_length=0.001: need a length within reach of the 20 averages that the run kept up to step 40: 0.0",
         ),
-        ("power", ["ema_decay=0.9"], "ema_decay=0.9: the checkpoint has no exponential average; train with ema.more_decays=[0.9]"),
+        (
+            "power",
+            ["ema_decay=0.9"],
+            "ema_decay=0.9: the checkpoint has no exponential average; train with 'ema.more_decays=[0.9]'",
+        ),
         (
             "several",
             ["ema_decay=0.7"],
-            "ema_decay=0.7: the checkpoint has the exponential averages with 0.9, 0.5; train with ema.more_decays=[0.7]",
+            "ema_decay=0.7: the checkpoint has the exponential averages with 0.9, 0.5; train with 'ema.more_decays=[0.7]'",
         ),
         (
             "several",

@@ -112,7 +112,7 @@ class _KnownKeys:
         if override.is_sweep_override() and not is_sweep:
             yield (
                 f"{word}: several values are a sweep, which needs -m (python train.py -m ...); "
-                f"a list is written {key}=[...], a text with commas in it '{key}=\"...\"'"
+                f"a list is written '{key}=[...]', a text with commas in it '{key}=\"...\"'"
             )
         elif key in self.groups:
             reason = self._second_choice(override) if is_addition else self._required_group(override)

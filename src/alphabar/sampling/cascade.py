@@ -97,7 +97,7 @@ def check_cascade(stages: Sequence[LoadedModel], paths: Sequence[str]) -> None:
     if not stages[-1].model.codec.makes_images:
         last = paths[-1]
         raise UserError(
-            f"checkpoint={last}: this model makes no images but what another one reads: give stages=[{last}] and checkpoint=..., "
+            f"checkpoint={last}: this model makes no images but what another one reads: give 'stages=[{last}]' and checkpoint=..., "
             "that of its decoder"
         )
 

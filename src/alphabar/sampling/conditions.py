@@ -80,7 +80,7 @@ def expand_labels(labels: Sequence[int | str] | int | str, classes: Sequence[str
         else:
             prompts.append(part if part in classes else _class_name(part, classes))
     if not prompts:
-        raise ValueError("need labels=[3], labels=[cat,dog], labels=all or labels=0-9, got none")
+        raise ValueError("need labels=3, 'labels=[cat,dog]', labels=all or labels=0-9, got none")
     return prompts
 
 

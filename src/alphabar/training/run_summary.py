@@ -116,9 +116,7 @@ def clock(seconds: float) -> str:
 
 
 def in_folder(command: str, folder: Path) -> str:
-    """Returns the command with the run's folder in place of {folder}, quoted where a shell would break it into words."""
+    """Returns the command with the run's folder in place of {folder}, quoted where a shell would take a word for something else."""
     path = display_path(folder)
-    if shlex.quote(path) == path:
-        return command.format(folder=path)
-    value = '"' + path.replace('"', r"\"") + '"'  # for Hydra, to which = and , mean something
+    value = path if shlex.quote(path) == path else '"' + path.replace('"', r"\"") + '"'  # to Hydra, = and , mean something
     return " ".join(shlex.quote(word.format(folder=value)) if "{folder}" in word else word for word in command.split())

@@ -56,7 +56,7 @@ class ImageEmbedding(ImageConditioner):
         return {"vector": self.nothing.expand(num, -1)}
 
     def from_prompts(self, prompts: Sequence[str]) -> Cond:
-        raise ValueError("this model is conditioned on images, not on text: give images=PATH, or stages=[PRIOR] for prompts")
+        raise ValueError("this model is conditioned on images, not on text: give images=PATH, or 'stages=[PRIOR]' for prompts")
 
     def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
         if codec.makes_images:

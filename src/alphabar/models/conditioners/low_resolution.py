@@ -78,7 +78,7 @@ class LowResolution(ImageConditioner):
         return {"image": self.home.new_zeros(size), "vector": self.home.new_zeros(num, self.width)}
 
     def from_prompts(self, prompts: Sequence[str]) -> Cond:
-        raise ValueError("conditioner=low_resolution is conditioned on images: prompts are for the first of stages=[...]")
+        raise ValueError("conditioner=low_resolution is conditioned on images: prompts are for the first of 'stages=[...]'")
 
     def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
         wanted = self._size(self.resolution)

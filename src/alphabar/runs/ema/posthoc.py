@@ -50,7 +50,7 @@ def average_of_decay(content: Mapping[str, Any], decay: float) -> Weights:
     kept = {record["decay"]: record["weights"] for record in content["ema"].get("averages", []) if "decay" in record}
     if decay not in kept:
         there = f"the exponential averages with {', '.join(map(str, kept))}" if kept else "no exponential average"
-        raise UserError(f"ema_decay={decay}: the checkpoint has {there}; train with ema.more_decays=[{decay}]")
+        raise UserError(f"ema_decay={decay}: the checkpoint has {there}; train with 'ema.more_decays=[{decay}]'")
     return kept[decay]
 
 
