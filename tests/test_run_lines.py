@@ -3,8 +3,10 @@
 import itertools
 import shlex
 import signal
+from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Timer
 
@@ -12,7 +14,7 @@ import runs
 import toy
 from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.stopping import STOP_SIGNALS
-from alphabar.training.run_summary import clock
+from alphabar.training.run_summary import clock, in_folder
 
 QUICK = ("callbacks.fid=null", "callbacks.film=null", "callbacks.samples=null", "callbacks.held_out_loss=null")
 
@@ -220,3 +222,12 @@ def test_a_callback_of_another_model_is_refused_before_the_first_step(command, t
     assert code == 2
     assert f"error: callbacks: {callback.partition('.')[2]} is for {kind}, and this run trains DiffusionModule" in err
     assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("folder", ["runs/one", "runs/one of mine"])
+def test_advice_with_brackets_stands_in_quotes(folder):
+    """zsh takes brackets for a pattern of file names, and Hydra a path with spaces for one where all of it is in quotes."""
+    advice = in_folder("python sample.py stages=[{folder}/last.ckpt] num=4", Path(folder))
+    assert advice.split(" ")[2].startswith("'stages=[")
+    override = OverridesParser.create().parse_override(shlex.split(advice)[2])
+    assert override.value() == [f"{folder}/last.ckpt"]

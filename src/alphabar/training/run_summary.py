@@ -1,5 +1,6 @@
 """The result of a run, and the lines at its end: what came out, which files were written, how to go on."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -118,5 +119,10 @@ def clock(seconds: float) -> str:
 def in_folder(command: str, folder: Path) -> str:
     """Returns the command with the run's folder in place of {folder}, quoted where a shell would take a word for something else."""
     path = display_path(folder)
-    value = path if shlex.quote(path) == path else '"' + path.replace('"', r"\"") + '"'  # to Hydra, = and , mean something
-    return " ".join(shlex.quote(word.format(folder=value)) if "{folder}" in word else word for word in command.split())
+
+    def located(match: re.Match[str]) -> str:
+        file = path + match[1]
+        return file if shlex.quote(path) == path else '"' + file.replace('"', r"\"") + '"'  # to Hydra, = and , mean something
+
+    words = ((word, re.sub(r"\{folder\}([\w./-]*)", located, word)) for word in command.split())
+    return " ".join(word if word == filled else shlex.quote(filled) for word, filled in words)
