@@ -32,7 +32,7 @@ def walk(script, words, folder):
 
 def test_the_readme_from_its_first_command_on(tmp_path):
     """python train.py leaves what is promised, and every command on outputs/train/NAME goes on with it."""
-    walk("train.py", [*runs.TINY, "logger=csv", "trainer.accelerator=cpu", "trainer.max_steps=20"], tmp_path)
+    walk("train.py", [*runs.TINY, "report=true", "logger=csv", "trainer.accelerator=cpu", "trainer.max_steps=20"], tmp_path)
     (run,) = (tmp_path / "outputs" / "train").iterdir()
     section = re.search(r"^## What a run leaves\n\n(.*?)\n\n", README, re.MULTILINE | re.DOTALL)[1]
     promised = [name.rstrip("/") for name in documents.SPAN.findall(section) if not name.startswith("outputs")]
