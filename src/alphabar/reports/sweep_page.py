@@ -66,7 +66,7 @@ def render_sweep(folder: Path, receipts: Sequence[FoundReceipt]) -> Markup:
     sections = [
         Section("results", "Results", render_results(sweep, entries, problem) + render_figures(sweep)),
         Section("pareto", "Pareto", render_picture(folder / PARETO_PICTURE, PARETO_ALT)),
-        Section("samples", "Samples", render_samples(entries, best_entry(sweep, entries))),
+        Section("samples", "Samples", render_grids(entries, best_entry(sweep, entries))),
         Section("curves", "Curves", render_overlay(figures_of_jobs(entries), loss_caption(sweep))),
         Section("evaluations", "Evaluations", render_receipts(shown_receipts)),
         Section("config", "Configuration", render_config(entries)),
@@ -201,7 +201,7 @@ def render_figures(sweep: Sweep) -> Markup:
     return Markup("") if comparability(sweep).warning else render_sweep_chart(sweep)
 
 
-def render_samples(entries: Sequence[JobEntry], best: JobEntry | None) -> Markup:
+def render_grids(entries: Sequence[JobEntry], best: JobEntry | None) -> Markup:
     """Returns the newest grids of the first and the last finished job of the table, large, and a corner of those of the others.
 
     best: the job that is called the best one, whose opposite is the worst; None where the jobs cannot be compared.
