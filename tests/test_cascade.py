@@ -102,7 +102,7 @@ def test_a_prompt_goes_through_both_models(base, larger, shell, tmp_path):
     drawn = draw(tmp_path / "out", larger, f"stages=[{base}]", "num=3", *PROMPT)
     assert drawn.shape == (3, 16 * 16 * 3)
     pair = 2 * (48 + 2) + 2
-    assert width(tmp_path / "out" / "grid.png") == 4 + 2 * (2 * pair + 4)  # two columns, twice as large for captions
+    assert width(tmp_path / "out" / "grid.png") >= 4 + 2 * (pair + 4)  # two columns, as wide as their captions if these are wider
     assert json.loads((tmp_path / "out" / "labels.json").read_text())["000002.png"] == "a red heart"
     other = draw(tmp_path / "other", larger, f"stages=[{base}]", "num=3", "prompt=a cat", *PROMPT[1:])
     assert (drawn != other).any()
@@ -190,7 +190,7 @@ def test_one_model_and_the_whole_cascade_are_judged(base, classes, larger, shell
         (["checkpoint={larger}", "guidance=classifier_free"], "guidance: this model was never trained to do without its condition"),
         (
             ["checkpoint={larger}", "stages=[{classes}]", "guidance=classifier_free", "negative=dog"],
-            "negative: need labels 0..1, got dog",
+            "negative: need labels 0..1 or cat, heart, got dog",
         ),
         (["checkpoint={larger}", "stages=[nowhere]"], "stages=nowhere: no such file"),
         (["checkpoint={base}", "images=nowhere"], "images=nowhere: this model is not conditioned on images (it has Text)"),

@@ -175,8 +175,8 @@ def test_what_is_transparent_is_white_and_sixteen_bits_are_scaled(tmp_path):
 
 def test_pixels_without_a_range_are_refused(tmp_path):
     (tmp_path / "images").mkdir()
-    Image.fromarray(np.zeros((8, 8), dtype=np.float32)).save(tmp_path / "images" / "a.tif")
-    with pytest.raises(UserError, match=r"cannot read a.tif: ValueError: floating-point pixels have no fixed range"):
+    Image.fromarray(np.full((8, 8), 2, dtype=np.float32)).save(tmp_path / "images" / "a.tif")
+    with pytest.raises(UserError, match=r"cannot read a.tif: ValueError: floating-point pixels from 2 to 2: need 0 to 1"):
         everything(open_samples(tmp_path / "images"), 1, 1, 1)
 
 

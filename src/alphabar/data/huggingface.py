@@ -90,9 +90,10 @@ class HuggingFaceSource(DecodedSource):
 
     @cached_property
     def captions(self) -> tuple[str, ...] | None:
+        found = self._datasets  # in any case: a dataset that cannot be had is an error before a run has its folder
         if self._caption_column is None:
             return None
-        return tuple(sorted({text for dataset in self._datasets for text in self._texts(dataset)}))
+        return tuple(sorted({text for dataset in found for text in self._texts(dataset)}))
 
     def prepare(self) -> None:
         assert self._datasets  # loaded, and so downloaded
