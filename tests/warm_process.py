@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import types
 from pathlib import Path
@@ -165,6 +166,7 @@ class Child:
     def __init__(self):
         receiving, self.sending = os.pipe()
         self.returncode, self.arguments = None, None
+        self.lock = threading.Lock()  # as Popen, it may be asked from several threads
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self.sending)
@@ -189,10 +191,11 @@ class Child:
         return self
 
     def poll(self):
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.returncode
+        with self.lock:
+            if self.returncode is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+            return self.returncode
 
     def kill(self):
         if self.poll() is None:
