@@ -1,4 +1,4 @@
-"""What shows that a command goes on: a bar in a terminal, a line now and then where there is none. Durations as people say them."""
+"""Progress of what takes long, as a bar in a terminal and as lines where there is none, and durations in words."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""What kind of machine this is, found out without loading torch."""
+"""Detection of a GPU without loading torch."""
 
 import os
 import platform

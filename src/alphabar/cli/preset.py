@@ -1,4 +1,4 @@
-"""What follows from the chosen data and from the machine: a preset, and with it a method, features and a batch size."""
+"""Choice of a preset, a method, features and a batch size by the chosen data and the machine."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What the folders in a folder of images mean: splits, classes, or neither."""
+"""Interpretation of the folders in a folder of images: as splits, as classes, or as neither."""
 
 import unicodedata
 from collections import Counter

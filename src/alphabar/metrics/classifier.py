@@ -18,6 +18,7 @@ from alphabar.metrics.feature_network import (
     SEED,
     USUAL_SIDE,
     FeatureNetwork,
+    check_settings,
     load_images,
     network_extractor,
     trained_once,
@@ -48,8 +49,7 @@ class ClassifierFeatures(Features):
     max_side: int = USUAL_SIDE
 
     def __post_init__(self) -> None:
-        if self.max_images < 2 or self.max_side < 8:
-            raise ValueError(f"need max_images >= 2 and max_side >= 8, got max_images={self.max_images}, max_side={self.max_side}")
+        check_settings(self.max_images, self.max_side)
 
     def extractors(self, splits: Splits) -> list[Extractor]:
         lack = lack_of_classes(splits)

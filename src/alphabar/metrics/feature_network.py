@@ -94,6 +94,12 @@ def training_steps(num_steps: int, name: str) -> Iterator[int]:
             bar.update()
 
 
+def check_settings(max_images: int, max_side: int) -> None:
+    """Raises ValueError unless there are two images or more to learn from, and 8 pixels per side or more to see."""
+    if max_images < 2 or max_side < 8:
+        raise ValueError(f"need max_images >= 2 and max_side >= 8, got max_images={max_images}, max_side={max_side}")
+
+
 def trained_once(
     name: str, version: int, splits: Splits, cache_dir: str, settings: tuple[object, ...], train: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:

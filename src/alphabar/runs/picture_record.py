@@ -1,4 +1,4 @@
-"""What pictures say of themselves: the command that draws them, the checkpoint, the sampler, the seed and the code."""
+"""Metadata of pictures: the command that draws them, the checkpoint, the sampler, the seed and the code."""
 
 import re
 import shlex
