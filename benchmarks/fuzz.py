@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from alphabar.data import Shape
-from alphabar.data.captions import read_captions
+from alphabar.data.captions import find_caption_files
 from alphabar.data.user_images import common_side, read_user_images
 from alphabar.errors import UserError
 from alphabar.evaluation.files import open_samples
@@ -81,6 +81,11 @@ def read_image(path: Path) -> None:
     read_user_images(str(path), Shape(3, 8), 1)
 
 
+def read_caption_table(path: Path) -> None:
+    """Reads the caption of one image from a table of captions."""
+    find_caption_files(path.parent, ["0.png"], []).read(["0.png"], "text")
+
+
 def read_samples(path: Path) -> None:
     """Reads an array of samples to its end."""
     samples = open_samples(path)
@@ -98,7 +103,8 @@ def arrays() -> Iterator[tuple[str, bytes, Read]]:
 def texts(folder: Path) -> Iterator[tuple[str, bytes, Read]]:
     """Yields metadata, a receipt, figures and a configuration."""
     lines = "".join(json.dumps({"file_name": f"{index}.png", "text": "a heart"}) + "\n" for index in range(3))
-    yield "metadata.jsonl", lines.encode(), lambda path: read_captions(path.parent, ["0.png"], "text")
+    yield "metadata.jsonl", lines.encode(), read_caption_table
+    yield "metadata.csv", b'file_name,text\n0.png,"a heart, red"\n1.png,a star\n', read_caption_table
     write_receipt(Receipt((), {"num": 3}, {}, {}, {}), folder)
     yield "receipt.json", (folder / "receipt.json").read_bytes(), read_receipt
     yield "metrics.csv", b"step,train/loss\n5,0.5\n10,0.25\n", read_metrics

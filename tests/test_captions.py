@@ -161,8 +161,8 @@ FIRST = '{"file_name": "a/0.png", "text": "again"}'
 BAD = {
     "not-json": (["{'file_name': 'x.png'}"], {}, "{p}, line 25: not JSON (Expecting property name"),
     "not-utf-8": (["\udcff"], {}, "{p}, line 25: not JSON ('utf-8' codec"),
-    "no-object": (["", "[1]"], {}, '{p}, line 26: need {{"file_name": "...", ...}}, got [1]'),
-    "no-name": (['{"text": "a cat"}'], {}, '{p}, line 25: need {{"file_name"'),
+    "no-object": (["", "[1]"], {}, '{p}, line 26: need {{"file_name": "...", "text": "..."}}, got [1]'),
+    "no-name": (['{"text": "a cat"}'], {}, '{p}, line 25: need {{"file_name": "...", "text": "..."}}, got the keys \'text\''),
     "twice": ([FIRST], {}, "{p}, line 25: a/0.png has a line already, line 1; need one for each image"),
     "lacking": ([], {"left_out": 3}, "{p} gives no caption 'text' for 3 of 24 images, the first of them is "),
     "blank": (['{"file_name": "a/0.png", "text": " "}'], {"left_out": 1}, "{p} gives no caption 'text' for 1 of 24 images"),

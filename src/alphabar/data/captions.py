@@ -1,80 +1,138 @@
-"""Captions of the images in a folder: `metadata.jsonl`, as Hugging Face's imagefolder reads it."""
+"""Captions of the images in a folder: in one table of all of them, or in a text file beside each."""
 
 import json
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from alphabar.data.caption_tables import FILE_NAME, TABLES
+from alphabar.data.folder_layout import abbreviated
 from alphabar.errors import UserError
 from alphabar.files.reading import read_bytes
 
-METADATA = "metadata.jsonl"
-FILE_NAME = "file_name"
+TEXT_FILE = ".txt"
+ALLOWED = f"{', '.join(list(TABLES)[:-1])} or {list(TABLES)[-1]} in the folder itself, or x{TEXT_FILE} beside x.png"
+# Files of such names and kinds are likely to have been meant as captions.
+NEAR_NAMES = ("metadata", "meta", "caption", "captions", "label", "labels", "prompt", "prompts", "text", "texts", "annotations")
+NEAR_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".xlsx")
 
 
-def read_captions(root: Path, names: Sequence[str], key: str) -> list[str] | None:
-    """Returns the caption of each image of `names`, relative to `root`; None if the folder has no metadata.jsonl.
+@dataclass(frozen=True)
+class CaptionFiles:
+    """The files that have the captions of the images in a folder.
 
-    Each of its lines is a JSON object with "file_name", relative to root, and a caption under `key`. Lines for other files do not
-    count. Raises UserError for a line that is no such object, for two lines about one image, and for images without a caption.
+    root: the folder, to which names are relative. tables: the names of `TABLES` that are there. texts: the name of the text file
+    beside an image, by that of the image. similar: files that are not read though their names promise captions.
     """
-    path = root / METADATA
-    if not os.path.lexists(path):
-        return None
-    lines = _read_lines(path)
-    numbers = {name: number for number, (name, _) in enumerate(lines, start=1) if name is not None}
-    found = [numbers.get(_normalized(name)) for name in names]
-    captions = [None if number is None else _caption(path, number, lines[number - 1][1], key) for number in found]
-    lacking = [name for name, caption in zip(names, captions, strict=True) if caption is None]
-    if lacking:
-        keys = sorted({each for _, content in lines for each in content} - {FILE_NAME})
-        hint = f"its lines have {', '.join(map(repr, keys[:8]))}: set data.caption_key to one of them; "
-        raise UserError(
-            f"{path} gives no caption {key!r} for {len(lacking)} of {len(names)} images, the first of them is {lacking[0]}; "
-            f"{hint if keys and key not in keys else ''}data.caption_key=null does without captions"
-        )
-    return [caption for caption in captions if caption is not None]
+
+    root: Path
+    tables: tuple[str, ...]
+    texts: Mapping[str, str]
+    similar: tuple[str, ...]
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all files that have captions."""
+        return {*self.tables, *self.texts.values()}
+
+    def of_earlier_versions(self) -> "CaptionFiles":
+        """Returns those of these files that earlier versions read: metadata.jsonl alone."""
+        return CaptionFiles(self.root, tuple(name for name in self.tables if name == "metadata.jsonl"), {}, ())
+
+    def remarks(self) -> dict[str, str]:
+        """Returns a line on files whose names promise captions, where there are none."""
+        if self.tables or self.texts or not self.similar:
+            return {}
+        number = "is" if len(self.similar) == 1 else "are"
+        return {"captions": f"{abbreviated(self.similar)} {number} not read, captions may be in {ALLOWED}"}
+
+    def read(self, names: Sequence[str], key: str) -> list[str] | None:
+        """Returns the caption of each image of `names`; None if there are no files of captions.
+
+        key: the column of the captions in a table, of which rows for other files do not count.
+        Raises UserError for captions in two places, a table that cannot be read or has two rows about one image, and images without
+        a caption.
+        """
+        if len(self.tables) + bool(self.texts) > 1:
+            beside = [f"{next(iter(self.texts.values()))} beside an image"] if self.texts else []
+            raise UserError(f"{self.root} has captions in {' and in '.join([*self.tables, *beside])}: need them in one place")
+        if self.tables:
+            return _read_table(self.root / self.tables[0], names, key)
+        return _read_text_files(self.root, names, self.texts) if self.texts else None
 
 
-def _read_lines(path: Path) -> list[tuple[str | None, dict[str, Any]]]:
-    """Returns (file name, content) of each line; (None, {}) for empty ones."""
+def find_caption_files(root: Path, images: Sequence[str], others: Sequence[str]) -> CaptionFiles:
+    """Returns the files of captions in a folder, of which the names of all images and of all other files are given."""
+    texts = {_stem(name): name for name in others if name.lower().endswith(TEXT_FILE)}
+    beside = {name: texts[_stem(name)] for name in images if _stem(name) in texts}
+    tables = tuple(name for name in TABLES if os.path.lexists(root / name))
+    known = {*tables, *beside.values()}
+    return CaptionFiles(root, tables, beside, tuple(name for name in others if name not in known and _promises_captions(name)))
+
+
+def _promises_captions(name: str) -> bool:
+    path = PurePosixPath(name.lower())
+    return path.suffix == ".caption" or (path.stem in NEAR_NAMES and path.suffix in NEAR_SUFFIXES)
+
+
+def _read_table(path: Path, names: Sequence[str], key: str) -> list[str]:
+    unit = TABLES[path.name].unit
+    found: dict[str, tuple[int, Any]] = {}
+    keys: set[str] = set()
+    for number, values in TABLES[path.name].rows(path, key):
+        if not isinstance(values[FILE_NAME], str):
+            raise UserError(f"{path}, {unit} {number}: need a text under {FILE_NAME!r}, got {values[FILE_NAME]}")
+        name = _normalized(values[FILE_NAME])
+        if name in found:
+            raise UserError(
+                f"{path}, {unit} {number}: {name} has a {unit} already, {unit} {found[name][0]}; need one for each image"
+            )
+        found[name] = (number, values.get(key))
+        keys.update(values)
+    captions = [_caption(f"{path}, {unit}", key, *found.get(_normalized(name), (0, None))) for name in names]
+    others = sorted(keys - {FILE_NAME})
+    hint = f"its {unit}s have {', '.join(map(repr, others[:8]))}: set data.caption_key to one of them; "
+    return _complete(captions, names, f"{path} gives no caption {key!r}", hint if others and key not in keys else "")
+
+
+def _caption(place: str, key: str, number: int, caption: Any) -> str:
+    """Returns the caption without spaces around it; an empty text if there is none."""
+    if caption is not None and not isinstance(caption, str):
+        raise UserError(f"{place} {number}: need a text under {key!r}, got {json.dumps(caption)[:60]}")
+    return (caption or "").strip()
+
+
+def _read_text_files(root: Path, names: Sequence[str], texts: Mapping[str, str]) -> list[str]:
+    captions = [_read_text(root / texts[name]) if name in texts else "" for name in names]
+    return _complete(captions, names, f"{root}: there is no caption in a {TEXT_FILE} file beside the image", "")
+
+
+def _read_text(path: Path) -> str:
     try:
-        raw = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        return read_bytes(path).decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not in UTF-8 ({error})") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    lines: list[tuple[str | None, dict[str, Any]]] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(raw, start=1):
-        if not line.strip():
-            lines.append((None, {}))
-            continue
-        content = _parse_line(path, number, line)
-        name = _normalized(content[FILE_NAME])
-        if name in seen:
-            raise UserError(f"{path}, line {number}: {name} has a line already, line {seen[name]}; need one for each image")
-        seen[name] = number
-        lines.append((name, content))
-    return lines
 
 
-def _parse_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}, line {number}: not JSON ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict) or not isinstance(content.get(FILE_NAME), str):
-        raise UserError(f'{path}, line {number}: need {{"{FILE_NAME}": "...", ...}}, got {line.decode().strip()[:60]}')
-    return content
+def _complete(captions: list[str], names: Sequence[str], problem: str, hint: str) -> list[str]:
+    """Returns the captions. Raises UserError if an image has none."""
+    lacking = [name for name, caption in zip(names, captions, strict=True) if not caption]
+    if lacking:
+        raise UserError(
+            f"{problem} for {len(lacking)} of {len(names)} images, the first of them is {lacking[0]}; "
+            f"{hint}data.caption_key=null does without captions"
+        )
+    return captions
 
 
-def _caption(path: Path, number: int, content: dict[str, Any], key: str) -> str | None:
-    """Returns the caption without spaces around it; None if there is none, or nothing but spaces."""
-    caption = content.get(key)
-    if caption is not None and not isinstance(caption, str):
-        raise UserError(f"{path}, line {number}: need a text under {key!r}, got {json.dumps(caption)[:60]}")
-    return (caption or "").strip() or None
+def _stem(name: str) -> str:
+    """Returns the name of a file without its suffix, in one of the two spellings that accents have."""
+    return unicodedata.normalize("NFC", name.rpartition(".")[0])
 
 
 def _normalized(name: str) -> str:

@@ -83,6 +83,11 @@ class ImageDataModule(LightningDataModule):
                 remarks["classes"] = "; ".join([*filter(None, [remarks.get("classes")]), line])
         return remarks
 
+    def reason_for_none(self, subject: str) -> str:
+        """Returns ": " and the remark of the source on the "classes" or "captions" that it lacks; "" if there is no remark."""
+        remark = self.source.remarks.get(subject)
+        return f": {remark}" if remark else ""
+
     def leave_out_captions(self) -> None:
         """Makes images come without their captions, which nothing wants; called before the images are asked for."""
         self.source.reads_captions = False

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from alphabar.data import ImageSet
-from alphabar.data.captions import METADATA, read_captions
+from alphabar.data.captions import CaptionFiles, find_caption_files
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedSource, ImageReader
 from alphabar.data.files import EXAMPLES, Entry, count_kinds, fingerprint, image_files, is_image, names_and_sizes, walk
@@ -48,10 +48,10 @@ class FolderSource(DecodedSource):
 
     Splits and classes are as in `FolderLayout`. Hidden files and folders are not looked at. Without splits, whether an image is
     held out depends on its path under `root` alone: files that are added move no other.
-    Captions are those in `metadata.jsonl`, if `root` has one.
+    Captions are those in `metadata.jsonl`, `metadata.csv` or `metadata.parquet`, or in a text file beside each image.
 
     resolution, channels, held_out, strict: see `DecodedSource`, which raises ValueError.
-    caption_key: the key of the captions in the lines of metadata.jsonl, see `read_captions`; None: the file is not read.
+    caption_key: the column of the captions in a table, see `CaptionFiles.read`; None: there are none.
     """
 
     def __init__(
@@ -81,11 +81,13 @@ class FolderSource(DecodedSource):
 
     @property
     def remarks(self) -> Mapping[str, str]:
-        unused = [count_kinds(name for name in self._others if name != METADATA)]
+        known = self._caption_files.names
+        unused = [count_kinds(name for name in self._others if name not in known)]
         if outside := len(self._layout.names) - len(self._layout.used):
             unused.append(f"{outside:,} image{'' if outside == 1 else 's'} outside the splits")
         line = ", ".join(part for part in unused if part)
-        return {**self._layout.remarks(), **({"not used": line} if line else {})}
+        captions = {} if self.caption_key is None else self._caption_files.remarks()
+        return {**self._layout.remarks(), **captions, **({"not used": line} if line else {})}
 
     def train(self) -> ImageSet:
         names = [name for place, name in self._files if not self._is_held_out(place, name)]
@@ -131,13 +133,23 @@ class FolderSource(DecodedSource):
         """Returns (position, name) of each file, sorted by position, a hash of the name that shuffles the classes."""
         return sorted((hash_position(name), name) for name in self._layout.used)
 
+    @cached_property
+    def _caption_files(self) -> CaptionFiles:
+        return find_caption_files(self.root, self._layout.names, self._others)
+
     def _captions_of_fingerprint(self) -> dict[str, str] | None:
-        """Returns the captions, whether or not anything wants them; None if nothing does and their file is a bad one."""
+        """Returns the captions if anything wants them.
+
+        Those of metadata.jsonl, if they are whole, are part of the fingerprint in any case: results that earlier versions have
+        computed are found again.
+        """
+        return self._captions if self.reads_captions else self._whole_captions_of_earlier_versions
+
+    @cached_property
+    def _whole_captions_of_earlier_versions(self) -> dict[str, str] | None:
         try:
-            return self._all_captions
+            return self._read_captions(self._caption_files.of_earlier_versions())
         except UserError:
-            if self.reads_captions:
-                raise
             return None
 
     @property
@@ -147,10 +159,13 @@ class FolderSource(DecodedSource):
 
     @cached_property
     def _all_captions(self) -> dict[str, str] | None:
+        return self._read_captions(self._caption_files)
+
+    def _read_captions(self, files: CaptionFiles) -> dict[str, str] | None:
         if self.caption_key is None:
             return None
         names = [name for _, name in self._files]
-        captions = read_captions(self.root, names, self.caption_key)
+        captions = files.read(names, self.caption_key)
         return None if captions is None else dict(zip(names, captions, strict=True))
 
     def _images(self, names: list[str]) -> ImageSet:

@@ -11,7 +11,7 @@ from alphabar.diffusion.denoiser import Cond
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
-from alphabar.models.conditioners import Conditioner
+from alphabar.models.conditioners import Conditioner, NeedsCaptions
 
 SEED = derive_seed("condition")  # seeds the randomness in conditions that are made from data
 
@@ -33,6 +33,14 @@ def dataset_conditions(conditioner: Conditioner, images: ImageSet) -> Conditions
         return conditioner.for_evaluation(batch, ImageNoise(SEED, indices))
 
     return conditions
+
+
+def attach_captions(conditioner: Conditioner, data: ImageDataModule) -> None:
+    """Gives a conditioner the captions of the data. Raises UserError as it does, and says why there may be none."""
+    try:
+        conditioner.attach_captions(data.captions)
+    except NeedsCaptions as error:
+        raise UserError(f"{error}{data.reason_for_none('captions')}") from error
 
 
 def preview_images(data: ImageDataModule) -> ImageSet:

@@ -14,6 +14,7 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.runs.data_root import names_data_root, set_data_root
 from alphabar.runs.run_dir import withdraw
+from alphabar.sampling.conditions import attach_captions
 from alphabar.sampling.model import LoadedModel
 
 
@@ -44,7 +45,7 @@ def load_data(loaded: LoadedModel, data_root: str | None, fabric: Fabric) -> Ima
         data = prepare_data(build(config.data, "data"), fabric)
     with fabric.rank_zero_first():  # stores its results for the other processes
         for stage in loaded.cascade:
-            stage.model.conditioner.attach_captions(data.captions)
+            attach_captions(stage.model.conditioner, data)
     return data
 
 

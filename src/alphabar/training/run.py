@@ -154,7 +154,7 @@ def class_names(datamodule: ImageDataModule) -> list[str]:
     """
     datamodule.prepare_data()  # the names may lie in files that are to be downloaded
     if datamodule.classes is None:
-        reason = f": {remark}" if (remark := datamodule.source.remarks.get("classes")) else ""
+        reason = datamodule.reason_for_none("classes")
         raise UserError(f"conditioner=class_label needs images with classes, and these data have none{reason}")
     return [str(label) if "${" in name or name == "???" else name for label, name in enumerate(datamodule.classes)]
 

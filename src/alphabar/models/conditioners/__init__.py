@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from alphabar.diffusion.denoiser import Cond
 from alphabar.diffusion.noise import SINGLE_PROCESS, ImageNoise, RankShare
+from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
+
+
+class NeedsCaptions(UserError):
+    """A conditioner that is made from captions was given data without any."""
 
 
 class Conditioner(nn.Module, ABC):
@@ -65,8 +70,8 @@ class Conditioner(nn.Module, ABC):
     def attach_captions(self, captions: Sequence[str] | None) -> None:
         """Receives the captions of the data, to which "caption" in a batch refers; None if the data have no captions.
 
-        Called once, before `forward`, with the same captions whenever the same data are used; changes no weights. Raises UserError
-        if the conditioner needs captions and there are none, or if a caption cannot be encoded.
+        Called once, before `forward`, with the same captions whenever the same data are used; changes no weights. Raises
+        NeedsCaptions if the conditioner needs captions and there are none, and UserError if a caption cannot be encoded.
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ from alphabar.diffusion.denoiser import Cond
 from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
-from alphabar.models.conditioners import Conditioner
+from alphabar.models.conditioners import Conditioner, NeedsCaptions
 from alphabar.models.embeddings import TokenEmbeddings, cached_embeddings, concatenate, encode_texts
 from alphabar.models.text import TextEncoder
 
@@ -49,7 +49,7 @@ class Text(Conditioner):
 
     def attach_captions(self, captions: Sequence[str] | None) -> None:
         if captions is None:
-            raise UserError("conditioner=text needs images with captions, and these data have none")
+            raise NeedsCaptions("conditioner=text needs images with captions, and these data have none")
         self._captions = cached_embeddings(self.encoder, [EMPTY_PROMPT, *captions], self.home.device, self.cache_dir)
         self._must_fit(self._captions.tokens)
         self._prompts[EMPTY_PROMPT] = self._captions.tokens[: int(self._captions.lengths[0])]

@@ -85,7 +85,8 @@ class ContrastiveModule(BaseModule):
     def attach_data(self, data: ImageDataModule) -> None:
         captions, encoder = data.captions, self.towers.encoder
         if captions is None:
-            raise UserError("experiment=contrastive needs images with captions, and these data have none")
+            reason = data.reason_for_none("captions")
+            raise UserError(f"experiment=contrastive needs images with captions, and these data have none{reason}")
         if data.batch_size < 2:
             raise UserError(f"data.batch_size={data.batch_size}: need two images or more to tell one from another")
         self.pooled = pool(cached_embeddings(encoder, captions, torch.device("cpu"), self.cache_dir))

@@ -19,6 +19,7 @@ from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.models.networks import Network
 from alphabar.runs.run_dir import AUTO
+from alphabar.sampling.conditions import attach_captions
 from alphabar.sampling.guidance_config import guided
 from alphabar.sampling.sampling_job import check_sampler
 from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
@@ -64,7 +65,7 @@ class DiffusionModule(BaseModule):
         return self.conditioner.reads_captions
 
     def attach_data(self, data: ImageDataModule) -> None:
-        self.conditioner.attach_captions(data.captions)
+        attach_captions(self.conditioner, data)
         self.check_parts(data.shape)
 
     @torch.no_grad()
