@@ -89,6 +89,15 @@ def test_what_surrounds_the_encoder_has_no_influence(folder):
     (found * nn.Parameter(torch.ones(1))).sum().backward()
 
 
+def test_autocast_of_the_trainer_has_no_influence_on_captions_and_prompts(conditioner, folder, tmp_path):
+    with torch.autocast("cpu", torch.bfloat16):
+        read = text(folder, tmp_path / "other")
+        read.attach_captions(CAPTIONS)
+        assert same(conditioned(read, [3, 0]), conditioned(conditioner, [3, 0]))
+        assert same(read.from_prompts(TEXTS), conditioner.from_prompts(TEXTS))
+        assert same(read.null(2), conditioner.null(2))
+
+
 @pytest.mark.parametrize("max_length", [4, 64])
 def test_a_text_that_is_too_long_is_refused_with_its_length(folder, tmp_path, max_length):
     limit = min(max_length, 10)

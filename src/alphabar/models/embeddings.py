@@ -37,8 +37,11 @@ class TokenEmbeddings(NamedTuple):
 
 def concatenate(parts: Sequence[Tensor]) -> TokenEmbeddings:
     """Returns the embeddings of texts from the tokens float16 [L, D] of each."""
-    lengths = torch.tensor([len(part) for part in parts], dtype=torch.int64, device=parts[0].device)
-    return TokenEmbeddings(torch.cat(list(parts)), lengths.cumsum(0) - lengths, lengths)
+    device = parts[0].device
+    lengths = torch.tensor([len(part) for part in parts], dtype=torch.int64, device=device)
+    # Autocast to bfloat16 on a CPU refuses to join float16, unless it is told where to put the result.
+    tokens = torch.cat(list(parts), out=parts[0].new_empty(0))
+    return TokenEmbeddings(tokens, lengths.cumsum(0) - lengths, lengths)
 
 
 def encode_texts(encoder: TextEncoder, texts: Sequence[str], device: torch.device) -> list[Tensor]:
