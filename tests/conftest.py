@@ -49,7 +49,7 @@ def _yaml_parsed_once():
 @pytest.fixture(autouse=True)
 def _quiet_environment(monkeypatch, tmp_path):
     """No test finds an account, reaches a network or is told that it is part of a sweep."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "ALPHABAR_RESULT", "ALPHABAR_SWEEP"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "ALPHABAR_RESULT", "ALPHABAR_SWEEP", "ALPHABAR_PROGRAM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
 

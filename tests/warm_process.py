@@ -5,6 +5,7 @@ processes that it starts in its turn: the second rank of a run and the jobs of a
 """
 
 import atexit
+import importlib
 import json
 import multiprocessing
 import os
@@ -94,6 +95,8 @@ def main(arguments, cwd, env, files):
         os.close(descriptor)
     atexit._clear()  # what the process that this one was forked from has registered
     try:
+        if arguments[0] == "-m" or ROOT not in Path(arguments[0]).parents:  # perhaps of another copy of the package
+            forget_package()
         run(fork_children(arguments) or arguments)
     finally:
         atexit._run_exitfuncs()  # a forked process ends without them
@@ -107,15 +110,12 @@ def settle(env, cwd):
 
 
 def run(arguments):
-    """Runs `python ARGUMENTS` in this process; a script of another copy of the repository has the package of that copy."""
+    """Runs `python ARGUMENTS` in this process."""
     sys.argv = list(arguments)
     if arguments[0] == "-m":
-        forget_package()
         del sys.argv[0]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
         return
-    if ROOT not in Path(arguments[0]).parents:
-        forget_package()
     sys.path.insert(0, str(Path(arguments[0]).parent))
     runpy.run_path(arguments[0], run_name="__main__")
 
@@ -135,7 +135,7 @@ def fork_children(arguments):
     if any(word.endswith("devices=2") for word in arguments):
         starters, num = (launcher_of_fabric, launcher_of_trainer), 1
     elif "-m" in arguments[1:]:
-        starters, num = (sys.modules["alphabar.cli.processes"],), 2
+        starters, num = (importlib.import_module("alphabar.cli.processes"),), 2
     else:
         return None
     children = []

@@ -29,6 +29,7 @@ from alphabar.cli.diagnose import diagnose
 from alphabar.cli.hydra_app import App, accept_any_config
 from alphabar.cli.overrides import (
     goes_on_if_repeated,
+    is_sweep,
     null_as_deletion,
     overrides_of_resumed_run,
     quote_text_value,
@@ -49,7 +50,7 @@ from alphabar.cli.usage import group_usage, usage
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable_lines
 from alphabar.files.paths import caching_in, starting_in
-from alphabar.runs.current_command import carrying_out
+from alphabar.runs.current_command import PROGRAM, carrying_out, invocation
 from alphabar.runs.failures import is_first_to_tell
 from alphabar.runs.parent import end_with_parent
 from alphabar.runs.ranks import failures_noted
@@ -153,6 +154,8 @@ def parse_args() -> Namespace:
     args.overrides += unknown
     options = [word for word in words if word not in args.overrides]
     sys.argv[1:] = [*options, *args.overrides]
+    if args.config_path and "://" not in args.config_path and PROGRAM in os.environ:  # a script's is relative to the script
+        args.config_path = os.path.abspath(args.config_path)
     return args
 
 
@@ -169,11 +172,6 @@ def recorded_args(folder: str) -> Namespace:
     words = [word for word in command.arguments if without_prefix(split_override(word)[0]) != "hydra.sweep.dir"]
     sys.argv[1:] = [*words, f"hydra.sweep.dir={quoted(str(Path(folder).absolute()))}"]
     return parse_args()
-
-
-def is_sweep(args: Namespace) -> bool:
-    """Returns whether the command line asks for a sweep."""
-    return args.multirun or "hydra.mode=MULTIRUN" in args.overrides
 
 
 def run(main: Main, app: App, args: Namespace, result: exit_status.CommandResult, typed: list[str]) -> None:
@@ -209,6 +207,8 @@ def call_hydra(app: App, args: Namespace, task: Callable[[DictConfig], Any]) -> 
     is_request = args.info is not None or args.hydra_help or args.shell_completion
     if is_request or is_sweep(args) or app.may_set_mode():
         version.setbase("1.3")
+        if args.shell_completion:  # a shell completes the words after the program that is typed
+            sys.argv[0] = invocation(sys.argv[0])[0]
         _run_hydra(args, get_args_parser(), task, config_path=str(app.folder), config_name=app.name)
     else:
         with app.hydra() as hydra:

@@ -16,6 +16,7 @@ from alphabar.cli.overrides import OPTIONAL_GROUPS, parse_override, quoted, spli
 from alphabar.config.former_names import FORMER_KEYS
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import did_you_mean
+from alphabar.runs.current_command import with_invocations
 from alphabar.runs.run_dir import readable_config
 from alphabar.runs.run_links import refuse_links
 
@@ -111,7 +112,7 @@ class _KnownKeys:
         is_addition = override.is_add() or override.is_force_add()
         if override.is_sweep_override() and not is_sweep:
             yield (
-                f"{word}: several values are a sweep, which needs -m (python train.py -m ...); "
+                f"{word}: several values are a sweep, which needs -m ({with_invocations(f'python {self.app.name}.py')} -m ...); "
                 f"a list is written '{key}=[...]', a text with commas in it '{key}=\"...\"'"
             )
         elif key in self.groups:

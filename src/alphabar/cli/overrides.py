@@ -1,6 +1,7 @@
 """Functions on the overrides of a command line, the words `key=value`."""
 
 import re
+from argparse import Namespace
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from hydra._internal.utils import get_args_parser
@@ -61,6 +62,11 @@ def hydra_overrides_for_jobs(words: Iterable[str]) -> list[str]:
     """Returns the overrides of Hydra's own keys that also apply to the jobs of a sweep."""
     names = [(word, split_override(without_prefix(word))[0]) for word in words]
     return [word for word, key in names if not any(key == sweep or key.startswith(f"{sweep}.") for sweep in SWEEP_ONLY_KEYS)]
+
+
+def is_sweep(args: Namespace) -> bool:
+    """Returns whether the command line asks for a sweep."""
+    return args.multirun or "hydra.mode=MULTIRUN" in args.overrides
 
 
 def null_as_deletion(word: str) -> str:

@@ -44,7 +44,7 @@ def method_of_preset(app: App, words: Sequence[str]) -> list[str]:
     A preset that Hydra finds by interpolation may not choose the groups of a method itself. Overrides that name an experiment, or a
     group that a method chooses, such as schedule=cosine, leave nothing open.
     """
-    if app.main_name != app.name or "preset" not in app.main_groups():
+    if app.main_name != app.name or "preset" not in app.main_groups() & app.groups.keys():
         return []
     chosen = {without_prefix(key): value for key, value in map(split_override, words)}
     data, resumed = chosen.get("data") or "digits", chosen.get("resume") or "auto"

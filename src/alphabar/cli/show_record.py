@@ -9,15 +9,23 @@ from typing import Any, NoReturn
 from alphabar.cli.recorded_command import is_risky
 from alphabar.errors import UserError
 from alphabar.files.picture_text import cut, read_picture_text
+from alphabar.runs.current_command import COMMANDS, with_invocations
 from alphabar.runs.receipt import FILE_NAME, read_starts
 
-SCRIPTS = ("train.py", "sample.py", "evaluate.py")
+# How commands of ours begin: python train.py, alphabar train.
+BEGINNINGS = [
+    (*program, f"{command}{suffix}")
+    for program, suffix in ((("python",), ".py"), (("alphabar",), ""), (("python", "-m", "alphabar"), ""))
+    for command in COMMANDS
+]
 SHOWN = ("state", "begin", "seconds", "command", "code", "code_changes", "seed", "step", "hardware")  # of a start
 
 
 def record_command(arguments: Sequence[str]) -> str:
     """Returns what the pictures and receipts say, a block of lines for each. Raises UserError for one that says nothing of ours."""
-    parser = ArgumentParser("evaluate.py record", description="Shows what drew a picture, or what a command did in a folder.")
+    parser = ArgumentParser(
+        with_invocations("evaluate.py record"), description="Shows what drew a picture, or what a command did in a folder."
+    )
     parser.add_argument(
         "paths", nargs="+", type=Path, help="a picture, receipt.json, or the folder that it is in", metavar="PICTURE"
     )
@@ -51,9 +59,10 @@ def lines_of(content: Mapping[str, Any]) -> list[str]:
     lines = []
     for key, value in content.items():
         text = cut(str(value))
-        words = command_of_ours(text) if key.lower() == "command" else []
+        words, beginning = command_of_ours(text) if key.lower() == "command" else ([], ())
         lines.append(f"  {key:<12} {shlex.join(words) if words else text}")
-        if words and (risky := [word for word in words[1:] if is_risky(word) or (word == words[1] and word not in SCRIPTS)]):
+        others = [word for word, ours in zip(words, beginning, strict=False) if word != ours]  # such as /somewhere/else/train.py
+        if risky := [*others, *filter(is_risky, words[len(beginning) :])]:
             lines.append(
                 f"  {'careful':<12} unless it is your own: could run, fetch or write more than pictures: {shlex.join(risky)}"
             )
@@ -62,11 +71,14 @@ def lines_of(content: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def command_of_ours(text: str) -> list[str]:
-    """Returns the words of a command of ours, to be quoted again for a shell, which takes none for more than a word; else none."""
+def command_of_ours(text: str) -> tuple[list[str], tuple[str, ...]]:
+    """Returns the words of a command of ours, to be quoted again for a shell, and how it begins; both are empty for any other text.
+
+    A script, or the program, of another folder is one of ours, too. A quoted word is no more than a word to a shell.
+    """
     try:
         words = shlex.split(text)
     except ValueError:
-        return []
-    is_script = len(words) > 1 and words[0] == "python" and Path(words[1]).name in SCRIPTS
-    return words if is_script else []
+        return [], ()
+    names = tuple(Path(word).name for word in words)
+    return next(((words, beginning) for beginning in BEGINNINGS if names[: len(beginning)] == beginning), ([], ()))

@@ -13,6 +13,7 @@ from alphabar.cli.overrides import quoted
 from alphabar.cli.processes import stoppable
 from alphabar.files.paths import display_path
 from alphabar.reports.at_end import leave_report
+from alphabar.runs.current_command import invocation
 from alphabar.runs.pareto import CostTradeOff, cost_trade_off
 from alphabar.runs.sweep import METRICS, NETWORK_EVALUATIONS, PARETO_PICTURE, PICTURE, SEED_KEY, TABLE, Job, Sweep, jobs_by_setting
 from alphabar.runs.sweep_record import close_sweeps, open_sweeps
@@ -38,7 +39,7 @@ def finish_sweeps(outcome: Outcome) -> Outcome:
             line = f"{len(bad)} of {len(sweep.jobs)} jobs did not finish: {', '.join(bad)}; see {where}"
             outcome = Outcome("failed", outcome.code or 1, (*outcome.lines, line))
         if bad and sweep.command is not None:
-            print(f"  go on    python {display_path(sweep.command.script)} {resume_word(sweep.folder)}", flush=True)
+            print(f"  go on    {shlex.join(invocation(sweep.command.script))} {resume_word(sweep.folder)}", flush=True)
         if any(leaves_report(job) for job in sweep.jobs):
             with stoppable():
                 page = leave_report(sweep.folder)

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from alphabar.cli.hydra_app import App
 from alphabar.errors import UserError, did_you_mean
+from alphabar.runs.current_command import with_invocations
 
 NOT_SETTINGS = ("_target_", "_partial_", "defaults")  # keys of a YAML file that are no settings of its object
 
@@ -27,7 +28,7 @@ def usage(app: App, overrides: list[str]) -> str:
         words = [f"{name}*" if name == choice else name for name in groups[group]]
         indent = " " * (width + 4)
         lines.append(textwrap.fill(", ".join(words), columns, initial_indent=f"  {group:{width}}  ", subsequent_indent=indent))
-    return Template(cfg.hydra.help.template).safe_substitute(GROUPS="\n".join(lines)).rstrip()
+    return Template(with_invocations(cfg.hydra.help.template)).safe_substitute(GROUPS="\n".join(lines)).rstrip()
 
 
 def group_usage(app: App, groups: Sequence[str]) -> str:
@@ -48,7 +49,7 @@ def _group_lines(app: App, group: str, choices: Sequence[str]) -> list[str]:
     lines = [f"{group}=CHOICE takes, with the keys that each sets:"]
     for choice in choices:
         path = f"{group}/{choice}"
-        lines.append(f"  {choice:<24} {_first_comment(app, path)}".rstrip())
+        lines.append(f"  {choice:<24} {with_invocations(_first_comment(app, path))}".rstrip())
         content = {key: value for key, value in app.yaml_content(path).items() if key not in NOT_SETTINGS}
         lines += textwrap.indent(OmegaConf.to_yaml(OmegaConf.create(content)), "    ").splitlines() if content else []
     return lines

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 from alphabar.errors import UserError
 from alphabar.evaluation.receipt import Figure, Receipt, differences, flatten_mapping, read_receipt
 from alphabar.evaluation.table import floor_words, format_mean, metric_title
+from alphabar.runs.current_command import with_invocations
 from alphabar.runs.receipt import FILE_NAME
 from alphabar.runs.text_table import format_table
 
@@ -16,7 +17,9 @@ MAX_LENGTH = 60  # characters of a value in the table
 
 def compare_command(arguments: Sequence[str]) -> str:
     """Returns the table. Raises UserError for bad receipts, and for protocols that differ in keys that are not allowed to."""
-    parser = ArgumentParser("evaluate.py compare", description="Puts receipts side by side, if they were measured alike.")
+    parser = ArgumentParser(
+        with_invocations("evaluate.py compare"), description="Puts receipts side by side, if they were measured alike."
+    )
     parser.add_argument("receipts", nargs="+", type=Path, help="receipt.json, or the folder that it is in")
     parser.add_argument(
         "--allow", default="", help="what may differ, and is then a column: weights,sampler,... or all", metavar="KEY,KEY"

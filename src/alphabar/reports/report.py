@@ -12,6 +12,7 @@ from alphabar.reports.html import GENERATOR
 from alphabar.reports.receipts import FoundReceipt, find_receipt, receipt_files
 from alphabar.reports.run_page import render_run
 from alphabar.reports.sweep_page import render_sweep
+from alphabar.runs.current_command import with_invocations
 from alphabar.runs.sweep import TABLE
 
 REPORT = "report.html"
@@ -23,7 +24,9 @@ def report_command(arguments: Sequence[str]) -> str:
 
     Raises UserError for a folder that is neither a run nor a sweep, for a bad receipt, and for a file in the way.
     """
-    parser = ArgumentParser("evaluate.py report", description="Makes one HTML page, which needs no network, of a run or a sweep.")
+    parser = ArgumentParser(
+        with_invocations("evaluate.py report"), description="Makes one HTML page, which needs no network, of a run or a sweep."
+    )
     parser.add_argument("folder", type=Path, help="that of a run or a sweep")
     parser.add_argument("receipts", nargs="*", type=Path, help="receipt.json, or the folder that it is in", metavar="RECEIPT")
     parser.add_argument("--receipts", nargs="+", type=Path, default=[], dest="more", help="folders with receipts", metavar="FOLDER")

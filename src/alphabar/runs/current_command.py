@@ -1,16 +1,25 @@
 """The command that this process carries out, as receipts and pictures state it; there is none in a program of one's own."""
 
+import os
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+import alphabar
 from alphabar.config.interpolation import unresolved_container
 from alphabar.files.paths import display_path, user_path
 from alphabar.runs.masking import masked_config, masked_word
 
+COMMANDS = ("train", "sample", "evaluate")
+PROGRAM = (
+    "ALPHABAR_PROGRAM"  # the variable that says how the program `alphabar` was called; its jobs and further processes have it, too
+)
+CALL = rf"(?:python )?\b({'|'.join(COMMANDS)})\.py\b"
 ENVIRONMENT = "oc.env:"  # an interpolation of a variable of the environment
 
 
@@ -41,8 +50,34 @@ def command_words() -> list[str]:
     if _current is None:
         return []
     script, *arguments = _current.words
-    name = display_path(user_path(script)) if script.endswith(".py") else script
-    return ["python", *(["-m"] if not name.endswith(".py") else []), name, *map(masked_word, arguments)]
+    return [*invocation(script), *map(masked_word, arguments)]
+
+
+def scripts_folder() -> Path:
+    """Returns the folder of train.py, sample.py, evaluate.py and conf/: in the package of a wheel, else the top of the checkout."""
+    package = Path(alphabar.__file__).resolve().parent
+    installed = package / "scripts"
+    return installed if installed.is_dir() else package.parents[1]
+
+
+def invocation(script: str) -> list[str]:
+    """Returns the words that call a script or module: `python train.py`; `alphabar train` where the program was called so."""
+    path = user_path(script)
+    if PROGRAM in os.environ and path.stem in COMMANDS and path.resolve().parent == scripts_folder():
+        return [*shlex.split(os.environ[PROGRAM]), path.stem]
+    return ["python", display_path(path)] if script.endswith(".py") else ["python", "-m", script]
+
+
+def with_invocations(text: str) -> str:
+    """Returns the text with every `python train.py` and the like as this process is called; columns on the right stay in place."""
+    if PROGRAM not in os.environ:
+        return text
+
+    def called(text: str) -> str:
+        return re.sub(CALL, lambda match: f"{os.environ[PROGRAM]} {match[1]}", text)
+
+    padded = re.sub(rf"{CALL}\S*( \S+)*  +(?=\S)", lambda match: f"{called(match[0].rstrip()):<{len(match[0]) - 2}}  ", text)
+    return called(padded)
 
 
 def command_text() -> str | None:

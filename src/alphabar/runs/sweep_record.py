@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alphabar.errors import UserError
 from alphabar.files.atomic import remove_temporaries, write_text
+from alphabar.runs.current_command import with_invocations
 from alphabar.runs.run_dir import lock, unlock
 from alphabar.runs.run_links import refuse_links
 from alphabar.runs.sweep import METRICS, TABLE, Job, Sweep, SweepCommand
@@ -51,7 +52,8 @@ def reopen_sweep(folder: Path, command: SweepCommand) -> Sweep:
     if (Path(began.script).name, began.working_directory) != (Path(command.script).name, command.working_directory):
         raise UserError(
             f"sweep.resume={folder}: was begun by {Path(began.script).name} in {began.working_directory}; "
-            f"go on there: cd {began.working_directory} && python {Path(began.script).name} sweep.resume={sweep.folder}"
+            f"go on there: cd {began.working_directory} && "
+            f"{with_invocations(f'python {Path(began.script).name}')} sweep.resume={sweep.folder}"
         )
     refuse_links(sweep.folder)
     lock(sweep.folder, OCCUPATION)

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from alphabar.files.paths import display_path
 from alphabar.progress import counted, format_duration
+from alphabar.runs.current_command import with_invocations
 from alphabar.runs.floor import against_floor
 from alphabar.training.modules.base import BaseModule
 
@@ -117,8 +118,11 @@ def clock(seconds: float) -> str:
 
 
 def in_folder(command: str, folder: Path) -> str:
-    """Returns the command with the run's folder in place of {folder}, quoted where a shell would take a word for something else."""
-    path = display_path(folder)
+    """Returns the command as this process is called, with the run's folder in place of {folder}.
+
+    Words are quoted where a shell would take them for something else.
+    """
+    path, command = display_path(folder), with_invocations(command)
 
     def located(match: re.Match[str]) -> str:
         file = path + match[1]
