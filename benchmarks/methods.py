@@ -32,6 +32,7 @@ from alphabar.evaluation.measurement import measure_images
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import Splits, build_extractors
 from alphabar.metrics.statistics.frechet import Frechet
+from alphabar.plotting.figure import figure_file, round_ticks, set_ticks
 from alphabar.sampling.model import load_model
 from alphabar.sampling.sampling_job import SamplingJob
 
@@ -120,30 +121,26 @@ def spread(values: list[float]) -> str:
 
 
 def plot(results: dict[str, dict[str, Any]], floor: float, num: int, path: Path) -> None:
-    """FID over network evaluations."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
-    axes = figure.subplots()
-    colours = {"ddpm": "C0", "improved_ddpm": "C1", "edm": "C2", "flow": "C3"}
+    """Draws FID over network evaluations, a line for each method and sampler, in the colour of the method."""
     pairs = sorted({(row["method"], row["sampler"]) for row in results.values()})
-    seen: dict[str, int] = {}
-    for method, sampler in pairs:
-        rows = [row for row in results.values() if (row["method"], row["sampler"]) == (method, sampler)]
-        counts = sorted({row["evaluations"] for row in rows})
-        groups = [[row["fid"] for row in rows if row["evaluations"] == count] for count in counts]
-        means = [statistics.mean(group) for group in groups]
-        spreads = [statistics.stdev(group) if len(group) > 1 else 0.0 for group in groups]
-        style = ("-", "--", ":")[seen.setdefault(method, -1) + 1]
-        seen[method] += 1
-        label = f"{method}, {sampler}"
-        axes.errorbar(counts, means, spreads, fmt="o", linestyle=style, color=colours.get(method), label=label, capsize=3)
-    axes.axhline(floor, color="grey", linestyle="--", label=f"held-out images: {floor:.2f}")
-    axes.set(xscale="log", yscale="log", xlabel="network evaluations an image", ylabel=f"FID of {num:,} samples")
-    axes.set_xticks([10, 20, 50, 1000], ["10", "20", "50", "1000"])
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    figure.savefig(path, dpi=110)
+    colours = {method: f"C{index}" for index, method in enumerate(dict.fromkeys(method for method, _ in pairs))}
+    with figure_file(path, 8.5, 4.5) as figure:
+        axes = figure.subplots()
+        for method, sampler in pairs:
+            rows = [row for row in results.values() if (row["method"], row["sampler"]) == (method, sampler)]
+            counts = sorted({row["evaluations"] for row in rows})
+            groups = [[row["fid"] for row in rows if row["evaluations"] == count] for count in counts]
+            means = [statistics.mean(group) for group in groups]
+            spreads = [statistics.stdev(group) if len(group) > 1 else 0.0 for group in groups]
+            marker = "o" if (method, sampler) == min(pair for pair in pairs if pair[0] == method) else "D"
+            axes.errorbar(counts, means, spreads, color=colours[method], marker=marker, label=f"{method}, {sampler}", capsize=3)
+        axes.axhline(floor, color="grey", linestyle="--", linewidth=1, label=f"held-out images: {floor:.2f}")
+        axes.set(xscale="log", yscale="log", xlabel="network evaluations an image", ylabel=f"FID of {num:,} samples")
+        counts = sorted({row["evaluations"] for row in results.values()})
+        set_ticks(axes.xaxis, counts, [f"{count:,}" for count in counts])
+        set_ticks(axes.yaxis, round_ticks(*axes.get_ylim(), is_logarithmic=True))
+        axes.grid(alpha=0.3)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def main() -> None:
