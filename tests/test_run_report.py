@@ -27,7 +27,10 @@ class Signal(Callback):
 def test_the_report_is_the_last_line_of_a_run(command, tmp_path):
     code, out, err = command("train", *runs.words(*QUICK, folder="run"))
     assert (code, out.splitlines()[-1]) == (0, LAST_LINE), err
-    assert "DDPM" in Page((tmp_path / "run" / "report.html").read_text()).text
+    words = Page((tmp_path / "run" / "report.html").read_text()).text
+    assert "DDPM" in words
+    assert "for samples and figures" in words  # the share of the one duration that is told
+    assert "training time" not in words
     (tmp_path / "run" / "report.html").unlink()
     code, out, err = command("train", "resume=run", "report=false")
     assert code == 0, err

@@ -105,11 +105,13 @@ def tiles(metrics: RunMetrics, record: RunRecord) -> list[Tile]:
     if images is not None:
         epochs = record.epochs(images)
         found.append(Tile("images seen", f"{images:,.0f}", "" if epochs is None else f"{epochs:.3g} epochs"))
-    if seconds:
-        found.append(Tile("training time", format_duration(seconds), f"{images / seconds:,.0f} images/s" if images else ""))
     total, evaluating = record.total("seconds"), record.total("evaluation_seconds")
-    if total and evaluating is not None:
-        found.append(Tile("time in all", format_duration(total), f"{evaluating / total:.0%} for samples and figures"))
+    rate = f"{images / seconds:,.0f} images/s in training" if images and seconds else ""
+    if total:
+        share = "" if evaluating is None else f"{evaluating / total:.0%} for samples and figures"
+        found.append(Tile("time", format_duration(total), ", ".join(filter(None, (share, rate)))))
+    elif seconds:  # a run without a record
+        found.append(Tile("training time", format_duration(seconds), rate))
     return found
 
 
