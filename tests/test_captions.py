@@ -16,6 +16,7 @@ from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
 
 NUM = 24
+PIXELS = ("features=pixels", f"features.cache_dir={runs.CACHE}")
 
 
 def caption(value: int) -> str:
@@ -192,3 +193,24 @@ def test_missing_captions_are_named_with_a_remedy(root):
     )
     names = [label for _, label in FolderSource(str(root), 4)._files]
     assert f"the first of them is {names[0]};" in str(caught.value)
+
+
+def test_a_broken_file_stops_neither_samples_nor_figures_of_a_model_without_captions(tmp_path, command):
+    (tmp_path / "data").mkdir()
+    for value in range(12):
+        Image.new("RGB", (8, 8), (20 * value, 0, 0)).save(tmp_path / "data" / f"{value}.png")
+    (tmp_path / "data" / "metadata.jsonl").write_text("{")
+    real = ["data=folder", f"data.root={tmp_path}/data", "data.resolution=8", "data.held_out=0.5"]
+    brief = ["data.batch_size=4", "network=unet_tiny", "features=pixels", *runs.BRIEF]
+    checkpoint = "checkpoint=train/checkpoints/last.ckpt"
+    steps = {
+        "train": ("train", *runs.words(*real, *brief)),
+        "sample": ("sample", checkpoint, "num=2", "film=0", "sampler.num_steps=2"),
+        "evaluate": ("evaluate", checkpoint, "num=4", "sampler.num_steps=2", *PIXELS),
+        "bpd": ("evaluate", checkpoint, "metric=bpd", "num=2", "bpd_steps=2"),
+        "files": ("evaluate", f"samples={tmp_path}/data", *real, *PIXELS),
+        "real": ("evaluate", *real, *PIXELS),
+    }
+    for name, words in steps.items():
+        code, _, err = command(*words, f"hydra.run.dir={name}")
+        assert code == 0, err

@@ -169,3 +169,15 @@ def test_a_missing_library_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'alphabar\[huggingface\]'$"):
         HuggingFaceSource(str(tmp_path), 4).prepare()
+
+
+def test_a_dataset_without_captions_has_classes(tmp_path):
+    rows().remove_columns("text").save_to_disk(tmp_path / "data")
+    data = HuggingFace(str(tmp_path / "data"), 4, channels=1, label_key="kind")
+    data.prepare_data()  # the classes are asked for before it is known whether anything wants captions
+    assert data.classes == ("even", "odd")
+    with pytest.raises(UserError, match=r"^data.caption_key=text: .* has no such column, it has image, kind$"):
+        assert data.captions
+    data.leave_out_captions()
+    assert data.captions is None
+    assert set(data.train_set.batch(torch.arange(2))) == {"image", "label"}

@@ -91,7 +91,7 @@ class HuggingFaceSource(DecodedSource):
     @cached_property
     def captions(self) -> tuple[str, ...] | None:
         found = self._datasets  # in any case: a dataset that cannot be had is an error before a run has its folder
-        if self._caption_column is None:
+        if not self._has_captions:
             return None
         return tuple(sorted({text for dataset in found for text in self._texts(dataset)}))
 
@@ -128,12 +128,12 @@ class HuggingFaceSource(DecodedSource):
 
     @cached_property
     def _datasets(self) -> list[Any]:
-        """Returns the datasets of the splits that are used, with the columns that are used."""
+        """Returns the datasets of the splits that are used."""
         found = self._open()
         for split in self.splits:
             if split is not None and split not in found:
                 raise UserError(f"{self.name} has no split {split!r}, it has {', '.join(map(str, found))}: set data.split")
-        return [self._columns(found[split]) for split in self.splits if split is not None]
+        return [self._undecoded(found[split]) for split in self.splits if split is not None]
 
     def _open(self) -> dict[str, Any]:
         """Returns the splits by name; a dataset that was saved without splits is the one to train on."""
@@ -159,31 +159,39 @@ class HuggingFaceSource(DecodedSource):
             raise UserError(f"data.name={self.name}: cannot load this dataset ({reason})") from error
         return {str(split): each for split, each in found.items()} if isinstance(found, dict) else {self.splits[0]: found}
 
-    @property
-    def _caption_column(self) -> str | None:
-        return self.caption_key if self.reads_captions else None
+    def _undecoded(self, dataset: Any) -> Any:
+        """Returns the dataset with its images undecoded.
 
-    def _columns(self, dataset: Any) -> Any:
-        """Returns the dataset with the columns that are used, its images undecoded. Raises UserError if one is missing."""
+        Raises UserError if the images or the classes are missing; whether captions are wanted may turn out later.
+        """
         import datasets
 
-        keys = {"image_key": self.image_key, "caption_key": self._caption_column, "label_key": self.label_key}
-        for name, key in keys.items():
-            if key is not None and key not in dataset.features:
-                there = ", ".join(dataset.features)
-                raise UserError(f"data.{name}={key}: {self.name} has no such column, it has {there}")
-        column = dataset.features[self.image_key]
+        column = self._column(dataset, "image_key", self.image_key)
         if not isinstance(column, datasets.Image):
             raise UserError(f"data.image_key={self.image_key}: need a column of type Image, got {column}")
-        if self._caption_column is not None and not isinstance(dataset.features[self._caption_column], datasets.Value):
-            raise UserError(
-                f"data.caption_key={self.caption_key}: need a column of texts, got {dataset.features[self.caption_key]}"
-            )
-        used = dataset.select_columns([key for key in dict.fromkeys(keys.values()) if key is not None])
-        return used.cast_column(self.image_key, datasets.Image(mode=column.mode, decode=False))
+        if self.label_key is not None:
+            self._column(dataset, "label_key", self.label_key)
+        return dataset.cast_column(self.image_key, datasets.Image(mode=column.mode, decode=False))
+
+    def _column(self, dataset: Any, name: str, key: str) -> Any:
+        """Returns the type of a column. Raises UserError if there is none."""
+        if key not in dataset.features:
+            raise UserError(f"data.{name}={key}: {self.name} has no such column, it has {', '.join(dataset.features)}")
+        return dataset.features[key]
+
+    @property
+    def _has_captions(self) -> bool:
+        """Whether captions have a column and are wanted."""
+        return self.reads_captions and self.caption_key is not None
 
     def _texts(self, dataset: Any) -> list[str]:
-        """Returns the caption of each row. Raises UserError for rows without one."""
+        """Returns the caption of each row. Raises UserError unless there is a column of texts, and for rows without one."""
+        import datasets
+
+        assert self.caption_key is not None
+        column = self._column(dataset, "caption_key", self.caption_key)
+        if not isinstance(column, datasets.Value):
+            raise UserError(f"data.caption_key={self.caption_key}: need a column of texts, got {column}")
         texts = [text.strip() if isinstance(text, str) else "" for text in dataset[self.caption_key]]
         lacking = [row for row, text in enumerate(texts) if not text]
         if lacking:
@@ -199,7 +207,7 @@ class HuggingFaceSource(DecodedSource):
     def _images(self, dataset: Any, rows: list[int]) -> ImageSet:
         reader = RowReader(dataset.select_columns([self.image_key]), self.image_key, self.name, rows, self._folders())
         texts: list[str] | None = None
-        if self._caption_column is not None:
+        if self._has_captions:
             all_texts = self._texts(dataset)
             texts = [all_texts[row] for row in rows]
         return self.decoded_images(reader, self._labels(dataset, rows), texts)

@@ -119,7 +119,7 @@ class Evaluation:
 
         Raises UserError if real images or features are not available, or images are too few.
         """
-        data = images.open()
+        data = images.open(features.reads_captions)
         splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
         statistics = self._chosen_statistics()
         extractors = build_extractors(features, splits)

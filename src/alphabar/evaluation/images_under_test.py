@@ -54,8 +54,11 @@ class ImagesUnderTest(ABC):
         """Starts the processes and claims the folder. Raises UserError for bad settings before anything is written."""
 
     @abstractmethod
-    def open(self) -> ImageDataModule:
-        """Returns the real images; called after `start`. Raises UserError if they are not available."""
+    def open(self, reads_captions: bool) -> ImageDataModule:
+        """Returns the real images; called after `start`. Raises UserError if they are not available.
+
+        reads_captions: whether the features compare images with captions.
+        """
 
     @property
     @abstractmethod
@@ -89,8 +92,8 @@ class CheckpointSamples(ImagesUnderTest):
         self.job = self.pipeline.job(null_conditions(self.loaded.first.model.conditioner), self.num)
         return self.fabric
 
-    def open(self) -> ImageDataModule:
-        self.data = load_data(self.loaded, self.inference.data_root, self.fabric)
+    def open(self, reads_captions: bool) -> ImageDataModule:
+        self.data = load_data(self.loaded, self.inference.data_root, self.fabric, reads_captions)
         self._check_conditions()
         return self.data
 
@@ -193,8 +196,8 @@ class SamplesInFiles(ImagesUnderTest):
         self.fabric = launch(self.inference)
         return self.fabric
 
-    def open(self) -> ImageDataModule:
-        return prepare_data(self.data, self.fabric)
+    def open(self, reads_captions: bool) -> ImageDataModule:
+        return prepare_data(self.data, self.fabric, reads_captions)
 
     @property
     def num(self) -> int:
@@ -232,8 +235,8 @@ class HeldOutImages(ImagesUnderTest):
         self.fabric = launch(self.inference)
         return self.fabric
 
-    def open(self) -> ImageDataModule:
-        prepare_data(self.data, self.fabric)
+    def open(self, reads_captions: bool) -> ImageDataModule:
+        prepare_data(self.data, self.fabric, reads_captions)
         available = len(self.data.held_out_set)
         if available == 0 or (self.num_wanted or 0) > available:
             reason = f", fewer than num={self.num_wanted}" if available else ""

@@ -20,7 +20,7 @@ class TooFewImages(UserError):
 
 
 class Splits(NamedTuple):
-    """The data as metrics use them: both splits, without flips, the fingerprint of their source, and its captions, if any."""
+    """The data as metrics use them: both splits, without flips, the fingerprint of their source, and captions, if they are read."""
 
     train: ImageSet
     held_out: ImageSet
@@ -30,6 +30,11 @@ class Splits(NamedTuple):
 
 class Features(ABC):
     """A source of feature extractors; a choice of the `features` group builds one."""
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether captions of the data take part, in `Splits.captions`."""
+        return False
 
     @abstractmethod
     def extractors(self, splits: Splits) -> list[Extractor]:

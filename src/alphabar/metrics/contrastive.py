@@ -38,6 +38,10 @@ class ContrastiveFeatures(Features):
     name: str
     cache_dir: str
 
+    @property
+    def reads_captions(self) -> bool:
+        return True
+
     def extractors(self, splits: Splits) -> list[Extractor]:
         clip = StoredCLIP(self.name)
         digest, texts = from_first(lambda: (clip.digest, self._texts(clip, splits)))

@@ -32,6 +32,10 @@ class Several(Features):
         members = {"inception": self.inception, "dinov2": self.dinov2, "clip": self.clip}
         return {name: features for name, features in members.items() if features is not None}
 
+    @property
+    def reads_captions(self) -> bool:
+        return any(features.reads_captions for features in self._members().values())
+
     def extractors(self, splits: Splits) -> list[Extractor]:
         """Returns the extractors of all available members. Raises UserError, with all reasons, if there are none."""
         self.missing.clear()

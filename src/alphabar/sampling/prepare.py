@@ -28,10 +28,11 @@ def removed_on_error(run_dir: str) -> Iterator[None]:
         raise
 
 
-def load_data(loaded: LoadedModel, data_root: str | None, fabric: Fabric) -> ImageDataModule:
+def load_data(loaded: LoadedModel, data_root: str | None, fabric: Fabric, reads_captions: bool = False) -> ImageDataModule:
     """Returns the data that a checkpoint was trained on, and attaches their captions to its conditioner and to upstream models.
 
     data_root: where the data lie now, or the name of a dataset of the hub, which is fetched; None: where they lay in training.
+    reads_captions: whether captions are read even if none of the models is conditioned on them.
     Raises UserError if they are not at hand, if there is a `data_root` and the data have no root, or if the checkpoint names as its
     data what is none.
     """
@@ -42,15 +43,18 @@ def load_data(loaded: LoadedModel, data_root: str | None, fabric: Fabric) -> Ima
     if data_root is not None:
         set_data_root(config, data_root, "this checkpoint")
     with names_data_root():
-        data = prepare_data(build(config.data, "data"), fabric)
+        is_conditioned = any(stage.model.conditioner.reads_captions for stage in loaded.cascade)
+        data = prepare_data(build(config.data, "data"), fabric, reads_captions or is_conditioned)
     with fabric.rank_zero_first():  # stores its results for the other processes
         for stage in loaded.cascade:
             attach_captions(stage.model.conditioner, data)
     return data
 
 
-def prepare_data(data: ImageDataModule, fabric: Fabric) -> ImageDataModule:
-    """Returns the data after its files were prepared, by one process first."""
+def prepare_data(data: ImageDataModule, fabric: Fabric, reads_captions: bool) -> ImageDataModule:
+    """Returns the data after its files were prepared, by one process first; without captions unless something reads them."""
+    if not reads_captions:
+        data.leave_out_captions()
     with fabric.rank_zero_first():
         data.prepare_data()
     return data

@@ -44,7 +44,7 @@ class Conditioner(nn.Module, ABC):
 
     @property
     def reads_captions(self) -> bool:
-        """Whether captions of the data belong to the condition: it is made from them, or what it is made from depicts them."""
+        """Whether the condition is made from captions of the data, which `attach_captions` receives."""
         return self.depicts == "caption"
 
     @property
@@ -123,6 +123,10 @@ class ImageConditioner(Conditioner, ABC):
     @property
     def takes_images(self) -> bool:
         return True
+
+    @property
+    def reads_captions(self) -> bool:
+        return False
 
     @property
     def depicts(self) -> Literal["label", "caption"] | None:
