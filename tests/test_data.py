@@ -238,6 +238,20 @@ def test_a_class_whose_only_image_is_broken_is_named(tmp_path):
     assert data.classes == ("a", "b")
 
 
+def test_a_class_whose_images_are_broken_is_named_when_the_last_is_met(tmp_path, caplog):
+    for index in range(4):
+        save(tmp_path / f"{'ab'[index % 2]}/{index}.png")
+    for name in ("a/5", "c/6", "c/7"):
+        save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.png").write_bytes(b"no image")
+    images = Folder(str(tmp_path), 4, batch_size=1, held_out=0, resident=False).train_set
+    for _ in range(2):
+        images.batch(torch.arange(len(images)))
+    assert sum("skipped an image" in message for message in caplog.messages) == 3
+    lines = [message for message in caplog.messages if "of the class" in message]
+    assert lines == ["of the class c no image can be read, all 2 are skipped"]
+
+
 def broken_folder(root: Path, num_good: int, num_bad: int) -> Path:
     for index in range(num_good):
         save(root / ("a" if index % 2 else "b") / f"{index}.png", 10 * (index % 2))

@@ -66,7 +66,7 @@ class DecodedSource(ImageSource):
         if texts is not None and self.captions is not None:
             ids = {caption: index for index, caption in enumerate(self.captions)}
             captions = torch.tensor([ids[text] for text in texts], dtype=torch.int64)
-        return DecodedImages(reader, self._shape, labels, self.strict, captions)
+        return DecodedImages(reader, self._shape, labels, self.strict, captions, self.classes)
 
 
 class DecodedImages(ImageSet):
@@ -74,12 +74,20 @@ class DecodedImages(ImageSet):
 
     strict: an image that cannot be read raises `UserError`. Otherwise it is named in the log; `batch` takes the next
     readable one in its place, with its label and caption, and `load` leaves it out.
+    classes: the names of the classes; `batch` logs one of which no image can be read when it meets the last.
     """
 
     def __init__(
-        self, reader: ImageReader, shape: Shape, labels: Tensor | None, strict: bool = False, captions: Tensor | None = None
+        self,
+        reader: ImageReader,
+        shape: Shape,
+        labels: Tensor | None,
+        strict: bool = False,
+        captions: Tensor | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__(shape, labels, captions)
+        self.classes = classes
         self.reader = reader
         self.strict = strict
         self.unreadable = Unreadable(len(reader))
@@ -137,8 +145,18 @@ class DecodedImages(ImageSet):
                 self._check_folder()
                 if self.strict:
                     raise UserError(self._describe(candidate, error)) from error
-                self.unreadable.report(candidate, self._describe(candidate, error))
+                if self.unreadable.report(candidate, self._describe(candidate, error)):
+                    self._report_class(candidate)
         raise UserError(f"none of {len(self)} images can be read, the first of them is {self.reader.name(0)}")
+
+    def _report_class(self, index: int) -> None:
+        """Logs the class of an image that cannot be read if no other image of the class can be."""
+        if self.labels is None or self.classes is None:
+            return
+        label = int(self.labels[index])
+        found = self.unreadable.found[self.labels == label]
+        if found.all():
+            log.warning("of the class %s no image can be read, all %d are skipped", self.classes[label], len(found))
 
     def _check_folder(self) -> None:
         """Raises UserError if the folder of the images has vanished, or what was mounted there, so that none of them is left."""

@@ -14,10 +14,13 @@ class Unreadable:
     def __init__(self, num_images: int) -> None:
         self.found = torch.zeros(num_images, dtype=torch.bool).share_memory_()
 
-    def report(self, index: int, message: str) -> None:
-        """Logs `message` once per image, and only for the first ten images; later ones show at 100, 1000, ..."""
+    def report(self, index: int, message: str) -> bool:
+        """Logs `message` once per image, and only for the first ten images; later ones show at 100, 1000, ...
+
+        Returns whether the image had not been reported before.
+        """
         if self.found[index]:
-            return
+            return False
         self.found[index] = True
         num = int(self.found.sum())
         if num <= NUM_NAMED:
@@ -26,6 +29,7 @@ class Unreadable:
             log.warning("skipped more than %d images that cannot be read; no more of them will be named", NUM_NAMED)
         elif num == 10 ** (len(str(num)) - 1):
             log.warning("skipped %d images that cannot be read so far", num)
+        return True
 
 
 def unreadable_message(name: str, error: Exception) -> str:
