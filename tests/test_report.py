@@ -184,6 +184,17 @@ def test_the_page_of_a_sweep_has_the_common_configuration_once(tmp_path):
     assert len(page.all("script")) == 1
 
 
+def test_classes_that_differ_are_named_without_their_modules(tmp_path):
+    sweep = make_sweep(tmp_path / "sweep")
+    config = sweep / "1" / "config.yaml"
+    changed = config.read_text().replace("weightings.MinSNR", "weightings.Uniform").replace("digits.Digits", "mine.Digits")
+    config.write_text(changed)
+    page = report(sweep)
+    assert "job objective.weighting data._target_ job 0 MinSNR alphabar.data.digits.Digits" in page.text
+    assert "job 1 Uniform alphabar.data.mine.Digits" in page.text
+    assert "objective Denoising sampler" in page.text  # without a weighting that has no name
+
+
 def test_a_sweep_of_many_jobs_shows_the_curves_of_the_best(tmp_path):
     names = [f"fid/n100-classifier-ema-ddim{index}" for index in range(10, 19)]
     page = report(make_sweep(tmp_path / "sweep", names))

@@ -60,7 +60,8 @@ def describe_part(part: str, node: object) -> str:
     for key, value in node.items():
         if str(key).startswith("_") or value is None or value is False or value == []:
             continue
-        settings.append(f"{key} {_describe_nested(str(key), value) if isinstance(value, Mapping) else _format_value(value)}")
+        if described := _describe_nested(str(key), value) if isinstance(value, Mapping) else _format_value(value):
+            settings.append(f"{key} {described}")
     title = split_words(part, class_name(node))
     return f"{title}: {', '.join(settings)}" if settings and title else title or ", ".join(settings)
 

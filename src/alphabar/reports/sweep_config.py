@@ -12,8 +12,8 @@ OF_A_FOLDER = ("run_dir", "resume", "name")  # keys that differ between any two 
 class CommonConfig(NamedTuple):
     """The settings that the configurations of jobs have in common, and those in which they differ.
 
-    summary: pairs of a part and its settings. content: the common leaves, a line for each. keys: those that differ. rows: for each
-    job its name and its values of these.
+    summary: pairs of a part and its settings. content: the common leaves, a line for each. keys: those that differ; that of a part
+    stands for its class. rows: for each job its name and its values of these.
     """
 
     summary: Sequence[tuple[str, str]]
@@ -30,12 +30,21 @@ def common_config(configs: Mapping[str, Mapping[str, Any]]) -> CommonConfig | No
         return None
     same = [key for key in keys if len({values.get(key) for values in flat.values()}) == 1]
     unlike = [key for key in keys if key not in same]
+    columns = [shown_column(key, [values.get(key, "") for values in flat.values()]) for key in unlike]
     return CommonConfig(
         summarise_config(without_leaves(next(iter(configs.values())), unlike)),
         "\n".join(f"{key}: {next(iter(flat.values()))[key]}" for key in same),
-        unlike,
-        [(name, [values.get(key, "") for key in unlike]) for name, values in flat.items()],
+        [title for title, _ in columns],
+        [(name, [values[place] for _, values in columns]) for place, name in enumerate(flat)],
     )
+
+
+def shown_column(key: str, values: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Returns a key with its values as people read them: schedule, EDMSchedule for a class, unless two have that name."""
+    node, _, last = key.rpartition(".")
+    names = [value.rpartition(".")[2] for value in values]
+    is_class = last == "_target_" and len(set(names)) == len(set(values))
+    return (node, names) if is_class else (key, values)
 
 
 def is_shown(key: str) -> bool:
