@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import runs
+from alphabar.data.captions import find_caption_files
 from alphabar.data.folder import Folder, FolderSource
 from alphabar.errors import UserError
 
@@ -248,3 +249,10 @@ def test_the_error_about_no_captions_names_near_misses(root, command):
     assert (
         "needs images with captions, and these data have none: captions.csv is not read, captions may be in metadata.jsonl" in err
     )
+
+
+def test_equal_captions_of_a_parquet_file_take_memory_once(root):
+    write_parquet(root, dict.fromkeys(TEXTS, "a cat"))
+    texts = find_caption_files(root, list(TEXTS), []).read(list(TEXTS), "text")
+    assert texts == ["a cat"] * 3
+    assert texts[0] is texts[2]  # though they are of two row groups

@@ -12,7 +12,7 @@ from alphabar.files.reading import read_bytes
 
 FILE_NAME = "file_name"
 MOST_UNPACKED, UNPACKED_PER_BYTE = 2**24, 100  # bytes in a Parquet file: so many, or so many for each of its own
-BATCH = 1024  # rows of a Parquet file that are read at once
+BATCH = 2**16  # rows of a Parquet file that are read at once
 
 
 class Row(NamedTuple):
@@ -84,10 +84,11 @@ def _csv_rows(path: Path, key: str) -> Iterator[Row]:
 def _parquet_rows(path: Path, key: str) -> Iterator[Row]:
     content, columns, used = _open_parquet(path, key)
     rest = dict.fromkeys(columns)
+    kept: dict[str, str] = {}
     number = 0
     try:
         for batch in _parquet_file(content, used).iter_batches(BATCH, columns=used, use_threads=False):
-            for values in zip(*map(_texts, batch.columns), strict=True):
+            for values in zip(*(_texts(column, kept) for column in batch.columns), strict=True):
                 number += 1
                 yield Row(number, rest | dict(zip(batch.schema.names, values, strict=True)))
     except Exception as error:  # any kind: a file may contain any bytes
@@ -125,9 +126,9 @@ def _parquet_file(content: bytes, used: Sequence[str] | None = None) -> Any:
     return parquet.ParquetFile(BufferReader(content), read_dictionary=used, arrow_extensions_enabled=False)
 
 
-def _texts(column: Any) -> list[str | None]:
-    """Returns the values of a column of a Parquet file, of which equal ones take memory but once."""
-    words = column.dictionary.to_pylist()
+def _texts(column: Any, kept: dict[str, str]) -> list[str | None]:
+    """Returns the values of a column of a Parquet file, of which equal ones, in `kept` too, take memory but once."""
+    words = [kept.setdefault(word, word) for word in column.dictionary.to_pylist()]
     return [None if index is None else words[index] for index in column.indices.to_pylist()]
 
 

@@ -67,7 +67,7 @@ class CaptionFiles:
 def find_caption_files(root: Path, images: Sequence[str], others: Sequence[str]) -> CaptionFiles:
     """Returns the files of captions in a folder, of which the names of all images and of all other files are given."""
     texts = {_stem(name): name for name in others if name.lower().endswith(TEXT_FILE)}
-    beside = {name: texts[_stem(name)] for name in images if _stem(name) in texts}
+    beside = {name: texts[stem] for name in (images if texts else ()) if (stem := _stem(name)) in texts}
     tables = tuple(name for name in TABLES if os.path.lexists(root / name))
     known = {*tables, *beside.values()}
     return CaptionFiles(root, tables, beside, tuple(name for name in others if name not in known and _promises_captions(name)))
