@@ -61,7 +61,9 @@ def photos(tmp_path_factory):
     return folder
 
 
-def test_every_command_does_what_it_does_without(command, tmp_path, photos):
+def test_every_command_does_what_it_does_without(command, tmp_path, photos, monkeypatch):
+    monkeypatch.setattr("alphabar.metrics.classifier.MIN_STEPS", 3)
+    monkeypatch.setattr("alphabar.metrics.classifier.MIN_EPOCHS", 0)
     (tmp_path / "photos").symlink_to(photos)
     (tmp_path / "sigmas.txt").write_text("80 20 5 1\n")
     outputs, figures = {}, {}
