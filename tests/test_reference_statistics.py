@@ -2,6 +2,7 @@
 
 import logging
 import os
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from torch import nn
 
 from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
+from alphabar.evaluation import reference_statistics
 from alphabar.evaluation.diagnostics import diagnose_images
 from alphabar.evaluation.measurement import measure_images
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import names
 from alphabar.metrics.real import indices_of_rank, real_image_features
-from alphabar.metrics.statistics.frechet import Frechet
+from alphabar.metrics.statistics.frechet import Frechet, mean_over_sets
 from alphabar.runs.distributed import from_first, rank_and_size
 from alphabar.sampling.sampling_job import SampleBatch
 from simple_features import CPU, Witness, collected, fid, gaussian_images, pixels_as_features, splits_of
@@ -111,9 +113,65 @@ def test_floor_is_the_distance_of_as_many_held_out_images(tmp_path):
     reference = reference_of(splits_of(train, held_out), 200, pixels_as_features(16, tmp_path))
     assert reference.floor()["fid"] == pytest.approx(fid(train, held_out[:200]), rel=1e-9)
     assert reference.held_out.num == 200
-    fewer = reference_of(splits_of(train, held_out[:30]), 200, pixels_as_features(16, tmp_path))
-    assert fewer.held_out.num == 30
     assert reference_of(splits_of(train, held_out[:1]), 200, pixels_as_features(16, tmp_path)).floor() == {}
+
+
+def test_fid_is_measured_of_as_many_images_as_are_held_out(tmp_path, caplog):
+    """It is the mean over disjoint sets, in the order of the images, and alone has that floor."""
+    train, held_out, generated = (gaussian_images(num, 16, seed) for seed, num in enumerate((500, 30, 100)))
+    extractor = pixels_as_features(16, tmp_path)
+    reference = reference_of(splits_of(train, held_out), 100, extractor)
+    found = reference.figures(collected(generated, extractor, num_rows=100))
+    assert found["fid"] == pytest.approx(fid(train, generated), rel=1e-9)
+    assert found["fid_mean"] == pytest.approx(fmean(fid(train, part) for part in generated.split(30)[:3]), rel=1e-9)
+    assert reference.floor() == {"fid_mean": pytest.approx(fid(train, held_out), rel=1e-9)}
+    assert reference.statistic_names["fid_mean"] == "fid"
+    assert "fid_mean" not in reference.figures(collected(generated[:30], extractor, num_rows=30))
+    assert caplog.messages == [
+        "the floor of FID is of 30 held-out images; fid_mean, of as many samples at a time, compares with it"
+    ]
+    equal = reference_of(splits_of(train, generated), 100, extractor)
+    assert "fid_mean" not in equal.figures(collected(generated, extractor, num_rows=100))
+    assert len(caplog.messages) == 1
+
+
+def test_a_floor_of_few_images_is_said_to_tell_little(tmp_path, caplog):
+    train, held_out = gaussian_images(100, 16, seed=0), gaussian_images(10, 16, seed=1)
+    extractor = pixels_as_features(16, tmp_path)
+    refused = reference_of(splits_of(train, held_out), 20, extractor)
+    allowed = reference_of(splits_of(train, held_out), 20, extractor, fid=Frechet(allow_few=True))
+    images = collected(gaussian_images(20, 16, seed=2), extractor, num_rows=20)
+    assert (refused.floor(), "fid_mean" in refused.figures(images)) == ({}, False)
+    assert (list(allowed.floor()), "fid_mean" in allowed.figures(images)) == (["fid_mean"], True)
+    no_floor, little = caplog.messages
+    assert no_floor.startswith("FID has no floor: it takes 17 held-out images in pixels features, got 10; hold out more images, ")
+    assert little.endswith(
+        "with so few for 16 pixels features it tells little: hold out more images, of a folder with data.held_out=0.3"
+    )
+
+
+def test_held_out_images_are_as_many_as_the_single_features_that_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference_statistics, "NUM_ROWS", 20)
+    train, held_out = gaussian_images(100, 4, seed=0), gaussian_images(30, 4, seed=1)
+    extractor = pixels_as_features(4, tmp_path)
+    fewer, equal = (reference_of(splits_of(train, held_out), num, extractor) for num in (50, 30))
+    assert (fewer.held_out.num, equal.held_out.num) == (20, 30)
+    collector = fewer.collector()
+    collector.add(range(50), gaussian_images(50, 4, seed=2))
+    assert "fid_mean" in fewer.figures(collector.compute())
+
+
+@pytest.mark.parametrize(("num_features", "num_sets"), [(512, 10), (513, 3)])
+def test_wide_features_are_measured_of_fewer_sets(num_features, num_sets):
+    """A set that is left out may be anything."""
+    images = gaussian_images(22, num_features, seed=0)
+    generated, real = (collected(each, pixels_as_features(num_features), 22) for each in (images, images.flip(0)))
+    found = mean_over_sets(generated, real, 2)
+    generated.rows[2 * num_sets :] = 0
+    assert mean_over_sets(generated, real, 2) == found
+    generated.rows[2 * num_sets - 1] = 0
+    assert mean_over_sets(generated, real, 2) != found
+    assert mean_over_sets(generated, real, 23) is None
 
 
 @pytest.mark.parametrize(("num", "num_real", "kind"), [(16, 100, "generated"), (100, 16, "training")])
@@ -173,6 +231,9 @@ def work_of_one_rank(rank, folder, world_size):
             reference.real.content,
         )
         assert torch.equal(found.rows, generated.flatten(1).float())
+    fewer = splits_of(gaussian_images(41, 16, seed=0), gaussian_images(6, 16, seed=2))
+    reference = reference_of(fewer, 19, pixels_as_features(16, folder / f"cache{world_size}"), fid=Frechet(allow_few=True))
+    results["of six"] = reference.figures(found)["fid_mean"], reference.floor()["fid_mean"]
     torch.save(results, folder / f"{world_size}rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -188,6 +249,11 @@ def test_several_processes_measure_what_one_does(tmp_path, world_size):
     torch.multiprocessing.start_processes(work_of_one_rank, (tmp_path, world_size), nprocs=world_size, start_method=method)
     real = gaussian_images(41, 16, seed=0)
     expected = fid(real, gaussian_images(19, 16, seed=1)), fid(real, gaussian_images(20, 16, seed=2)[:19])
+    one_process = collected(gaussian_images(19, 16, seed=1), pixels_as_features(16), num_rows=19)
+    of_six = (
+        mean_over_sets(one_process, collected(real, pixels_as_features(16)), 6),
+        Frechet(True).compute(*(collected(each, pixels_as_features(16)) for each in (gaussian_images(6, 16, seed=2), real)))["fid"],
+    )
     content = real_image_features(
         pixels_as_features(16, tmp_path), CPU, ResidentImages(real, None), "train", "x", 41, batch_size=9
     ).content
@@ -195,6 +261,7 @@ def test_several_processes_measure_what_one_does(tmp_path, world_size):
         results = torch.load(tmp_path / f"{world_size}rank{rank}.pt", weights_only=True)
         assert results["from_first"] == {"made on": 0}
         assert results["error"] == "no data on rank 0"
+        assert results["of six"] == pytest.approx(of_six, rel=1e-6)
         for name in ("computed", "cached"):
             value, floor, num_real, num_generated, found = results[name]
             assert (num_real, num_generated, found) == (41, 19, content)

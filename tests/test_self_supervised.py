@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from alphabar.data.digits import DigitsSource
 from alphabar.data.resident import ResidentImages
 from alphabar.evaluation.receipt import Figure
+from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.evaluation.table import metric_title
 from alphabar.metrics import Splits, TooFewImages, self_supervised
 from alphabar.metrics.automatic import AutomaticFeatures
 from alphabar.metrics.pixels import PixelFeatures
 from alphabar.metrics.self_supervised import SelfSupervisedFeatures, nt_xent, random_crops
-from alphabar.metrics.statistics.frechet import frechet_distance
+from alphabar.metrics.statistics.frechet import Frechet, frechet_distance
 
 KINDS = {"selfsup": SelfSupervisedFeatures, "pixels": PixelFeatures}
 
@@ -75,6 +76,22 @@ def test_noise_is_worse_than_blur_than_a_model_than_held_out_images(made, digits
     distances = [frechet_distance(*real, *gaussian(extractor(each))) for each in images]
     assert all(worse > 1.1 * better for worse, better in pairwise(distances)), distances
     assert extractor.name == kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_as_good_as_real_ones_are_at_the_floor_of_few_held_out_images(made, digits, kind):
+    """FID of 980 images itself is far below that floor, whatever they are: its bias is a fiftieth."""
+    held_out = digits.held_out.pixels
+    splits = Splits(digits.train, ResidentImages(held_out[:20], None), "few held out")
+    reference = ReferenceStatistics(made[kind], {"fid": Frechet(allow_few=True)}, splits, torch.device("cpu"), 980, 250)
+    floor, found = reference.floor()["fid_mean"], {}
+    for name, images in {"real": held_out[20:], "noise": noise(980, 1, 8)}.items():
+        collector = reference.collector()
+        collector.add(range(980), images)
+        found[name] = reference.figures(collector.compute())
+    assert found["real"]["fid"] < 0.2 * floor
+    assert found["real"]["fid_mean"] == pytest.approx(floor, rel=0.25)
+    assert found["noise"]["fid_mean"] > 2 * floor
 
 
 def test_faults_that_a_judge_has_to_see_are_seen(made, digits):

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from alphabar.metrics import inception
 from alphabar.reports.run_record import RunRecord, read_run_record, record_rows
-from alphabar.reports.verdict import end_sentence, fid_sentence, loss_sentence, run_verdict, samples_sentence
+from alphabar.reports.verdict import USUAL_NUM_FEATURES, end_sentence, fid_sentence, loss_sentence, run_verdict, samples_sentence
 from alphabar.runs.metrics_csv import RunMetrics
 from alphabar.runs.receipt import write_content
 from pages import EVIL, make_run, report
@@ -26,6 +27,25 @@ def test_fid_is_told_as_a_multiple_of_its_floor(value, word):
     assert word in fid_sentence(metrics(**{FID: [value], FLOOR: [1.0]}))
     assert "there is no floor" in fid_sentence(metrics(**{FID: [value]}))
     assert fid_sentence(metrics(**{FID: [math.nan], FLOOR: [1.0]})) == ""
+
+
+@pytest.mark.parametrize(
+    ("features", "num", "words"),
+    [
+        ("selfsup", 500, "some way from real images."),
+        ("selfsup", 20, "so few images tell little; hold out more images, of a folder with data.held_out=0.3."),
+        ("inception", 500, "so few images tell little; hold out more images, of a folder with data.held_out=0.3."),
+    ],
+)
+def test_fid_is_compared_with_a_floor_of_as_many_images(features, num, words):
+    fid, mean, floor = f"fid/n1000-{features}-ema-ddim50", f"fid_mean/n{num}-{features}-ema-ddim50", f"fid/floor-n{num}-{features}"
+    sentence = fid_sentence(RunMetrics({fid: ([10], [70.0]), mean: ([10], [1200.0]), floor: ([0], [500.0])}))
+    assert sentence == (
+        f"FID is 70. Of {num} samples at a time, as many as there are held-out images, it is 1200, 2.4 x the floor, "
+        f"that of these images: {words}"
+    )
+    assert "there is no floor" in fid_sentence(RunMetrics({fid: ([10], [70.0]), floor: ([0], [500.0])}))
+    assert USUAL_NUM_FEATURES["inception"] == inception.NUM_FEATURES
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ class Comparison(NamedTuple):
 def compare_receipts(receipts: Sequence[Receipt]) -> Comparison:
     """Returns the figures that all receipts have, and what differs in their protocols."""
     tables = [
-        {(each.metric, each.extractor): each for each in receipt.figures if not each.name.endswith("-noise")}
+        {(metric_title(each), each.extractor): each for each in receipt.figures if not each.name.endswith("-noise")}
         for receipt in receipts
     ]
     common = [key for key in tables[0] if all(key in table for table in tables)]

@@ -26,6 +26,7 @@ from alphabar.files.paths import user_path
 from alphabar.metrics import Features, Splits, build_extractors
 from alphabar.metrics.names import figure_name, floor_figure_name
 from alphabar.metrics.statistics import Statistic
+from alphabar.runs.floor import MEAN_FID
 from alphabar.runs.receipt import json_sha256
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.prepare import removed_on_error
@@ -179,7 +180,7 @@ def figures_over_seeds(references: Sequence[ReferenceStatistics], measurements: 
                 figures.append(Figure(name, metric, extractor, (value,), None, statistics[metric]))
         for metric in dict.fromkeys(metric for each in measurements for metric in each.figures[extractor]):
             values = tuple(each.figures[extractor].get(metric, math.nan) for each in measurements)
-            name = figure_name(metric, reference.num, extractor, label)
+            name = figure_name(metric, num_held_out if metric == MEAN_FID else reference.num, extractor, label)
             figures.append(Figure(name, metric, extractor, values, floor.get(metric), statistics[metric]))
     return figures
 
@@ -203,13 +204,24 @@ def noise_fid(images: CheckpointSamples, reference: ReferenceStatistics, seed: i
 
 
 def sweep_values(figures: Sequence[Figure], protocol: Mapping[str, Any], costs: Mapping[str, float]) -> dict[str, object]:
-    """Returns the values for a sweep's table and picture: FID, if it was measured, with a hash of its protocol."""
+    """Returns the values for a sweep's table and picture: FID, if it was measured, with a hash of its protocol.
+
+    The mean FID over sets follows it where that is what has the floor.
+    """
     values: dict[str, object] = {each.name: each.mean for each in figures}
     fid = next((each for each in figures if each.metric == "fid" and not each.name.endswith("-noise")), None)
     if fid is None:
         return {**values, **costs}
-    mean = fid.mean if math.isfinite(fid.mean) else None
     settings = relevant_protocol(protocol, [fid])
     fixed = {key: value for key, value in settings.items() if key not in SWEPT_KEYS}
-    entry = {"name": fid.name, "value": mean, "floor": fid.floor, "protocol": json_sha256(fixed)}
-    return {**values, "fid": entry, **costs, "objective": math.inf if mean is None else mean}
+    entries: dict[str, dict[str, Any]] = {"fid": {**_sweep_entry(fid), "protocol": json_sha256(fixed)}}
+    if (
+        over_sets := next((each for each in figures if (each.metric, each.extractor) == (MEAN_FID, fid.extractor)), None)
+    ) is not None:
+        entries[MEAN_FID] = _sweep_entry(over_sets)
+    mean = entries["fid"]["value"]
+    return {**values, **entries, **costs, "objective": math.inf if mean is None else mean}
+
+
+def _sweep_entry(figure: Figure) -> dict[str, Any]:
+    return {"name": figure.name, "value": figure.mean if math.isfinite(figure.mean) else None, "floor": figure.floor}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from alphabar.config.former_names import current_protocol
 from alphabar.errors import UserError
 from alphabar.runs.current_command import command_config
+from alphabar.runs.floor import BIASED
 from alphabar.runs.receipt import FILE_NAME, complete_start, describe_start, read_content, receipt_path, starts_in, write_content
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ class Figure(NamedTuple):
     """A figure over K seeds.
 
     name: describes how it was measured. metric: its kind, such as "fid". extractor: "" if none is used. values: one per seed, [K].
-    floor: the same figure of held-out real images; None if there is none. statistic: the protocol's statistic that computes it.
+    floor: the same figure of held-out real images, of as many where it depends on their number; None if there is none.
+    statistic: the protocol's statistic that computes it.
     """
 
     name: str
@@ -103,7 +105,15 @@ def _parse_receipt(content: dict[str, Any], run: Mapping[str, Any]) -> Receipt:
     if isinstance(guidance := content["protocol"].get("guidance"), dict):
         guidance.pop("rule", None)  # earlier versions wrote the settings of guidance twice
     figures = tuple(_figure(record) for record in content["figures"])
-    return Receipt(figures, current_protocol(content["protocol"]), content["subject"], content["findings"], run)
+    protocol = current_protocol(content["protocol"])
+    if (floor := protocol.get("floor")) is not None and floor["num"] != protocol["num"]:
+        figures = tuple(map(_without_unequal_floor, figures))  # earlier versions compared them all the same
+    return Receipt(figures, protocol, content["subject"], content["findings"], run)
+
+
+def _without_unequal_floor(figure: Figure) -> Figure:
+    """Returns the figure without a floor of another number of images, if it depends on that number."""
+    return figure._replace(floor=None) if figure.metric in BIASED else figure
 
 
 def _figure_record(figure: Figure) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alphabar.evaluation.receipt import Figure, Receipt
-from alphabar.runs.floor import against_floor
+from alphabar.runs.floor import MEAN_FID, against_floor, num_in_name
 from alphabar.runs.text_table import format_table
 
 METRIC_TITLES = {
@@ -14,11 +14,16 @@ METRIC_TITLES = {
     "kid": "KID",
     "cmmd": "CMMD",
 }
-DISTANCES = tuple(METRIC_TITLES)  # from the training images, which held-out images have too
+DISTANCES = (*METRIC_TITLES, MEAN_FID)  # from the training images, which held-out images have too
 
 
 def metric_title(figure: Figure) -> str:
-    """Returns the title of a figure's metric; that of an Inception Score says so only where the features are Inception's."""
+    """Returns the title of a figure's metric; that of an Inception Score says so only where the features are Inception's.
+
+    A mean FID over sets has the number of images in a set in its title.
+    """
+    if figure.metric == MEAN_FID:
+        return f"FID, sets of {num_in_name(figure.name):,}"
     if figure.metric == "inception_score":
         return "Inception Score" if figure.extractor.startswith("inception") else "classifier score"
     return METRIC_TITLES.get(figure.metric, figure.metric)
@@ -37,7 +42,7 @@ def format_receipt(receipt: Receipt) -> str:
     if not any(row[4] for row in rows):
         rows = [[*row[:4], row[5]] for row in rows]
     lines = [f"{protocol['num']:,} images against {reference['num']:,} training images{over_seeds}", format_table(rows)]
-    lines += below_floor_notes(figures)
+    lines += floor_notes(figures)
     lines += [cost] if (cost := format_cost(receipt.run)) else []
     return "\n".join([*lines, *(f"! {line}" for line in receipt.diagnostics.get("complaints", []))])
 
@@ -45,22 +50,30 @@ def format_receipt(receipt: Receipt) -> str:
 def floor_words(figure: Figure) -> str:
     """Returns a distance against its floor, as "1.39 x the floor"; "" for figures of other kinds, and for noise.
 
-    FID alone is given as a multiple: it is biased by the number of images, and so is its floor. The others estimate a distance
-    without that bias, which for held-out images is about zero, so that a multiple of it says nothing; they are above or below.
+    FID alone is given as a multiple: it is biased by the number of images, and so is its floor, which is of as many. The others
+    estimate a distance that for held-out images is about zero, so that a multiple of it says nothing; they are above or below.
     """
     if figure.floor is None or figure.metric not in DISTANCES or figure.name.endswith("-noise"):
         return ""
-    if figure.metric == "fid":
+    if figure.metric in ("fid", MEAN_FID):
         return against_floor(figure.mean, figure.floor)
     return "below the floor" if figure.mean < figure.floor else "above the floor"
 
 
-def below_floor_notes(figures: Sequence[Figure]) -> list[str]:
-    """Returns lines that say why distances are below a floor, where some are: their own, or for the limit of FID that of FID."""
+def floor_notes(figures: Sequence[Figure]) -> list[str]:
+    """Returns lines that say why distances are below a floor, where some are: their own, or for the limit of FID that of FID.
+
+    Another line says what a mean FID over sets is, where there is one.
+    """
     notes = []
+    if means := [metric_title(each) for each in figures if each.metric == MEAN_FID]:
+        notes.append(
+            f"{means[0]}: the mean over sets of as many images as the floor is of, which compares with it; FID is higher the fewer "
+            "images it is of"
+        )
     if below := [metric_title(each) for each in figures if floor_words(each) == "below the floor"]:
         notes.append(
-            f"{', '.join(dict.fromkeys(below))} below the floor: both are estimates, without bias, of a distance near zero, "
+            f"{', '.join(dict.fromkeys(below))} below the floor: both are estimates of a distance near zero, "
             "and miss it to either side; no sign that samples are better than real images"
         )
     floors = {each.extractor: each.floor for each in figures if each.metric == "fid" and each.floor is not None}

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alphabar.plotting.line_chart import MAIN, PALETTE, Chart, Line, save_charts
-from alphabar.runs.metrics_csv import RunMetrics, floor_name
+from alphabar.runs.floor import floor_name
+from alphabar.runs.metrics_csv import RunMetrics
 
 
 def draw_curves(metrics: RunMetrics, path: Path) -> None:
@@ -75,15 +76,21 @@ def held_out_loss_by_snr(metrics: RunMetrics) -> Chart:
 
 
 def fid(metrics: RunMetrics) -> Chart:
-    """Returns every FID, by its full name, and the FID that held-out images reach."""
+    """Returns every FID, by its full name, and the FID that held-out images reach.
+
+    Where these are fewer, there is the mean FID over sets of as many samples, too, since it alone compares with that.
+    """
     names = metrics.starting_with("fid/n")
     floors: dict[str, float] = {}
-    for name in names:
-        floor = metrics.floor(name)
-        if floor is not None and math.isfinite(floor):
-            floors[f"floor: held-out images, {floor_name(name).removeprefix('fid/floor-')}"] = floor
-    lines = [_line(metrics, name, name, PALETTE[(2 * index + 5) % len(PALETTE)]) for index, name in enumerate(names)]
-    caption = "" if len(names) < 2 else "several protocols: not to be compared"
+    means: list[str] = []
+    for pair in filter(None, map(metrics.floor_pair, names)):
+        means += [pair.name] if pair.is_mean else []
+        if math.isfinite(pair.floor):
+            floors[f"floor: held-out images, {floor_name(pair.name).removeprefix('fid/floor-')}"] = pair.floor
+    shown = [*names, *means]
+    lines = [_line(metrics, name, name, PALETTE[(2 * index + 5) % len(PALETTE)]) for index, name in enumerate(shown)]
+    notes = ["several protocols: not to be compared"] if len(names) > 1 else []
+    caption = "; ".join([*notes, "fid_mean alone compares with the floor"] if means else notes)
     return Chart("FID", lines, tuple(floors.items()), True, caption, is_mean=False)
 
 

@@ -18,7 +18,7 @@ from alphabar.reports.images import EmbeddedImage, embed_image, evenly_spaced
 from alphabar.reports.receipts import FoundReceipt, receipt_warnings, receipts_of_run, render_receipts, unique_receipts
 from alphabar.reports.run_record import RunRecord, read_run_record, record_rows
 from alphabar.reports.verdict import run_verdict
-from alphabar.runs.floor import against_floor
+from alphabar.runs.floor import FloorPair
 from alphabar.runs.metrics_csv import RunMetrics, read_metrics
 
 MAX_FRAMES = 40
@@ -93,10 +93,7 @@ def tiles(metrics: RunMetrics, record: RunRecord) -> list[Tile]:
     found = []
     fid = metrics.latest_fid()
     if fid is not None:
-        value, floor = metrics.last(fid), metrics.floor(fid)
-        ratio = against_floor(value, floor) or "floor"
-        detail = "" if floor is None else f"{ratio} {format_number(floor)} (held-out images)"
-        found.append(Tile("FID", format_number(value or 0.0), detail, fid))
+        found.append(Tile("FID", format_number(metrics.last(fid) or 0.0), floor_detail(metrics.floor_pair(fid)), fid))
     loss, images, seconds = (metrics.last(f"train/{name}") for name in ("loss", "images", "seconds"))
     if loss is not None:
         found.append(Tile("final loss", format_number(loss)))
@@ -113,6 +110,14 @@ def tiles(metrics: RunMetrics, record: RunRecord) -> list[Tile]:
     elif seconds:  # a run without a record
         found.append(Tile("training time", format_duration(seconds), rate))
     return found
+
+
+def floor_detail(pair: FloorPair | None) -> str:
+    """Returns FID as a multiple of its floor with the value of that; "" without a floor."""
+    if pair is None:
+        return ""
+    sets = f", sets of {pair.num:,}" if pair.is_mean else ""
+    return f"{pair.words or 'floor'} {format_number(pair.floor)} (held-out images{sets})"
 
 
 def render_samples(folder: Path) -> Markup:

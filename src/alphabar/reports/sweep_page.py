@@ -21,7 +21,7 @@ from alphabar.reports.run_page import Tile, read_text
 from alphabar.reports.run_record import RunRecord, read_run_record, record_rows
 from alphabar.reports.sweep_config import common_config
 from alphabar.reports.verdict import run_verdict
-from alphabar.runs.floor import against_floor
+from alphabar.runs.floor import ratio_words
 from alphabar.runs.metrics_csv import RunMetrics, read_metrics
 from alphabar.runs.receipt import FILE_NAME
 from alphabar.runs.sweep import METRICS, PARETO_PICTURE, TABLE, Job, Sweep, comparable_part, read_sweep
@@ -132,8 +132,7 @@ def sweep_verdict(best: JobEntry | None, entries: Sequence[JobEntry]) -> str:
     if best is None or best.fid is None:
         return ""
     highest = max(each.fid for each in entries if each.fid is not None)
-    floor = None if best.folder is None else read_metrics(best.folder / "metrics.csv").floor(best.job.figure_name)
-    against = ", ".join(filter(None, (format_number(best.fid), against_floor(best.fid, floor))))
+    against = ", ".join(filter(None, (format_number(best.fid), ratio_words(best.job.times_floor))))
     return f"The lowest FID is {against}, that of {best.title}; that of the other jobs goes up to {format_number(highest)}."
 
 

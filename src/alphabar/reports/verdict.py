@@ -7,13 +7,14 @@ from typing import Any
 from alphabar.evaluation.table import format_number
 from alphabar.reports.health import health_rows
 from alphabar.reports.run_record import RunRecord
-from alphabar.runs.floor import against_floor, times_floor
+from alphabar.runs.floor import MORE_HELD_OUT
 from alphabar.runs.metrics_csv import RunMetrics
 from alphabar.runs.sweep import finite_number
 
 NEAR_COPIES = "near copies"
 # Up to how many times the floor a FID is called what; they are words for a reader, and no statistics.
 FID_WORDS = ((1.1, "as good as real images by this measure"), (2.0, "close to real images"), (5.0, "some way from real images"))
+USUAL_NUM_FEATURES = {"inception": 2048, "dinov2": 1024, "clip": 768}  # of the usual models
 LATE = 0.75  # the last quarter of a run shows whether it was still getting better
 CHANGE = 0.01  # relative: below it a loss has levelled off
 NUM_POINTS = 4  # that a course needs at least
@@ -45,11 +46,24 @@ def fid_sentence(metrics: RunMetrics) -> str:
     value = None if name is None else finite_number(metrics.last(name))
     if name is None or value is None:
         return ""
-    floor = metrics.floor(name)
-    if (ratio := times_floor(value, floor)) is None:
-        return f"FID is {format_number(value)}; there is no floor, the FID of held-out images, to compare it with."
+    pair = metrics.floor_pair(name)
+    if pair is None or (ratio := pair.ratio) is None:
+        return f"FID is {format_number(value)}; there is no floor, the FID of as many held-out images, to compare it with."
     word = next((word for bound, word in FID_WORDS if ratio <= bound), "far from real images")
-    return f"FID {format_number(value)} is {against_floor(value, floor)}, that of held-out real images: {word}."
+    if not pair.is_mean:
+        return f"FID {format_number(value)} is {pair.words}, that of held-out real images: {word}."
+    if pair.num <= num_features_of(name):
+        word = f"so few images tell little; {MORE_HELD_OUT}"
+    return (
+        f"FID is {format_number(value)}. Of {pair.num:,} samples at a time, as many as there are held-out images, it is "
+        f"{format_number(pair.value)}, {pair.words}, that of these images: {word}."
+    )
+
+
+def num_features_of(fid: str) -> int:
+    """Returns the number of features that a FID compares, by its name; 64 are those of pixels and of networks trained here."""
+    kind = fid.partition("-")[2].partition("-")[0]
+    return USUAL_NUM_FEATURES.get(kind.partition("_")[0], 64)
 
 
 def loss_sentence(metrics: RunMetrics) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from alphabar.files.paths import display_path, unused_path
 from alphabar.files.reading import read_bytes
+from alphabar.runs.floor import FloorPair, floor_pair
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +38,17 @@ class RunMetrics:
         """Returns the name of the FID that was measured last."""
         return max(self.starting_with("fid/n"), key=lambda name: self.columns[name][0][-1], default=None)
 
-    def floor(self, fid: str) -> float | None:
-        """Returns the FID of held-out images by the protocol of the FID with this name."""
-        return self.last(floor_name(fid))
-
-
-def floor_name(fid: str) -> str:
-    """Returns the column with the floor of a FID: fid/floor-n1000-classifier for fid/n1000-classifier-ema-ddim50."""
-    return f"fid/floor-{fid.removeprefix('fid/').rsplit('-', 2)[0]}"
+    def floor_pair(self, fid: str) -> FloorPair | None:
+        """Returns the newest value of a FID, or of its mean over sets, beside the floor of as many images; None without a floor."""
+        if fid not in self.columns:
+            return None
+        newest = self.columns[fid][0][-1]
+        figures = {
+            name: values[-1]
+            for name, (steps, values) in self.columns.items()
+            if steps[-1] == newest or name.startswith("fid/floor-")
+        }
+        return floor_pair(fid, figures)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

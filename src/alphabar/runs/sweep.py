@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from alphabar.files.atomic import write_text
-from alphabar.runs.floor import times_floor
+from alphabar.runs.floor import MEAN_FID, times_floor
 
 TABLE, PICTURE, PARETO_PICTURE, ERROR = "results.csv", "sweep.png", "pareto.png", "error.txt"
 SEED_KEY = "seed"  # the override by which jobs of one setting differ
@@ -49,8 +49,15 @@ class Job:
 
     @property
     def floor(self) -> float | None:
-        """The figure of merit of held-out images, or None if it was not measured."""
+        """The figure of merit of as many held-out images, or None if it was not measured."""
         return finite_number(self.result[self.metric].get("floor")) if self.metric else None
+
+    @property
+    def times_floor(self) -> float | None:
+        """FID as a multiple of the floor of as many images, if need be of its mean over sets; None where there is none."""
+        entries = (self.result.get(metric) or {} for metric in ("fid", MEAN_FID))
+        ratios = (times_floor(finite_number(each.get("value")), finite_number(each.get("floor"))) for each in entries)
+        return next((ratio for ratio in ratios if ratio is not None), None)
 
     @property
     def protocol(self) -> str:
@@ -164,7 +171,7 @@ class Sweep:
         columns = [
             ResultColumn("loss", ".4f", [job.loss for job in jobs], has_spread=True),
             ResultColumn(METRICS[self.metric], ".4g", [job.figure for job in jobs], has_spread=True),
-            ResultColumn("x floor", ".3g", [times_floor(job.figure, job.floor) if job.metric == "fid" else None for job in jobs]),
+            ResultColumn("x floor", ".3g", [job.times_floor if job.metric == "fid" else None for job in jobs]),
             *(ResultColumn(title, ".4g", [job.cost(name) for job in jobs]) for name, title in COSTS.items()),
             ResultColumn("images/s", ",.0f", [job.images_per_second for job in jobs]),
             ResultColumn("seconds", ",.0f", [job.seconds for job in jobs]),
@@ -183,16 +190,20 @@ class Sweep:
         """Writes the table results.csv with all overrides, including those that are equal in all jobs."""
         keys = list(dict.fromkeys(key for job in self.jobs for key in job.overrides))
         costs = [name for name in COSTS if any(job.cost(name) is not None for job in self.jobs)]
-        names = [self.metric, f"{self.metric}_name", f"{self.metric}_floor"]
-        ending = ["state", "error", "loss", *names, *costs, "images_per_second", "seconds", "folder"]
+        names = _columns_of(self.metric)
+        over_sets = _columns_of(MEAN_FID) if any(job.result.get(MEAN_FID) for job in self.jobs) else []
+        ending = ["state", "error", "loss", *names, *over_sets, *costs, "images_per_second", "seconds", "folder"]
         table = io.StringIO(newline="")
         writer = csv.writer(table)
         writer.writerow(["job", *keys, *ending])
         for job in self.ranked():
             values = [job.overrides.get(key, "") for key in keys]
             speed = job.result.get("images_per_second")
-            figures = [job.loss, job.figure, job.figure_name, job.floor, *map(job.cost, costs), speed, round(job.seconds, 1)]
-            writer.writerow([job.num, *values, job.state, job.error, *figures, job.folder])
+            mean = job.result.get(MEAN_FID) or {}
+            means = [mean.get(key) for key in ("value", "name", "floor")] if over_sets else []
+            figures = [job.loss, job.figure, job.figure_name, job.floor, *means]
+            ending = [*map(job.cost, costs), speed, round(job.seconds, 1), job.folder]
+            writer.writerow([job.num, *values, job.state, job.error, *figures, *ending])
         write_text(self.folder / TABLE, table.getvalue())
 
 
@@ -205,17 +216,23 @@ def read_sweep(folder: Path) -> Sweep:
         return Sweep(folder, [_read_job({str(key): str(cell or "") for key, cell in row.items()}) for row in csv.DictReader(file)])
 
 
+def _columns_of(metric: str) -> list[str]:
+    """Returns the columns of the table with the value of a figure, its full name, and its floor."""
+    return [metric, f"{metric}_name", f"{metric}_floor"]
+
+
 def _read_job(cells: Mapping[str, str]) -> Job:
-    floors = [f"{metric}_floor" for metric in METRICS]
-    numbers = ("loss", "images_per_second", "seconds", *METRICS, *floors, *COSTS)
+    metrics = (*METRICS, MEAN_FID)
+    floors = [f"{metric}_floor" for metric in metrics]
+    numbers = ("loss", "images_per_second", "seconds", *metrics, *floors, *COSTS)
     figures = {name: parse_number(cells.get(name, "")) for name in numbers}
-    names = {metric: cells.get(f"{metric}_name", "") for metric in METRICS}
+    names = {metric: cells.get(f"{metric}_name", "") for metric in metrics}
     measured = {
         metric: {"name": name, "value": figures[metric], "floor": figures[f"{metric}_floor"]}
         for metric, name in names.items()
         if name or cells.get(metric)
     }
-    ending = {"job", "state", "error", "folder", "None", *figures, *(f"{metric}_name" for metric in METRICS)}
+    ending = {"job", "state", "error", "folder", "None", *figures, *(f"{metric}_name" for metric in metrics)}
     return Job(
         num=int(cells["job"]),
         overrides={key: cell for key, cell in cells.items() if cell and key not in ending},
@@ -223,7 +240,7 @@ def _read_job(cells: Mapping[str, str]) -> Job:
         state=cells.get("state", ""),
         error=cells.get("error", ""),
         seconds=figures["seconds"] or 0.0,
-        result={**figures, **dict.fromkeys(METRICS), **measured},
+        result={**figures, **dict.fromkeys(metrics), **measured},
     )
 
 

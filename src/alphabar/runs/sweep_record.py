@@ -7,6 +7,7 @@ from pathlib import Path
 from alphabar.errors import UserError
 from alphabar.files.atomic import remove_temporaries, write_text
 from alphabar.runs.current_command import with_invocations
+from alphabar.runs.floor import MEAN_FID
 from alphabar.runs.run_dir import lock, unlock
 from alphabar.runs.run_links import refuse_links
 from alphabar.runs.sweep import METRICS, TABLE, Job, Sweep, SweepCommand
@@ -115,5 +116,5 @@ def is_result(result: object) -> bool:
     """Returns whether an object that was read is what a job hands over when it ends, as far as we use it."""
     if not isinstance(result, dict) or not isinstance(result.get("objective"), int | float | None):
         return False
-    figures = [result[metric] for metric in METRICS if result.get(metric) is not None]
+    figures = [result[metric] for metric in (*METRICS, MEAN_FID) if result.get(metric) is not None]
     return all(isinstance(each, dict) and all(isinstance(each.get(key), str | None) for key in FIGURE_TEXTS) for each in figures)

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from alphabar.files.paths import display_path
 from alphabar.progress import counted, format_duration
 from alphabar.runs.current_command import with_invocations
-from alphabar.runs.floor import against_floor
+from alphabar.runs.floor import MEAN_FID, FloorPair, against_floor, floor_pair
 from alphabar.training.modules.base import BaseModule
 
 LAST = "checkpoints/last.ckpt"
@@ -27,12 +27,14 @@ def run_result(trainer: Trainer, module: BaseModule, seconds: float) -> dict[str
     """Returns the result of a run for the sweep or the process that started it."""
     figures = module.figures
     name = next((name for name in figures if name.startswith("fid/n")), None)
-    floor = next((value for name, value in figures.items() if name.startswith("fid/floor")), None)
+    pair = floor_pair(name, figures) if name else None
+    floor = pair.floor if pair and not pair.is_mean else None
     fid = {"name": name, "value": figures[name], "floor": floor} if name else None
     loss, images, trained = (figures.get(f"train/{name}") for name in ("loss", "images", "seconds"))
     return {
         "loss": loss,
         "fid": fid,
+        **({MEAN_FID: pair._asdict()} if pair and pair.is_mean else {}),
         "objective": fid["value"] if fid else module.sweep_objective(),
         "images_per_second": images / trained if images and trained else None,
         "steps": trainer.global_step,
@@ -86,6 +88,10 @@ def result_line(result: dict[str, Any]) -> str:
         line += f", {result['fid']['name']} {value:.3g}"
         words = against_floor(value, floor) or "the floor"
         line += f" ({words} of held-out images, {floor:.3g})" if floor is not None else ""
+    if result.get(MEAN_FID) is not None:
+        pair = FloorPair(**result[MEAN_FID])
+        floor = f"{pair.words or 'the floor'} of as many held-out images, {pair.floor:.3g}"
+        line += f" (of {pair.num:,} at a time {pair.value:.3g}, {floor})"
     return line
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -9,6 +10,8 @@ from torch import Tensor
 from alphabar.metrics.extractor import Extractor
 from alphabar.metrics.feature_set import FeatureSet, Sums
 from alphabar.metrics.statistics import Statistic
+
+MAX_SETS, WIDE, MAX_WIDE_SETS = 10, 512, 3  # of `mean_over_sets`; more features than WIDE are wide
 
 
 class Reference:
@@ -62,6 +65,21 @@ class Frechet(Statistic):
         if (limit := infinity(reference, generated.parts)) is not None:
             figures["fid_infinity"] = limit
         return figures
+
+
+def mean_over_sets(generated: FeatureSet, real: FeatureSet, num: int) -> float | None:
+    """Returns the mean FID over disjoint sets of `num` generated images, in their order; None if fewer features are kept than that.
+
+    It has the bias of FID of `num` images, and so can be compared with that of as many held-out ones. There are 10 sets at most, of
+    wide features 3: a distance takes the eigenvalues of a matrix, of 64 features 0.4 ms on one core, but of 2,048 about 2 s.
+    """
+    most = MAX_SETS if generated.rows.shape[1] <= WIDE else MAX_WIDE_SETS
+    sets = [rows for rows in generated.rows[: most * num].double().split(num) if len(rows) == num]
+    if not sets:
+        return None
+    reference = Reference(*real.sums.gaussian())
+    sums = (Sums(torch.tensor(float(num), dtype=torch.float64), rows.sum(0), rows.T @ rows) for rows in sets)
+    return fmean(reference.distance(*each.gaussian()) for each in sums)
 
 
 def infinity(reference: Reference, parts: Sums) -> float | None:

@@ -14,6 +14,7 @@ from alphabar.metrics import Features, Splits, TooFewImages, build_extractors
 from alphabar.metrics.names import figure_name, floor_figure_name
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.plotting.memorisation import PANEL, draw_memorisation
+from alphabar.runs.floor import MEAN_FID
 from alphabar.sampling.conditions import dataset_conditions, evaluation_images
 from alphabar.sampling.guidance_config import Guide, guidance_label
 from alphabar.sampling.sampling_job import sampler_for_codec
@@ -29,10 +30,11 @@ log = logging.getLogger(__name__)
 class FID(SamplingCallback):
     """Logs, every so many steps and at the end, the FID of `num` samples to the training images, under a name with its protocol.
 
-    The floor, the FID of as many held-out images, is logged at the start. The same samples show colour casts, contrast, saturation
-    and diversity (`health/...`) and, at the end, copied training images. Images with NaN or infinity are counted as
-    `samples/num_nonfinite` and left out. A conditional model samples image i under the condition of training image i, or of
-    held-out image i if conditions are made from images.
+    The floor, the FID of as many held-out images, is logged at the start; where there are only m < num of these, the mean FID over
+    sets of m samples, which compares with that floor, is logged beside FID (`fid_mean/...`). The same samples show colour casts,
+    contrast, saturation and diversity (`health/...`) and, at the end, copied training images. Images with NaN or infinity are
+    counted as `samples/num_nonfinite` and left out. A conditional model samples image i under the condition of training image i,
+    or of held-out image i if conditions are made from images.
 
     features: the features to compare, or None for no FID. With fewer than two training images there is none either, in one line.
     Other arguments and errors: see `SamplingCallback`.
@@ -56,7 +58,7 @@ class FID(SamplingCallback):
         super().__init__(sampler, seed, num, every_n_steps, batch_size, guidance)
         self.features = features
         self.reference: ReferenceStatistics | None = None
-        self.name = ""
+        self.label = ""  # of the samples, in the names of figures
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.features is None:
@@ -75,8 +77,7 @@ class FID(SamplingCallback):
             extractor = build_extractors(features, splits)[0]
             weights = "raw" if weight_averages(trainer) is None else "ema"
             sampler = sampler_for_codec(self.sampler, module.codec).label(module.denoiser.schedule)
-            label = f"{weights}-{sampler}{guidance_label(self.guidance)}"
-            self.name = figure_name("fid", self.num, extractor.name, label)
+            self.label = f"{weights}-{sampler}{guidance_label(self.guidance)}"
             statistics = {"fid": Frechet(allow_few=True)}
             reference = ReferenceStatistics(extractor, statistics, splits, module.device, self.num, self.batch_size)
             self.reference, floor = reference, reference.floor()
@@ -85,13 +86,8 @@ class FID(SamplingCallback):
                 "callbacks.fid.num=%d: with fewer images than the %d features FID is mostly bias", self.num, extractor.num_features
             )
         if reference.held_out is not None:
-            if trainer.is_global_zero and reference.held_out.num < self.num:
-                log.warning(
-                    "the data has %d held-out images, so the floor of FID is not at n=%d as FID itself",
-                    reference.held_out.num,
-                    self.num,
-                )
-            module.figures[floor_figure_name("fid", reference.held_out.num, extractor.name)] = floor["fid"]
+            value = floor["fid"] if "fid" in floor else floor[MEAN_FID]
+            module.figures[floor_figure_name("fid", reference.held_out.num, extractor.name)] = value
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -112,8 +108,13 @@ class FID(SamplingCallback):
             job, batches = self.sample_batches(trainer, module, conditions, self.num)
             measurement = measure_images(batches, job.shape.size, [reference])
             diagnostics = diagnose_images(reference, measurement, with_neighbours=is_last)
-        value = measurement.figures[reference.extractor.name].get("fid", math.nan)
-        log_figures(trainer, {self.name: value, "samples/num_nonfinite": measurement.num_nonfinite, **diagnostics.figures()})
+        measured = measurement.figures[reference.extractor.name]
+        value = measured.get("fid", math.nan)
+        figures = {figure_name("fid", self.num, reference.extractor.name, self.label): value}
+        if reference.held_out is not None and reference.held_out.num < self.num:
+            name = figure_name(MEAN_FID, reference.held_out.num, reference.extractor.name, self.label)
+            figures[name] = measured.get(MEAN_FID, math.nan)
+        log_figures(trainer, {**figures, "samples/num_nonfinite": measurement.num_nonfinite, **diagnostics.figures()})
         module.figures["fid"] = value if math.isfinite(value) else math.inf
         if trainer.is_global_zero:
             self._report(trainer, reference, measurement, diagnostics)
