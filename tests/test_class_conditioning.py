@@ -126,6 +126,24 @@ def test_a_checkpoint_knows_its_classes_by_their_names(named, command):
     assert (code, err) == (2, "error: labels: need labels 0..2 or 0, fox, red panda, got red_panda. Did you mean red panda?\n")
 
 
+def test_a_model_of_very_many_classes_knows_them_by_numbers_and_is_read_again(named, command, monkeypatch):
+    _, photos = named
+    monkeypatch.setattr("alphabar.training.run.MAX_NAMED_CLASSES", 2)
+    words = ["data=folder", f"data.root={photos}", "data.resolution=8", "network=unet_tiny", "conditioner=class_label"]
+    words = [*runs.words(*words, "features=classifier", *runs.BRIEF, folder="out", tiny=[*runs.TINY, "data.batch_size=4"])]
+    code, _, err = command("train", *words)
+    assert code == 0, err
+    assert "3 classes are too many to keep their names: this model knows them by their numbers" in err
+    config = runs.checkpoint("out")["config"]
+    assert (config["class_names"], config["conditioner"]["names"], config["num_classes"]) == (None, None, 3)
+
+
+def test_a_configuration_that_could_not_be_read_again_is_refused_before_the_first_step(command, tmp_path):
+    code, _, err = command("train", *runs.words("data.batch_size=100000", folder="out"))
+    assert (code, err) == (2, "error: data.batch_size: expected a number up to 65,536, got 100000\n")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_is_not_judged_by_other_classes(named, command, tmp_path):
     run, photos = named
     shutil.copytree(photos, tmp_path / "photos")

@@ -352,7 +352,7 @@ def test_the_groups_that_the_method_of_a_laptop_chooses_are_known():
     assert {str(group).removeprefix("override /") for part in defaults for group in part} == preset_module.METHOD_GROUPS
 
 
-@pytest.mark.parametrize(("resolution", "size"), [(8, 64), (28, 32), (32, 32), (64, 8), (256, 8), (None, 32)])
+@pytest.mark.parametrize(("resolution", "size"), [(8, 64), (28, 32), (32, 32), (64, 8), (256, 8), (None, 32), ("abc", 32)])
 def test_the_batch_of_a_cpu_follows_from_the_size_of_the_images(resolution, size):
     assert preset_module.laptop_batch_size(resolution) == size
 

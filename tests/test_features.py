@@ -10,8 +10,8 @@ from torch import nn
 
 from alphabar.data.digits import DigitsSource
 from alphabar.data.resident import ResidentImages
-from alphabar.errors import UserError
-from alphabar.metrics import Splits, classifier
+from alphabar.errors import DataNotFound, UserError
+from alphabar.metrics import Features, Splits, TooFewImages, build_extractors, classifier
 from alphabar.metrics.automatic import AutomaticFeatures
 from alphabar.metrics.classifier import ClassifierFeatures
 from alphabar.metrics.clip import CLIPFeatures
@@ -193,6 +193,20 @@ def test_classifier_needs_classes(tmp_path, labels, lack):
     with pytest.raises(UserError, match=f"^{lack}.*features=selfsup does without") as error:
         ClassifierFeatures(str(tmp_path), 200).extractors(Splits(images, images, "data"))[0]
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(DataNotFound("no images", ": look elsewhere"), UserError), (TooFewImages("no images: look elsewhere"), TooFewImages)],
+)
+def test_what_features_lack_is_said_with_the_name_of_their_group(error, kind):
+    class Lacking(Features):
+        def extractors(self, splits):
+            raise error
+
+    with pytest.raises(UserError, match=r"^features: no images: look elsewhere$") as caught:
+        build_extractors(Lacking(), splits_of())
+    assert type(caught.value) is kind
 
 
 def test_classifier_refuses_fewer_than_two_images():

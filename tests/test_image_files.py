@@ -1,6 +1,7 @@
 """Image files of any format, mode and size: sound pixels are read whatever is wrong beside them, and what has no range is named."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -79,6 +80,18 @@ METADATA = {
 @pytest.mark.parametrize("make", METADATA.values(), ids=METADATA)
 def test_sound_pixels_are_read_whatever_is_wrong_with_their_metadata(make):
     assert (pixels(make())[:, 4, 4].int() - torch.tensor(COLOUR)).abs().max() <= 1
+
+
+def test_a_png_takes_no_more_memory_than_its_pixels_warrant(tmp_path):
+    """Sparse files of 64 GB, which nobody could read: one that goes on behind its end, one that promises pixels without an end."""
+    whole = saved(RGB, "PNG")
+    for name, content in (("tail.png", whole), ("endless.png", whole[:33] + b"\xff\xff\xff\xf0IDAT")):
+        (tmp_path / name).write_bytes(content)
+        os.truncate(tmp_path / name, 2**36)
+    with open_image(tmp_path / "tail.png") as image:
+        assert (to_pixels(image, Shape(3, 8))[:, 4, 4].int() - torch.tensor(COLOUR)).abs().max() <= 1
+    with open_image(tmp_path / "endless.png") as image, pytest.raises(OSError, match=r"broken data stream|truncated"):
+        image.load()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

@@ -15,6 +15,7 @@ from alphabar.cli.show_record import record_command
 from alphabar.errors import UserError
 from alphabar.files.picture_text import MAX_LENGTH, read_picture_text
 from alphabar.runs.checkpoint import checkpoint_hash
+from alphabar.runs.picture_record import without_home
 from alphabar.sampling.image_grid import save_gif, save_png
 
 CLASSES = (*runs.BRIEF, "conditioner=class_label")
@@ -166,6 +167,11 @@ def test_pictures_that_say_nothing_are_one_line(tmp_path):
         with pytest.raises(UserError, match=part) as caught:
             record_command([str(tmp_path / name)])
         assert "\n" not in str(caught.value)
+
+
+def test_a_user_without_a_home_has_pictures_too(monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a number of a user that the system does not know
+    assert without_home("/somewhere/a.ckpt") == "/somewhere/a.ckpt"
 
 
 def test_a_folder_shows_what_was_done_in_it():

@@ -85,6 +85,7 @@ def test_a_run_of_days_on_a_cpu_says_what_to_change():
     assert "faster" not in lines
     assert lines["time"].startswith("0.05 s a step: about 1 min 30 s, until ")
     assert describe_time(Forecast(0.05, float("inf"), 0.0), Times) == {"time": "0.05 s a step"}
+    assert describe_time(Forecast(0.05, 1e20, 0.0), Times)["time"].endswith(", until the year 9999")
 
 
 def test_trial_steps_change_nothing_and_tell_the_time(command, tmp_path, monkeypatch):

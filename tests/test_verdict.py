@@ -108,6 +108,13 @@ def test_the_record_adds_its_starts_up(tmp_path):
     assert "receipt.json: not a receipt" in report(run).text
 
 
-@pytest.mark.parametrize("start", [{}, {"machine": 1, "versions": [], "composition": "x", "seconds": "s", "begin": None}])
+@pytest.mark.parametrize(
+    "start",
+    [
+        {},
+        {"machine": 1, "versions": [], "composition": "x", "seconds": "s", "begin": None},
+        {"machine": {"cores": 10**400}, "seconds": 10**400, "evaluation_seconds": 10**400},
+    ],
+)
 def test_a_record_of_another_shape_has_no_rows(start):
     assert record_rows(RunRecord([start])) == []

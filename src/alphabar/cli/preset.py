@@ -32,9 +32,12 @@ def features_for(data: str) -> str:
     return "classifier" if data in WITH_CLASSES else "selfsup"
 
 
-def laptop_batch_size(resolution: int | None) -> int:
-    """Returns the number of images of `resolution` in a batch, a power of 2 from 8 to 64; 32 where the data alone know the size."""
-    wanted = LAPTOP_PIXELS // max(resolution or 32, 1) ** 2
+def laptop_batch_size(resolution: object) -> int:
+    """Returns the number of images of `resolution` in a batch, a power of 2 from 8 to 64; 32 where the data alone know the size.
+
+    A resolution that is no number is refused elsewhere, by its own key.
+    """
+    wanted = LAPTOP_PIXELS // max(resolution if isinstance(resolution, int | float) else 32, 1) ** 2
     return next((size for size in (64, 32, 16) if size <= wanted), 8)
 
 

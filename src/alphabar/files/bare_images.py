@@ -5,10 +5,25 @@ import zlib
 from collections.abc import Iterator
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_START = struct.Struct(">8s4x4sIIBB")  # signature, kind of the first chunk, width, height, bits, kind of colours
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by kind of colours
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 # Text that can say which way up an image is, as ImageMagick and Adobe write it.
 ORIENTATIONS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 MAX_TEXT = 2**18  # bytes, unpacked
+ROOM = 2**25  # bytes of a PNG besides its pixels
+
+
+def most_png_bytes(start: bytes, max_pixels: int) -> int:
+    """Returns how many bytes of a PNG are read at most: twice those of its pixels, and `ROOM` for everything else.
+
+    start: the first bytes, at least PNG_START.size. max_pixels: of images with more only `ROOM` is read, which tells their size.
+    """
+    if len(start) < PNG_START.size:
+        return ROOM
+    _, _, width, height, bits, colours = PNG_START.unpack(start[: PNG_START.size])
+    row = 1 + width * bits * PNG_CHANNELS.get(colours, 1) // 8
+    return ROOM + (2 * height * row if width * height <= max_pixels else 0)
 
 
 def bare_png(content: bytes) -> bytes:
@@ -42,7 +57,10 @@ def _kept_chunks(content: memoryview) -> Iterator[memoryview]:
     """Yields the chunks that are kept, whole: length, kind, data and checksum; what follows a cut-off one is part of it."""
     start = len(PNG_SIGNATURE)
     while start < len(content):
-        length, kind = struct.unpack(">I4s", content[start : start + 8]) if start + 8 <= len(content) else (0, b"    ")
+        length, kind = struct.unpack(">I4s", content[start : start + 8]) if start + 8 <= len(content) else (0, b"")
+        if not kind.isalpha():  # no chunk begins here
+            yield content[start:]
+            return
         end = start + 12 + length
         is_critical = not kind[0] & 0x20  # its first letter is a capital one
         if is_critical or (end <= len(content) and _is_sound(kind, content[start:end])):

@@ -10,9 +10,10 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from alphabar.files.bare_images import JPEG_SIGNATURE, PNG_SIGNATURE, bare_jpeg, bare_png
+from alphabar.files.bare_images import JPEG_SIGNATURE, PNG_SIGNATURE, PNG_START, bare_jpeg, bare_png, most_png_bytes
 
 MAX_PIXELS = 2**28  # an image takes 1 GiB while it is decoded, at four bytes a pixel
+MAX_JPEG_BYTES = 2**28  # that are read of one whose metadata Pillow refuses
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses images of twice as many, before it takes memory
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # of those between
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL\\.")  # of damaged metadata
@@ -60,8 +61,10 @@ def open_image(source: Path | BinaryIO) -> Image.Image:
 def _open_without_metadata(source: Path | BinaryIO) -> Image.Image:
     """Returns the image, of a PNG without what is no pixel, and of a JPEG only where Pillow takes offence at that."""
     with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
-        start = file.read(len(PNG_SIGNATURE))
-        bare = io.BytesIO(bare_png(start + file.read())) if start == PNG_SIGNATURE else None
+        start = file.read(PNG_START.size)
+        bare = None
+        if start.startswith(PNG_SIGNATURE):
+            bare = io.BytesIO(bare_png(start + file.read(most_png_bytes(start, MAX_PIXELS))))
         file.seek(0)
     try:
         return Image.open(bare or source, formats=known_formats())
@@ -72,7 +75,7 @@ def _open_without_metadata(source: Path | BinaryIO) -> Image.Image:
             raise
     with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
         file.seek(0)
-        return Image.open(io.BytesIO(bare_jpeg(file.read())), formats=known_formats())
+        return Image.open(io.BytesIO(bare_jpeg(file.read(MAX_JPEG_BYTES))), formats=known_formats())
 
 
 @cache

@@ -49,4 +49,5 @@ def build_extractors(features: Features, splits: Splits) -> list[Extractor]:
     try:
         return features.extractors(splits)
     except UserError as error:
-        raise type(error)(f"features: {error}") from error
+        kind = TooFewImages if isinstance(error, TooFewImages) else UserError
+        raise kind(f"features: {error}") from error

@@ -1,5 +1,6 @@
 """Metadata of pictures: the command that draws them, the checkpoint, the sampler, the seed and the code."""
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ def picture_record(details: Mapping[str, object]) -> PictureRecord:
 
 def without_home(text: str) -> str:
     """Returns the text with paths relative to the folder in which the command was started, or to the user's home, `~`."""
-    for folder, short in ((user_path(".").absolute(), ""), (Path.home(), "~/")):
+    for folder, short in ((user_path(".").absolute(), ""), (Path(os.path.expanduser("~")), "~/")):
         if len(folder.parts) > 1:
             text = re.sub(rf"(?<![\w.~/-]){re.escape(str(folder))}/", short, text)
     return text

@@ -94,8 +94,11 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def finite_number(value: Any) -> float | None:
-    """Returns the value if it is a finite number, and None otherwise."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    """Returns the value if it is a finite number, and None otherwise, also for an integer beyond the range of a float."""
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def parse_number(text: str) -> float | None:

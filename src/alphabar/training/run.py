@@ -1,5 +1,6 @@
 """One training run, from its configuration to its result."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ from torch import nn
 
 from alphabar.config.build import build
 from alphabar.config.interpolation import unresolved_container
+from alphabar.config.stored import plain_config
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
@@ -40,6 +42,9 @@ from alphabar.training.record import recorded_run
 from alphabar.training.run_summary import report_end, report_stop, run_result
 from alphabar.training.trainer import check_trainer, make_trainer, was_finished
 
+log = logging.getLogger(__name__)
+# Names of classes stand three times in a configuration, whose values and characters `plain_config` bounds.
+MAX_NAMED_CLASSES, MAX_NAME_CHARACTERS = 2000, 2**16
 LeaveReport = Callable[[Path], Path | None]  # writes the report of the run in a folder and returns its path, if there is one now
 
 
@@ -131,7 +136,7 @@ def fill_derived_keys(cfg: DictConfig, datamodule: ImageDataModule) -> None:
             cfg[key].digest = build(cfg[key], key).digest
     if "${num_classes}" in str(unresolved_container(cfg.conditioner)):
         names = class_names(datamodule)
-        cfg.num_classes, cfg.class_names = len(names), names
+        cfg.num_classes, cfg.class_names = len(names), names_to_keep(names)
 
 
 def model_space(cfg: DictConfig, datamodule: ImageDataModule) -> dict[str, int]:
@@ -159,11 +164,21 @@ def class_names(datamodule: ImageDataModule) -> list[str]:
     return [str(label) if "${" in name or name == "???" else name for label, name in enumerate(datamodule.classes)]
 
 
+def names_to_keep(names: list[str]) -> list[str] | None:
+    """Returns the names of the classes, or None, with a line in the log, if a configuration has no room for so many."""
+    if len(names) <= MAX_NAMED_CLASSES and sum(map(len, names)) <= MAX_NAME_CHARACTERS:
+        return names
+    if is_first_process():
+        log.warning("%s classes are too many to keep their names: this model knows them by their numbers", f"{len(names):,}")
+    return None
+
+
 def build_module(cfg: DictConfig, datamodule: ImageDataModule, bound: AbstractContextManager[object]) -> BaseModule:
     """Returns the module with initial weights that depend on `seed` alone.
 
     bound: the context in which it is built, a bound on its memory; its data are attached outside, where they may be encoded.
-    Raises UserError if its parts, the data, the sampler and the guidance do not go together.
+    Raises UserError if its parts, the data, the sampler and the guidance do not go together, and if the configuration is none that
+    can be read again from a checkpoint, of which nothing could be drawn.
     """
     torch.manual_seed(derive_seed("weights", cfg.seed))
     with bound:
@@ -173,7 +188,7 @@ def build_module(cfg: DictConfig, datamodule: ImageDataModule, bound: AbstractCo
     module.attach_data(datamodule)
     module.check_config(cfg, datamodule.shape)
     check_optimizer(module)
-    module.config = OmegaConf.to_container(cfg, resolve=True)
+    module.config = plain_config(OmegaConf.to_container(cfg, resolve=True), "")
     return module
 
 

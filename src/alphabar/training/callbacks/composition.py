@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import MAXYEAR, datetime, timedelta
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -15,7 +15,7 @@ from alphabar.training.callbacks.forecast import Forecast, forecast
 from alphabar.training.hooks import base_module, image_data
 from alphabar.training.modules.base import BaseModule
 
-DAY = 24 * 3600  # seconds
+DAY, YEAR = 24 * 3600, 365 * 24 * 3600  # seconds
 COLORS = {1: "grey", 3: "RGB"}
 
 
@@ -93,6 +93,18 @@ def describe_device(device: torch.device) -> str:
     return f"cpu ({counted(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else device.type
 
 
+def describe_end(seconds: float) -> str:
+    """Returns when something that takes so many seconds ends: "14:05", "Tue 01 Dec 14:05", "May 2031" or "the year 9999"."""
+    now = datetime.now()
+    try:
+        end = now + timedelta(seconds=seconds)
+    except OverflowError:
+        return f"the year {MAXYEAR}"
+    if end.date() == now.date():
+        return f"{end:%H:%M}"
+    return f"{end:%a %d %b %H:%M}" if seconds < YEAR else f"{end:%b} {end.year}"
+
+
 def describe_time(times: Forecast, trainer: Trainer) -> dict[str, str]:
     """Returns the line of how long the run will take, and one of what to change where that is days on a CPU."""
     pace = f"{format_duration(times.step)} a step"
@@ -100,9 +112,7 @@ def describe_time(times: Forecast, trainer: Trainer) -> dict[str, str]:
         return {"time": pace}
     total = times.steps + times.evaluations
     evaluations = f" and {format_duration(round(times.evaluations))} for samples and figures" if times.evaluations > 0 else ""
-    end = datetime.now() + timedelta(seconds=total)
-    when = f"{end:%H:%M}" if end.date() == datetime.now().date() else f"{end:%a %d %b %H:%M}"
-    lines = {"time": f"{pace}: about {format_duration(round(times.steps))}{evaluations}, until {when}"}
+    lines = {"time": f"{pace}: about {format_duration(round(times.steps))}{evaluations}, until {describe_end(total)}"}
     if total > DAY and trainer.strategy.root_device.type == "cpu":
         lines["faster"] = "preset=laptop is made for CPUs; so are trainer.max_steps=N, data.resolution=32, network=unet_light"
     return lines
