@@ -139,6 +139,19 @@ def test_wait_is_over_when_the_device_is_done():
     assert time.perf_counter() - begin >= 0.04
 
 
+@pytest.mark.parametrize(("seconds", "num"), [(0.5, 4), (3.0, 2), (60.0, 1)])
+def test_what_takes_long_is_not_tried_often(monkeypatch, seconds, num):
+    clock, calls = [0.0], []
+    monkeypatch.setattr(forecasts.time, "perf_counter", lambda: clock[0])
+
+    def act():
+        clock[0] += seconds
+        calls.append(clock[0])
+
+    assert forecasts.median_seconds(act, torch.device("cpu")) == seconds
+    assert len(calls) == num
+
+
 def test_the_bar_of_training_is_at_its_step_while_something_else_goes_on(tmp_path, monkeypatch):
     """Not one step behind, as it would be at 1,799 of 1,800 during the last FID."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -16,7 +16,7 @@ from alphabar.data import ImageSet
 from alphabar.data.captions import CaptionFiles, find_caption_files
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedSource, ImageReader
-from alphabar.data.files import EXAMPLES, Entry, count_kinds, fingerprint, image_files, is_image, names_and_sizes, walk
+from alphabar.data.files import EXAMPLES, Entry, FileStates, count_kinds, image_files, is_image, walk
 from alphabar.data.folder_layout import FolderLayout
 from alphabar.errors import DataNotFound, UserError
 from alphabar.files.paths import user_path
@@ -101,15 +101,14 @@ class FolderSource(DecodedSource):
         return self._images([name for place, name in self._files if self._is_held_out(place, name)])
 
     def image_files(self) -> dict[str, Any]:
-        names = [name for _, name in self._files]
-        return {"num": len(names), "names_and_sizes": names_and_sizes(self.root, names)}
+        return {"num": len(self._files), "names_and_sizes": self._states.names_and_sizes()}
 
     def fingerprint(self) -> str:
         settings: tuple[float | str, ...] = (*self._shape, "splits" if self._layout.has_splits else self.fraction)
         if (captions := self._captions_of_fingerprint()) is not None:
             pairs = repr(sorted(captions.items())).encode(errors="surrogateescape")
             settings = (*settings, hashlib.blake2b(pairs, digest_size=16).hexdigest())
-        return fingerprint(self.root, [name for _, name in self._files], settings)
+        return self._states.fingerprint(settings)
 
     def _is_held_out(self, position: float, name: str) -> bool:
         return self._layout.is_held_out(name) if self._layout.has_splits else position < self.fraction
@@ -132,6 +131,10 @@ class FolderSource(DecodedSource):
     def _files(self) -> list[tuple[float, str]]:
         """Returns (position, name) of each file, sorted by position, a hash of the name that shuffles the classes."""
         return sorted((hash_position(name), name) for name in self._layout.used)
+
+    @cached_property
+    def _states(self) -> FileStates:
+        return FileStates(self.root, (name for _, name in self._files))
 
     @cached_property
     def _caption_files(self) -> CaptionFiles:

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
 
 TRAIN = ("train", "training")
 HELD_OUT = ("val", "valid", "validation", "dev", "test", "testing")
@@ -49,7 +48,7 @@ class FolderLayout:
 
     def class_of(self, name: str) -> str | None:
         """Returns the folder on the level of the classes in which an image lies, or None if it lies in none."""
-        parts = PurePosixPath(name).parts
+        parts = name.split("/")
         return parts[self._level] if len(parts) > self._level + 1 else None
 
     @cached_property
@@ -64,7 +63,7 @@ class FolderLayout:
     def _splits(self) -> str:
         if not self.has_splits:
             return ""
-        numbers = Counter(PurePosixPath(name).parts[0] for name in self.used)
+        numbers = Counter(name.partition("/")[0] for name in self.used)
         top = [folder for folder in self.folders if "/" not in folder]
         parts = [
             ", ".join(f"{folder} ({numbers[folder]:,})" for folder in top if folder.casefold() in kind)

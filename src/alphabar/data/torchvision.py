@@ -15,7 +15,7 @@ from torch import Tensor
 from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedImages, ImageReader
-from alphabar.data.files import fingerprint
+from alphabar.data.files import FileStates
 from alphabar.data.pixels import square_shape
 from alphabar.data.resident import ResidentImages
 from alphabar.data.torchvision_catalogue import CATALOGUE, CatalogueEntry
@@ -105,7 +105,7 @@ class TorchvisionSource(ImageSource):
         return self._images(self._open(train=False))
 
     def fingerprint(self) -> str:
-        return fingerprint(self.root, self._entry.files, (self.name, *self._shape))
+        return FileStates(self.root, self._entry.files).fingerprint((self.name, *self._shape))
 
     @cached_property
     def _train(self) -> Any:

@@ -10,11 +10,13 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
+from alphabar.runs.distributed import from_first
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.hooks import image_data
 from alphabar.training.modules.base import BaseModule
 
 TRIALS = 3  # measured, after one that warms up; the median counts
+PATIENCE = 5.0  # seconds of trials after which no further one begins
 
 
 class Forecast(NamedTuple):
@@ -76,14 +78,18 @@ def planned_evaluations(trainer: Trainer, module: BaseModule) -> int:
 
 
 def median_seconds(act: Callable[[], object], device: torch.device) -> float:
-    """Returns the median time of TRIALS calls, after one more that is not measured."""
-    times = []
-    for _ in range(1 + TRIALS):
+    """Returns the median time of TRIALS calls, after one more that is not measured; of fewer if these take longer than PATIENCE.
+
+    All processes make the same number of calls, by the clock of the first one.
+    """
+    times: list[float] = []
+    while len(times) < 1 + TRIALS and from_first(lambda: sum(times)) < PATIENCE:
         begin = time.perf_counter()
         act()
         wait_for(device)
         times.append(time.perf_counter() - begin)
-    return sorted(times[1:])[TRIALS // 2]
+    measured = sorted(times[1:] or times)
+    return measured[len(measured) // 2]
 
 
 def wait_for(device: torch.device) -> None:
