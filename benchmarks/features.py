@@ -3,9 +3,9 @@
     python benchmarks/features.py data=torchvision data.name=FashionMNIST data.root=data
     python benchmarks/features.py data=folder data.root=photos data.resolution=32 data.held_out=0.3 --samples model=samples.npz
 
-The rows are held-out images with a fault, and images of other origins in files (--samples). The columns are the features, each
-trained on the same training images: the Frechet distance over that of held-out images as they are, which has one. The last line is
-the rank correlation (Spearman) of each column with the first.
+The rows are held-out images with a fault, and images of other origins in files (--samples), of which as many are taken as there are
+held-out ones. The columns are the features, each trained on the same training images: the Frechet distance over that of held-out
+images as they are, which has one. The last line is the rank correlation (Spearman) of each column with the first.
 """
 
 import argparse
@@ -118,7 +118,10 @@ def main() -> None:
     images = with_faults(held_out, None if splits.held_out.labels is None else splits.held_out.labels[:num])
     for name, _, path in (each.partition("=") for each in arguments.samples):
         files = open_samples(Path(path))
-        images[name] = torch.cat([part for _, part in files.batches(len(files), BATCH, 0, 1)])
+        if len(files) < num or files.size != held_out.shape[1:]:
+            found = f"{len(files):,} of {list(files.size)}"
+            parser.error(f"--samples {name}: need {num:,} images of {list(held_out.shape[1:])}, as held-out ones, got {found}")
+        images[name] = torch.cat([part for _, part in files.batches(num, BATCH, 0, 1)])
     columns: dict[str, list[float]] = {}
     for kind in (AutomaticFeatures, SelfSupervisedFeatures, PixelFeatures):
         extractor = build_extractors(kind(arguments.cache_dir, MAX_IMAGES), splits)[0]

@@ -2,11 +2,13 @@
 
 import csv
 
+import numpy as np
 import pytest
 
 import document_files
 import documents
 import runs
+from alphabar.data.digits import DigitsSource
 
 BENCHMARKS = sorted(path.stem for path in (runs.ROOT / "benchmarks").glob("*.py"))
 
@@ -32,6 +34,13 @@ def super_resolution(tmp_path):
     return copy
 
 
+def samples_of_digits(tmp_path):
+    """Returns the words that name 80 held-out digits as samples."""
+    images = DigitsSource().held_out().images(range(80))
+    np.savez(tmp_path / "digits.npz", images=images.permute(0, 2, 3, 1).numpy())
+    return f"--samples=held-out images of more={tmp_path / 'digits.npz'}"
+
+
 # What each is given in place of what it measures, and a word of what it prints.
 SMOKE = {
     "endurance": (
@@ -40,7 +49,11 @@ SMOKE = {
         "left in the temporary folder",
     ),
     "evaluation_memory": (plain, ["--nums", "70", *document_files.EVALUATION[1:]], "ratio"),
-    "features": (None, ["data=digits", "data.num_held_out=1777", "--num", "70", "--cache-dir", runs.CACHE], "rank correlation"),
+    "features": (
+        samples_of_digits,
+        ["data=digits", "data.num_held_out=1777", "--num", "70", "--cache-dir", runs.CACHE],
+        "\nheld-out images of more  ",
+    ),
     "fuzz": (plain, ["--cases", "2"], "data.pkl: 2 files, 0 kinds of failure"),
     "methods": (sweep, ["--num", "70", "--most", "10"], "| ddpm | DDIM |"),
     "super_resolution": (super_resolution, ["--num", "8", "--num-steps", "2", "--cache-dir", runs.CACHE], "bicubic"),
