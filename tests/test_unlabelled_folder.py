@@ -92,6 +92,8 @@ def test_a_run_compares_its_fid_with_the_floor_of_as_many_images(command, folder
     page = Path("out/report.html").read_text()
     assert f"Of {num} samples at a time, as many as there are held-out images, it is " in page
     assert "so few images tell little; hold out more" in page
+    assert re.search(rf"in sets of {num}: \S+, \S+ x the floor \S+ \(held-out images\)", page)
+    assert "fid_mean alone compares with the floor" in page
 
 
 @pytest.mark.parametrize(("num", "has_fid"), [(1, False), (2, True)])

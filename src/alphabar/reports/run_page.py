@@ -113,11 +113,11 @@ def tiles(metrics: RunMetrics, record: RunRecord) -> list[Tile]:
 
 
 def floor_detail(pair: FloorPair | None) -> str:
-    """Returns FID as a multiple of its floor with the value of that; "" without a floor."""
+    """Returns FID, or its mean over sets, as a multiple of its floor with the value of that; "" without a floor."""
     if pair is None:
         return ""
-    sets = f", sets of {pair.num:,}" if pair.is_mean else ""
-    return f"{pair.words or 'floor'} {format_number(pair.floor)} (held-out images{sets})"
+    sets = f"in sets of {pair.num:,}: {format_number(pair.value)}, " if pair.is_mean else ""
+    return f"{sets}{pair.words or 'floor'} {format_number(pair.floor)} (held-out images)"
 
 
 def render_samples(folder: Path) -> Markup:
