@@ -1,6 +1,7 @@
 """Runs and sweeps as HTML pages."""
 
 import json
+import os
 import re
 import shutil
 
@@ -134,6 +135,19 @@ def test_receipts_are_found_named_and_compared(tmp_path):
     found = tmp_path / "outputs" / "evaluate" / "a" / "receipt.json"
     found.write_text(found.read_text().replace("797", "798"))
     assert "was edited after it was written" in report(run).text
+
+
+def test_what_is_called_a_receipt_and_is_none_keeps_no_report_waiting(tmp_path, monkeypatch):
+    """Not even a pipe, which nobody writes into, or a file that is longer than any receipt."""
+    monkeypatch.setattr("alphabar.reports.receipts.MAX_BYTES", 1000)
+    run = make_run(tmp_path / "outputs" / "train" / "one")
+    for name in ("pipe", "long"):
+        (tmp_path / "outputs" / "evaluate" / name).mkdir(parents=True)
+    os.mkfifo(tmp_path / "outputs" / "evaluate" / "pipe" / "receipt.json")
+    (tmp_path / "outputs" / "evaluate" / "long" / "receipt.json").write_text(
+        json.dumps({"subject": {"checkpoint": str(run / "checkpoints" / "last.ckpt"), "more": "x" * 1000}})
+    )
+    assert not report(run).all("article")
 
 
 def test_a_receipt_with_holes_is_a_line(tmp_path):

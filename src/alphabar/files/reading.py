@@ -36,9 +36,11 @@ def must_be_file(path: Path) -> None:
         raise OSError(f"it is {KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file")
 
 
-def read_bytes(path: Path) -> bytes:
-    """Returns the content of a file. Raises OSError if there is none, or if it is not a file."""
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """Returns the content of a file. Raises OSError if there is none, if it is not a file, or if it has more than `most` bytes."""
     must_be_file(path)
+    if most is not None and path.stat().st_size > most:
+        raise OSError(f"it has more than {most:,} bytes")
     return path.read_bytes()
 
 

@@ -13,11 +13,12 @@ from alphabar.errors import UserError
 from alphabar.evaluation.compare import compare_receipts
 from alphabar.evaluation.receipt import Figure, Receipt, flatten_mapping, has_figures, read_receipt
 from alphabar.evaluation.table import format_cost, format_mean, format_number, metric_title, without_deviations
+from alphabar.files.reading import read_bytes
 from alphabar.plotting.memorisation import PANEL
 from alphabar.progress import format_duration
 from alphabar.reports.html import render
 from alphabar.reports.images import EmbeddedImage, embed_image
-from alphabar.runs.receipt import FILE_NAME, receipt_path
+from alphabar.runs.receipt import FILE_NAME, MAX_BYTES, receipt_path
 
 COMPARABLE_KEYS = ("weights", "sampler", "guidance")  # keys of protocols whose values are compared on purpose
 
@@ -82,15 +83,19 @@ def find_receipt(path: Path) -> FoundReceipt:
 
 def receipt_files(folder: Path) -> list[Path]:
     """Returns the receipt of evaluate.py in a folder, and those in the folders in it."""
-    found = {path.resolve() for path in (*folder.glob(FILE_NAME), *folder.glob(f"*/{FILE_NAME}"))}
-    return sorted(path for path in found if has_figures(path))
+    return sorted(path for path in receipts_in(folder) if has_figures(path))
+
+
+def receipts_in(folder: Path) -> set[Path]:
+    """Returns the receipt of any command in a folder, and those in the folders in it."""
+    return {path.resolve() for path in (*folder.glob(FILE_NAME), *folder.glob(f"*/{FILE_NAME}"))}
 
 
 def receipts_of_run(run: Path) -> list[FoundReceipt]:
     """Returns receipts of this run's checkpoints in the folders `evaluate` beside or above that of the run, the oldest first."""
     run = run.resolve()
     homes = [home / "evaluate" for home in list(run.parents)[1:3]]
-    return [find_receipt(path) for home in homes for path in receipt_files(home) if is_receipt_of(path, run)]
+    return [find_receipt(path) for home in homes for path in sorted(receipts_in(home)) if is_receipt_of(path, run)]
 
 
 def unique_receipts(receipts: Sequence[FoundReceipt]) -> list[FoundReceipt]:
@@ -101,7 +106,7 @@ def unique_receipts(receipts: Sequence[FoundReceipt]) -> list[FoundReceipt]:
 def is_receipt_of(path: Path, run: Path) -> bool:
     """Returns whether the receipt's subject is a checkpoint of the run; its path is relative to here or to a parent folder."""
     try:
-        subject = json.loads(path.read_text(encoding="utf-8"))["subject"]["checkpoint"]
+        subject = json.loads(read_bytes(path, MAX_BYTES))["subject"]["checkpoint"]
         return any((base / subject).resolve().is_relative_to(run) for base in (Path.cwd(), *path.resolve().parents))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

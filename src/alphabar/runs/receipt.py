@@ -132,10 +132,10 @@ def read_content(path: Path) -> dict[str, Any]:
     file = receipt_path(path)
     if not file.is_file():
         raise UserError(f"{path}: there is no receipt; every command of ours leaves one in its folder as {FILE_NAME}")
-    if file.stat().st_size > MAX_BYTES:
-        raise UserError(f"{file}: not a receipt, it has more than {MAX_BYTES:,} bytes")
     try:
-        content = json.loads(read_bytes(file).decode())
+        content = json.loads(read_bytes(file, MAX_BYTES).decode())
+    except OSError as error:
+        raise UserError(f"{file}: not a receipt, {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not a receipt, it is no JSON") from error
     if not isinstance(content, dict) or content.get("format") not in (FORMAT, FORMER_FORMAT):
