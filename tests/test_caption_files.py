@@ -153,6 +153,7 @@ BAD = {
         b" \n",
         ": there is no caption in a .txt file beside the image for 3 of 3 images, the first of them is ",
     ),
+    "txt-long": ("a.txt", b"x" * (2**20 + 1), "a.txt: it has more than 1,048,576 bytes"),
     "jsonl-names": (
         "metadata.jsonl",
         b'{"image": "a.png", "caption": "x"}',

@@ -1,6 +1,8 @@
 """Sources of images: what is read, how it is cropped and scaled, what is held out, and messages about bad input."""
 
+import inspect
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from torchvision import datasets
 
 from alphabar.data import Shape
 from alphabar.data.digits import Digits, DigitsSource
+from alphabar.data.files import folder_entries
 from alphabar.data.folder import Folder, FolderSource
 from alphabar.data.pixels import to_pixels
 from alphabar.data.resident import ResidentImages
@@ -170,6 +173,11 @@ LAYOUTS = {
     "train-alone": (["train/a/1.png", "train/b/2.png"], (["train/a/1.png", "train/b/2.png"], [], ("a", "b")), {}),
     "a-class-called-train": (["train/1.png", "bus/2.png"], (["bus/2.png", "train/1.png"], [], ("bus", "train")), {}),
     "test-alone": (["test/1.png"], (["test/1.png"], [], None), {}),
+    "no-train": (
+        ["test/1.png", "val/2.png"],
+        (["test/1.png", "val/2.png"], [], ("test", "val")),
+        {"splits": "none, as no folder is called train: test, val are classes"},
+    ),
     "stray": (
         ["a/1.png", "b/2.png", "stray.png"],
         (["a/1.png", "b/2.png", "stray.png"], [], None),
@@ -407,3 +415,14 @@ def test_bad_input_is_one_line(tmp_path, make, message):
         make(str(tmp_path))
     assert str(caught.value).startswith(message.format(p=tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_folders_may_lie_as_deep_as_paths_are_long(tmp_path):
+    depth = 200
+    save(tmp_path.joinpath(*"a" * depth) / "1.png")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + depth // 2)
+    try:
+        assert sum(1 for _ in folder_entries(tmp_path)) == depth + 1
+    finally:
+        sys.setrecursionlimit(limit)

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from alphabar.data.caption_tables import FILE_NAME, TABLES
 from alphabar.data.folder_layout import abbreviated
 from alphabar.errors import UserError
 from alphabar.files.reading import read_bytes
+from alphabar.progress import show_progress
 
 TEXT_FILE = ".txt"
+MAX_BYTES = 2**20  # of the caption of one image
 ALLOWED = f"{', '.join(list(TABLES)[:-1])} or {list(TABLES)[-1]} in the folder itself, or x{TEXT_FILE} beside x.png"
 # Files of such names and kinds are likely to have been meant as captions.
 NEAR_NAMES = ("metadata", "meta", "caption", "captions", "label", "labels", "prompt", "prompts", "text", "texts", "annotations")
@@ -106,13 +110,17 @@ def _caption(place: str, key: str, number: int, caption: Any) -> str:
 
 
 def _read_text_files(root: Path, names: Sequence[str], texts: Mapping[str, str]) -> list[str]:
-    captions = [_read_text(root / texts[name]) if name in texts else "" for name in names]
+    captions = []
+    with show_progress("reading captions", len(names), "file", rank_zero_only.rank == 0) as bar:
+        for name in names:
+            captions.append(_read_text(root / texts[name]) if name in texts else "")
+            bar.update()
     return _complete(captions, names, f"{root}: there is no caption in a {TEXT_FILE} file beside the image", "")
 
 
 def _read_text(path: Path) -> str:
     try:
-        return read_bytes(path).decode("utf-8-sig").strip()
+        return read_bytes(path, MAX_BYTES).decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not in UTF-8 ({error})") from error
     except OSError as error:

@@ -15,6 +15,7 @@ from alphabar.files.reading import image_suffixes
 
 EXAMPLES = ".png, .jpg, .webp and others that Pillow decodes"
 MAX_KINDS = 8
+FolderId = tuple[int, int]  # device and inode
 GONE = -1  # in the place of the size and the time of change of a file that is not there
 
 
@@ -25,32 +26,45 @@ class Entry(NamedTuple):
     is_folder: bool
 
 
-def walk(root: Path, inside: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Entry]:
-    """Yields all that is in a folder and its subfolders, in a fixed order, but for what is hidden.
+def folder_entries(root: Path) -> Iterator[Entry]:
+    """Yields all that is in a folder and its subfolders, each before its content and in a fixed order, but for what is hidden.
 
-    Links are followed, but never into a folder that they are in.
+    Links are followed, but never into a folder that they are in. Raises UserError for a folder that cannot be read.
     """
-    folder = root.joinpath(*inside)
+    open_folders: list[tuple[FolderId, Iterator[Entry]]] = []  # those on the way to the current one
+
+    def enter(name: str) -> None:
+        identity, entries = _content(root, name)
+        if all(identity != other for other, _ in open_folders):
+            open_folders.append((identity, entries))
+
+    enter("")
+    while open_folders:
+        entry = next(open_folders[-1][1], None)
+        if entry is None:
+            open_folders.pop()
+            continue
+        yield entry
+        if entry.is_folder:
+            enter(entry.name)
+
+
+def _content(root: Path, name: str) -> tuple[FolderId, Iterator[Entry]]:
+    """Returns device and inode of the folder `name` under `root`, and an iterator over what is in it, in a fixed order."""
+    folder = root / name
     try:
         stat = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
-    identity = (stat.st_dev, stat.st_ino)
-    if identity in above:
-        return
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            continue
-        is_folder = _is_folder(entry)
-        yield Entry("/".join((*inside, entry.name)), is_folder)
-        if is_folder:
-            yield from walk(root, (*inside, entry.name), above | {identity})
+    prefix = f"{name}/" if name else ""
+    shown = (entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX")
+    return (stat.st_dev, stat.st_ino), (Entry(f"{prefix}{entry.name}", _is_folder(entry)) for entry in shown)
 
 
 def image_files(root: Path) -> Iterator[str]:
-    """Yields the names of all images in a folder and its subfolders, as `walk` does."""
-    return (entry.name for entry in walk(root) if is_image(entry))
+    """Yields the names of all images in a folder and its subfolders, as `folder_entries` does."""
+    return (entry.name for entry in folder_entries(root) if is_image(entry))
 
 
 def is_image(entry: Entry) -> bool:

@@ -16,7 +16,7 @@ from alphabar.data import ImageSet
 from alphabar.data.captions import CaptionFiles, find_caption_files
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedSource, ImageReader
-from alphabar.data.files import EXAMPLES, Entry, FileStates, count_kinds, image_files, is_image, walk
+from alphabar.data.files import EXAMPLES, Entry, FileStates, count_kinds, folder_entries, image_files, is_image
 from alphabar.data.folder_layout import FolderLayout
 from alphabar.errors import DataNotFound, UserError
 from alphabar.files.paths import user_path
@@ -115,7 +115,7 @@ class FolderSource(DecodedSource):
 
     @cached_property
     def _entries(self) -> list[Entry]:
-        return list(walk(self.root))
+        return list(folder_entries(self.root))
 
     @cached_property
     def _others(self) -> list[str]:
@@ -191,7 +191,7 @@ def _check(root: Path) -> None:
     elif next(root.iterdir(), None) is None:
         problem = f"the folder {root} is empty"
     elif next(image_files(root), None) is None:
-        found = count_kinds(entry.name for entry in walk(root) if not entry.is_folder)
+        found = count_kinds(entry.name for entry in folder_entries(root) if not entry.is_folder)
         problem = f"no images in the folder {root} and its subfolders{f', only {found}' if found else ''}"
     else:
         return

@@ -62,7 +62,9 @@ class FolderLayout:
 
     def _splits(self) -> str:
         if not self.has_splits:
-            return ""
+            classes = self.classes if self._level == 0 and self.classes else ("",)
+            are_named_so = all(name.casefold() in HELD_OUT for name in classes)
+            return f"none, as no folder is called train: {abbreviated(classes)} are classes" if are_named_so else ""
         numbers = Counter(name.partition("/")[0] for name in self.used)
         top = [folder for folder in self.folders if "/" not in folder]
         parts = [
