@@ -62,6 +62,12 @@ def test_the_command_is_stated_as_it_is_typed_and_nothing_of_the_environment(mon
         assert command_text() == "python sample.py 'prompt=a red heart' '+api_key=***' 'a=${oc.env:MY_VALUE}'"
         kept = "${oc.env:MY_VALUE}"
         assert command_config() == {"a": kept, "b": [kept], "c": {"token": "***"}, "d": 1, "n": 1}
+    monkeypatch.setenv("NUM", "64")
+    config = OmegaConf.create({"num": "${oc.env:NUM}", "batch_size": 64, "more": [64, "${oc.env:NUM}"], "size": "${num}"})
+    with carrying_out(["sample.py"], config):
+        kept = "${oc.env:NUM}"
+        assert command_config() == {"num": kept, "batch_size": 64, "more": [64, kept], "size": "64"}
+    config = OmegaConf.create({"a": "${oc.env:MY_VALUE}", "b": ["${a}"], "c": {"token": "x"}, "d": "${n}", "n": 1})
     with carrying_out([str(tmp_path / "train.py")], config):
         assert command_text() == "python train.py"
     (tmp_path / "out").mkdir()

@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ PROGRAM = (
 )
 CALL = rf"(?:python )?\b({'|'.join(COMMANDS)})\.py\b"
 ENVIRONMENT = "oc.env:"  # an interpolation of a variable of the environment
+SECRET_LENGTH = 8  # characters that a value has at least for which nothing else can be mistaken
 
 
 class CurrentCommand(NamedTuple):
@@ -90,7 +91,8 @@ def command_config() -> dict[str, Any] | None:
     if _current is None:
         return None
     resolved, written = OmegaConf.to_container(_current.config, resolve=True), unresolved_container(_current.config)
-    return masked_config(_without_environment(resolved, dict(_from_environment(resolved, written))))
+    secrets = {value: text for value, text in _from_environment(resolved, written) if len(value) >= SECRET_LENGTH}
+    return masked_config(_without_environment(resolved, written, secrets))
 
 
 def _from_environment(resolved: Any, written: Any) -> Iterator[tuple[str, str]]:
@@ -101,14 +103,22 @@ def _from_environment(resolved: Any, written: Any) -> Iterator[tuple[str, str]]:
     elif isinstance(written, list) and isinstance(resolved, list):
         for value, other in zip(resolved, written, strict=False):
             yield from _from_environment(value, other)
-    elif isinstance(written, str) and ENVIRONMENT in written and resolved not in (None, ""):
+    elif isinstance(written, str) and ENVIRONMENT in written:
         yield str(resolved), written
 
 
-def _without_environment(value: Any, values: dict[str, str]) -> Any:
-    """Returns the plain configuration with the interpolations of `values` wherever these stand, be it through other keys."""
-    if isinstance(value, dict):
-        return {key: _without_environment(item, values) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_environment(item, values) for item in value]
-    return values.get(str(value), value)
+def _without_environment(resolved: Any, written: Any, secrets: Mapping[str, str]) -> Any:
+    """Returns the plain configuration with interpolations of the environment as they are written.
+
+    secrets: values that are replaced by these wherever they stand, be it through other keys; short ones, such as a number, may
+    stand there by chance.
+    """
+    if isinstance(resolved, dict):
+        inner = written if isinstance(written, dict) else {}
+        return {key: _without_environment(value, inner.get(key), secrets) for key, value in resolved.items()}
+    if isinstance(resolved, list):
+        others = written if isinstance(written, list) else [None] * len(resolved)
+        return [_without_environment(value, other, secrets) for value, other in zip(resolved, others, strict=False)]
+    if isinstance(written, str) and ENVIRONMENT in written:
+        return written
+    return secrets.get(str(resolved), resolved)
