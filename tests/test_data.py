@@ -426,3 +426,14 @@ def test_folders_may_lie_as_deep_as_paths_are_long(tmp_path):
         assert sum(1 for _ in folder_entries(tmp_path)) == depth + 1
     finally:
         sys.setrecursionlimit(limit)
+
+
+def test_many_images_are_decoded_in_threads_in_their_order(tmp_path):
+    for index in range(40):
+        save(tmp_path / f"{index}.png", index)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    images = FolderSource(str(tmp_path), 4, channels=1, held_out=0).train()
+    order = torch.randperm(41)
+    found = values(images.images(order))
+    assert found == [values(images.images([index]))[0] for index in order.tolist()]
+    assert set(found) == set(range(40))

@@ -51,6 +51,15 @@ def test_real_images_are_measured_once(tmp_path):
     assert found == [True, False]
 
 
+def test_no_more_real_images_are_measured_than_the_features_take(tmp_path):
+    images, generated = gaussian_images(50, 4, seed=0), gaussian_images(20, 4, seed=1)
+    extractor = pixels_as_features(4, tmp_path)
+    extractor.max_reference = 30
+    reference = reference_of(splits_of(images), 20, extractor)
+    assert reference.real.num == 30
+    assert reference.figures(collected(generated, extractor))["fid"] == pytest.approx(fid(images[:30], generated), rel=1e-9)
+
+
 def test_rows_of_the_cache_are_read_when_they_are_used(tmp_path):
     """They are a map of the file, so that what a later write changes in it shows."""
     images = ResidentImages(gaussian_images(50, 4, seed=0), None)

@@ -145,6 +145,7 @@ def test_a_handful_of_images_is_enough(tmp_path, brief, kind, num):
     features = extractor(noise(10))
     assert features.shape == (10, extractor.num_features) == (10, num - 1 if kind == "pixels" else 64)
     assert features.isfinite().all()
+    assert extractor.max_reference == 50_000
 
 
 @pytest.mark.parametrize("kind", KINDS)

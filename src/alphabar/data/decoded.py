@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from alphabar.data import ImageSet, ImageSource, LoadedImages, Shape
 from alphabar.data.pixels import square_shape, to_pixels
@@ -20,6 +21,8 @@ from alphabar.progress import show_progress
 
 log = logging.getLogger(__name__)
 CHUNK = 64  # images of one piece of work for a thread
+NUM_THREADS = min(8, os.cpu_count() or 1)
+MANY = 16  # images, for which it is worth it to start threads
 
 
 class ImageReader(ABC):
@@ -96,12 +99,19 @@ class DecodedImages(ImageSet):
         return len(self.reader)
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        used, pixels = zip(*map(self._next_readable, indices.tolist()), strict=True)
+        used, pixels = zip(*self._readable(indices.tolist()), strict=True)
         return {"image": torch.stack(pixels), **self.metadata(torch.tensor(used))}
+
+    def _readable(self, indices: list[int]) -> list[tuple[int, Tensor]]:
+        """Returns index and pixels of each image, or of the next one that can be read; in threads, unless it is in a worker."""
+        if len(indices) < MANY or get_worker_info() is not None:
+            return list(map(self._next_readable, indices))
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            return list(pool.map(self._next_readable, indices))
 
     def load(self) -> LoadedImages:
         pixels = torch.empty((len(self), *self.shape.size), dtype=torch.uint8)
-        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        pool = ThreadPoolExecutor(NUM_THREADS)
         starts = range(0, len(self), CHUNK)
         errors: dict[int, Exception] = {}
         try:

@@ -29,6 +29,7 @@ class Extractor(nn.Module):
     labels: the data's class of each logit, int64 [K]; None if the classes are others.
     texts: the embeddings of the data's captions in the space of the features, float32 [N, num_features] on the CPU; None if there
         are none.
+    max_reference: the number of training images with which others are compared, at most; None: all.
 
     num_classes: K, or None.
 
@@ -47,6 +48,7 @@ class Extractor(nn.Module):
         head: nn.Module | None = None,
         labels: Tensor | None = None,
         texts: Tensor | None = None,
+        max_reference: int | None = None,
     ) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).eval()
@@ -59,6 +61,7 @@ class Extractor(nn.Module):
         self.cache_dir = cache_dir
         self.labels = labels
         self.texts = texts
+        self.max_reference = max_reference
         blank = torch.zeros(1, num_features, dtype=torch.float32)
         self.num_classes = None if self.head is None else self._logits(self.head, blank).shape[1]
 

@@ -24,6 +24,7 @@ NUM_FEATURES = 2 * HALF
 SMALL = 16  # the largest side, in pixels, at which the first layer keeps the resolution
 CHUNK = 500
 READ_CHUNK = 50  # images between two updates of what shows the progress
+MAX_REFERENCE = 50_000  # training images to compare with, as many as is usual: of a million, the others would take hours to decode
 USUAL_SIDE = 32  # pixels per side that the network sees
 
 
@@ -126,10 +127,12 @@ def network_extractor(
     cache_dir: str,
     head: nn.Module | None = None,
     labels: Tensor | None = None,
+    max_reference: int | None = None,
 ) -> Extractor:
     """Returns the extractor of a trained network. Its name is the kind of features, with max_side if that is not the usual 32.
 
     trained: "weights" of the network, "head" of its class scores or {}, and a line on its "quality".
+    max_reference: see `Extractor`.
     """
     with in_float32(torch.device("cpu")), own_randomness(SEED):
         network = FeatureNetwork(shape, max_side)
@@ -139,7 +142,10 @@ def network_extractor(
         f"{kind} of {NUM_FEATURES} features, {trained['quality']}, weights {content}, areas down to {max_side} pixels, float32"
     )
     name = kind if max_side == USUAL_SIDE else f"{kind}{max_side}"
-    return Extractor(network, NUM_FEATURES, name, description, (shape.channels,), CHUNK, user_path(cache_dir), head, labels)
+    folder = user_path(cache_dir)
+    return Extractor(
+        network, NUM_FEATURES, name, description, (shape.channels,), CHUNK, folder, head, labels, max_reference=max_reference
+    )
 
 
 def hash_of_weights(weights: dict[str, Tensor]) -> str:

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 from alphabar.files.paths import user_path
 from alphabar.metrics import Extractor, Features, Splits, TooFewImages
 from alphabar.metrics.extractor import in_float32, own_randomness
-from alphabar.metrics.feature_network import CHUNK, SEED, USUAL_SIDE, downscale, hash_of_weights, load_images, trained_once
+from alphabar.metrics.feature_network import (
+    CHUNK,
+    MAX_REFERENCE,
+    SEED,
+    USUAL_SIDE,
+    downscale,
+    hash_of_weights,
+    load_images,
+    trained_once,
+)
 
 VERSION = 1  # increased with every change, here or in `downscale`, that changes a feature
 MIN_IMAGES = 2
@@ -65,8 +74,9 @@ class PixelFeatures(Features):
         num = directions.shape[1]
         description = f"{fitted['quality']}, {hash_of_weights(fitted['weights'])}, areas down to {self.max_side} pixels, float32"
         name = "pixels" if self.max_side == USUAL_SIDE else f"pixels{self.max_side}"
-        network = PrincipalComponents(mean, directions, self.max_side)
-        return [Extractor(network, num, name, description, (splits.train.shape.channels,), CHUNK, user_path(self.cache_dir))]
+        network, channels = PrincipalComponents(mean, directions, self.max_side), (splits.train.shape.channels,)
+        folder = user_path(self.cache_dir)
+        return [Extractor(network, num, name, description, channels, CHUNK, folder, max_reference=MAX_REFERENCE)]
 
 
 def fit_components(splits: Splits, max_images: int, max_side: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from alphabar.data import ImageSet
 from alphabar.metrics import Extractor, Features, Splits, TooFewImages
 from alphabar.metrics.extractor import in_float32, own_randomness
 from alphabar.metrics.feature_network import (
+    MAX_REFERENCE,
     NUM_FEATURES,
     SEED,
     USUAL_SIDE,
@@ -59,7 +60,8 @@ class SelfSupervisedFeatures(Features):
             raise TooFewImages(f"selfsup learns from {MIN_IMAGES} training images or more, got {len(splits.train)}")
         settings = (self.max_images, self.max_side)
         trained = trained_once("selfsup", VERSION, splits, self.cache_dir, settings, lambda: train_network(splits, *settings))
-        return [network_extractor("selfsup", splits.train.shape, self.max_side, trained, self.cache_dir)]
+        shape = splits.train.shape
+        return [network_extractor("selfsup", shape, self.max_side, trained, self.cache_dir, max_reference=MAX_REFERENCE)]
 
 
 def train_network(splits: Splits, max_images: int, max_side: int) -> dict[str, Any]:
