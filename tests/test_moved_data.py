@@ -74,3 +74,25 @@ def test_a_run_goes_on_with_images_that_have_moved_and_knows_where_they_are(comm
     code, _, err = command("train", "resume=run")
     assert code == 0, err
     assert "the images are no longer those that the run began with: 25 images, 24 then" in err
+
+
+@pytest.mark.usefixtures("moved")
+def test_a_command_that_is_repeated_names_images_that_have_changed(command, tmp_path):
+    (tmp_path / "moved").rename(tmp_path / "photos")
+    (tmp_path / "photos" / "more.png").write_bytes((tmp_path / "photos" / "1.png").read_bytes())
+    words = runs.words(*WORDS, *runs.BRIEF, "hydra.run.dir=run", "resume=auto", "trainer.max_steps=3")
+    for _ in range(2):
+        code, _, err = command("train", *words, "data.batch_size=4")
+        assert code == 0, err
+        assert "the images are no longer those that the run began with: 25 images, 24 then" in err
+
+
+@pytest.mark.usefixtures("moved")
+@pytest.mark.parametrize("noted", [{"num": "x", "names_and_sizes": "y"}, ["x"], {"num": 1}])
+def test_notes_of_the_images_that_no_run_writes_are_none(command, tmp_path, noted):
+    config = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    config.image_files = noted
+    OmegaConf.save(config, tmp_path / "run" / "config.yaml")
+    code, _, err = command("train", "resume=run", "data_root=moved", "trainer.max_steps=3")
+    assert code == 0, err
+    assert "no longer" not in err

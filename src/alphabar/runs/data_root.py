@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alphabar.errors import DataNotFound, UserError
 from alphabar.files.paths import user_path
+from alphabar.runs.kept_checkpoints import LastCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -38,22 +39,28 @@ def names_data_root() -> Iterator[None]:
         raise UserError(f"{cause.problem}; data_root=... says where the data lie now") from error
 
 
-def compare_image_files(config: DictConfig, found: Mapping[str, Any] | None, is_resumed: bool) -> None:
-    """Compares the images with those that the run began with, or notes them in the configuration of a run that begins.
+def compare_image_files(config: DictConfig, found: Mapping[str, Any] | None, stopped: LastCheckpoint | None) -> None:
+    """Compares the images with those that the run began with, and notes these in its configuration.
 
-    found: their number and a hash of their names and sizes; None for data that are not files of the user's.
+    found: their number and a hash of their names and sizes; None for data that are not files of the user's. stopped: the checkpoint
+    from which the run goes on; None for one that begins.
     Raises UserError if a command has said where they lie and they are others; otherwise a line says so.
     """
-    known = config.get("image_files")
-    data_root = config.get("data_root")
     if found is None:
         return
-    if known is None:
-        if is_resumed and data_root is not None:
-            log.warning("data_root=%s: this run of an earlier version did not note its images, so they are not compared", data_root)
-        config.image_files = dict(found)
-    elif dict(known) != dict(found):
+    known = None if stopped is None else _image_files(config.get("image_files")) or _image_files(stopped.config.get("image_files"))
+    data_root = config.get("data_root")
+    if known is not None and known != found:
         numbers = f"{found['num']:,} images, {known['num']:,} then" if found["num"] != known["num"] else "other names or sizes"
         if data_root is not None:
             raise UserError(f"data_root={data_root}: these are not the images that the run began with: {numbers}")
         log.warning("the images are no longer those that the run began with: %s", numbers)
+    elif known is None and data_root is not None:
+        log.warning("data_root=%s: this run of an earlier version did not note its images, so they are not compared", data_root)
+    config.image_files = known or dict(found)
+
+
+def _image_files(content: Any) -> dict[str, Any] | None:
+    """Returns what a stored configuration notes of the images; None if it notes nothing, or nothing that a run writes."""
+    noted = {str(key): value for key, value in content.items()} if isinstance(content, Mapping | DictConfig) else {}
+    return noted if isinstance(noted.get("num"), int) and isinstance(noted.get("names_and_sizes"), str) else None

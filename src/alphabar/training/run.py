@@ -71,7 +71,7 @@ def run_training(cfg: DictConfig, overrides: Sequence[str], leave_report: LeaveR
     is_resumed = cfg.resume not in (None, AUTO)
     with names_data_root() if is_resumed else nullcontext():
         datamodule: ImageDataModule = build(cfg.data, "data")
-    compare_image_files(cfg, datamodule.source.image_files(), is_resumed)
+    compare_image_files(cfg, datamodule.source.image_files(), stopped)
     fill_derived_keys(cfg, datamodule)
     module = build_module(cfg, datamodule, bounded_by(stopped) if stopped is not None and is_resumed else nullcontext())
     if stopped is not None:
