@@ -11,7 +11,7 @@ import runs
 import toy
 from alphabar.progress import ProgressLines, counted, format_duration, show_progress
 from alphabar.training.callbacks import forecast as forecasts
-from alphabar.training.callbacks.composition import describe_time
+from alphabar.training.callbacks.composition import describe_choices, describe_time
 from alphabar.training.callbacks.forecast import Forecast
 from alphabar.training.callbacks.progress import Progress, show_phase
 from alphabar.training.callbacks.recurring import Recurring
@@ -86,6 +86,11 @@ def test_a_run_of_days_on_a_cpu_says_what_to_change():
     assert lines["time"].startswith("0.05 s a step: about 1 min 30 s, until ")
     assert describe_time(Forecast(0.05, float("inf"), 0.0), Times) == {"time": "0.05 s a step"}
     assert describe_time(Forecast(0.05, 1e20, 0.0), Times)["time"].endswith(", until the year 9999")
+
+
+def test_the_preset_is_a_line_if_a_run_has_one():
+    assert describe_choices({"preset": "laptop", "network": "unet_light"}) == {"preset": "laptop (network=unet_light)"}
+    assert [describe_choices(choices) for choices in (None, {}, 5, "preset", ["preset"])] == [{}] * 5
 
 
 def test_trial_steps_change_nothing_and_tell_the_time(command, tmp_path, monkeypatch):

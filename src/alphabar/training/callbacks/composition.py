@@ -42,7 +42,7 @@ def composition_lines(trainer: Trainer, module: BaseModule) -> dict[str, str]:
     return {
         "data": describe_data(data),
         **data.remarks,
-        **describe_choices(module.config.get("choices", {})),
+        **describe_choices(module.config.get("choices")),
         **module.composition,
         **describe_training(trainer, data.batch_size),
     }
@@ -65,9 +65,12 @@ def describe_data(data: ImageDataModule) -> str:
     return f"{', '.join(parts)} ({type(data).__name__})"
 
 
-def describe_choices(choices: Mapping[str, str]) -> dict[str, str]:
-    """Returns the line of the preset and what it chose: "digits (method=ddpm, network=unet_tiny, ...)"."""
-    if "preset" not in choices:
+def describe_choices(choices: object) -> dict[str, str]:
+    """Returns the line of the preset and what it chose: "digits (method=ddpm, network=unet_tiny, ...)".
+
+    choices: of groups, by their names; a run of an earlier version has none, and one of somebody else may have anything.
+    """
+    if not isinstance(choices, Mapping) or "preset" not in choices:
         return {}
     chosen = [f"{group}={choices[group]}" for group in ("method", "network", "features", "recipe") if group in choices]
     return {"preset": f"{choices['preset']} ({', '.join(chosen)})"}
