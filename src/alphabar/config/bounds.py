@@ -49,12 +49,22 @@ def _exceeds(text: str, most: int) -> bool:
         return "$" in text
 
 
+def memory_of_machine() -> int | None:
+    """Returns the bytes of memory of the machine; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
 def must_fit_in_memory(config: dict[str, Any], name: str) -> None:
     """Raises UserError, with the key, if the images that a run has in memory at a time are more than this machine holds.
 
     config: of the run, plain. name: the file in messages.
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = memory_of_machine()
+    if memory is None:
+        return
     nodes = list(_mappings(config, ()))
     resolution = max((node["resolution"] for _, node in nodes if isinstance(node.get("resolution"), int)), default=1)
     path, num = max(_numbers_of_images(nodes), key=lambda item: item[1], default=((), 0))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import alphabar
+from alphabar.config.bounds import memory_of_machine
 
 PACKAGES = (
     "torch", "torchvision", "lightning", "torchmetrics", "torch-fidelity", "transformers", "diffusers", "numpy", "scipy", "pillow",
@@ -41,7 +42,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     gpu: dict[str, Any] = {}
     if device.type == "cuda":
         gpu = {"gpu": device_name(device), "gpu_memory": _gibibytes(torch.cuda.get_device_properties(device).total_memory)}
-    memory = {} if (size := _memory()) is None else {"memory": _gibibytes(size)}
+    memory = {} if (size := memory_of_machine()) is None else {"memory": _gibibytes(size)}
     return {
         "processor": processor_name(),
         "cores": _num_cores(),
@@ -68,14 +69,6 @@ def _num_cores() -> int | None:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count()
-
-
-def _memory() -> int | None:
-    """Returns the bytes of memory of the machine; None where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _gibibytes(size: int) -> float:
