@@ -9,7 +9,7 @@ from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.sampling.drawn_text import LINE_HEIGHT, to_printable_ascii, wrap_text
 from alphabar.sampling.image_grid import BLOCK_GAP, grid, grid_with_captions, grid_with_row_names, side_by_side
-from alphabar.sampling.preview import Preview, images_of_classes, preview
+from alphabar.sampling.preview import Preview, images_of_classes, preview, preview_size
 
 
 def test_captions_stand_below_their_images():
@@ -80,6 +80,16 @@ def test_what_a_grid_shows_depends_on_the_condition_of_the_model():
     assert torch.equal(picture[:, : bare.shape[1], : bare.shape[2]], bare)
     assert torch.equal(nothing.real, data.held_out_set.images(range(12)))  # half as many columns, in as many rows
     assert torch.equal(picture[:, : bare.shape[1], -(3 * 52 + 4) :], grid(nothing.real, 3))
+
+
+def test_of_very_many_classes_the_first_have_a_row():
+    conditioner = ClassLabel(5000, 4).eval()
+    found = preview(conditioner, Digits(), 36)
+    assert found.num == preview_size(conditioner, 36) == 100
+    assert (len(found.classes), found.classes[-1], found.real) == (100, "99", None)
+    assert len(found.conditions(range(100))["vector"]) == 100
+    assert [preview_size(ClassLabel(10, 4), num) for num in (4, 24)] == [10, 20]
+    assert preview_size(Unconditional(), 24) == 24
 
 
 def test_a_class_with_few_real_images_has_white_places():

@@ -15,6 +15,8 @@ from alphabar.sampling.conditions import Conditions, dataset_conditions, preview
 from alphabar.sampling.drawn_text import BACKGROUND
 from alphabar.sampling.image_grid import grid, grid_with_captions, grid_with_row_names, side_by_side, titled_blocks
 
+MAX_CLASSES = 100  # rows of a grid
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -55,15 +57,20 @@ class Preview:
 
 
 def preview(conditioner: Conditioner, data: ImageDataModule, num: int) -> Preview:
-    """Returns a preview of about `num` images: a row for each class, or else the conditions of the first held-out images."""
+    """Returns a preview of about `num` images: a row for each class, or else the conditions of the first held-out images.
+
+    Of very many classes the first MAX_CLASSES are shown.
+    """
     images = preview_images(data)
     if conditioner.classes:
-        columns = max(1, num // len(conditioner.classes))
-        prompts = [label for label in conditioner.classes for _ in range(columns)]
+        shown_classes = conditioner.classes[:MAX_CLASSES]
+        columns = preview_size(conditioner, num) // len(shown_classes)
+        prompts = [label for label in shown_classes for _ in range(columns)]
         is_named = data.classes is not None and len(data.classes) == len(conditioner.classes)
         conditions = prompt_conditions(conditioner, prompts, "callbacks.samples")
-        real = images_of_classes(images, len(conditioner.classes), num_real_columns(columns)) if is_named else None
-        return Preview(conditions, len(prompts), data.classes if is_named else conditioner.classes, real=real)
+        real = images_of_classes(images, len(shown_classes), num_real_columns(columns)) if is_named else None
+        names = data.classes[:MAX_CLASSES] if is_named and data.classes is not None else shown_classes
+        return Preview(conditions, len(prompts), names, real=real)
     conditions = dataset_conditions(conditioner, images)
     indices = torch.arange(num) % max(len(images), 1)
     if conditioner.takes_images:
@@ -73,6 +80,12 @@ def preview(conditioner: Conditioner, data: ImageDataModule, num: int) -> Previe
     num_real = min(num_rows * num_real_columns(math.ceil(num / num_rows)), len(images) // num_rows * num_rows)
     shown = indices if captions is not None else torch.arange(num_real)
     return Preview(conditions, num, captions=captions, real=images.images(shown).cpu() if len(images) and len(shown) else None)
+
+
+def preview_size(conditioner: Conditioner, num: int) -> int:
+    """Returns how many images a preview of about `num` has: as many for each class that is shown, and one at least."""
+    rows = min(len(conditioner.classes), MAX_CLASSES)
+    return max(1, num // rows) * rows if rows else num
 
 
 def num_grid_rows(num: int) -> int:

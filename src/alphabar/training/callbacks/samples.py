@@ -5,9 +5,9 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.sampling.image_grid import save_png
-from alphabar.sampling.preview import preview
+from alphabar.sampling.preview import preview, preview_size
 from alphabar.sampling.sampling_job import gather_images
-from alphabar.training.callbacks.sampling_callback import SamplingCallback, text_of_samples
+from alphabar.training.callbacks.sampling_callback import SamplingCallback, evaluations_per_image, text_of_samples
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_picture
 
@@ -22,6 +22,11 @@ class Samples(SamplingCallback):
 
     draws_images = True
     acts_at_start = True
+
+    def planned_evaluations(self, trainer: Trainer, pl_module: LightningModule) -> int:
+        module = diffusion_module(pl_module, self)
+        num = preview_size(module.conditioner, self.num)
+        return self.num_acts(trainer) * num * evaluations_per_image(trainer, module, self.sampler, self.guidance)
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
         module = diffusion_module(pl_module, self)
