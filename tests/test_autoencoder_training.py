@@ -112,9 +112,12 @@ def test_a_run_that_ends_by_its_epochs_logs_the_distance_and_names_its_images(tm
     assert "reconstruction/fid/n40-pixels-train" in model.figures
 
 
-def test_the_smoke_experiment_trains_measures_and_prints_the_next_command(command, tmp_path):
-    code, out, err = command("train", *SMOKE)
+def test_the_smoke_experiment_trains_measures_and_prints_the_next_command(command, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("alphabar.progress.SECONDS", 0.0)
+        code, out, err = command("train", *SMOKE)
     assert code == 0, err
+    assert "reconstructions at step 4: 100%" in err
     (folder,) = (tmp_path / "outputs" / "train").iterdir()
     assert "codec=autoencoder codec.name=outputs/train/" in out
     row = runs.table(folder / "metrics.csv")[-1]

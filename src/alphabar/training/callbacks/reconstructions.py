@@ -18,6 +18,7 @@ from alphabar.models.codecs.pixels import to_uint8
 from alphabar.runs.distributed import rank_and_size, sum_over_ranks
 from alphabar.runs.picture_record import picture_record
 from alphabar.sampling.image_grid import grid, save_png
+from alphabar.training.callbacks.progress import show_phase
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.callbacks.stopping import interruptible
 from alphabar.training.hooks import checked_module, evaluation, image_data
@@ -84,9 +85,10 @@ class Reconstructions(Recurring):
         num, reference = min(self.num, len(images)), self.reference if is_last else None
         collector = None if reference is None else reference.collector(num)
         sums = torch.zeros(6, dtype=torch.float64)  # images, their PSNR and L1, latents, their sum and that of their squares
-        with evaluation(trainer, module):
-            batches = torch.arange(num).split(self.batch_size)
-            for indices in interruptible(batches[rank::world_size], len(batches[::world_size]), module.device):
+        batches = torch.arange(num).split(self.batch_size)
+        num_batches = len(batches[::world_size])  # of the first process, which has most
+        with evaluation(trainer, module), show_phase(trainer, "reconstructions", num_batches, "batch") as bar:
+            for indices in interruptible(batches[rank::world_size], num_batches, module.device):
                 originals = images.images(indices).to(module.device)
                 latents, x, y = reconstructed(module, originals)
                 decoded = to_uint8(y)
@@ -102,6 +104,7 @@ class Reconstructions(Recurring):
                 )
                 if collector is not None:
                     collector.add(indices, decoded)
+                bar.update()
             sums = sum_over_ranks(sums.float().to(module.device)).cpu().double()
             figures = reconstruction_figures(sums)
             if collector is not None and reference is not None:
