@@ -28,6 +28,7 @@ from alphabar.metrics.classifier import ClassifierFeatures
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.models.conditioners.low_resolution import LowResolution
+from alphabar.runs.picture_record import picture_record
 from alphabar.runs.text_table import format_table
 from alphabar.sampling.cascade import source_conditions
 from alphabar.sampling.image_grid import grid, save_png, side_by_side
@@ -94,7 +95,8 @@ def main() -> None:
         rows.append([name, f"{fid:.3f}", "" if images is originals else f"{psnr(images, originals):.2f}"])
     low = to_uint8(conditioner.low(originals))
     picture = arguments.checkpoint.parents[1] / "super_resolution.png"
-    save_png(grid(side_by_side(*(images[:24] for images in (low, *results.values()))), 3), picture)
+    shown = grid(side_by_side(*(images[:24] for images in (low, *results.values()))), 3)
+    save_png(shown, picture, picture_record({"Checkpoint": arguments.checkpoint, "Step": loaded.step}).text())
     print(f"{len(originals)} held-out images, step {loaded.step:,}, {conditioner.resolution} to {conditioner.full_resolution}")
     print(format_table(rows))
     print(f"picture  {picture}: low resolution | {' | '.join(results)}")
