@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import documents
 import runs
@@ -43,3 +44,12 @@ def test_links_lead_somewhere(document):
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)|src=\"([^\"]+)\"", document.read_text()):
         target = "".join(link)
         assert target.startswith("https://") or (document.parent / target).exists(), target
+
+
+def test_pictures_of_the_documents_name_no_place_of_the_machine_that_drew_them():
+    pictures = [*(runs.ROOT / "docs").glob("*.png"), *(runs.ROOT / "docs").glob("*.gif")]
+    assert len(pictures) > 10
+    for path in pictures:
+        with Image.open(path) as picture:
+            said = " ".join(value for value in picture.info.values() if isinstance(value, str))
+        assert not re.search(r"(?<![\w.~:/])/[\w.-]+/|\b[A-Z]:\\", said), path.name
