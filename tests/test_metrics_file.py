@@ -2,7 +2,7 @@ import pytest
 
 from alphabar.runs.metrics_csv import read_metrics, read_rows
 from alphabar.training.loggers.metrics_file import MetricsFile
-from alphabar.training.skipped_steps import keep_rows_until
+from alphabar.training.recovery.skipped_steps import keep_rows_until
 
 
 def test_figures_of_a_step_share_a_row_and_columns_may_come_later(tmp_path):

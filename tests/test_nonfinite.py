@@ -20,9 +20,9 @@ from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.nonfinite import NonFiniteSteps
 from alphabar.training.callbacks.training_log import TrainingLog
 from alphabar.training.ema import EMA
-from alphabar.training.finite import nonfinite_weight
 from alphabar.training.modules.base import skip_if_nonfinite
 from alphabar.training.modules.diffusion import DiffusionModule
+from alphabar.training.recovery.finite import nonfinite_weight
 from test_resume import equal
 
 QUIET = (

@@ -13,7 +13,7 @@ from alphabar.data.loader import ImageBatches, ImageLoader
 from alphabar.data.order import EpochOrder
 from alphabar.errors import UserError
 from alphabar.training.callbacks.checkpoints import Checkpoints
-from alphabar.training.restored_state import must_be_training_state
+from alphabar.training.modules.restored_state import must_be_training_state
 from test_data_resume import numbered_images
 
 ADAM = partial(torch.optim.Adam, lr=1e-3)

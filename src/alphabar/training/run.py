@@ -35,10 +35,10 @@ from alphabar.runs.slurm import requeue_job
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.callbacks.nonfinite import ADVICE, NonFiniteSteps
 from alphabar.training.callbacks.stopping import STOP_SIGNALS
-from alphabar.training.finite import nonfinite_weight
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.profile import report_profile
 from alphabar.training.record import recorded_run
+from alphabar.training.recovery.finite import nonfinite_weight
 from alphabar.training.run_summary import report_end, report_stop, run_result
 from alphabar.training.trainer import check_trainer, make_trainer, was_finished
 

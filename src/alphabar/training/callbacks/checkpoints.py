@@ -21,8 +21,8 @@ from alphabar.runs.torch_files import load_torch_file, verify_checksums
 from alphabar.training.callbacks.nonfinite import nonfinite_steps
 from alphabar.training.callbacks.recurring import Recurring, is_any_due
 from alphabar.training.callbacks.stopping import STOP_SIGNALS, stop
-from alphabar.training.finite import nonfinite_weight
 from alphabar.training.hooks import base_module, ends_step, log_every_n_steps
+from alphabar.training.recovery.finite import nonfinite_weight
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.files.paths import display_path
 from alphabar.models.clip.small import save_clip
-from alphabar.training.finite import nonfinite_weight
 from alphabar.training.hooks import checked_module, evaluation
 from alphabar.training.modules.contrastive import ContrastiveModule
+from alphabar.training.recovery.finite import nonfinite_weight
 
 log = logging.getLogger(__name__)
 FOLDER = "clip"

@@ -6,9 +6,9 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from alphabar.files.atomic import replaced_folder
-from alphabar.training.finite import nonfinite_weight
 from alphabar.training.hooks import checked_module, evaluation
 from alphabar.training.modules.autoencoder import AutoencoderModule
+from alphabar.training.recovery.finite import nonfinite_weight
 
 log = logging.getLogger(__name__)
 FOLDER = "autoencoder"

@@ -15,8 +15,8 @@ from alphabar.training.callbacks import RunCallback
 from alphabar.training.hooks import base_module, image_data, log_every_n_steps
 from alphabar.training.loggers.log_helpers import log_figures
 from alphabar.training.modules.base import BaseModule
-from alphabar.training.rollback import roll_back
-from alphabar.training.skipped_steps import FILE, SeenBatch, SeenStep, add_rows, batch_rows, keep_rows_until
+from alphabar.training.recovery.rollback import roll_back
+from alphabar.training.recovery.skipped_steps import FILE, SeenBatch, SeenStep, add_rows, batch_rows, keep_rows_until
 
 log = logging.getLogger(__name__)
 MAX_ROLLBACKS = 3  # of a run

@@ -11,7 +11,7 @@ from alphabar.runs.ema.profiles import PowerFunction
 from alphabar.training.callbacks.checkpoints import AtomicCheckpointIO
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.ema import weight_averages
-from alphabar.training.finite import nonfinite_weight
+from alphabar.training.recovery.finite import nonfinite_weight
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from alphabar.errors import UserError
 from alphabar.files.paths import display_path
 from alphabar.models.codecs.pixels import check_images
 from alphabar.runs.distributed import rank_and_size
-from alphabar.training.restored_state import MakeOptimizer, must_be_training_state
+from alphabar.training.modules.restored_state import MakeOptimizer, must_be_training_state
 
 
 class NextStep(NamedTuple):
