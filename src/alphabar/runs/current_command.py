@@ -16,9 +16,8 @@ from alphabar.files.paths import display_path, user_path
 from alphabar.runs.masking import masked_config, masked_word
 
 COMMANDS = ("train", "sample", "evaluate")
-PROGRAM = (
-    "ALPHABAR_PROGRAM"  # the variable that says how the program `alphabar` was called; its jobs and further processes have it, too
-)
+# The variable that says how the program `alphabar` was called; its jobs and further processes have it, too.
+PROGRAM = "ALPHABAR_PROGRAM"
 CALL = rf"(?:python )?\b({'|'.join(COMMANDS)})\.py\b"
 ENVIRONMENT = "oc.env:"  # an interpolation of a variable of the environment
 SECRET_LENGTH = 8  # characters that a value has at least for which nothing else can be mistaken
