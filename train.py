@@ -9,9 +9,9 @@ from alphabar.reports.at_end import leave_report
 @command("train")
 def main(cfg: DictConfig) -> dict[str, object]:
     """One run, from its configuration to its result."""
-    from alphabar.training.run import train  # here, since it loads torch, which help and completion do not need
+    from alphabar.training.run import train_until_stopped  # here, since it loads torch, which help and completion do not need
 
-    return train(cfg, task_overrides(), leave_report)
+    return train_until_stopped(cfg, task_overrides(), leave_report)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from alphabar.runs.checkpoint import must_be_at_hand, read_checkpoint
 from alphabar.runs.run_dir import stored_config
 from alphabar.sampling.model import load_model
 from alphabar.sampling.prepare import load_data
-from alphabar.training.run import train
+from alphabar.training.run import train_until_stopped
 
 SECRET = "the-secret-of-this-machine"
 UNET = ("module", "denoiser", "network")
@@ -114,7 +114,7 @@ def evaluate(path):
 
 def resume(folder):
     """Trains a run on, as train.py does."""
-    train(OmegaConf.create({"run_dir": folder, "resume": folder}))
+    train_until_stopped(OmegaConf.create({"run_dir": folder, "resume": folder}))
 
 
 def put(config, path, value):

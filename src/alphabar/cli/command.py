@@ -193,7 +193,6 @@ def run(main: Main, app: App, args: Namespace, result: exit_status.CommandResult
         refuse_to_show(args)
         print(config_as_yaml(app, args), end="")
     else:
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
         changes = overrides_of_resumed_run(args.overrides, app.groups) if resumed else []
         args.overrides = [word for word in args.overrides if word not in changes]
         call_hydra(app, args, make_task(main, app, changes, result, typed))
@@ -207,6 +206,7 @@ def call_hydra(app: App, args: Namespace, task: Callable[[DictConfig], Any]) -> 
     is_request = args.info is not None or args.hydra_help or args.shell_completion
     if is_request or is_sweep(args) or app.may_set_mode():
         version.setbase("1.3")
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
         if args.shell_completion:  # a shell completes the words after the program that is typed
             sys.argv[0] = invocation(sys.argv[0])[0]
         _run_hydra(args, get_args_parser(), task, config_path=str(app.folder), config_name=app.name)

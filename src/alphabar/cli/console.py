@@ -3,10 +3,19 @@
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from alphabar.errors import printable, printable_lines, traceback_of
 from alphabar.runs.run_dir import is_first_process
+
+# Lightning sets the levels of its own loggers when it is imported, but not those of the loggers below them, which it writes to.
+LIGHTNING_LOGGERS = tuple(
+    f"{package}{logger}"
+    for package in ("lightning.pytorch", "lightning.fabric")
+    for logger in ("", ".utilities.rank_zero", ".utilities.seed")
+)
 
 
 class Stderr(logging.Handler):
@@ -43,11 +52,25 @@ def configure_logging() -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         own.addHandler(handler)
         own.propagate = False
-    # Lightning sets the levels of its own loggers when it is imported, but not those of the loggers below them, which it writes to.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        for logger in (name, f"{name}.utilities.rank_zero", f"{name}.utilities.seed"):
-            logging.getLogger(logger).setLevel(logging.WARNING)
+    for name in LIGHTNING_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="You requested to overfit but enabled")  # ours is not shuffled then
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
+
+
+@contextmanager
+def messages_shown() -> Iterator[None]:
+    """Shows messages inside as `configure_logging` does, and leaves logging and warnings of a program of one's own as they were."""
+    own = logging.getLogger("alphabar")
+    before = (list(own.handlers), own.propagate, sys.excepthook, warnings.formatwarning)
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("alphabar", *LIGHTNING_LOGGERS))}
+    with warnings.catch_warnings():
+        configure_logging()
+        try:
+            yield
+        finally:
+            own.handlers[:], own.propagate, sys.excepthook, warnings.formatwarning = before
+            for logger, level in levels.items():
+                logger.setLevel(level)

@@ -86,17 +86,18 @@ class App:
 
     @contextmanager
     def hydra(self) -> Iterator[Hydra]:
-        """Provides Hydra itself, set up with this app's search path."""
+        """Provides Hydra itself, set up with this app's search path; a program of one's own gets its own Hydra back at the end."""
         version.setbase("1.3")
         search_path = create_config_search_path(self.main_path)
         if self.config_dir is not None:
             path = f"file://{os.path.abspath(self.config_dir)}"
             search_path.prepend(provider="command-line", path=path, anchor=SearchPathQuery(provider="schema"))
+        before = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()
         try:
             yield Hydra.create_main_hydra2(task_name=self.name, config_search_path=search_path)
         finally:
-            GlobalHydra.instance().clear()
+            GlobalHydra.instance().hydra = before
 
     @cached_property
     def repository(self) -> IConfigRepository:

@@ -11,7 +11,6 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from alphabar.data import ImageSet
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.likelihood import (
     bits_of_density,
@@ -113,8 +112,8 @@ class Likelihood:
                 raise UserError(f"need num <= {len(held_out)}, the number of held-out images, got num={self.inference.num}")
         conditions = dataset_conditions(loaded.model.conditioner, held_out)
         estimators = [self._bound(loaded, conditions)] if loaded.model.denoiser.schedule.is_discrete else []
-        estimators.append(self._flow(loaded.model.denoiser, conditions))
-        bits, content = self._bits_per_dimension(estimators, held_out, loaded, fabric)
+        estimators.append(self.flow(loaded.model.denoiser, conditions))
+        bits, content = self.bits_per_dimension(estimators, held_out.images, loaded, fabric)
         pairs = list(zip(estimators, bits, strict=True))
         figures = [Figure(each.name, each.metric, "", (float(row.mean()),)) for each, row in pairs]
         num = self.inference.num
@@ -171,7 +170,8 @@ class Likelihood:
         steps = f"{variance}{num_steps}{terms}{thresholding_suffix(self.thresholding)}"
         return Estimator("vlb", bound_name(self.inference.num, self.inference.weights_label, steps), num_terms, bits)
 
-    def _flow(self, denoiser: Denoiser, conditions: Conditions) -> Estimator:
+    def flow(self, denoiser: Denoiser, conditions: Conditions) -> Estimator:
+        """Returns the estimator by the probability-flow ODE, which has `bpd_steps` and `probes`."""
         times = flow_times(denoiser.schedule, self.bpd_steps)
         num_steps = len(times) - 2  # the last time is that of data, which the ODE does not reach
 
@@ -184,10 +184,13 @@ class Likelihood:
         name = flow_name(self.inference.num, self.inference.weights_label, f"heun{num_steps}-probes{self.probes}")
         return Estimator("ode", name, num_steps, bits)
 
-    def _bits_per_dimension(
-        self, estimators: Sequence[Estimator], images: ImageSet, loaded: LoadedModel, fabric: Fabric
+    def bits_per_dimension(
+        self, estimators: Sequence[Estimator], images: Callable[[Tensor], Tensor], loaded: LoadedModel, fabric: Fabric
     ) -> tuple[Tensor, str]:
-        """Returns bits per dimension [len(estimators), num], float64, and a hash of the images, equal on every process."""
+        """Returns bits per dimension [len(estimators), num], float64, and a hash of the images, equal on every process.
+
+        images: returns the images of indices [B], uint8 [B, C, H, W].
+        """
         settings = self.inference
         home = torch.device("cpu") if fabric.device.type == "mps" else fabric.device  # Apple's GPUs have no float64
         values = torch.zeros(len(estimators), settings.num, dtype=torch.float64, device=home)
@@ -199,7 +202,7 @@ class Likelihood:
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # TF32 keeps only 10 bits of the factors of convolutions
         ):
             for indices in batches:
-                pixels = images.images(indices)
+                pixels = images(indices)
                 content += content_hash(pixels)
                 x = loaded.model.codec.encode(pixels.to(fabric.device))
                 for row, estimator in zip(values, estimators, strict=True):

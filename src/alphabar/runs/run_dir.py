@@ -3,8 +3,11 @@
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +33,30 @@ AUTO = "auto"  # the value of `resume` with which a command starts its run or go
 KEPT_IN_NEW_ATTEMPT = ("wandb", "wandb_id.txt")  # the run stays the same one on wandb
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # the variables that Lightning reads
 _locks: dict[Path, BaseFileLock] = {}  # held for as long as the process lives
+_numbers = count(1)  # of the runs of this process
 
 
 @cache
 def new_run_name() -> str:
-    """Returns <date>_<time>_<process>, which stays the same in this process and differs from that of any other."""
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"
+    """Returns <date>_<time>_<process>, which stays the same until `begin_another_run`, and differs from that of any other run."""
+    number = next(_numbers)
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}" + (f"_{number}" if number > 1 else "")
+
+
+def begin_another_run() -> None:
+    """Lets the next run of this process have another name than those before it."""
+    new_run_name.cache_clear()
+
+
+@contextmanager
+def locks_released() -> Iterator[None]:
+    """Releases at its end the locks that were taken inside, for a process that goes on after its run."""
+    before = set(_locks)
+    try:
+        yield
+    finally:
+        for path in set(_locks) - before:
+            unlock(path.parent)
 
 
 def run_dir(outputs: str, command: str, resume: str | None, name: str | None = None) -> str:

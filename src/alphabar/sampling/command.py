@@ -11,13 +11,11 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from alphabar.diffusion.noise import derive_seed
-from alphabar.errors import UserError
 from alphabar.files.atomic import atomic_writer, write_text
 from alphabar.files.paths import display_path
 from alphabar.runs.distributed import sum_over_ranks
 from alphabar.runs.picture_record import PictureRecord
-from alphabar.sampling.cascade import CONDITION_STREAM, RecordingSamples, source_conditions, source_images
+from alphabar.sampling.cascade import RecordingSamples
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.film import num_film_frames, record_film, write_film
 from alphabar.sampling.image_grid import grid, grid_with_captions, grid_with_row_names, save_png, side_by_side
@@ -61,7 +59,7 @@ class Sampling:
         """Does what `run` does with a pipeline that is ready."""
         settings, folder = self.inference, Path(self.inference.run_dir)
         with removed_on_error(settings.run_dir):
-            conditions, sources = self._conditions(fabric, pipeline)
+            conditions, sources = pipeline.conditions_and_sources(fabric)
         num_nonfinite = torch.zeros(1, device=fabric.device)
         kept = settings.num if self.format == "npz" else min(settings.num, MAX_IN_GRID)
         upstream: dict[int, Tensor] = {}
@@ -79,22 +77,6 @@ class Sampling:
             self._write_others(fabric, pipeline, conditions, images, record)
             self._report(pipeline.loaded.step, folder, total_nonfinite)
         return {"folder": str(folder), "num": settings.num, "num_nonfinite": total_nonfinite}
-
-    def _conditions(self, fabric: Fabric, pipeline: Pipeline) -> tuple[Conditions, Tensor | None]:
-        """Returns the conditions of the first model, and the images that they are of, [N, C, H, W], unless it is a cascade's.
-
-        Raises UserError for images that are not at hand, or that the model cannot be conditioned on.
-        """
-        settings, first = self.inference, pipeline.loaded.first
-        if not first.model.conditioner.takes_images:
-            if settings.files is not None or settings.data_root is not None:
-                given = f"images={settings.files}" if settings.files is not None else f"data_root={settings.data_root}"
-                name = type(first.model.conditioner).__name__
-                raise UserError(f"{given}: this model is not conditioned on images (it has {name})")
-            return pipeline.conditions(), None
-        sources = source_images(first, settings.files, settings.data_root, fabric, settings.end)
-        conditions = source_conditions(first, sources, derive_seed(CONDITION_STREAM, "given", settings.seed))
-        return conditions, None if pipeline.loaded.upstream else sources
 
     def _upstream_column(self, fabric: Fabric, loaded: LoadedModel, upstream: dict[int, Tensor]) -> list[Tensor]:
         """Returns the samples that a cascade's last model was conditioned on, uint8 [N, C, H, W], if they are images; else none."""

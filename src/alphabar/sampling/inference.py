@@ -29,9 +29,9 @@ class Inference:
     ema_length: sigma_rel of a power-function average that is made from the snapshots of the run, in place of the average that the
         run itself used. ema_decay: the decay of an exponential average that the run kept beside that.
     codec_name, clip_name: see `FrozenPartPaths`. data_root: where the checkpoint's data lie now; None: as in training.
-    labels: for models of classes, 3, "cat", ["cat", 5], "all" or "0-9". prompt: for models of texts; prompts: a file with a prompt
-        a line. Image i has label or prompt i, modulo their number; without any it has no condition. negative: a prompt to be led
-        away from.
+    labels: for models of classes, 3, "cat", ["cat", 5], "all" or "0-9". prompt: for models of texts; prompts: several, or a file
+        with one a line. Image i has label or prompt i, modulo their number; without any it has no condition. negative: a prompt to
+        be led away from.
     files: an image, or a folder of images; None: held-out images of the checkpoint's data.
     Raises ValueError unless num >= 1, first >= 0, batch_size >= 1, for an average that is none or that weights=raw leaves out, for
     more than one of labels, prompt and prompts, or of files and data_root, and for a negative prompt without guidance.
@@ -57,7 +57,7 @@ class Inference:
     guidance: Guide | None = None
     labels: Sequence[int | str] | int | str | None = None
     prompt: str | None = None
-    prompts: str | None = None
+    prompts: Sequence[str] | str | None = None
     negative: str | None = None
     files: str | None = None
 

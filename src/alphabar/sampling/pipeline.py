@@ -10,8 +10,10 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.launchers import _SubprocessScriptLauncher
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from alphabar.diffusion.denoiser import Denoiser
+from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
@@ -19,7 +21,14 @@ from alphabar.progress import counted, show_progress
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, checkpoint_hash, frozen_parts
 from alphabar.runs.ranks import watch_ranks
 from alphabar.runs.run_dir import claim
-from alphabar.sampling.cascade import cascade_job, check_cascade, samplers_for
+from alphabar.sampling.cascade import (
+    CONDITION_STREAM,
+    cascade_job,
+    check_cascade,
+    samplers_for,
+    source_conditions,
+    source_images,
+)
 from alphabar.sampling.conditions import Conditions, ImagesByIndex, expand_labels, null_conditions, prompt_conditions, read_prompts
 from alphabar.sampling.guidance_config import guidance_label, guided_stages
 from alphabar.sampling.inference import Inference
@@ -95,7 +104,7 @@ class Pipeline:
         if settings.prompt is not None:
             return [settings.prompt]
         if settings.prompts is not None:
-            return read_prompts(settings.prompts)
+            return read_prompts(settings.prompts) if isinstance(settings.prompts, str) else list(settings.prompts)
         if settings.labels is None:
             return []
         if not conditioner.classes:
@@ -107,6 +116,22 @@ class Pipeline:
         settings, conditioner = self.settings, self.loaded.first.model.conditioner
         key = "labels" if settings.labels is not None else "prompt" if settings.prompt is not None else "prompts"
         return prompt_conditions(conditioner, self.prompts, key) if self.prompts else null_conditions(conditioner)
+
+    def conditions_and_sources(self, fabric: Fabric) -> tuple[Conditions, Tensor | None]:
+        """Returns the conditions of the first model, and the images that they are of, [N, C, H, W], unless it is a cascade's.
+
+        Raises UserError for images that are not at hand, or that the model cannot be conditioned on.
+        """
+        settings, first = self.settings, self.loaded.first
+        if not first.model.conditioner.takes_images:
+            if settings.files is not None or settings.data_root is not None:
+                given = f"images={settings.files}" if settings.files is not None else f"data_root={settings.data_root}"
+                name = type(first.model.conditioner).__name__
+                raise UserError(f"{given}: this model is not conditioned on images (it has {name})")
+            return self.conditions(), None
+        sources = source_images(first, settings.files, settings.data_root, fabric, settings.end)
+        conditions = source_conditions(first, sources, derive_seed(CONDITION_STREAM, "given", settings.seed))
+        return conditions, None if self.loaded.upstream else sources
 
     def denoisers(self) -> list[Denoiser]:
         """Returns the denoiser of each model, guided if there is guidance. Raises UserError if they cannot be guided so."""

@@ -48,7 +48,9 @@ MAX_NAMED_CLASSES, MAX_NAME_CHARACTERS = 2000, 2**16
 LeaveReport = Callable[[Path], Path | None]  # writes the report of the run in a folder and returns its path, if there is one now
 
 
-def train(cfg: DictConfig, overrides: Sequence[str] = (), leave_report: LeaveReport | None = None) -> dict[str, object]:
+def train_until_stopped(
+    cfg: DictConfig, overrides: Sequence[str] = (), leave_report: LeaveReport | None = None
+) -> dict[str, object]:
     """Builds what the configuration names, trains it, reports where everything is, and returns the result of the run.
 
     leave_report: is called last of all when the run has ended or was stopped, unless it has `report=false`.
@@ -64,7 +66,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = (), leave_report: LeaveRep
 
 
 def run_training(cfg: DictConfig, overrides: Sequence[str], leave_report: LeaveReport | None) -> dict[str, object]:
-    """Does what `train` does, without an eye on signals."""
+    """Does what `train_until_stopped` does, without an eye on signals."""
     cfg, stopped = resumed_or_new(cfg, overrides)
     check_trainer(cfg)
     leave_report = leave_report if wants_report(cfg) else None

@@ -40,15 +40,20 @@ class StopSignals:
         self.received: int | None = None
         self.num_asked = 0  # how often something long has asked whether to go on
         self._is_deferred = False
+        self._ends_process = True
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Installs the handlers inside the context, unless it is entered in another than the main thread."""
+    def listening(self, ends_process: bool = True) -> Iterator[None]:
+        """Installs the handlers inside the context, unless it is entered in another than the main thread.
+
+        ends_process: whether a second signal, or a run that does not end in time, ends the process; False: the second one raises
+        what the first does before training, in a process that has more to do than this run.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        self.received, self._is_deferred = None, False
+        self.received, self._is_deferred, self._ends_process = None, False, ends_process
         is_over = threading.Event()
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
@@ -76,7 +81,7 @@ class StopSignals:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         is_first = self.received is None
         self.received = self.received or number
-        if not self._is_deferred:
+        if not self._is_deferred or not (is_first or self._ends_process):
             stop(number)
         if is_first and rank_and_size()[0] == 0:
             print("\nstopping after this step, with a checkpoint; once more stops at once", file=sys.stderr, flush=True)
@@ -87,7 +92,7 @@ class StopSignals:
         with open(reading, "rb", buffering=0) as pipe:
             while numbers := pipe.read(1):
                 number, now = numbers[0], time.monotonic()
-                if number not in STOPPING:
+                if number not in STOPPING or not self._ends_process:
                     continue
                 if first is None:
                     first = number, now

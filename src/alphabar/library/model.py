@@ -1,0 +1,234 @@
+"""A trained model in a program of one's own: it draws images and says how likely images are."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from lightning.fabric import Fabric
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from alphabar.cli.complete_config import last_checkpoint
+from alphabar.config.build import build
+from alphabar.data import Shape
+from alphabar.diffusion.denoiser import Denoiser, NetworkDenoiser
+from alphabar.diffusion.samplers import Sampler
+from alphabar.errors import UserError
+from alphabar.evaluation.likelihood import Likelihood
+from alphabar.files.paths import display_path
+from alphabar.library.composition import compose
+from alphabar.sampling.guidance_config import ClassifierFree, Guide
+from alphabar.sampling.inference import Inference, Precision
+from alphabar.sampling.pipeline import Pipeline, load_pipeline
+from alphabar.sampling.sampling_job import gather_images
+
+Labels = Sequence[int | str] | int | str
+
+
+def load(
+    checkpoint: str,
+    weights: Literal["ema", "raw"] = "ema",
+    ema_length: float | None = None,
+    stages: Sequence[str] = (),
+    device: str | torch.device | None = None,
+    precision: Precision = "32-true",
+) -> "Model":
+    """Returns the model of a checkpoint.
+
+    checkpoint: a file, or the folder of a run, of which checkpoints/last.ckpt is taken; the best one is RUN/checkpoints/best.ckpt.
+    weights, ema_length, stages, precision: see `Inference`. device: such as "cpu" or "cuda:1"; None: a GPU if there is one.
+    Raises UserError for a file that is none of a diffusion model, or a device that does not exist.
+    """
+    try:
+        settings = Inference(
+            checkpoint=last_checkpoint("checkpoint", str(checkpoint)),
+            stages=[last_checkpoint("stages", str(each)) for each in stages],
+            run_dir="",
+            weights=weights,
+            ema_length=ema_length,
+            precision=precision,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return Model(load_pipeline(settings), fabric_of(device, precision))
+
+
+def fabric_of(device: str | torch.device | None, precision: Precision) -> Fabric:
+    """Returns the Fabric of one device. Raises UserError for one that does not exist."""
+    try:
+        wanted = None if device is None else torch.device(device)
+        devices: Any = 1 if wanted is None or wanted.index is None or wanted.type == "cpu" else [wanted.index]
+        return Fabric(accelerator="auto" if wanted is None else wanted.type, devices=devices, precision=precision)
+    except Exception as error:  # of several kinds, Lightning's own among them
+        raise UserError(f"device={device}: {' '.join(str(error).split())}") from error
+
+
+class Model:
+    """A trained model, and the device on which it runs. `load` returns one."""
+
+    def __init__(self, pipeline: Pipeline, fabric: Fabric) -> None:
+        self.pipeline = pipeline
+        self.fabric = fabric
+        for stage in pipeline.loaded.cascade:
+            stage.model.to(fabric.device)
+
+    @property
+    def denoiser(self) -> NetworkDenoiser:
+        """The network with its schedule: denoiser(x_t, t, cond) predicts (x_hat, eps_hat); without guidance."""
+        return self.pipeline.model.denoiser
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of an image."""
+        return self.pipeline.loaded.shape
+
+    @property
+    def step(self) -> int:
+        """The number of optimizer steps that the weights were trained for."""
+        return self.pipeline.loaded.step
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the run, as plain values."""
+        return OmegaConf.to_container(self.pipeline.loaded.config, resolve=True)  # type: ignore[return-value]
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes that `labels` may name; empty for a model without classes."""
+        return self.pipeline.loaded.first.model.conditioner.classes or ()
+
+    def __repr__(self) -> str:
+        network = self.denoiser.network
+        num_parameters = sum(parameter.numel() for parameter in network.parameters())
+        path, weights = display_path(self.pipeline.settings.checkpoints[-1]), self.pipeline.settings.weights_label
+        return (
+            f"Model({path}: {type(network).__name__}, {num_parameters:,} parameters, {weights} weights of step {self.step:,}, "
+            f"images {'x'.join(map(str, self.shape.size))}, on {self.fabric.device})"
+        )
+
+    def sample(
+        self,
+        num: int = 16,
+        *,
+        labels: Labels | None = None,
+        prompts: Sequence[str] | str | None = None,
+        negative: str | None = None,
+        images: str | None = None,
+        sampler: Sampler | str | None = None,
+        num_steps: int | None = None,
+        guidance: Guide | str | float | None = None,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """Returns images, uint8 [num, C, H, W] on the CPU: those that sample.py draws with the same settings.
+
+        labels, negative, seed, first, batch_size: as in `Inference`. prompts: texts, or a file with one a line.
+        images: the files that a model of images is conditioned on. sampler: a sampler, or the name of one in conf/sampler; None:
+        DDIM. num_steps: None: the number of the sampler. guidance: a weight of classifier-free guidance, a name in conf/guidance or
+        a guide; None: no guidance.
+        Raises UserError for settings that do not suit the model. Images with NaN or infinity are black, and a warning counts them.
+        """
+        pipeline = self._with_settings(
+            num=num,
+            labels=labels,
+            prompts=prompts,
+            negative=negative,
+            files=images,
+            sampler=sampler_of(sampler, num_steps),
+            guidance=guide_of(guidance),
+            seed=seed,
+            first=first,
+            batch_size=batch_size,
+        )
+        pipeline.check()
+        conditions, _ = pipeline.conditions_and_sources(self.fabric)
+        batches = list(pipeline.images(self.fabric, conditions))
+        if num_nonfinite := sum(int((~batch.finite).sum()) for batch in batches):
+            warnings.warn(f"{num_nonfinite} of {num} images had NaN or infinity in them, and are black", stacklevel=2)
+        return gather_images(self.shape.size, num, batches, self.fabric.device, first)
+
+    def guided(self, guidance: Guide | str | float, negative: str | None = None) -> Denoiser:
+        """Returns the denoiser with guidance; the arguments are those of `sample`. Raises UserError if it cannot be guided so."""
+        return self._with_settings(guidance=guide_of(guidance), negative=negative).denoiser()
+
+    def log_likelihood(
+        self,
+        images: Tensor,
+        labels: Labels | None = None,
+        num_steps: int = 100,
+        probes: int = 1,
+        seed: int = 1,
+        batch_size: int = 250,
+    ) -> Tensor:
+        """Returns log p(image) in nats, float64 [N] on the CPU, of images uint8 [N, C, H, W] under the probability-flow ODE.
+
+        It is the density of the bytes, dequantised by noise of one grey level: a lower bound on the log of their probability in
+        expectation. See `bits_per_dimension` for the figure of metric=bpd.
+        labels: the condition of each image, in turn. num_steps: of the ODE. probes: estimates of the trace for each image.
+        Raises UserError for images of another kind or size, or a model without a likelihood.
+        """
+        bits = self.bits_per_dimension(images, labels, num_steps, probes, seed, batch_size)
+        return -bits * math.prod(self.shape.size) * math.log(2)
+
+    def bits_per_dimension(
+        self,
+        images: Tensor,
+        labels: Labels | None = None,
+        num_steps: int = 100,
+        probes: int = 1,
+        seed: int = 1,
+        batch_size: int = 250,
+    ) -> Tensor:
+        """Returns -log2 p(image) / (C * H * W), float64 [N]; the mean over held-out images is the figure "ode" of metric=bpd.
+
+        The arguments and errors are those of `log_likelihood`.
+        """
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.shape.size or len(images) == 0:
+            need = f"uint8 [N, {', '.join(map(str, self.shape.size))}] with N > 0"
+            raise UserError(f"images: need {need}, got {str(images.dtype).removeprefix('torch.')} {list(images.shape)}")
+        pipeline = self._with_settings(num=len(images), labels=labels, seed=seed, batch_size=batch_size)
+        try:
+            likelihood = Likelihood(inference=pipeline.settings, bpd_steps=num_steps, probes=probes)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        likelihood.check_model(pipeline)
+        estimator = likelihood.flow(self.denoiser, pipeline.conditions())
+        bits, _ = likelihood.bits_per_dimension([estimator], lambda rows: images[rows], pipeline.loaded, self.fabric)
+        return bits[0].cpu()
+
+    def _with_settings(self, **settings: Any) -> Pipeline:
+        """Returns the pipeline with other settings. Raises UserError for those that `Inference` refuses."""
+        try:
+            return Pipeline(replace(self.pipeline.settings, **settings), self.pipeline.loaded)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def sampler_of(sampler: Sampler | str | None, num_steps: int | None) -> Sampler:
+    """Returns a sampler by its name in conf/sampler, as sample.py builds it; None: the default one.
+
+    Raises UserError for a name that is none.
+    """
+    if isinstance(sampler, Sampler):
+        return sampler if num_steps is None else replace(sampler, num_steps=num_steps)
+    words = [] if sampler is None else [f"sampler={sampler}"]
+    words += [] if num_steps is None else [f"sampler.num_steps={num_steps}"]
+    return build(compose("sample", words).sampler, "sampler")
+
+
+def guide_of(guidance: Guide | str | float | None) -> Guide | None:
+    """Returns a guide by its name in conf/guidance, or by the weight of classifier-free guidance.
+
+    Raises UserError for a name that is none.
+    """
+    if guidance is None or isinstance(guidance, Guide):
+        return guidance
+    if isinstance(guidance, int | float):
+        return ClassifierFree(weight=guidance)
+    node = compose("sample", [f"guidance={guidance}"]).guidance
+    return None if node is None else build(node, "guidance")
