@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.config.allowed_targets import locate, reason_for_refusal
 from alphabar.config.interpolation import (
+    MissingValue,
     Path,
     Unresolvable,
     definition_path,
@@ -41,6 +42,9 @@ def check(cfg: DictConfig, choices: Choices | None = None) -> None:
     values = list(walk(raw, content))
     lines = [with_path(path, value.reason) for path, value in values if isinstance(value, Unresolvable)]
     nodes = [(path, value) for path, value in values if isinstance(value, dict) and "_target_" in value]
+    unnamed = [path for path, node in nodes if node["_target_"] is MissingValue.MANDATORY]
+    lines += [with_path((*path, "_target_"), f"{MISSING}, give {dotted_path((*path, '_target_'))}=...") for path in unnamed]
+    nodes = [(path, node) for path, node in nodes if path not in unnamed]
     refused = [with_path(path, reason) for path, node in nodes if (reason := reason_for_refusal(node["_target_"]))]
     if not refused:
         for path, node in nodes:

@@ -26,11 +26,12 @@ class Shape(NamedTuple):
 
 
 class LoadedImages(NamedTuple):
-    """Images in memory, uint8 [n, C, H, W], with their labels and their captions' indices, int64 [n] each, or None."""
+    """Images in memory, uint8 [n, C, H, W], with what an `ImageSet` knows of them, [n] each, or None."""
 
     pixels: Tensor
     labels: Tensor | None
     captions: Tensor | None
+    vectors: Tensor | None = None
 
 
 class ImageSet(ABC):
@@ -40,12 +41,14 @@ class ImageSet(ABC):
 
     labels: class ids, int64 [N], where every image has exactly one class, else None.
     captions: the index of each image's caption in the source's captions, int64 [N]; None unless every image has one.
+    vectors: the numbers that are known of each image, float32 [N, D]; None unless every image has D of them.
     """
 
-    def __init__(self, shape: Shape, labels: Tensor | None, captions: Tensor | None) -> None:
+    def __init__(self, shape: Shape, labels: Tensor | None, captions: Tensor | None, vectors: Tensor | None = None) -> None:
         self.shape = shape
         self.labels = labels
         self.captions = captions
+        self.vectors = vectors
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -55,10 +58,10 @@ class ImageSet(ABC):
         """Returns the training batch of int64 `indices` [B]: "image" uint8 [B, C, H, W], and the `metadata` of its images."""
 
     def metadata(self, indices: Tensor) -> dict[str, Tensor]:
-        """Returns int64 [B] for images `indices` [B]: "label", where there are classes, and "caption", the index in the source's
-        captions, where there are captions."""
-        known = {"label": self.labels, "caption": self.captions}
-        return {name: ids.index_select(0, indices.to(ids.device)) for name, ids in known.items() if ids is not None}
+        """Returns what is known of the images `indices` [B]: "label" int64 [B], "caption" int64 [B], which is the index in the
+        source's captions, and "vector" float32 [B, D]; without what the images do not have."""
+        known = {"label": self.labels, "caption": self.captions, "vector": self.vectors}
+        return {name: rows.index_select(0, indices.to(rows.device)) for name, rows in known.items() if rows is not None}
 
     @abstractmethod
     def load(self) -> LoadedImages:
@@ -72,7 +75,7 @@ class ImageSet(ABC):
 class ImageSource(ABC):
     """A source of images: two splits, of which one may be empty.
 
-    A source must give its shape, its two splits and a fingerprint; classes, captions and symmetry have a default.
+    A source must give its shape, its two splits and a fingerprint; classes, captions, vectors and symmetry have a default.
 
     reads_captions: whether anything wants captions; where nothing does, they are neither read nor missed. Set before the splits.
     """
@@ -97,6 +100,11 @@ class ImageSource(ABC):
     @property
     def captions(self) -> Sequence[str] | None:
         """Returns all captions of both splits, each once, sorted, or None if images have none; may read the files."""
+        return None
+
+    @property
+    def vector_length(self) -> int | None:
+        """Returns the number D of numbers that are known of each image, or None if there are none; may read the files."""
         return None
 
     @property

@@ -26,13 +26,14 @@ MANY = 16  # images, for which it is worth it to start threads
 
 
 class ImageReader(ABC):
-    """Reads N images that Pillow can open, in a fixed order that mixes the classes."""
+    """Reads N images, in a fixed order that mixes the classes."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def read(self, index: int) -> Image.Image: ...
+    def pixels(self, index: int, shape: Shape) -> Tensor:
+        """Returns the image as uint8 [C, H, W] of this shape. Raises any kind of error for one that cannot be read."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -41,6 +42,17 @@ class ImageReader(ABC):
     def folder(self) -> Path | None:
         """Returns the folder in which all image files lie, or None if they do not lie in one."""
         return None
+
+
+class PictureReader(ImageReader, ABC):
+    """Reads N images that Pillow can open, each cropped to its centred square and scaled."""
+
+    @abstractmethod
+    def read(self, index: int) -> Image.Image: ...
+
+    def pixels(self, index: int, shape: Shape) -> Tensor:
+        with self.read(index) as image:
+            return to_pixels(image, shape)
 
 
 class DecodedSource(ImageSource):
@@ -73,7 +85,7 @@ class DecodedSource(ImageSource):
 
 
 class DecodedImages(ImageSet):
-    """The images of `reader`, each cropped and scaled to `shape`.
+    """The images of `reader`, each made to fit `shape`.
 
     strict: an image that cannot be read raises `UserError`. Otherwise it is named in the log; `batch` takes the next
     readable one in its place, with its label and caption, and `load` leaves it out.
@@ -88,8 +100,9 @@ class DecodedImages(ImageSet):
         strict: bool = False,
         captions: Tensor | None = None,
         classes: Sequence[str] | None = None,
+        vectors: Tensor | None = None,
     ) -> None:
-        super().__init__(shape, labels, captions)
+        super().__init__(shape, labels, captions, vectors)
         self.classes = classes
         self.reader = reader
         self.strict = strict
@@ -136,7 +149,7 @@ class DecodedImages(ImageSet):
 
     def _without(self, errors: dict[int, Exception], pixels: Tensor) -> LoadedImages:
         if not errors:
-            return LoadedImages(pixels, self.labels, self.captions)
+            return LoadedImages(pixels, self.labels, self.captions, self.vectors)
         if len(errors) == len(self):
             raise UserError(f"none of {len(self)} images can be read: {self._describe(0, errors[0])}")
         if rank_zero_only.rank == 0:
@@ -145,7 +158,7 @@ class DecodedImages(ImageSet):
             log.warning("%d of %d images cannot be read and are left out", len(errors), len(self))
         kept = torch.tensor([index for index in range(len(self)) if index not in errors])
         known = self.metadata(kept)
-        return LoadedImages(pixels[kept], known.get("label"), known.get("caption"))
+        return LoadedImages(pixels[kept], known.get("label"), known.get("caption"), known.get("vector"))
 
     def _next_readable(self, index: int) -> tuple[int, Tensor]:
         for candidate in (*range(index, len(self)), *range(index)):
@@ -175,8 +188,7 @@ class DecodedImages(ImageSet):
             raise UserError(f"there are no images in {folder} any more")
 
     def _decode(self, index: int) -> Tensor:
-        with self.reader.read(index) as image:
-            return to_pixels(image, self.shape)
+        return self.reader.pixels(index, self.shape)
 
     def _describe(self, index: int, error: Exception) -> str:
         return unreadable_message(self.reader.name(index), error)

@@ -15,7 +15,7 @@ from torch import Tensor
 from alphabar.data import ImageSet
 from alphabar.data.captions import CaptionFiles, find_caption_files
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.data.decoded import DecodedSource, ImageReader
+from alphabar.data.decoded import DecodedSource, PictureReader
 from alphabar.data.files import EXAMPLES, Entry, FileStates, count_kinds, folder_entries, image_files, is_image
 from alphabar.data.folder_layout import FolderLayout
 from alphabar.errors import DataNotFound, UserError
@@ -24,7 +24,7 @@ from alphabar.files.reading import open_image
 
 
 @dataclass(frozen=True)
-class FileReader(ImageReader):
+class FileReader(PictureReader):
     """Reads the image files `names` under `root`."""
 
     root: Path

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.data.decoded import DecodedSource, ImageReader
+from alphabar.data.decoded import DecodedSource, PictureReader
 from alphabar.data.huggingface_files import cached_dataset, is_saved, refuse_foreign_arrows, refuse_foreign_files, stored_image
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
@@ -23,7 +23,7 @@ ORDER_SEED = 0  # the order belongs to the data, not to a run
 
 
 @dataclass(frozen=True)
-class RowReader(ImageReader):
+class RowReader(PictureReader):
     """Reads the images of `rows` of a dataset, in that order, from its column `key`, the only one that it has.
 
     folders: see `stored_image`.

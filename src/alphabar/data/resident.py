@@ -7,10 +7,12 @@ from alphabar.data import ImageSet, LoadedImages, Shape
 
 
 class ResidentImages(ImageSet):
-    """Images in memory: `pixels` uint8 [N, C, H, W], `labels` and `captions` int64 [N], which the caller has shuffled."""
+    """Images in memory: `pixels` uint8 [N, C, H, W] and what an `ImageSet` knows of them, which the caller has shuffled."""
 
-    def __init__(self, pixels: Tensor, labels: Tensor | None, captions: Tensor | None = None) -> None:
-        super().__init__(Shape(pixels.shape[1], pixels.shape[2]), labels, captions)
+    def __init__(
+        self, pixels: Tensor, labels: Tensor | None, captions: Tensor | None = None, vectors: Tensor | None = None
+    ) -> None:
+        super().__init__(Shape(pixels.shape[1], pixels.shape[2]), labels, captions, vectors)
         self.pixels = pixels
 
     def __len__(self) -> int:
@@ -21,9 +23,9 @@ class ResidentImages(ImageSet):
         return {"image": self.pixels.index_select(0, indices), **self.metadata(indices)}
 
     def load(self) -> LoadedImages:
-        return LoadedImages(self.pixels, self.labels, self.captions)
+        return LoadedImages(self.pixels, self.labels, self.captions, self.vectors)
 
     def to(self, device: torch.device) -> "ResidentImages":
         """Returns the same images on `device`."""
-        labels, captions = (None if ids is None else ids.to(device) for ids in (self.labels, self.captions))
-        return ResidentImages(self.pixels.to(device), labels, captions)
+        known = (self.labels, self.captions, self.vectors)
+        return ResidentImages(self.pixels.to(device), *(None if rows is None else rows.to(device) for rows in known))

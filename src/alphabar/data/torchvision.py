@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.data.decoded import DecodedImages, ImageReader
+from alphabar.data.decoded import DecodedImages, PictureReader
 from alphabar.data.files import FileStates
 from alphabar.data.pixels import square_shape
 from alphabar.data.resident import ResidentImages
@@ -26,7 +26,7 @@ ORDER_SEED = 0  # the order belongs to the data, not to a run
 
 
 @dataclass(frozen=True)
-class ItemReader(ImageReader):
+class ItemReader(PictureReader):
     """Reads the images of a torchvision dataset, in the order of `indices`."""
 
     dataset: Any

@@ -19,7 +19,7 @@ from alphabar.data.pixel_values import WIDE_MODES
 from alphabar.data.pixels import flattened, pixels_of
 from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
-from alphabar.evaluation.array_header import read_array_header
+from alphabar.files.array_header import read_array_header
 from alphabar.files.reading import must_be_file, open_image
 
 Size = tuple[int, int, int]

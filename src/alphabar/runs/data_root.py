@@ -19,10 +19,10 @@ def set_data_root(config: DictConfig, data_root: str, owner: str) -> None:
 
     owner: what has been trained on the data, in messages. Raises UserError if the data have neither.
     """
-    key = next((key for key in ("root", "name") if key in config.data), None)
+    key = next((key for key in ("root", "path", "name") if key in config.data), None)
     if key is None:
         raise UserError(f"data_root={data_root}: {owner} was trained on data without a root")
-    OmegaConf.update(config, f"data.{key}", str(user_path(data_root).absolute()) if key == "root" else data_root)
+    OmegaConf.update(config, f"data.{key}", data_root if key == "name" else str(user_path(data_root).absolute()))
     if key == "name":  # of a dataset of the hub, which this command names
         OmegaConf.update(config, "data.download", True, force_add=True)
 
