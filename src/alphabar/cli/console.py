@@ -16,6 +16,7 @@ LIGHTNING_LOGGERS = tuple(
     for package in ("lightning.pytorch", "lightning.fabric")
     for logger in ("", ".utilities.rank_zero", ".utilities.seed")
 )
+STOCK_CALLBACKS = "lightning.pytorch.callbacks"  # whose messages are what they were added for
 
 
 class Stderr(logging.Handler):
@@ -54,8 +55,10 @@ def configure_logging() -> None:
         own.propagate = False
     for name in LIGHTNING_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger(STOCK_CALLBACKS).setLevel(logging.INFO)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="You requested to overfit but enabled")  # ours is not shuffled then
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # in a resumed run
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
 
@@ -65,7 +68,7 @@ def messages_shown() -> Iterator[None]:
     """Shows messages inside as `configure_logging` does, and leaves logging and warnings of a program of one's own as they were."""
     own = logging.getLogger("alphabar")
     before = (list(own.handlers), own.propagate, sys.excepthook, warnings.formatwarning)
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("alphabar", *LIGHTNING_LOGGERS))}
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("alphabar", STOCK_CALLBACKS, *LIGHTNING_LOGGERS))}
     with warnings.catch_warnings():
         configure_logging()
         try:

@@ -94,6 +94,9 @@ class _KnownKeys:
     def __init__(self, app: App, overrides: list[Override], groups: dict[str, list[str]], resumed: str | None) -> None:
         self.app = app
         self.groups = groups
+        self.objects = {  # the keys at which the command line puts an object of its own
+            override.key_or_group.removesuffix("._target_") for override in overrides if override.key_or_group.endswith("._target_")
+        }
         chosen = [override for override in overrides if override.key_or_group in groups]
         self.default, self.tree = _compose(app, chosen, groups)
         self.choices = _choices(self.tree)
@@ -156,6 +159,8 @@ class _KnownKeys:
         *parents, _ = override.key_or_group.split(".")
         value = {} if override.is_sweep_override() else override.value()
         if override.key_or_group in self.keys or parents[:1] == ["hydra"]:
+            return True
+        if any(".".join(parents[:depth]) in self.objects for depth in range(1, len(parents) + 1)):
             return True
         node: Any = self.tree
         for depth in range(len(parents) + 1):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -30,7 +31,7 @@ from alphabar.runs.resume import (
     refuse_moved_paths,
     resumed_config,
 )
-from alphabar.runs.run_dir import AUTO, claim, is_first_process, withdraw
+from alphabar.runs.run_dir import AUTO, LAST_CHECKPOINT, claim, is_first_process, withdraw
 from alphabar.runs.slurm import requeue_job
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.callbacks.nonfinite import ADVICE, NonFiniteSteps
@@ -216,11 +217,27 @@ def build_callbacks(cfg: DictConfig, module: BaseModule) -> list[Callback]:
         raise UserError("callbacks.nonfinite.policy=rollback: needs callbacks.checkpoints.keep_last=2 or more, to have one to take")
     callbacks: dict[str, Callback | None] = build(cfg.callbacks, "callbacks") or {}
     for name, callback in callbacks.items():
+        if isinstance(callback, ModelCheckpoint):
+            give_folder(callback, name, Path(cfg.run_dir))
         if isinstance(callback, RunCallback) and callback.draws_images and not module.makes_images:
             raise UserError(f"callbacks.{name}: this model makes no images: choose callbacks=prior (or autoencoder, contrastive)")
     if cfg.callbacks and "nonfinite" not in cfg.callbacks:  # a run of an earlier version; null means none
         callbacks = {"nonfinite": NonFiniteSteps(), **callbacks}
     return [callback for callback in callbacks.values() if callback is not None]
+
+
+def give_folder(callback: ModelCheckpoint, name: str, run_dir: Path) -> None:
+    """Gives a stock callback that writes checkpoints a folder of its own in that of the run, unless the user gave it one.
+
+    Its files are `step_N.ckpt` unless the user named them: in the name that it would choose, `=` has a meaning for Hydra. Raises UserError for the folder of the run's own checkpoints, which it would overwrite.
+    """
+    own = run_dir / Path(LAST_CHECKPOINT).parent
+    if callback.filename is None:
+        callback.filename, callback.auto_insert_metric_name = "step_{step:07d}", False
+    if callback.dirpath is None:
+        callback.dirpath = str((own / name).absolute())
+    elif Path(callback.dirpath).resolve() == own.resolve():
+        raise UserError(f"callbacks.{name}.dirpath={callback.dirpath}: the run's own checkpoints lie there; need another folder")
 
 
 def must_be_finite(trainer: Trainer, module: BaseModule) -> None:

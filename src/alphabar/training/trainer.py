@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -22,8 +22,10 @@ from alphabar.runs.ranks import meeting, watch_ranks
 from alphabar.runs.resume import LastCheckpoint
 from alphabar.runs.run_dir import readable_config
 from alphabar.training.callbacks.composition import Composition
+from alphabar.training.callbacks.progress import Progress
 from alphabar.training.callbacks.recurring import is_any_due
 from alphabar.training.callbacks.stall import StallWatch
+from alphabar.training.callbacks.validation import ValidationHooks
 from alphabar.training.loggers.metrics_file import MetricsFile
 
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
@@ -76,11 +78,15 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
     others = [make_logger(run_dir=str(folder), **names) for make_logger in make.values()]
     loggers = [MetricsFile(folder, stopped.step if stopped else None), *others]
     watch = [] if cfg.stall_seconds is None else [StallWatch(cfg.stall_seconds)]
-    callbacks = [*watch, Composition(), *callbacks]
-    settings: dict[str, Any] = {"default_root_dir": str(folder), "callbacks": callbacks, "logger": loggers}
+    settings: dict[str, Any] = {"default_root_dir": str(folder), "logger": loggers}
+    if any(isinstance(callback, ProgressBar) for callback in callbacks):  # a stock one takes the place of ours
+        callbacks = [callback for callback in callbacks if not isinstance(callback, Progress)]
+        settings["enable_progress_bar"] = True
     if not any(isinstance(callback, Checkpoint) for callback in callbacks):
         settings["enable_checkpointing"] = False  # or Lightning would add a callback of its own
+    settings["callbacks"] = [*watch, Composition(), *callbacks, ValidationHooks()]
     trainer: Trainer = build(cfg.trainer, "trainer")(**settings)
+    trainer.check_val_every_n_epoch = None  # stock callbacks then act on validation, and not at the end of each epoch
     leave_signals_to_the_run(trainer)
     bound_the_meeting(trainer)
     enter_once_more_if_due(trainer)

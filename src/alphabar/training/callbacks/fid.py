@@ -21,7 +21,7 @@ from alphabar.sampling.sampling_job import sampler_for_codec
 from alphabar.training.callbacks.sampling_callback import SamplingCallback
 from alphabar.training.ema import weight_averages
 from alphabar.training.hooks import diffusion_module, evaluation, image_data
-from alphabar.training.loggers.log_helpers import log_figures, log_file
+from alphabar.training.loggers.log_helpers import keep_figures, log_figures, log_file
 from alphabar.training.modules.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class FID(SamplingCallback):
             name = figure_name(MEAN_FID, reference.held_out.num, reference.extractor.name, self.label)
             figures[name] = measured.get(MEAN_FID, math.nan)
         log_figures(trainer, {**figures, "samples/num_nonfinite": measurement.num_nonfinite, **diagnostics.figures()})
-        module.figures["fid"] = value if math.isfinite(value) else math.inf
+        keep_figures(trainer, {"fid": value if math.isfinite(value) else math.inf})
         if trainer.is_global_zero:
             self._report(trainer, reference, measurement, diagnostics)
 

@@ -15,10 +15,19 @@ from alphabar.training.hooks import base_module
 
 
 def log_figures(trainer: Trainer, figures: Mapping[str, float]) -> None:
-    """Logs figures at the current optimizer step to all loggers; every rank calls it, the first one writes."""
-    base_module(trainer.lightning_module).figures.update(figures)
+    """Logs figures at the current optimizer step to all loggers; every rank calls it, the first one writes. See `keep_figures`."""
+    keep_figures(trainer, figures)
     for logger in trainer.loggers:
         logger.log_metrics(dict(figures), step=trainer.global_step)
+        logger.save()
+
+
+def keep_figures(trainer: Trainer, figures: Mapping[str, float]) -> None:
+    """Keeps figures as the latest ones of the run and as the `callback_metrics` of the Trainer, on all ranks."""
+    module = base_module(trainer.lightning_module)
+    module.figures.update(figures)
+    module.new_figures.update(figures)
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
 
 
 def log_picture(trainer: Trainer, name: str, image: Tensor, caption: str | None = None) -> None:

@@ -46,8 +46,9 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Adds figures to the row of `step`."""
-        values = {"step": str(step)} | {name: format(value, ".8g") for name, value in metrics.items()}
+        """Adds figures to the row of `step`, or to the newest row if `step` is before that, as stock callbacks count it."""
+        newest = int(self.rows[-1]["step"]) if self.rows else 0
+        values = {"step": str(max(step or 0, newest))} | {name: format(value, ".8g") for name, value in metrics.items()}
         same_row = bool(self.rows) and self.rows[-1]["step"] == values["step"]
         row = self.rows.pop() | values if same_row else values
         self.rows.append(row)

@@ -49,6 +49,7 @@ class BaseModule(LightningModule, ABC):
         self.grad_norm: Tensor | None = None  # of the latest step, before clipping; not finite if the step was skipped
         self.batch_seed: int | None = None  # of the noise of the latest batch
         self.figures: dict[str, float] = {}  # the latest of each, the same on all ranks
+        self.new_figures: set[str] = set()  # the names of those of which the callbacks have not been told; see `ValidationHooks`
         self.seconds_evaluating = 0.0
         self.has_checked_images = False
         self.loaded_checkpoint: dict[str, Any] | None = None  # from which training goes on, until that is restored

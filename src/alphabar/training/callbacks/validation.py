@@ -1,0 +1,89 @@
+"""The hooks of validation, which stock callbacks of Lightning act on."""
+
+import logging
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from alphabar.errors import did_you_mean
+from alphabar.training.callbacks import RunCallback
+from alphabar.training.hooks import base_module
+from alphabar.training.modules.base import BaseModule
+
+log = logging.getLogger(__name__)
+TRAINING = "train/"  # the prefix of figures that training yields by itself
+
+
+class ValidationHooks(RunCallback):
+    """Calls the hooks of validation of all callbacks after figures were measured, since a run has no validation loop.
+
+    A callback with a `monitor` is called where that figure is new, and no other time: the patience of EarlyStopping counts
+    measurements. The others are called after every measurement of held-out images or of samples. It stands after the callbacks that
+    measure; checkpoints are written after it, and so have the state in which it left them all.
+    A resumed run that patience had ended before ends at once, unless its patience was raised.
+    """
+
+    def __init__(self) -> None:
+        self.missed: set[str] = set()  # figures that were waited for and of which a line has told
+        self.patience: dict[EarlyStopping, int] = {}  # as configured; Lightning restores that of the checkpoint
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self.patience = {each: each.patience for each in callbacks_of(trainer) if isinstance(each, EarlyStopping)}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = base_module(pl_module)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in module.figures.items()})
+        for callback, patience in self.patience.items():
+            callback.patience = patience
+            if callback.wait_count >= patience:
+                trainer.should_stop = True
+                self._tell(trainer, f"patience={patience} was over before: {callback.stopping_reason_message}")
+        self._validate(trainer, module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        self._validate(trainer, base_module(pl_module))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validate(trainer, base_module(pl_module))
+
+    def _validate(self, trainer: Trainer, module: BaseModule) -> None:
+        if not module.new_figures:
+            return
+        new, module.new_figures = module.new_figures, set()
+        is_measurement = not all(name.startswith(TRAINING) for name in new)
+        callbacks = []
+        for callback in callbacks_of(trainer):
+            monitor = monitored(callback)
+            if monitor in new or (monitor is None and is_measurement):
+                callbacks.append(callback)
+            elif monitor is not None and is_measurement and monitor not in trainer.callback_metrics:
+                self._tell_that_missing(trainer, callback, monitor)
+        for hook in ("on_validation_start", "on_validation_epoch_start", "on_validation_epoch_end", "on_validation_end"):
+            for callback in callbacks:
+                getattr(callback, hook)(trainer, module)
+        for callback in callbacks:
+            if trainer.should_stop and isinstance(callback, EarlyStopping) and callback.stopping_reason_message is not None:
+                self._tell(trainer, callback.stopping_reason_message)
+
+    def _tell_that_missing(self, trainer: Trainer, callback: Callback, monitor: str) -> None:
+        if monitor not in self.missed:
+            self.missed.add(monitor)
+            known = sorted(trainer.callback_metrics)
+            hint = did_you_mean(monitor, known) or f"; so far there are: {', '.join(known)}"
+            self._tell(trainer, f"{type(callback).__name__} waits for monitor={monitor}, which has not been measured{hint}")
+
+    def _tell(self, trainer: Trainer, line: str) -> None:
+        if trainer.is_global_zero:
+            log.warning("step %d: %s", trainer.global_step, line)
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Returns the callbacks of the trainer in the order in which it calls them."""
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def monitored(callback: Callback) -> str | None:
+    """Returns the name of the figure that a stock callback watches, or None if it watches none."""
+    return callback.monitor if isinstance(callback, EarlyStopping | ModelCheckpoint) else None
