@@ -229,7 +229,8 @@ def build_callbacks(cfg: DictConfig, module: BaseModule) -> list[Callback]:
 def give_folder(callback: ModelCheckpoint, name: str, run_dir: Path) -> None:
     """Gives a stock callback that writes checkpoints a folder of its own in that of the run, unless the user gave it one.
 
-    Its files are `step_N.ckpt` unless the user named them: in the name that it would choose, `=` has a meaning for Hydra. Raises UserError for the folder of the run's own checkpoints, which it would overwrite.
+    Its files are `step_N.ckpt` unless the user named them: in the name that it would choose, `=` has a meaning for Hydra.
+    Raises UserError for the folder of the run's own checkpoints, which it would overwrite.
     """
     own = run_dir / Path(LAST_CHECKPOINT).parent
     if callback.filename is None:
