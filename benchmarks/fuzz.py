@@ -27,7 +27,7 @@ from PIL import Image
 
 from alphabar.data import Shape
 from alphabar.data.captions import find_caption_files
-from alphabar.data.user_images import common_side, read_user_images
+from alphabar.data.user_images import common_size, read_user_images
 from alphabar.errors import UserError
 from alphabar.evaluation.files import open_samples
 from alphabar.evaluation.receipt import Receipt, read_receipt, write_receipt
@@ -77,8 +77,8 @@ def images() -> Iterator[tuple[str, bytes, Read]]:
 
 def read_image(path: Path) -> None:
     """Reads an image as one of a user and as a sample."""
-    common_side(str(path), 1)
-    read_user_images(str(path), Shape(3, 8), 1)
+    common_size(str(path), 1)
+    read_user_images(str(path), Shape(3, 8, 8), 1)
 
 
 def read_caption_table(path: Path) -> None:

@@ -88,7 +88,7 @@ class Meter:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             share = list(generation.images(loaded.model.denoiser, self.num, CPU))
         seconds = time.perf_counter() - begin
-        measured = measure_images(share, generation.shape.size, [self.reference])
+        measured = measure_images(share, generation.shape, [self.reference])
         fid = measured.figures[self.reference.extractor.name]["fid"]
         return {"fid": fid, "seconds": seconds, "num_nonfinite": measured.num_nonfinite}
 

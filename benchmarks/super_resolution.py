@@ -43,8 +43,7 @@ CPU = torch.device("cpu")
 
 def bicubic(conditioner: LowResolution, images: Tensor) -> Tensor:
     """Images uint8 [N, C, H, W] that were made small as the model's are, without noise, and large again."""
-    size = (conditioner.full_resolution, conditioner.full_resolution)
-    return to_uint8(interpolate(conditioner.low(images), size, mode="bicubic", align_corners=False))
+    return to_uint8(interpolate(conditioner.low(images), conditioner.full_size, mode="bicubic", align_corners=False))
 
 
 def drawn(loaded: LoadedModel, images: Tensor, num_steps: int | None) -> Tensor:
@@ -85,19 +84,19 @@ def main() -> None:
     data = load_data(loaded, arguments.data_root, Fabric(accelerator="cpu", devices=1))
     originals = data.held_out_set.images(range(min(arguments.num, len(data.held_out_set))))
     splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint())
-    extractor = build_extractors(ClassifierFeatures(arguments.cache_dir, MAX_IMAGES, loaded.shape.resolution), splits)[0]
+    extractor = build_extractors(ClassifierFeatures(arguments.cache_dir, MAX_IMAGES, max(loaded.shape[1:])), splits)[0]
     reference = ReferenceStatistics(extractor, {"fid": Frechet(allow_few=True)}, splits, CPU, len(originals), BATCH)
     made = drawn(loaded, originals, arguments.num_steps)
     results = {"bicubic": bicubic(conditioner, originals), "model": made, "the images themselves": originals}
     rows = [["", "FID", "PSNR"]]
     for name, images in results.items():
-        fid = measure_images(share(images), loaded.shape.size, [reference]).figures[extractor.name]["fid"]
+        fid = measure_images(share(images), loaded.shape, [reference]).figures[extractor.name]["fid"]
         rows.append([name, f"{fid:.3f}", "" if images is originals else f"{psnr(images, originals):.2f}"])
     low = to_uint8(conditioner.low(originals))
     picture = arguments.checkpoint.parents[1] / "super_resolution.png"
     shown = grid(side_by_side(*(images[:24] for images in (low, *results.values()))), 3)
     save_png(shown, picture, picture_record({"Checkpoint": arguments.checkpoint, "Step": loaded.step}).text())
-    print(f"{len(originals)} held-out images, step {loaded.step:,}, {conditioner.resolution} to {conditioner.full_resolution}")
+    print(f"{len(originals)} held-out images, step {loaded.step:,}, {conditioner.low_size} to {conditioner.full_size}")
     print(format_table(rows))
     print(f"picture  {picture}: low resolution | {' | '.join(results)}")
 

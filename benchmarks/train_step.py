@@ -151,13 +151,13 @@ def bare(cfg: DictConfig, device: torch.device) -> float:
 
 
 def images(cfg: DictConfig) -> ImageDataModule:
-    return ImageDataModule(RandomImages(Shape(cfg.shape.channels, cfg.shape.resolution)), cfg.data.batch_size, 0)
+    return ImageDataModule(RandomImages(Shape.of(cfg.shape.channels, cfg.shape.resolution)), cfg.data.batch_size, 0)
 
 
 def network_step(network: nn.Module, forward: Callable[[Tensor, Tensor], Tensor], cfg: DictConfig, device: torch.device) -> float:
     """Seconds of forward, backward and Adam on one batch."""
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
-    size = (cfg.data.batch_size, cfg.shape.channels, cfg.shape.resolution, cfg.shape.resolution)
+    size = (cfg.data.batch_size, *Shape.of(cfg.shape.channels, cfg.shape.resolution))
     x, label = torch.randn(size, device=device), torch.arange(size[0], device=device) % 1000
     ends = []
     for _ in range(cfg.trainer.max_steps):

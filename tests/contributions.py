@@ -130,7 +130,7 @@ class StripesSource(ImageSource):
 
     @property
     def shape(self) -> Shape:
-        return Shape(channels=1, resolution=8)
+        return Shape(channels=1, height=8, width=8)
 
     @property
     def symmetric(self) -> bool:

@@ -40,7 +40,7 @@ class Vectors(Codec):
     is_bounded = False
     makes_images = False
 
-    def space(self, channels: int, resolution: int) -> Sequence[int]:
+    def space(self, channels: int, height: int, width: int) -> Sequence[int]:
         return (5,)
 
     def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Tensor:
@@ -69,7 +69,7 @@ class OfVectors(ImageConditioner):
     def from_prompts(self, words: Sequence[str]) -> Cond:
         raise ValueError("no words")
 
-    def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
+    def must_follow(self, codec: Codec, channels: int, height: int, width: int) -> None:
         if codec.makes_images:
             raise ValueError("need what a prior makes")
 
@@ -90,7 +90,7 @@ def loaded(conditioner: Conditioner, resolution: int, codec: Codec | None = None
     denoiser = NetworkDenoiser(Told(), LinearSchedule(), X())
     adam = partial(torch.optim.Adam, lr=1e-3)
     module = DiffusionModule(denoiser, Denoising(), codec or Pixels(), adam, 0, conditioner=conditioner).eval()
-    return LoadedModel(module, OmegaConf.create(), Shape(3, resolution), 0)
+    return LoadedModel(module, OmegaConf.create(), Shape(3, resolution, resolution), 0)
 
 
 @pytest.fixture

@@ -217,7 +217,7 @@ def test_models_on_a_clip_of_earlier_versions_still_load(folder, tmp_path):
     codec, conditioner = build(config.module.codec, "codec"), build(config.module.conditioner, "conditioner")
     images = tiny_models.pictures(height=8, width=8)
     assert torch.equal(codec.clip.images(images), SmallCLIP(str(folder)).images(images))
-    conditioner.must_follow(codec, 3, 8)
+    conditioner.must_follow(codec, 3, 8, 8)
 
 
 def test_neither_codec_nor_conditioner_saves_the_clip(folder):
@@ -231,7 +231,7 @@ def test_neither_codec_nor_conditioner_saves_the_clip(folder):
 def test_the_codec_scales_vectors_to_a_mean_square_of_one(folder):
     codec, images = CLIPEmbeddings(StoredCLIP(str(folder))), tiny_models.pictures(num=4, height=12, width=12)
     x = codec.encode(images)
-    assert tuple(codec.space(3, 12)) == x.shape[1:] == (6,)
+    assert tuple(codec.space(3, 12, 12)) == x.shape[1:] == (6,)
     torch.testing.assert_close(x.square().mean(1), torch.ones(4))
     torch.testing.assert_close(codec.decode(3 * x), codec.clip.images(images))
     assert torch.equal(codec({"image": images}), x)
@@ -268,9 +268,9 @@ def test_the_conditioner_takes_images_or_their_vectors(folder):
 def test_a_decoder_follows_images_and_vectors_of_its_own_pair_alone(folder, encoder, tmp_path):
     clip, other = StoredCLIP(str(folder)), StoredCLIP(str(small(tmp_path / "other", encoder, seed=1)))
     conditioner = ImageEmbedding(clip, 6)
-    conditioner.must_follow(Pixels(), 3, 16)
-    conditioner.must_follow(CLIPEmbeddings(StoredCLIP(str(folder))), 3, 16)
-    message = complaint(lambda: conditioner.must_follow(CLIPEmbeddings(other), 3, 16), ValueError)
+    conditioner.must_follow(Pixels(), 3, 16, 16)
+    conditioner.must_follow(CLIPEmbeddings(StoredCLIP(str(folder))), 3, 16, 16)
+    message = complaint(lambda: conditioner.must_follow(CLIPEmbeddings(other), 3, 16, 16), ValueError)
     assert other.digest[:12] in message
     assert clip.digest[:12] in message
 

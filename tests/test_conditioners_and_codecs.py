@@ -87,7 +87,7 @@ def test_a_conditioner_in_evaluation_depends_on_the_image_and_its_noise_alone(na
 def test_a_codec_encodes_into_its_space_and_back(name, stored):
     config = configured("codec", name, stored.get(("codec", name), {}))
     codec, images = build(config.codec, "codec").eval(), batch()["image"]
-    space = tuple(codec.space(3, SIDE))
+    space = tuple(codec.space(3, SIDE, SIDE))
     x = codec.encode(images)
     assert x.dtype == torch.float32
     assert x.shape == (3, *space)

@@ -37,7 +37,7 @@ def values(images: torch.Tensor) -> list[int]:
 def test_digits_are_scaled_and_split_without_loss_or_overlap():
     source = DigitsSource()
     train, held_out = source.train(), source.held_out()
-    assert (len(train), len(held_out), source.shape) == (797, 1000, Shape(1, 8))
+    assert (len(train), len(held_out), source.shape) == (797, 1000, Shape(1, 8, 8))
     ours = torch.cat([train.images(range(797)), held_out.images(range(1000))]).flatten(1)
     theirs = torch.from_numpy(np.rint(load_digits().data * 255 / 16)).to(torch.uint8)
     assert sorted(ours.tolist()) == sorted(theirs.tolist())
@@ -72,7 +72,7 @@ def transparent_palette() -> Image.Image:
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_mode_becomes_8_bits_on_white(image, expected, channels):
-    pixels = to_pixels(image, Shape(channels, 4))
+    pixels = to_pixels(image, Shape(channels, 4, 4))
     assert pixels.shape == (channels, 4, 4)
     assert pixels.dtype == torch.uint8
     assert (pixels.int() - expected).abs().max() <= 1
@@ -81,14 +81,14 @@ def test_every_mode_becomes_8_bits_on_white(image, expected, channels):
 def test_the_centred_square_is_kept_upright_and_scaled_without_aliasing(tmp_path):
     columns = np.repeat(np.array([0, 200, 0], np.uint8), [8, 16, 8])
     wide = Image.fromarray(np.tile(columns, (16, 1)))
-    assert to_pixels(wide, Shape(1, 16)).unique().tolist() == [200]
+    assert to_pixels(wide, Shape(1, 16, 16)).unique().tolist() == [200]
     checks = np.indices((64, 64)).sum(0) % 2 * 255
-    assert (to_pixels(Image.fromarray(checks.astype(np.uint8)), Shape(1, 8)).double() - 127.5).abs().max() < 3
+    assert (to_pixels(Image.fromarray(checks.astype(np.uint8)), Shape(1, 8, 8)).double() - 127.5).abs().max() < 3
     exif = Image.Exif()
     exif[0x0112] = 6  # turn it by 90 degrees clockwise: what is on the left comes to the top
     Image.fromarray(np.repeat([[255, 0]], 8, 0).repeat(4, 1).astype(np.uint8)).save(tmp_path / "a.png", exif=exif)
     with Image.open(tmp_path / "a.png") as turned:
-        assert (to_pixels(turned, Shape(1, 2)) > 127).tolist() == [[[True, True], [False, False]]]
+        assert (to_pixels(turned, Shape(1, 2, 2)) > 127).tolist() == [[[True, True], [False, False]]]
 
 
 def test_a_folder_is_read_whatever_is_in_it(tmp_path):
@@ -313,7 +313,7 @@ def fashion(tmp_path) -> Path:
 
 @pytest.mark.parametrize(
     ("settings", "shape"),
-    [({}, Shape(1, 28)), ({"resolution": 32}, Shape(1, 32)), ({"channels": 3}, Shape(3, 28))],
+    [({}, Shape(1, 28, 28)), ({"resolution": 32}, Shape(1, 32, 32)), ({"channels": 3}, Shape(3, 28, 28))],
     ids=["own-shape", "resolution", "channels"],
 )
 def test_torchvision_idx_files(fashion, settings, shape):
@@ -360,9 +360,9 @@ def fake_food101(root: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "folder", "make", "shape"),
     [
-        ("CIFAR10", "cifar-10-batches-py", fake_cifar10, Shape(3, 32)),
-        ("STL10", "stl10_binary", fake_stl10, Shape(3, 96)),
-        ("Food101", "food-101", fake_food101, Shape(3, 64)),
+        ("CIFAR10", "cifar-10-batches-py", fake_cifar10, Shape(3, 32, 32)),
+        ("STL10", "stl10_binary", fake_stl10, Shape(3, 96, 96)),
+        ("Food101", "food-101", fake_food101, Shape(3, 64, 64)),
     ],
     ids=["CIFAR10", "STL10", "Food101"],
 )
@@ -376,7 +376,7 @@ def test_torchvision_layouts(tmp_path, monkeypatch, name, folder, make, shape):
     assert source.symmetric
     for images in (source.train(), source.held_out()):
         batch = images.batch(torch.arange(len(images)))
-        assert batch["image"].shape == (len(images), *shape, shape.resolution)
+        assert batch["image"].shape == (len(images), *shape)
         assert (batch["image"].double().mean((0, 2, 3)) - torch.tensor([10, 20, 30])).abs().max() < 2
         assert set(batch["label"].tolist()) <= set(range(len(source.classes)))
 
@@ -390,7 +390,7 @@ BAD = {
         lambda p: FolderSource(p, 8),
         "no images in the folder {p} and its subfolders, only 1 without a suffix: data.root",
     ),
-    "resolution": (lambda p: FolderSource(p, 0), "need resolution >= 1, got 0"),
+    "resolution": (lambda p: FolderSource(p, 0), "need resolution >= 1, got resolution=0"),
     "channels": (lambda p: FolderSource(p, 8, channels=4), "need channels 1 (grey) or 3 (RGB), got 4"),
     "held-out": (lambda p: FolderSource(p, 8, held_out=1.0), "need 0 <= held_out < 1, got 1.0"),
     "name": (lambda p: TorchvisionSource("cifar10", p), "unknown dataset 'cifar10': did you mean CIFAR10? data.name takes"),

@@ -37,7 +37,7 @@ def numbered_images(num: int = NUM_IMAGES) -> ResidentImages:
 
 
 class Numbered(ImageSource):
-    shape = Shape(1, 4)
+    shape = Shape(1, 4, 4)
     symmetric = True
     classes = None
     captions = None

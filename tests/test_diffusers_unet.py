@@ -187,7 +187,7 @@ def test_exported_weights_are_copies():
         ({"time_embedding_dim": 100}, "time_embedding_dim=100"),
         ({"out_channels": 6}, "out_channels=6"),
         ({"sample_size": None}, "sample_size=None"),
-        ({"sample_size": (16, 32)}, "sample_size=(16, 32)"),
+        ({"sample_size": (16, 32, 8)}, "sample_size=(16, 32, 8)"),
         ({"block_out_channels": (16, 24, 32, 32)}, "block_out_channels=(16, 24, 32, 32)"),
         ({"downsample_padding": 2}, "downsample_padding=2"),
         ({"norm_num_groups": None}, "norm_num_groups=None"),

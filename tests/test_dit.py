@@ -16,10 +16,10 @@ def inputs(batch=3, channels=2, resolution=8):
 
 @pytest.mark.parametrize("patch_size", [1, 2, 3, 4, 12])
 def test_unpatchify_is_the_inverse_of_patchify(patch_size):
-    x = torch.randn(2, 3, 12, 12)
+    x = torch.randn(2, 3, 12, 24)
     patches = patchify(x, patch_size)
-    assert patches.shape == (2, (12 // patch_size) ** 2, 3 * patch_size**2)
-    assert torch.equal(unpatchify(patches, patch_size), x)
+    assert patches.shape == (2, 2 * (12 // patch_size) ** 2, 3 * patch_size**2)
+    assert torch.equal(unpatchify(patches, patch_size, 12 // patch_size), x)
 
 
 def test_patches_are_squares_in_reading_order():
@@ -30,9 +30,9 @@ def test_patches_are_squares_in_reading_order():
 
 
 def test_positions_are_the_closed_form():
-    found = sinusoidal_positions(5, 16).double()
-    assert found.shape == (25, 16)
-    for row, column in [(0, 0), (1, 3), (4, 2)]:
+    found = sinusoidal_positions(4, 5, 16).double()
+    assert found.shape == (20, 16)
+    for row, column in [(0, 0), (1, 4), (3, 2)]:
         frequencies = 10_000 ** (-torch.arange(4, dtype=torch.float64) / 4)
         parts = [
             (place * frequencies).sin() if wave == "sin" else (place * frequencies).cos()
@@ -40,7 +40,7 @@ def test_positions_are_the_closed_form():
             for wave in ("sin", "cos")
         ]
         torch.testing.assert_close(found[5 * row + column], torch.cat(parts), atol=1e-6, rtol=0)
-    assert found.unique(dim=0).shape[0] == 25
+    assert found.unique(dim=0).shape[0] == 20
 
 
 def test_positions_are_neither_trained_nor_saved():

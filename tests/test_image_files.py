@@ -35,7 +35,7 @@ def saved(image, kind, **options):
 
 def pixels(content, channels=3):
     with open_image(io.BytesIO(content)) as image:
-        return to_pixels(image, Shape(channels, 8))
+        return to_pixels(image, Shape(channels, 8, 8))
 
 
 def chunk(kind, content, checksum=None):
@@ -89,7 +89,7 @@ def test_a_png_takes_no_more_memory_than_its_pixels_warrant(tmp_path):
         (tmp_path / name).write_bytes(content)
         os.truncate(tmp_path / name, 2**36)
     with open_image(tmp_path / "tail.png") as image:
-        assert (to_pixels(image, Shape(3, 8))[:, 4, 4].int() - torch.tensor(COLOUR)).abs().max() <= 1
+        assert (to_pixels(image, Shape(3, 8, 8))[:, 4, 4].int() - torch.tensor(COLOUR)).abs().max() <= 1
     with open_image(tmp_path / "endless.png") as image, pytest.raises(OSError, match=r"broken data stream|truncated"):
         image.load()
 
@@ -132,7 +132,7 @@ def test_the_way_up_is_kept_and_taken_once(make):
         top_bright = (pixels(make(), channels=1) > 127)[0].tolist()
         assert top_bright == [[True] * 8] * 4 + [[False] * 8] * 4
         cell = stored_image({"bytes": make(), "path": None}, [], mode)
-        assert (to_pixels(cell, Shape(1, 8)) > 127)[0].tolist() == top_bright
+        assert (to_pixels(cell, Shape(1, 8, 8)) > 127)[0].tolist() == top_bright
 
 
 def flat(value, dtype):
@@ -171,7 +171,7 @@ def test_grey_of_more_than_8_bits_is_right_or_named(make, expected):
 
 
 def test_colours_of_lab_become_grey():
-    assert abs(int(to_pixels(Image.new("LAB", (8, 8), (150, 128, 128)), Shape(1, 4)).unique()) - 141) <= 1
+    assert abs(int(to_pixels(Image.new("LAB", (8, 8), (150, 128, 128)), Shape(1, 4, 4)).unique()) - 141) <= 1
 
 
 def test_every_suffix_of_pillow_is_used_and_large_images_are_opened(tmp_path):

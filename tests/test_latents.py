@@ -87,16 +87,16 @@ def test_latents_are_normalised_and_come_back(folder):
 
 def test_grey_images_go_through_an_autoencoder_of_colours(folder):
     found, x = codec(folder, channels=1), images(channels=1)
-    assert tuple(found.space(1, 8)) == (2, 4, 4)
+    assert tuple(found.space(1, 8, 8)) == (2, 4, 4)
     torch.testing.assert_close(found.encode(x), codec(folder).encode(x.expand(-1, 3, -1, -1)))
     assert found.decode(found.encode(x)).shape == x.shape
 
 
 def test_a_size_that_cannot_be_encoded_is_refused(folder, grey):
     with pytest.raises(ValueError, match="a multiple of 2, got 7"):
-        codec(folder).space(3, 7)
+        codec(folder).space(3, 7, 7)
     with pytest.raises(ValueError, match="images with 1 channels, the data's have 3"):
-        codec(grey).space(3, 8)
+        codec(grey).space(3, 8, 8)
 
 
 def test_training_sees_samples_of_the_posterior(folder):
@@ -252,12 +252,12 @@ def test_batches_have_the_latents_of_mirrored_images(with_images):
 
 
 def test_a_latent_is_known_where_all_its_pixels_are():
-    known = known_pixels("left", 8)
+    known = known_pixels("left", 8, 8)
     assert torch.equal(known_latents(known, (2, 8, 8), "left"), known)
     known[0, 0, 7] = False
     found = known_latents(known, (2, 4, 4), "left")
     assert found[0].tolist() == [[False, False, True, False]] + [[False, False, True, True]] * 3
     with pytest.raises(UserError, match=r"task.mask=center: nothing is known"):
-        known_latents(known_pixels("center", 8), (2, 1, 1), "center")
+        known_latents(known_pixels("center", 8, 8), (2, 1, 1), "center")
     with pytest.raises(UserError, match="vectors"):
         known_latents(known, (5,), "left")

@@ -83,7 +83,10 @@ def test_dropout_drops_the_condition_of_some_images_in_training_alone(images):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"resolution": 16}, "need 1 <= resolution < 16, that of the data, and channels >= 1, got resolution=16"),
+        (
+            {"resolution": 16},
+            "need 1 <= resolution < 16, that of the data, in the same proportions, and channels >= 1, got resolution=16",
+        ),
         ({"width": 7}, "need an even width >= 2, got width=7"),
         ({"max_level": 1.0}, "need 0 <= sample_level <= max_level < 1, got sample_level=0.1, max_level=1.0"),
         ({"sample_level": 0.6}, "got sample_level=0.6, max_level=0.5"),
@@ -103,7 +106,7 @@ def test_pictures_of_other_sizes_are_refused(images):
     with pytest.raises(ValueError, match=r"got torch\.float32 3 x 16 x 16"):
         conditioned.from_image(images.float(), ImageNoise(0, range(6)))
     with pytest.raises(ValueError, match="need a stage that makes images of 3 x 4 x 4, got 3 x 8 x 8"):
-        conditioned.must_follow(Pixels(), 3, 8)
+        conditioned.must_follow(Pixels(), 3, 8, 8)
     with pytest.raises(ValueError, match="got 1 x 4 x 4"):
-        conditioned.must_follow(Pixels(), 1, 4)
-    conditioned.must_follow(Pixels(), 3, 4)
+        conditioned.must_follow(Pixels(), 1, 4, 4)
+    conditioned.must_follow(Pixels(), 3, 4, 4)

@@ -265,7 +265,7 @@ def test_dropout_acts_in_training_alone():
             ["multiple of 8", "4 channel_multipliers halve it 3 times", "resolution=28", "data.resolution=24 or 32"],
         ),
         ({"resolution": 2, "channel_multipliers": [1, 1, 1]}, ["multiple of 4", "data.resolution=4"]),
-        ({"resolution": 0}, ["multiple of 2", "resolution=0"]),
+        ({"resolution": 0}, [">= 1", "resolution=0"]),
         ({"base_channels": 6}, ["norm_groups", "norm_groups=4", "[6, 12]"]),
         ({"norm_groups": 0}, ["norm_groups >= 1", "norm_groups=0"]),
         ({"head_channels": 5}, ["head_channels=5", "[16]"]),

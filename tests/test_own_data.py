@@ -118,7 +118,7 @@ def test_images_of_any_sizes_are_cropped_and_scaled_where_a_resolution_is_asked_
     arrays = [np.full((*size, 5), 100, np.uint8) for size in sizes]
     for items, channels in ((pictures, 3), (arrays, 5)):
         data = MapDataset(Cells(items.__getitem__, 3), held_out=0, resolution=6)
-        assert data.shape.size == (channels, 6, 6)
+        assert data.shape == (channels, 6, 6)
         assert data.train_set.images(range(3)).unique().tolist() == [100]
     assert MapDataset(Cells(pictures.__getitem__, 3), held_out=0, resolution=6, channels=1).shape.channels == 1
 

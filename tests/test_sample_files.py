@@ -158,7 +158,7 @@ def test_files_are_decoded_as_those_of_real_data(tmp_path, name):
     samples = open_samples(tmp_path / "images")
     assert samples.size == (channels, 8, 8)
     with Image.open(tmp_path / "images" / name) as again:
-        real = to_pixels(again, Shape(channels, 8))
+        real = to_pixels(again, Shape(channels, 8, 8))
     assert everything(samples, 1, 1, 1)[0].equal(real)
 
 

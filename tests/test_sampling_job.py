@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 def draw(num, batch_size=4, sampler=DDIM(num_steps=5), seed=0, world_size=1, module=None):
     module = (module or randomised()).eval()
-    generation = SamplingJob(sampler, module.codec, Shape(1, 8), seed, batch_size)
+    generation = SamplingJob(sampler, module.codec, Shape(1, 8, 8), seed, batch_size)
     images = torch.zeros(num, 1, 8, 8, dtype=torch.uint8)
     seen = []
     for rank in range(world_size):
@@ -57,7 +57,7 @@ def test_num_zero_is_refused():
 
 def test_images_with_nan_are_pointed_out():
     module = toy.module()
-    generation = SamplingJob(DDIM(num_steps=2), module.codec, Shape(1, 8), 0, 2)
+    generation = SamplingJob(DDIM(num_steps=2), module.codec, Shape(1, 8, 8), 0, 2)
 
     class Broken(torch.nn.Module):
         def forward(self, x, label, cond=None):
@@ -71,7 +71,7 @@ def test_images_with_nan_are_pointed_out():
 
 def test_a_film_begins_with_noise_and_ends_with_the_sample():
     module, steps = randomised().eval(), []
-    generation = SamplingJob(DDIM(num_steps=20), module.codec, Shape(1, 8), 0, 3)
+    generation = SamplingJob(DDIM(num_steps=20), module.codec, Shape(1, 8, 8), 0, 3)
     frames = record_film(generation, module.denoiser, CPU, num_frames=6, on_step=lambda: steps.append(1))
     assert (len(frames), len(steps)) == (6, 20)
     assert torch.equal(frames[-1].x_t, draw(3, batch_size=3, sampler=DDIM(num_steps=20), module=module))
@@ -88,7 +88,7 @@ def test_a_film_begins_with_noise_and_ends_with_the_sample():
 
 def test_a_film_takes_no_evaluations_of_its_own_and_decodes_only_its_moments(monkeypatch):
     module, decoded, cost = toy.module().eval(), [], Cost()
-    generation = SamplingJob(DDIM(num_steps=20), module.codec, Shape(1, 8), 0, 1)
+    generation = SamplingJob(DDIM(num_steps=20), module.codec, Shape(1, 8, 8), 0, 1)
     monkeypatch.setattr(module.codec, "decode", lambda x: decoded.append(x) or x)
     with counted_evaluations(module.denoiser, cost):
         assert len(record_film(generation, module.denoiser, CPU, num_frames=6)) == 6

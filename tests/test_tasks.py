@@ -123,15 +123,15 @@ def test_a_mask_is_read_as_images_are_but_without_new_values(tmp_path):
     mask = Image.new("RGB", (48, 32), "white")
     mask.paste((0, 0, 0), (0, 0, 24, 16))
     mask.save(tmp_path / "mask.png")
-    known = known_pixels(str(tmp_path / "mask.png"), 8)
+    known = known_pixels(str(tmp_path / "mask.png"), 8, 8)
     assert known.shape == (1, 8, 8)
     assert not known[0, :4, :4].any()
     assert known[0, 4:].all()
     assert known[0, :, 4:].all()
-    assert known_pixels("center", 8).sum() == 48
+    assert known_pixels("center", 8, 8).sum() == 48
     for word, hidden in {"left": np.s_[:, :4], "right": np.s_[:, 4:], "top": np.s_[:4], "bottom": np.s_[4:]}.items():
-        assert not known_pixels(word, 8)[0][hidden].any()
-        assert known_pixels(word, 8).sum() == 32
+        assert not known_pixels(word, 8, 8)[0][hidden].any()
+        assert known_pixels(word, 8, 8).sum() == 32
 
 
 @pytest.mark.parametrize("trained", ["flow"], indirect=True)

@@ -1,5 +1,6 @@
 """Choice of a preset, a method, features and a batch size by the chosen data and the machine."""
 
+import math
 from collections.abc import Sequence
 
 from hydra.core.global_hydra import GlobalHydra
@@ -35,9 +36,11 @@ def features_for(data: str) -> str:
 def laptop_batch_size(resolution: object) -> int:
     """Returns the number of images of `resolution` in a batch, a power of 2 from 8 to 64; 32 where the data alone know the size.
 
-    A resolution that is no number is refused elsewhere, by its own key.
+    resolution: one number or two. Anything else is refused elsewhere, by its own key.
     """
-    wanted = LAPTOP_PIXELS // max(resolution if isinstance(resolution, int | float) else 32, 1) ** 2
+    size = resolution if isinstance(resolution, Sequence) else [resolution, resolution]
+    known = len(size) == 2 and all(isinstance(side, int | float) for side in size)
+    wanted = LAPTOP_PIXELS // max(math.prod(size) if known else 32 * 32, 1)
     return next((size for size in (64, 32, 16) if size <= wanted), 8)
 
 

@@ -3,6 +3,7 @@
 What networks and schedules take is bounded by the weights beside them; this is about numbers of images, processes and steps.
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -66,11 +67,20 @@ def must_fit_in_memory(config: dict[str, Any], name: str) -> None:
     if memory is None:
         return
     nodes = list(_mappings(config, ()))
-    resolution = max((node["resolution"] for _, node in nodes if isinstance(node.get("resolution"), int)), default=1)
+    size = max((_size(node.get("resolution")) for _, node in nodes), key=math.prod, default=(1, 1))
     path, num = max(_numbers_of_images(nodes), key=lambda item: item[1], default=((), 0))
-    if (needed := num * resolution**2 * BYTES_PER_PIXEL) > memory:
-        size = f"{num:,} images of {resolution}x{resolution} take {needed / 2**30:,.1f} GB"
-        raise UserError(f"{name}: {dotted_path(path)}: {size}, and this machine has {memory / 2**30:,.1f} GB of memory")
+    if (needed := num * math.prod(size) * BYTES_PER_PIXEL) > memory:
+        images = f"{num:,} images of {size[0]}x{size[1]} take {needed / 2**30:,.1f} GB"
+        raise UserError(f"{name}: {dotted_path(path)}: {images}, and this machine has {memory / 2**30:,.1f} GB of memory")
+
+
+def _size(value: object) -> tuple[int, int]:
+    """Returns the height and the width of a resolution; (1, 1) of anything else."""
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, list) and [type(side) for side in value] == [int, int]:
+        return value[0], value[1]
+    return 1, 1
 
 
 def _mappings(value: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -12,17 +12,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from alphabar.resolution import Resolution, resolution_of, sides
+
 
 class Shape(NamedTuple):
-    """The shape of square images: `channels` (1 grey, 3 RGB), `resolution` pixels wide and high."""
+    """The shape (C, H, W) of images: `channels` (1 grey, 3 RGB), `height` and `width` in pixels."""
 
     channels: int
-    resolution: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, channels: int, resolution: Resolution) -> "Shape":
+        """Returns the shape of images of a resolution as configurations have it, 64 or [48, 64]. Raises ValueError as `sides`."""
+        return cls(channels, *sides(resolution))
 
     @property
-    def size(self) -> tuple[int, int, int]:
-        """Returns (C, H, W) of an image."""
-        return self.channels, self.resolution, self.resolution
+    def resolution(self) -> int | list[int]:
+        """Returns height and width as configurations have them, one number for squares."""
+        return resolution_of(self.height, self.width)
 
 
 class LoadedImages(NamedTuple):

@@ -18,6 +18,7 @@ from alphabar.errors import DataNotFound, UserError
 from alphabar.files.array_header import read_array_header
 from alphabar.files.paths import user_path
 from alphabar.files.reading import must_be_file
+from alphabar.resolution import Resolution
 
 Layout = Literal["NHWC", "NCHW"]
 ADVICE = ": data.path names a .npy file, or an .npz file with an array images [N, H, W, C]"
@@ -146,7 +147,7 @@ class Arrays(ImageDataModule):
         layout: Layout | None = None,
         held_out_path: str | None = None,
         held_out: float = 0.1,
-        resolution: int | None = None,
+        resolution: Resolution | None = None,
         channels: int | None = None,
         classes: Sequence[str] | None = None,
         flip: bool | None = None,

@@ -199,7 +199,7 @@ class ImageDataModule(LightningDataModule):
         return ResidentImages(*images.load()) if len(images) and self._fits_in_memory(images) else images
 
     def _fits_in_memory(self, images: ImageSet) -> bool:
-        return self._fits(len(images) * images.shape.channels * images.shape.resolution**2)
+        return self._fits(len(images) * math.prod(images.shape))
 
     def _fits(self, num_bytes: int) -> bool:
         return num_bytes <= self.max_resident_mb * MB if self.resident is None else self.resident

@@ -20,6 +20,7 @@ from alphabar.data.raw_images import RawImage, content_of, to_raw_image
 from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
 from alphabar.progress import show_progress
+from alphabar.resolution import Resolution
 
 NUM_LOOKED_AT = 64  # items, spread evenly, that a fingerprint is made of
 ONE_AT_A_TIME = Lock()  # other people's code need not stand several threads
@@ -234,7 +235,7 @@ class MapDataset(ImageDataModule):
         batch_size: int = 64,
         seed: int = 0,
         held_out: float = 0.1,
-        resolution: int | None = None,
+        resolution: Resolution | None = None,
         channels: int | None = None,
         classes: Sequence[str] | None = None,
         flip: bool | None = None,

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from alphabar.data import ImageSet, ImageSource, LoadedImages, Shape
-from alphabar.data.pixels import square_shape, to_pixels
+from alphabar.data.pixels import image_shape, to_pixels
 from alphabar.data.unreadable import Unreadable, unreadable_message
 from alphabar.errors import UserError
 from alphabar.progress import show_progress
+from alphabar.resolution import Resolution
 
 log = logging.getLogger(__name__)
 CHUNK = 64  # images of one piece of work for a thread
@@ -56,16 +57,16 @@ class PictureReader(ImageReader, ABC):
 
 
 class DecodedSource(ImageSource):
-    """A source of image files, each cropped to its centred square and scaled to `resolution`.
+    """A source of image files, each cropped to its largest centred part of the proportions of `resolution`, and scaled to it.
 
     Mirrored images do not count as likely: there may be writing in the images.
 
     channels: 1 grey, 3 RGB. held_out: the fraction of the images that is held out. strict: see `DecodedImages`.
-    Raises ValueError as `square_shape` does, and unless 0 <= held_out < 1.
+    Raises ValueError as `image_shape` does, and unless 0 <= held_out < 1.
     """
 
-    def __init__(self, resolution: int, channels: int, held_out: float, strict: bool) -> None:
-        self._shape = square_shape(channels, resolution)
+    def __init__(self, resolution: Resolution, channels: int, held_out: float, strict: bool) -> None:
+        self._shape = image_shape(channels, resolution)
         if not 0 <= held_out < 1:
             raise ValueError(f"need 0 <= held_out < 1, got {held_out}")
         self.fraction = held_out
@@ -123,7 +124,7 @@ class DecodedImages(ImageSet):
             return list(pool.map(self._next_readable, indices))
 
     def load(self) -> LoadedImages:
-        pixels = torch.empty((len(self), *self.shape.size), dtype=torch.uint8)
+        pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8)
         pool = ThreadPoolExecutor(NUM_THREADS)
         starts = range(0, len(self), CHUNK)
         errors: dict[int, Exception] = {}

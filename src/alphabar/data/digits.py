@@ -29,7 +29,7 @@ class DigitsSource(ImageSource):
 
     @property
     def shape(self) -> Shape:
-        return Shape(channels=1, resolution=8)
+        return Shape(channels=1, height=8, width=8)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ class FileStates:
         states = np.fromiter((_state(root / name) for name in self.names), np.dtype((np.int64, 2)), len(self.names))
         self.sizes, self.times = states.T
 
-    def fingerprint(self, settings: tuple[float | str, ...]) -> str:
+    def fingerprint(self, settings: tuple[object, ...]) -> str:
         """Returns a hash of `settings` and of names, sizes and times of change."""
         content = hashlib.blake2b(repr(settings).encode(), digest_size=16)
         for name, size, changed in zip(self.names, map(int, self.sizes), map(int, self.times), strict=True):

@@ -21,6 +21,7 @@ from alphabar.data.folder_layout import FolderLayout
 from alphabar.errors import DataNotFound, UserError
 from alphabar.files.paths import user_path
 from alphabar.files.reading import open_image
+from alphabar.resolution import Resolution
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class FolderSource(DecodedSource):
     def __init__(
         self,
         root: str,
-        resolution: int,
+        resolution: Resolution,
         channels: int = 3,
         held_out: float = 0.1,
         strict: bool = False,
@@ -104,7 +105,8 @@ class FolderSource(DecodedSource):
         return {"num": len(self._files), "names_and_sizes": self._states.names_and_sizes()}
 
     def fingerprint(self) -> str:
-        settings: tuple[float | str, ...] = (*self._shape, "splits" if self._layout.has_splits else self.fraction)
+        split = "splits" if self._layout.has_splits else self.fraction
+        settings: tuple[object, ...] = (self._shape.channels, self._shape.resolution, split)
         if (captions := self._captions_of_fingerprint()) is not None:
             pairs = repr(sorted(captions.items())).encode(errors="surrogateescape")
             settings = (*settings, hashlib.blake2b(pairs, digest_size=16).hexdigest())
@@ -211,7 +213,7 @@ class Folder(ImageDataModule):
     def __init__(
         self,
         root: str,
-        resolution: int,
+        resolution: Resolution,
         batch_size: int = 64,
         seed: int = 0,
         channels: int = 3,

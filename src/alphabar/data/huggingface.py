@@ -18,6 +18,7 @@ from alphabar.data.decoded import DecodedSource, PictureReader
 from alphabar.data.huggingface_files import cached_dataset, is_saved, refuse_foreign_arrows, refuse_foreign_files, stored_image
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
+from alphabar.resolution import Resolution
 
 ORDER_SEED = 0  # the order belongs to the data, not to a run
 
@@ -60,7 +61,7 @@ class HuggingFaceSource(DecodedSource):
     def __init__(
         self,
         name: str,
-        resolution: int,
+        resolution: Resolution,
         channels: int = 3,
         subset: str | None = None,
         split: str = "train",
@@ -111,7 +112,9 @@ class HuggingFaceSource(DecodedSource):
 
     def fingerprint(self) -> str:
         keys = (self.image_key, self.caption_key, self.label_key)
-        content = hashlib.blake2b(repr((*self._shape, self.fraction, self.splits, keys)).encode(), digest_size=16)
+        content = hashlib.blake2b(
+            repr((self._shape.channels, self._shape.resolution, self.fraction, self.splits, keys)).encode(), digest_size=16
+        )
         for dataset in self._datasets:
             for path in (Path(file["filename"]) for file in dataset.cache_files):
                 stat = path.stat()
@@ -234,7 +237,7 @@ class HuggingFace(ImageDataModule):
     def __init__(
         self,
         name: str,
-        resolution: int,
+        resolution: Resolution,
         batch_size: int = 64,
         seed: int = 0,
         channels: int = 3,

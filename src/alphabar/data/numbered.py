@@ -16,6 +16,7 @@ from alphabar.data.folder import hash_position
 from alphabar.data.raw_images import RawImage, fit_pixels, must_have_shape, shape_of
 from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
+from alphabar.resolution import Resolution
 
 
 class Metadata(NamedTuple):
@@ -104,7 +105,7 @@ class NumberedSource(ImageSource):
         images: NumberedImages,
         held_out_images: NumberedImages | None,
         held_out: float,
-        resolution: int | None,
+        resolution: Resolution | None,
         channels: int | None,
         classes: Sequence[str] | None,
     ) -> None:
@@ -128,9 +129,7 @@ class NumberedSource(ImageSource):
         channels = channels if self.channels is None else self.channels
         if channels < 1:
             raise UserError(f"data.channels={channels}: need 1 or more")
-        if self.resolution is None and height != width:
-            raise UserError(f"{self.images.name(0)} has {height}x{width} pixels: give data.resolution=..., to crop images")
-        return Shape(channels, height if self.resolution is None else self.resolution)
+        return Shape(channels, height, width) if self.resolution is None else Shape.of(channels, self.resolution)
 
     @cached_property
     def classes(self) -> tuple[str, ...] | None:

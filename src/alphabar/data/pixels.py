@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alphabar.data import Shape
 from alphabar.data.pixel_values import WIDE_MODES, to_eight_bits
+from alphabar.resolution import Resolution
 
 LARGE = 2**24  # pixels; images of more are decoded one at a time, for each takes up to 1 GiB
 LARGE_IMAGES = Lock()
@@ -26,17 +27,15 @@ TURNS = {
 PLAIN = ("1", "L", "RGB", "CMYK", "YCbCr", "HSV")
 
 
-def square_shape(channels: int, resolution: int) -> Shape:
-    """Returns the shape of images. Raises ValueError unless resolution >= 1 and channels is 1 (grey) or 3 (RGB)."""
-    if resolution < 1:
-        raise ValueError(f"need resolution >= 1, got {resolution}")
+def image_shape(channels: int, resolution: Resolution) -> Shape:
+    """Returns the shape of images. Raises ValueError as `sides` does, and unless channels is 1 (grey) or 3 (RGB)."""
     if channels not in (1, 3):
         raise ValueError(f"need channels 1 (grey) or 3 (RGB), got {channels}")
-    return Shape(channels, resolution)
+    return Shape.of(channels, resolution)
 
 
 def to_pixels(image: Image.Image, shape: Shape, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Tensor:
-    """Returns the largest centred square of `image`, scaled to `shape`: uint8 [C, H, W].
+    """Returns the largest centred part of `image` with the proportions of `shape`, scaled to it: uint8 [C, H, W].
 
     The way up is taken from EXIF, what is transparent becomes white, of an animation only the first frame is used.
 
@@ -44,16 +43,23 @@ def to_pixels(image: Image.Image, shape: Shape, resample: Image.Resampling = Ima
         than box or bicubic do, which is what a generative model is trained to draw; NEAREST makes no new values, for masks.
     """
     # JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the target is left to the filter.
-    image.draft(None, (2 * shape.resolution, 2 * shape.resolution))
+    image.draft(None, (2 * shape.width, 2 * shape.height))
     with _alone_if_large(image):
         image = flattened(image, shape.channels)
-        side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        size = (shape.resolution, shape.resolution)
+        size = (shape.width, shape.height)
         if image.size != size:
-            box = (left, top, left + side, top + side)
-            image = image.resize(size, resample, box=box, reducing_gap=3.0)
+            image = image.resize(size, resample, box=_crop_box(image, shape), reducing_gap=3.0)
     return pixels_of(image)
+
+
+def _crop_box(image: Image.Image, shape: Shape) -> tuple[float, float, float, float]:
+    """Returns the edges (left, top, right, bottom) of the largest centred part with the proportions of `shape`."""
+    if image.width * shape.height <= image.height * shape.width:  # the whole width
+        width, height = float(image.width), image.width * shape.height / shape.width
+    else:
+        width, height = image.height * shape.width / shape.height, float(image.height)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    return left, top, left + width, top + height
 
 
 def flattened(image: Image.Image, num_channels: int) -> Image.Image:

@@ -57,7 +57,7 @@ def fit_pixels(image: RawImage, shape: Shape) -> Tensor:
     """
     if not isinstance(image, Tensor):
         return to_pixels(image, shape)
-    if tuple(image.shape) == shape.size:
+    if tuple(image.shape) == shape:
         return image
     if image.shape[0] in PICTURE_CHANNELS and shape.channels in PICTURE_CHANNELS:
         return to_pixels(_to_picture(image), shape)
@@ -70,9 +70,9 @@ def fit_pixels(image: RawImage, shape: Shape) -> Tensor:
 def must_have_shape(image: RawImage, shape: Shape) -> Tensor:
     """Returns the pixels of an image that is of this shape. Raises ValueError for another one."""
     found = shape_of(image)
-    if found[1:] != shape.size[1:] or (isinstance(image, Tensor) and found[0] != shape.channels):
+    if found[1:] != shape[1:] or (isinstance(image, Tensor) and found[0] != shape.channels):
         raise ValueError(
-            f"need an image of {_sizes(shape.size)}, as the first one, got {_sizes(found)}; with data.resolution=... images of "
+            f"need an image of {_sizes(shape)}, as the first one, got {_sizes(found)}; with data.resolution=... images of "
             "any sizes are cropped and scaled"
         )
     return fit_pixels(image, shape)

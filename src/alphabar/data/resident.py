@@ -12,7 +12,7 @@ class ResidentImages(ImageSet):
     def __init__(
         self, pixels: Tensor, labels: Tensor | None, captions: Tensor | None = None, vectors: Tensor | None = None
     ) -> None:
-        super().__init__(Shape(pixels.shape[1], pixels.shape[2]), labels, captions, vectors)
+        super().__init__(Shape(*pixels.shape[1:]), labels, captions, vectors)
         self.pixels = pixels
 
     def __len__(self) -> int:

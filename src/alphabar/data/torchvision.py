@@ -16,11 +16,12 @@ from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import DecodedImages, PictureReader
 from alphabar.data.files import FileStates
-from alphabar.data.pixels import square_shape
+from alphabar.data.pixels import image_shape
 from alphabar.data.resident import ResidentImages
 from alphabar.data.torchvision_catalogue import CATALOGUE, CatalogueEntry
 from alphabar.errors import DataNotFound, UserError
 from alphabar.files.paths import user_path
+from alphabar.resolution import Resolution
 
 ORDER_SEED = 0  # the order belongs to the data, not to a run
 
@@ -51,9 +52,9 @@ class TorchvisionSource(ImageSource):
     """A source of the dataset `name` under `root`, in torchvision's own layout of files.
 
     download: whether to fetch what is missing.
-    resolution: the side of the images, which are cropped to their centred square; None: the dataset's own, or 64 where its images
+    resolution: of the images, which are cropped to its proportions; None: the dataset's own, or 64 where its images
         are not square. channels: 1 grey, 3 RGB; None: the dataset's own.
-    Raises UserError for an unknown name or missing files, and ValueError as `square_shape` does.
+    Raises UserError for an unknown name or missing files, and ValueError as `image_shape` does.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class TorchvisionSource(ImageSource):
         name: str,
         root: str,
         download: bool = False,
-        resolution: int | None = None,
+        resolution: Resolution | None = None,
         channels: int | None = None,
     ) -> None:
         if name not in CATALOGUE:
@@ -74,7 +75,7 @@ class TorchvisionSource(ImageSource):
         self.download = download
         self._entry = CATALOGUE[name]
         own = self._entry.shape
-        self._shape = square_shape(
+        self._shape = image_shape(
             channels=own.channels if channels is None else channels,
             resolution=own.resolution if resolution is None else resolution,
         )
@@ -105,7 +106,7 @@ class TorchvisionSource(ImageSource):
         return self._images(self._open(train=False))
 
     def fingerprint(self) -> str:
-        return FileStates(self.root, self._entry.files).fingerprint((self.name, *self._shape))
+        return FileStates(self.root, self._entry.files).fingerprint((self.name, self._shape.channels, self._shape.resolution))
 
     @cached_property
     def _train(self) -> Any:
@@ -149,7 +150,7 @@ class Torchvision(ImageDataModule):
         batch_size: int = 64,
         seed: int = 0,
         download: bool = False,
-        resolution: int | None = None,
+        resolution: Resolution | None = None,
         channels: int | None = None,
         flip: bool | None = None,
         num_workers: int | None = None,

@@ -14,7 +14,7 @@ from torchvision import datasets
 from alphabar.data import Shape
 from alphabar.files.reading import open_image
 
-SCALED = Shape(3, 64)  # the shape to which images that are not square are scaled
+SCALED = Shape(3, 64, 64)  # the shape to which images that are not square are scaled
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _idx(dataset: Callable[..., Any], folder: str) -> CatalogueEntry:
     return CatalogueEntry(
         open=_by_flag(dataset),
         files=tuple(f"{folder}/raw/{part}-ubyte" for part in parts),
-        shape=Shape(1, 28),
+        shape=Shape(1, 28, 28),
         symmetric=False,  # not FashionMNIST either: all its shoes point the same way
         pixels=lambda data: data.data.unsqueeze(1),
         labels=lambda data: data.targets,
@@ -71,7 +71,7 @@ def _cifar(dataset: Callable[..., Any], files: tuple[str, ...]) -> CatalogueEntr
     return CatalogueEntry(
         open=_by_flag(dataset),
         files=files,
-        shape=Shape(3, 32),
+        shape=Shape(3, 32, 32),
         pixels=lambda data: torch.from_numpy(data.data).permute(0, 3, 1, 2),
         labels=lambda data: data.targets,
     )
@@ -90,7 +90,7 @@ CATALOGUE = {
     "SVHN": CatalogueEntry(
         open=_by_split(datasets.SVHN),
         files=("train_32x32.mat", "test_32x32.mat"),
-        shape=Shape(3, 32),
+        shape=Shape(3, 32, 32),
         symmetric=False,
         pixels=lambda data: torch.from_numpy(np.ascontiguousarray(data.data)),
         labels=lambda data: data.labels,
@@ -99,7 +99,7 @@ CATALOGUE = {
     "STL10": CatalogueEntry(
         open=_by_split(datasets.STL10),
         files=tuple(f"stl10_binary/{name}" for name in STL10_FILES),
-        shape=Shape(3, 96),
+        shape=Shape(3, 96, 96),
         pixels=lambda data: torch.from_numpy(np.ascontiguousarray(data.data)),
         labels=lambda data: data.labels,
     ),

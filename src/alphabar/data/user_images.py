@@ -24,8 +24,8 @@ def read_user_images(path: str, shape: Shape, num: int) -> Tensor:
     return DecodedImages(FileReader(place, names), shape, labels=None, strict=True).images(range(len(names)))
 
 
-def common_side(path: str, num: int) -> int | None:
-    """Returns the width and height of the first `num` images if it is one number, else None.
+def common_size(path: str, num: int) -> tuple[int, int] | None:
+    """Returns (height, width) of the first `num` images if all have the same, else None.
 
     Raises UserError if there are none, or one is damaged.
     """
@@ -34,7 +34,7 @@ def common_side(path: str, num: int) -> int | None:
     for name in names:
         try:
             with open_image(place / name) as image:
-                sizes |= set(image.size)
+                sizes.add((image.height, image.width))
         except Exception as error:  # any kind: a file may contain any bytes
             raise UserError(f"images={path}: {unreadable_message(name, error)}") from error
     return sizes.pop() if len(sizes) == 1 else None

@@ -89,7 +89,7 @@ class Evaluation:
         seeds = () if images.is_real else tuple(range(self.inference.seed, self.inference.seed + self.num_seeds))
         with removed_on_error(self.inference.run_dir):
             references = self._references(self.features, images, fabric)
-            size = images.data.shape.size
+            size = images.data.shape
             measurements = [measure_images(images.batches(seed), size, references, images.targets) for seed in seeds]
         description = images.describe()
         figures = figures_over_seeds(references, measurements, description.label)

@@ -186,7 +186,7 @@ class SamplesInFiles(ImagesUnderTest):
     inference: Inference
 
     def start(self) -> Fabric:
-        size = self.data.shape.size
+        size = self.data.shape
         if self.files.size != size:
             raise UserError(
                 f"samples={self.path}: need images of {format_size(size)}, as the real ones, got {format_size(self.files.size)}"

@@ -214,7 +214,7 @@ def learns_variance(loaded: LoadedModel) -> bool:
     """Returns whether the network predicts the variance of the reverse step."""
     denoiser, shape = loaded.model.denoiser, loaded.shape
     with torch.no_grad():
-        x = torch.zeros(1, shape.channels, shape.resolution, shape.resolution, device=loaded.model.device)
+        x = torch.zeros(1, *shape, device=loaded.model.device)
         cond = loaded.model.conditioner.null(1)
         return denoiser(x, denoiser.schedule.time(torch.ones(1, device=x.device)), cond).variance is not None
 

@@ -107,7 +107,7 @@ class Model:
         path, weights = display_path(self.pipeline.settings.checkpoints[-1]), self.pipeline.settings.weights_label
         return (
             f"Model({path}: {type(network).__name__}, {num_parameters:,} parameters, {weights} weights of step {self.step:,}, "
-            f"images {'x'.join(map(str, self.shape.size))}, on {self.fabric.device})"
+            f"images {'x'.join(map(str, self.shape))}, on {self.fabric.device})"
         )
 
     def sample(
@@ -150,7 +150,7 @@ class Model:
         batches = list(pipeline.images(self.fabric, conditions))
         if num_nonfinite := sum(int((~batch.finite).sum()) for batch in batches):
             warnings.warn(f"{num_nonfinite} of {num} images had NaN or infinity in them, and are black", stacklevel=2)
-        return gather_images(self.shape.size, num, batches, self.fabric.device, first)
+        return gather_images(self.shape, num, batches, self.fabric.device, first)
 
     def guided(self, guidance: Guide | str | float, negative: str | None = None) -> Denoiser:
         """Returns the denoiser with guidance; the arguments are those of `sample`. Raises UserError if it cannot be guided so."""
@@ -173,7 +173,7 @@ class Model:
         Raises UserError for images of another kind or size, or a model without a likelihood.
         """
         bits = self.bits_per_dimension(images, labels, num_steps, probes, seed, batch_size)
-        return -bits * math.prod(self.shape.size) * math.log(2)
+        return -bits * math.prod(self.shape) * math.log(2)
 
     def bits_per_dimension(
         self,
@@ -188,8 +188,8 @@ class Model:
 
         The arguments and errors are those of `log_likelihood`.
         """
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.shape.size or len(images) == 0:
-            need = f"uint8 [N, {', '.join(map(str, self.shape.size))}] with N > 0"
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.shape or len(images) == 0:
+            need = f"uint8 [N, {', '.join(map(str, self.shape))}] with N > 0"
             raise UserError(f"images: need {need}, got {str(images.dtype).removeprefix('torch.')} {list(images.shape)}")
         pipeline = self._with_settings(num=len(images), labels=labels, seed=seed, batch_size=batch_size)
         try:

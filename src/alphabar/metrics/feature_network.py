@@ -42,7 +42,7 @@ class FeatureNetwork(nn.Module):
     def __init__(self, shape: Shape, max_side: int) -> None:
         super().__init__()
         self.max_side = max_side
-        stride = 1 if min(shape.resolution, max_side) <= SMALL else 2
+        stride = 1 if min(*shape[1:], max_side) <= SMALL else 2
         self.early = nn.Sequential(*conv_block(shape.channels, 32, stride), *conv_block(32, 64, 2), *conv_block(64, HALF, 1))
         self.late = nn.Sequential(*conv_block(HALF, HALF, 2))
         self.register_buffer("scale", torch.ones(NUM_FEATURES))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.models.frozen import diffusers_library
+from alphabar.resolution import Resolution, format_resolution, is_multiple, nearest_multiples, sides
 
 
 class Posterior(NamedTuple):
@@ -37,7 +38,7 @@ class KLAutoencoder(nn.Module):
     def __init__(
         self,
         channels: int,
-        resolution: int,
+        resolution: Resolution,
         latent_channels: int = 4,
         widths: Sequence[int] = (128, 256, 512, 512),
         layers_per_level: int = 2,
@@ -53,10 +54,10 @@ class KLAutoencoder(nn.Module):
         if any(width % norm_groups for width in widths):
             raise ValueError(f"need widths that norm_groups divides, got widths={list(widths)}, norm_groups={norm_groups}")
         factor = 2 ** (len(widths) - 1)
-        if resolution % factor:
+        if not is_multiple(resolution, factor):
             raise ValueError(
                 f"need a resolution that {len(widths)} widths can halve {len(widths) - 1} times, a multiple of {factor}, "
-                f"got resolution={resolution}"
+                f"got resolution={format_resolution(resolution)}: data.resolution={nearest_multiples(resolution, factor)}"
             )
         self.network: Any = diffusers_library("autoencoder").AutoencoderKL(
             in_channels=channels,
@@ -67,7 +68,7 @@ class KLAutoencoder(nn.Module):
             norm_num_groups=norm_groups,
             down_block_types=("DownEncoderBlock2D",) * len(widths),
             up_block_types=("UpDecoderBlock2D",) * len(widths),
-            sample_size=resolution,
+            sample_size=max(sides(resolution)),
         )
 
     def posterior(self, x: Tensor) -> Posterior:

@@ -45,7 +45,8 @@ def summarise_config(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     shape, trainer = config.get("shape"), config.get("trainer")
     if isinstance(shape, Mapping):
         size, channels = shape.get("resolution"), shape.get("channels")
-        rows.append(("images", f"{size} x {size}, {channels} channel{'' if channels == 1 else 's'}"))
+        height, width = size if isinstance(size, list) and len(size) == 2 else (size, size)
+        rows.append(("images", f"{height} x {width}, {channels} channel{'' if channels == 1 else 's'}"))
     if isinstance(trainer, Mapping):
         rows.append(("precision", str(trainer.get("precision", ""))))
     rows.append(("seed", str(config.get("seed", ""))))

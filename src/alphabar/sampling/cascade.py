@@ -9,7 +9,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from alphabar.data import Shape
-from alphabar.data.user_images import common_side, read_user_images
+from alphabar.data.user_images import common_size, read_user_images
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.samplers import Sampler
@@ -127,14 +127,17 @@ def source_images(loaded: LoadedModel, files: str | None, data_root: str | None,
 
 def _accepted_shape(loaded: LoadedModel, files: str, num: int) -> Shape:
     """Returns the shape in which files are read: their own if the model can be conditioned on it, else that of the model."""
-    side = common_side(files, num) if loaded.model.conditioner.takes_images else None
-    if side is None or side > loaded.shape.resolution:
+    size = common_size(files, num) if loaded.model.conditioner.takes_images else None
+    if size is None:
+        return loaded.shape
+    shape = Shape(loaded.shape.channels, *size)
+    if shape.height > loaded.shape.height or shape.width > loaded.shape.width:
         return loaded.shape
     try:
-        loaded.model.conditioner.must_follow(Pixels(), loaded.shape.channels, side)
+        loaded.model.conditioner.must_follow(Pixels(), *shape)
     except ValueError:
         return loaded.shape
-    return Shape(loaded.shape.channels, side)
+    return shape
 
 
 def source_conditions(loaded: LoadedModel, sources: Tensor, seed: int) -> Conditions:

@@ -67,7 +67,7 @@ class Sampling:
             fabric, conditions, wrap_upstream=lambda images: RecordingSamples(images, settings.first + MAX_IN_GRID, upstream)
         )
         written = self._written(batches, folder, num_nonfinite, record)
-        images = gather_images(pipeline.loaded.shape.size, kept, written, fabric.device, settings.first)
+        images = gather_images(pipeline.loaded.shape, kept, written, fabric.device, settings.first)
         total_nonfinite = int(sum_over_ranks(num_nonfinite))
         columns = self._upstream_column(fabric, pipeline.loaded, upstream)
         if fabric.is_global_zero:
@@ -87,7 +87,7 @@ class Sampling:
         mine = [SampleBatch(indices, images, torch.ones(len(indices)).bool())] if indices else []
         return [
             gather_images(
-                loaded.upstream[-1].shape.size, min(self.inference.num, MAX_IN_GRID), mine, fabric.device, self.inference.first
+                loaded.upstream[-1].shape, min(self.inference.num, MAX_IN_GRID), mine, fabric.device, self.inference.first
             )
         ]
 

@@ -87,21 +87,22 @@ def titled_blocks(blocks: Mapping[str, Tensor]) -> Tensor:
 
 
 def side_by_side(*columns: Tensor, gap: int = 2) -> Tensor:
-    """Returns wide images [N, C, H, W'] made of images [N, C, h, h] side by side, all scaled to the height of the largest.
+    """Returns wide images [N, C, H, W'] made of images [N, C, h, w] side by side, all scaled to the height of the largest.
 
     A single column is returned as it is.
     """
     if len(columns) == 1:
         return columns[0]
-    height = enlarge(max(columns, key=lambda images: images.shape[-1]), SMALLEST).shape[-1]
+    height = enlarge(max(columns, key=lambda images: images.shape[-2]), SMALLEST).shape[-2]
     space = columns[0].new_full((*columns[0].shape[:2], height, gap), BACKGROUND)
     parts = [part for images in columns for part in (resize_nearest(images.cpu(), height), space)]
     return torch.cat([*parts, space], dim=3)  # some more on the right, where the next one begins
 
 
-def resize_nearest(images: Tensor, side: int) -> Tensor:
-    """Returns images scaled to `side` x `side` by nearest neighbours, so that there are no new values."""
-    return interpolate(images.float(), (side, side), mode="nearest-exact").to(images.dtype)
+def resize_nearest(images: Tensor, height: int) -> Tensor:
+    """Returns images [N, C, h, w] scaled to a height by nearest neighbours, so that there are no new values."""
+    width = round(images.shape[-1] * height / images.shape[-2])
+    return interpolate(images.float(), (height, width), mode="nearest-exact").to(images.dtype)
 
 
 def to_pil(image: Tensor) -> Image.Image:

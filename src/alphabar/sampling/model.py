@@ -1,7 +1,7 @@
 """A diffusion model as sampling sees it: the trained parts of a checkpoint, without the LightningModule that trained them."""
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -113,7 +113,7 @@ def load_model(
         state = state | must_be_all_averages(averages, model, path)
         must_fit(weight_shapes(model_state(state)), weight_shapes(model.state_dict()), f"checkpoint={path}")
     model.load_state_dict(model_state(state))
-    shape = Shape(config.shape.channels, config.shape.resolution)
+    shape = Shape.of(config.shape.channels, config.shape.resolution)
     return LoadedModel(model.eval().requires_grad_(False), config, shape, content["global_step"])
 
 
@@ -134,7 +134,7 @@ def diffusion_config(content: dict[str, Any], name: str) -> DictConfig:
     name: the file in messages. Raises UserError if it is not that of a diffusion model, or names what has no business in one.
     """
     module, shape = content.get("module"), content.get("shape")
-    if not isinstance(module, dict) or not isinstance(shape, dict) or {type(shape.get(key)) for key in Shape._fields} != {int}:
+    if not isinstance(module, dict) or not is_shape(shape):
         raise UserError(f"{name}: its configuration is not that of a run: it has no module or no shape of images")
     if "denoiser" not in module:
         kind = str(module.get("_target_")).rpartition(".")[2]
@@ -144,6 +144,15 @@ def diffusion_config(content: dict[str, Any], name: str) -> DictConfig:
     check_roles(parts, name)
     check(OmegaConf.create(parts))
     return OmegaConf.create(content)
+
+
+def is_shape(value: object) -> TypeGuard[dict[str, Any]]:
+    """Returns whether this is what configurations have as the shape of images: channels, and one resolution or two."""
+    if not isinstance(value, dict) or type(value.get("channels")) is not int:
+        return False
+    resolution = value.get("resolution")
+    size = resolution if isinstance(resolution, list) else [resolution, resolution]
+    return len(size) == 2 and all(type(side) is int and side >= 1 for side in size)
 
 
 def model_state(state: dict[str, Tensor]) -> dict[str, Tensor]:

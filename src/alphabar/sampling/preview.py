@@ -106,7 +106,7 @@ def images_of_classes(images: ImageSet, num_classes: int, num_each: int) -> Tens
     labels = images.metadata(torch.arange(len(images))).get("label")
     if labels is None:
         return None
-    shown = torch.full((num_classes, num_each, *images.shape.size), BACKGROUND, dtype=torch.uint8)
+    shown = torch.full((num_classes, num_each, *images.shape), BACKGROUND, dtype=torch.uint8)
     for label, row in enumerate(shown):
         indices = (labels.cpu() == label).nonzero().flatten()[:num_each]
         if len(indices):

@@ -137,7 +137,7 @@ def check_sampler(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Sha
 
     cond: the condition of that image.
     """
-    images = torch.zeros(1, *shape.size, dtype=torch.uint8)
+    images = torch.zeros(1, *shape, dtype=torch.uint8)
     sampler = sampler_for_codec(sampler, codec)
     try:
         x = codec.encode(images)

@@ -22,6 +22,7 @@ from alphabar.files.atomic import remove_temporaries
 from alphabar.files.bounded_allocation import BoundedAllocation
 from alphabar.files.paths import display_path
 from alphabar.models.codecs import Codec
+from alphabar.resolution import resolution_of
 from alphabar.runs.checkpoint import must_fit, weight_shapes
 from alphabar.runs.data_root import compare_image_files, names_data_root
 from alphabar.runs.resume import (
@@ -129,7 +130,7 @@ def fill_derived_keys(cfg: DictConfig, datamodule: ImageDataModule) -> None:
     Raises UserError if the codec or the conditioner cannot work with these data, and ConfigError if the frozen parts are not those
     that a resumed run began with.
     """
-    cfg.shape = datamodule.shape._asdict()
+    cfg.shape = {"channels": datamodule.shape.channels, "resolution": datamodule.shape.resolution}
     cfg.space = model_space(cfg, datamodule)
     for name, part in (("tokens", "conditioner.encoder"), ("vector", "conditioner.clip")):
         if "conditioning" in cfg and OmegaConf.is_missing(cfg.conditioning, name):
@@ -142,17 +143,17 @@ def fill_derived_keys(cfg: DictConfig, datamodule: ImageDataModule) -> None:
         cfg.num_classes, cfg.class_names = len(names), names_to_keep(names)
 
 
-def model_space(cfg: DictConfig, datamodule: ImageDataModule) -> dict[str, int]:
+def model_space(cfg: DictConfig, datamodule: ImageDataModule) -> dict[str, int | list[int]]:
     """Returns the channels and the resolution that the network sees; vectors have resolution 1.
 
     Raises UserError if the codec encodes no images of the data's size.
     """
     codec: Codec = build(cfg.codec, "codec")
     try:
-        channels, resolution, *_ = *codec.space(*datamodule.shape), 1
+        channels, *size = codec.space(*datamodule.shape)
     except ValueError as error:
         raise UserError(f"codec: {error}") from error
-    return {"channels": channels, "resolution": resolution}
+    return {"channels": channels, "resolution": resolution_of(*size) if size else 1}
 
 
 def class_names(datamodule: ImageDataModule) -> list[str]:

@@ -6,24 +6,25 @@ import torch
 from torch import Tensor
 
 from alphabar.diffusion.schedules.continuous import ContinuousSchedule, need_steps
+from alphabar.resolution import Resolution, sides
 
 
 class ShiftedCosineSchedule(ContinuousSchedule):
     """The schedule log snr_t = -2 log(tan(pi t / 2)) + 2 log(base_resolution / resolution), alpha_t^2 + sigma_t^2 = 1, t in [0, 1]
     (Hoogeboom et al. 2023, "simple diffusion", sec. 3.1): noise hides a large image less, as its pixels can be averaged.
 
-    resolution: of the images that are trained on; base_resolution: at which the plain cosine is right, 64 or 32 in the paper.
+    resolution: of the images that are trained on, pixels per side or [height, width], which count as the square of as many pixels.
+    base_resolution: at which the plain cosine is right, 64 or 32 in the paper.
     max_log_snr: training and sampling keep to times with |log snr| up to this.
-    Raises ValueError unless all three are > 0.
+    Raises ValueError unless all are > 0.
     """
 
-    def __init__(self, resolution: int, base_resolution: int = 64, max_log_snr: float = 15.0) -> None:
-        if min(resolution, base_resolution) < 1 or not max_log_snr > 0:
+    def __init__(self, resolution: Resolution, base_resolution: int = 64, max_log_snr: float = 15.0) -> None:
+        if base_resolution < 1 or not max_log_snr > 0:
             raise ValueError(
-                "need resolution, base_resolution and max_log_snr > 0, "
-                f"got resolution={resolution}, base_resolution={base_resolution}, max_log_snr={max_log_snr}"
+                f"need base_resolution and max_log_snr > 0, got base_resolution={base_resolution}, max_log_snr={max_log_snr}"
             )
-        ratio = resolution / base_resolution
+        ratio = math.sqrt(math.prod(sides(resolution))) / base_resolution
         low, high = (torch.tensor(math.exp(sign * max_log_snr / 2), dtype=torch.float64) for sign in (-1, 1))
         super().__init__(*(float(2 / math.pi * torch.atan(end / ratio)) for end in (low, high)))
         self.ratio = ratio

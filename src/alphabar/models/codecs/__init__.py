@@ -44,8 +44,8 @@ class Codec(nn.Module, ABC):
         return {}
 
     @abstractmethod
-    def space(self, channels: int, resolution: int) -> Sequence[int]:
-        """Returns the shape, without B, of what `encode` makes of square images. Raises ValueError for an unsuitable size."""
+    def space(self, channels: int, height: int, width: int) -> Sequence[int]:
+        """Returns the shape, without B, of what `encode` makes of images. Raises ValueError for an unsuitable size."""
 
     @abstractmethod
     def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Tensor:

@@ -10,6 +10,7 @@ from alphabar.files.paths import user_path
 from alphabar.models.autoencoder_files import FrozenAutoencoder
 from alphabar.models.codecs import LatentCodec
 from alphabar.models.codecs.pixels import to_model_range, to_uint8
+from alphabar.resolution import format_resolution, is_multiple, nearest_multiples, resolution_of
 
 
 class Autoencoder(LatentCodec):
@@ -62,18 +63,20 @@ class Autoencoder(LatentCodec):
     def is_measured(self) -> bool:
         return int(self.num_measured) > 0
 
-    def space(self, channels: int, resolution: int) -> Sequence[int]:
+    def space(self, channels: int, height: int, width: int) -> Sequence[int]:
         theirs, factor = self.autoencoder.channels, self.autoencoder.factor
         if channels not in (1, theirs):
             raise ValueError(
                 f"the autoencoder {self.autoencoder.name} is of images with {theirs} channels, the data's have {channels}"
             )
-        if resolution % factor:
+        resolution = resolution_of(height, width)
+        if not is_multiple(resolution, factor):
             raise ValueError(
                 f"the autoencoder {self.autoencoder.name} makes a latent of {factor}x{factor} pixels: "
-                f"need a resolution that is a multiple of {factor}, got {resolution}"
+                f"need a resolution that is a multiple of {factor}, got {format_resolution(resolution)}: "
+                f"data.resolution={nearest_multiples(resolution, factor)}"
             )
-        return self.autoencoder.latent_channels, resolution // factor, resolution // factor
+        return self.autoencoder.latent_channels, height // factor, width // factor
 
     def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Tensor:
         if "latent" not in batch:

@@ -51,7 +51,7 @@ class CLIPEmbeddings(LatentCodec):
     def makes_images(self) -> bool:
         return False
 
-    def space(self, channels: int, resolution: int) -> Sequence[int]:
+    def space(self, channels: int, height: int, width: int) -> Sequence[int]:
         return (self.clip.width,)
 
     def distribution(self, images: Tensor) -> Tensor:

@@ -57,8 +57,8 @@ class Pixels(Codec):
     def has_pixel_likelihood(self) -> bool:
         return True
 
-    def space(self, channels: int, resolution: int) -> Sequence[int]:
-        return channels, resolution, resolution
+    def space(self, channels: int, height: int, width: int) -> Sequence[int]:
+        return channels, height, width
 
     def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Tensor:
         return self.encode(batch["image"])

@@ -97,7 +97,7 @@ class Conditioner(nn.Module, ABC):
     def from_prompts(self, prompts: Sequence[str]) -> Cond:
         """Returns the condition of one image for each prompt: a class, a caption. Raises ValueError for an invalid prompt."""
 
-    def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
+    def must_follow(self, codec: Codec, channels: int, height: int, width: int) -> None:
         """Raises ValueError unless this is conditioned on what `codec` decodes in a model of images of this size."""
         raise ValueError(f"it is conditioned on no images (it has {type(self).__name__})")
 
@@ -136,7 +136,7 @@ class ImageConditioner(Conditioner, ABC):
         return self.from_image(batch["image"], noise)
 
     @abstractmethod
-    def must_follow(self, codec: Codec, channels: int, resolution: int) -> None: ...
+    def must_follow(self, codec: Codec, channels: int, height: int, width: int) -> None: ...
 
     @abstractmethod
     def from_image(self, images: Tensor, noise: ImageNoise) -> Cond: ...

@@ -58,7 +58,7 @@ class ImageEmbedding(ImageConditioner):
     def from_prompts(self, prompts: Sequence[str]) -> Cond:
         raise ValueError("this model is conditioned on images, not on text: give images=PATH, or 'stages=[PRIOR]' for prompts")
 
-    def must_follow(self, codec: Codec, channels: int, resolution: int) -> None:
+    def must_follow(self, codec: Codec, channels: int, height: int, width: int) -> None:
         if codec.makes_images:
             return
         if codec.embedder is None:

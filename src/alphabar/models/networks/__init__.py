@@ -31,12 +31,6 @@ class Network(nn.Module, ABC):
         return ()
 
 
-def nearest_multiples(value: int, factor: int) -> str:
-    """Returns the multiples of `factor` around a value that is none, as in "48 or 64"; only the first for a smaller value."""
-    below = value // factor * factor
-    return f"{below} or {below + factor}" if below > 0 else f"{factor}"
-
-
 class Tokens(NamedTuple):
     """Tokens for attention: values [B, L, D] and mask [B, L] bool, True for those to attend to, at least one in every row."""
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from alphabar.models.networks import ConditionReader
 from alphabar.models.networks.unet import UNet
+from alphabar.resolution import sides
 
 # What UNet2DModel takes where its config is silent: the values that `UNet` can follow ...
 _DEFAULTS: dict[str, Any] = {
@@ -137,7 +138,7 @@ def _pop_weight(state_dict: dict[str, Tensor], name: str, shape: torch.Size) -> 
 def _to_config(network: UNet) -> dict[str, Any]:
     attention = ["Attn" if attends else "" for attends in network.attends]
     return {
-        "sample_size": network.resolution,
+        "sample_size": network.resolution if isinstance(network.resolution, int) else list(network.resolution),
         "in_channels": network.channels,
         "out_channels": network.channels,
         "freq_shift": network.frequency_shift,
@@ -174,7 +175,7 @@ def _to_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "base_channels": widths[0],
         "channel_multipliers": [width // widths[0] for width in widths],
         "num_res_blocks": full["layers_per_block"],
-        "attention_resolutions": [size // 2**i for i, attends in enumerate(_attends(full)) if attends],
+        "attention_resolutions": [max(sides(size)) // 2**i for i, attends in enumerate(_attends(full)) if attends],
         "dropout": full["dropout"],
         "head_channels": full["attention_head_dim"],
         "norm_groups": full["norm_num_groups"],
@@ -193,7 +194,7 @@ def _check_counterpart(config: Mapping[str, Any]) -> None:
     if attention_groups is None and scale_shift == "default":
         attention_groups = groups
     for name, holds, need in (
-        ("sample_size", isinstance(config["sample_size"], int), "one integer (put it into the config)"),
+        ("sample_size", _is_size(config["sample_size"]), "an integer, or two as [height, width] (put it into the config)"),
         ("out_channels", config["out_channels"] == config["in_channels"], "as many as in_channels"),
         ("time_embedding_dim", config["time_embedding_dim"] in (None, 4 * widths[0]), f"None or {4 * widths[0]}"),
         ("block_out_channels", not any(width % widths[0] for width in widths), "multiples of the first"),
@@ -203,6 +204,11 @@ def _check_counterpart(config: Mapping[str, Any]) -> None:
         ("attn_norm_num_groups", attention_groups == groups, f"norm_num_groups={groups} (None omits it beside FiLM)"),
     ):
         _need(holds, name, config[name], need)
+
+
+def _is_size(value: object) -> bool:
+    """Returns whether a sample_size is one integer, or two."""
+    return isinstance(value, int) or (isinstance(value, list | tuple) and [type(side) for side in value] == [int, int])
 
 
 def _attends(config: Mapping[str, Any]) -> list[bool]:

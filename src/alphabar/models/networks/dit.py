@@ -1,14 +1,14 @@
 """The diffusion transformer."""
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alphabar.models.networks import ConditionReader, Network, Tokens, nearest_multiples
+from alphabar.models.networks import ConditionReader, Network, Tokens
 from alphabar.models.networks.blocks import NoiseEmbedding, TokenAttention, self_attention, sinusoidal_embedding, zero_init
+from alphabar.resolution import Resolution, format_resolution, is_multiple, nearest_multiples, sides
 
 _NUM_FREQUENCIES = 256  # sines and cosines of the noise level, whatever the width; as published
 
@@ -18,16 +18,17 @@ def patchify(x: Tensor, patch_size: int) -> Tensor:
     return F.pixel_unshuffle(x, patch_size).flatten(2).transpose(1, 2)
 
 
-def unpatchify(patches: Tensor, patch_size: int) -> Tensor:
-    """Returns the square image [B, C, H, H] from its patches; the inverse of `patchify`."""
-    side = math.isqrt(patches.shape[1])
-    return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (side, side)), patch_size)
+def unpatchify(patches: Tensor, patch_size: int, num_rows: int) -> Tensor:
+    """Returns the image [B, C, H, W] from its patches, which stand in so many rows; the inverse of `patchify`."""
+    return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (num_rows, -1)), patch_size)
 
 
-def sinusoidal_positions(side: int, num_channels: int) -> Tensor:
-    """Returns [side * side, num_channels]: `sinusoidal_embedding` of the patch's column, then of its row."""
-    embedded = sinusoidal_embedding(torch.arange(side), num_channels // 2, frequency_shift=0)
-    return torch.cat([embedded.repeat(side, 1), embedded.repeat_interleave(side, dim=0)], dim=1)
+def sinusoidal_positions(num_rows: int, num_columns: int, num_channels: int) -> Tensor:
+    """Returns [num_rows * num_columns, num_channels]: `sinusoidal_embedding` of the patch's column, then of its row."""
+    rows, columns = (
+        sinusoidal_embedding(torch.arange(num), num_channels // 2, frequency_shift=0) for num in (num_rows, num_columns)
+    )
+    return torch.cat([columns.repeat(num_rows, 1), rows.repeat_interleave(num_columns, dim=0)], dim=1)
 
 
 class PatchAttention(nn.Module):
@@ -73,7 +74,7 @@ class DiT(Network):
     The outputs of all branches and of the network start at 0. The published S, B, L and XL have width 384, 768, 1024, 1152,
     depth 12, 12, 24, 28 and 6, 12, 16, 16 heads.
 
-    resolution: pixels per side, in training and ever after; has to be a multiple of patch_size.
+    resolution: pixels per side, or [height, width], in training and ever after; multiples of patch_size.
     width: the length of the vector of a patch; has to be a multiple of 4 (positions) and of num_heads.
     mlp_ratio: the hidden width of the MLPs over `width`.
     dropout: applied to the output of every branch (Vaswani et al. 2017, sec. 5.4); none in the paper.
@@ -90,7 +91,7 @@ class DiT(Network):
     def __init__(
         self,
         channels: int,
-        resolution: int,
+        resolution: Resolution,
         patch_size: int = 2,
         width: int = 384,
         depth: int = 12,
@@ -108,11 +109,11 @@ class DiT(Network):
         _check_resolution(resolution, patch_size)
         _check_width(width, num_heads, mlp_ratio)
         self.reader = ConditionReader(vector_channels, token_channels, image_channels)
-        self.resolution, self.patch_size = resolution, patch_size
+        self.size, self.patch_size = sides(resolution), patch_size
         out_channels = 2 * channels if learned_variance else channels
         self.embedding = _noise_embedding(width, frequency_shift, vector_channels)
         self.patch_in = _linear((channels + image_channels) * patch_size**2, width)
-        self.register_buffer("positions", sinusoidal_positions(resolution // patch_size, width), persistent=False)
+        self.register_buffer("positions", sinusoidal_positions(*self._grid, width), persistent=False)
         self.blocks = nn.ModuleList(
             [DiTBlock(width, num_heads, round(width * mlp_ratio), dropout, token_channels) for _ in range(depth)]
         )
@@ -121,15 +122,20 @@ class DiT(Network):
         self.patch_out = zero_init(nn.Linear(width, out_channels * patch_size**2))
 
     def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
-        if x.shape[2:] != (self.resolution, self.resolution):
-            raise ValueError(f"this network knows the positions of {self.resolution}x{self.resolution} pixels, got {list(x.shape)}")
+        if x.shape[2:] != self.size:
+            raise ValueError(f"this network knows the positions of {self.size[0]}x{self.size[1]} pixels, got {list(x.shape)}")
         vector, tokens, image = self.reader.read(cond, x)
         embedding = self.embedding(label, vector)
         h = self.patch_in(patchify(x if image is None else torch.cat([x, image], dim=1), self.patch_size)) + self.positions
         for block in self.blocks:
             h = block(h, embedding, tokens)
         shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=2)
-        return unpatchify(self.patch_out(self.norm_out(h) * (1 + scale) + shift), self.patch_size)
+        return unpatchify(self.patch_out(self.norm_out(h) * (1 + scale) + shift), self.patch_size, self._grid[0])
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        """The number of rows and of columns of patches."""
+        return self.size[0] // self.patch_size, self.size[1] // self.patch_size
 
 
 def _linear(in_channels: int, out_channels: int) -> nn.Linear:
@@ -162,13 +168,13 @@ def _check_depth(channels: int, depth: int, dropout: float, frequency_shift: int
         raise ValueError(f"need 0 <= frequency_shift < {_NUM_FREQUENCIES // 2}, got frequency_shift={frequency_shift}")
 
 
-def _check_resolution(resolution: int, patch_size: int) -> None:
+def _check_resolution(resolution: Resolution, patch_size: int) -> None:
     if patch_size < 1:
         raise ValueError(f"need patch_size >= 1, got patch_size={patch_size}")
-    if resolution < patch_size or resolution % patch_size:
+    if not is_multiple(resolution, patch_size):
         raise ValueError(
-            f"need resolution to be a multiple of patch_size={patch_size}, got resolution={resolution}: choose another "
-            f"network.patch_size, or data.resolution={nearest_multiples(resolution, patch_size)}"
+            f"need resolution to be a multiple of patch_size={patch_size}, got resolution={format_resolution(resolution)}: "
+            f"choose another network.patch_size, or data.resolution={nearest_multiples(resolution, patch_size)}"
         )
 
 

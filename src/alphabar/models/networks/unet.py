@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alphabar.models.networks import ConditionReader, Network, nearest_multiples
+from alphabar.models.networks import ConditionReader, Network
 from alphabar.models.networks.blocks import (
     CrossAttention,
     Downsample,
@@ -17,6 +17,7 @@ from alphabar.models.networks.blocks import (
     zero_init,
 )
 from alphabar.models.networks.levels import DownLevel, Layer, UpLevel
+from alphabar.resolution import Resolution, format_resolution, is_multiple, nearest_multiples, sides
 
 
 class UNet(Network):
@@ -25,9 +26,11 @@ class UNet(Network):
     Ho et al. 2020, app. B; `scale_shift` and `head_channels` as in Dhariwal & Nichol 2021, sec. 3. The outputs of all
     branches and of the network start at 0.
 
-    resolution: pixels per side; has to be a multiple of 2 ** (len(channel_multipliers) - 1).
+    resolution: pixels per side, or [height, width]; multiples of 2 ** (len(channel_multipliers) - 1), as other sizes may be that it
+        is given later.
     channel_multipliers: one resolution each, the first at full size; its width is base_channels times the multiplier.
-    attention_resolutions: where self-attention follows every residual block; those that this network never has are ignored.
+    attention_resolutions: of the longer side, where self-attention follows every residual block; those that this network never has
+        are ignored.
     head_channels: channels per attention head; None is one head.
     norm_groups: groups of every GroupNorm; has to divide every width.
     scale_shift: the noise level scales and shifts after a norm (ADM) instead of adding before it (DDPM).
@@ -41,7 +44,7 @@ class UNet(Network):
     def __init__(
         self,
         channels: int,
-        resolution: int,
+        resolution: Resolution,
         base_channels: int = 128,
         channel_multipliers: Sequence[int] = (1, 2, 2, 2),
         num_res_blocks: int = 2,
@@ -69,7 +72,7 @@ class UNet(Network):
         self.frequency_shift, self.symmetric_padding = frequency_shift, symmetric_padding
         self.widths = [base_channels * multiplier for multiplier in channel_multipliers]
         self.attention_resolutions = tuple(attention_resolutions)
-        self.attends = [resolution // 2**i in attention_resolutions for i in range(len(self.widths))]
+        self.attends = [side in self.attention_resolutions for side in self._longer_sides()]
         _check_widths([base_channels, *self.widths], norm_groups)
         attended = [width for width, attends in zip(self.widths, self.attends, strict=True) if attends]
         _check_heads([*attended, self.widths[-1]], head_channels)
@@ -102,8 +105,12 @@ class UNet(Network):
     def unused_arguments(self) -> Sequence[str]:
         if not self.attention_resolutions or any(self.attends):
             return ()
-        own = ", ".join(str(self.resolution // 2**i) for i in range(len(self.widths)))
+        own = ", ".join(map(str, self._longer_sides()))
         return [f"attention_resolutions={list(self.attention_resolutions)}: this network has the resolutions {own}; [] is none"]
+
+    def _longer_sides(self) -> list[int]:
+        """Returns the longer side of the images at each level, in pixels."""
+        return [max(sides(self.resolution)) // 2**i for i in range(len(self.widths))]
 
     def _layer(self, in_channels: int, out_channels: int, attends: bool) -> Layer:
         residual = ResidualBlock(
@@ -168,7 +175,7 @@ def _check_numbers(
         )
 
 
-def _check_resolutions(resolution: int, channel_multipliers: Sequence[int], attention_resolutions: Sequence[int]) -> None:
+def _check_resolutions(resolution: Resolution, channel_multipliers: Sequence[int], attention_resolutions: Sequence[int]) -> None:
     multipliers = list(channel_multipliers)
     if not multipliers or min(multipliers) < 1:
         raise ValueError(f"need channel_multipliers, one per resolution and each >= 1, got {multipliers}")
@@ -176,11 +183,11 @@ def _check_resolutions(resolution: int, channel_multipliers: Sequence[int], atte
         raise ValueError(f"need attention_resolutions > 0, got {list(attention_resolutions)}")
     num_halvings = len(multipliers) - 1
     factor = 2**num_halvings
-    if resolution < factor or resolution % factor:
+    if not is_multiple(resolution, factor):
         raise ValueError(
             f"need resolution to be a multiple of {factor}, as {len(multipliers)} channel_multipliers halve it "
-            f"{num_halvings} times, got resolution={resolution}: choose another network=... that halves less often, "
-            f"or data.resolution={nearest_multiples(resolution, factor)}"
+            f"{num_halvings} times, got resolution={format_resolution(resolution)}: choose another network=... "
+            f"that halves less often, or data.resolution={nearest_multiples(resolution, factor)}"
         )
 
 

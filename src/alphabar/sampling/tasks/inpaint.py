@@ -40,7 +40,7 @@ class Inpaint(ImageTask):
     def plan(self, fabric: Fabric, pipeline: Pipeline) -> EditPlan:
         self.refuse_image_conditions(pipeline)
         shape, codec = pipeline.loaded.shape, pipeline.codec
-        known = known_pixels(self.mask, shape.resolution)
+        known = known_pixels(self.mask, shape.height, shape.width)
         mask = known_latents(known, codec.space(*shape), self.mask)
         repaint = self._repaint(pipeline)
         originals = self.originals(fabric, pipeline, self.inference.end)

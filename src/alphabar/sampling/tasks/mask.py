@@ -23,17 +23,17 @@ HIDDEN = {
 }
 
 
-def known_pixels(mask: str, resolution: int) -> Tensor:
+def known_pixels(mask: str, height: int, width: int) -> Tensor:
     """Returns bool [1, H, W], true where a pixel is known.
 
     mask: one of HIDDEN, or the path of an image of any size, black where pixels are to be filled in.
     Raises UserError if it is neither, cannot be read, or has no pixel, or all of them, to be filled in.
     """
-    known = _known_around(HIDDEN[mask], resolution) if mask in HIDDEN else _read_mask(mask, resolution)
+    known = _known_around(HIDDEN[mask], height, width) if mask in HIDDEN else _read_mask(mask, height, width)
     if known.all():
-        raise UserError(f"task.mask={mask}: nothing is to be filled in, at {resolution} x {resolution} no pixel is black")
+        raise UserError(f"task.mask={mask}: nothing is to be filled in, at {height} x {width} no pixel is black")
     if not known.any():
-        raise UserError(f"task.mask={mask}: nothing is known, at {resolution} x {resolution} all pixels are black")
+        raise UserError(f"task.mask={mask}: nothing is known, at {height} x {width} all pixels are black")
     return known
 
 
@@ -48,23 +48,24 @@ def known_latents(known: Tensor, space: Sequence[int], mask: str) -> Tensor:
     blocks = known.view(1, height, known.shape[1] // height, width, known.shape[2] // width)
     found = blocks.all(4).all(2)
     if not found.any():
-        raise UserError(f"task.mask={mask}: nothing is known, no latent of {width} x {height} has only known pixels")
+        raise UserError(f"task.mask={mask}: nothing is known, no latent of {height} x {width} has only known pixels")
     return found
 
 
-def _known_around(hidden: tuple[float, float, float, float], resolution: int) -> Tensor:
-    top, bottom, left, right = (round(fraction * resolution) for fraction in hidden)
-    known = torch.ones(1, resolution, resolution, dtype=torch.bool)
+def _known_around(hidden: tuple[float, float, float, float], height: int, width: int) -> Tensor:
+    top, bottom = (round(fraction * height) for fraction in hidden[:2])
+    left, right = (round(fraction * width) for fraction in hidden[2:])
+    known = torch.ones(1, height, width, dtype=torch.bool)
     known[:, top:bottom, left:right] = False
     return known
 
 
-def _read_mask(path: str, resolution: int) -> Tensor:
+def _read_mask(path: str, height: int, width: int) -> Tensor:
     file = user_path(path)
     if not file.is_file():
         raise UserError(f"task.mask={path}: there is no such file; the words are: {', '.join(HIDDEN)}")
     try:
         with open_image(file) as image:
-            return to_pixels(image, Shape(1, resolution), Image.Resampling.NEAREST) >= 128
+            return to_pixels(image, Shape(1, height, width), Image.Resampling.NEAREST) >= 128
     except Exception as error:  # any kind: a file may contain any bytes
         raise UserError(f"task.mask={path}: {unreadable_message(str(file), error)}") from error

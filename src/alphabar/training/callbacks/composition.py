@@ -56,8 +56,8 @@ def print_lines(lines: Mapping[str, str]) -> None:
 
 def describe_data(data: ImageDataModule) -> str:
     """Returns the number of training images, their size, and what is known of them: "797 images 8x8 grey, 10 classes (Digits)"."""
-    channels, resolution = data.shape
-    parts = [f"{len(data.train_set):,} images {resolution}x{resolution} {COLORS[channels]}"]
+    channels, height, width = data.shape
+    parts = [f"{len(data.train_set):,} images {height}x{width} {COLORS[channels]}"]
     if data.classes is not None:
         parts.append(f"{len(data.classes)} classes")
     if data.captions is not None:

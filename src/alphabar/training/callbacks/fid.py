@@ -106,7 +106,7 @@ class FID(SamplingCallback):
         conditions = dataset_conditions(module.conditioner, evaluation_images(module.conditioner, image_data(trainer)))
         with evaluation(trainer, module):
             job, batches = self.sample_batches(trainer, module, conditions, self.num)
-            measurement = measure_images(batches, job.shape.size, [reference])
+            measurement = measure_images(batches, job.shape, [reference])
             diagnostics = diagnose_images(reference, measurement, with_neighbours=is_last)
         measured = measurement.figures[reference.extractor.name]
         value = measured.get("fid", math.nan)

@@ -11,6 +11,7 @@ from alphabar.metrics.perceptual import MIN_RESOLUTION, Perceptual
 from alphabar.models.autoencoder import KLAutoencoder
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.discriminator import PatchDiscriminator, hinge
+from alphabar.resolution import format_resolution
 from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
 
 
@@ -66,16 +67,16 @@ class AutoencoderModule(BaseModule):
 
     def attach_data(self, data: ImageDataModule) -> None:
         if self.perceptual is not None:
-            if data.shape.resolution < MIN_RESOLUTION:
+            if min(data.shape[1:]) < MIN_RESOLUTION:
                 raise UserError(
                     f"module.perceptual_weight={self.perceptual_weight}: LPIPS needs images of {MIN_RESOLUTION} pixels or more, "
-                    f"got {data.shape.resolution}"
+                    f"got {format_resolution(data.shape.resolution)}"
                 )
             self.perceptual.load()
-        if self.discriminator is not None and data.shape.resolution < self.discriminator.min_resolution:
+        if self.discriminator is not None and min(data.shape[1:]) < self.discriminator.min_resolution:
             raise UserError(
                 f"module.discriminator_halvings: the discriminator needs images of {self.discriminator.min_resolution} pixels or "
-                f"more, got {data.shape.resolution}"
+                f"more, got {format_resolution(data.shape.resolution)}"
             )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:

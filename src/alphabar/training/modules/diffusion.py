@@ -71,7 +71,7 @@ class DiffusionModule(BaseModule):
     @torch.no_grad()
     def check_parts(self, shape: Shape) -> None:
         """Raises UserError if network, schedule and objective do not go together, as a trial with one black image shows."""
-        images = torch.zeros(1, *shape.size, dtype=torch.uint8)
+        images = torch.zeros(1, *shape, dtype=torch.uint8)
         objective = deepcopy(self.objective)  # some learn from what they see
         was_training = self.training
         self.eval()
