@@ -23,6 +23,9 @@ def make(folder):
     photos = pictured.pictures(folder / "photos")
     tiny_texts.make("t5", folder / "encoder")
     (folder / "prompts.txt").write_text("a cat\nred dog\n")
+    (folder / "wanted.csv").write_text("0.3,1.2\n0.5,-1\n")
+    numbers = np.random.default_rng(0)
+    np.savez(folder / "cells.npz", images=numbers.integers(0, 256, (100, 8, 8, 3), np.uint8), vectors=numbers.random((100, 2)))
     (folder / "samples").mkdir()
     for index, path in enumerate(sorted(photos.rglob("*.png"))):
         with Image.open(path) as image:
@@ -64,6 +67,9 @@ MODELS = {
     "plain": lambda: runs.trained("trainer.max_steps=2"),
     "classes": lambda: runs.trained(*runs.BRIEF, "conditioner=class_label"),
     "captions": lambda: smoke("cascade_base", *text()),
+    "numbers": lambda: runs.trained(
+        *runs.BRIEF, "network=unet_tiny", "data=arrays", f"data.path={home() / 'cells.npz'}", "conditioner=vector"
+    ),
     "snapshots": lambda: runs.trained(*SNAPSHOTS),
     "averages": lambda: runs.trained(*runs.BRIEF, "ema.more_decays=[0.99,0.9999]"),
     "super_resolution": lambda: smoke("cascade_super_resolution"),
@@ -86,6 +92,8 @@ PLACEHOLDERS = {
     r"=FILE\b": lambda: f"={home() / 'prompts.txt'}",
     r"=FOLDER_OR_NPZ\b": lambda: f"={home() / 'samples'}",
     r"=(FILE_OR_FOLDER|FOLDER|PATH|photos|emoji)\b": lambda: f"={home() / 'photos'}",
+    r"=cells\.npz\b": lambda: f"={home() / 'cells.npz'}",
+    r"=wanted\.csv\b": lambda: f"={home() / 'wanted.csv'}",
     r"=photo\.png\b": lambda: f"={home() / 'samples' / '0.png'}",
     r"data\.root=data\b": lambda: f"data.root={home() / 'data'}",
 }
@@ -114,6 +122,8 @@ def model_for(words):
     keys = {word.split("=")[0] for word in words}
     if keys & {"prompt", "prompts"} or "features=contrastive" in words:
         return "captions"
+    if keys & {"vector", "vectors"}:
+        return "numbers"
     if keys & {"labels", "guidance"}:
         return "classes"
     return "snapshots" if "ema_length" in keys else "averages" if "ema_decay" in keys else "plain"

@@ -19,7 +19,18 @@ OPTIONS = ("overrides", "multirun", "config_name", "config_path", "config_dir")
 # Keys that say where files are written, and what is fetched; their last parts, wherever they stand.
 WRITTEN = re.compile(r"\b(download|cache_dir|dirpath|save_dir|default_root_dir)\b")
 # Keys whose files are read and never written, so that they may lie anywhere; data.root, too, but where a download writes it.
-READ = ("checkpoint", "data.held_out_path", "data.name", "data.path", "data.root", "data_root", "images", "prompts", "samples")
+READ = (
+    "checkpoint",
+    "data.held_out_path",
+    "data.name",
+    "data.path",
+    "data.root",
+    "data_root",
+    "images",
+    "prompts",
+    "samples",
+    "vectors",
+)
 MODELS = re.compile(r"(.*\.)?(codec_name|clip_name|clip|weights)|.+\.name")  # keys that may name a model or dataset of the hub
 # Interpolations of what the job itself has; those of paths and of most of Hydra's keys give folders of this machine.
 OF_A_JOB = re.compile(r"\$\{(?!hydra\.|paths\.)[\w.]+\}|\$\{hydra\.job\.(num|override_dirname)\}")

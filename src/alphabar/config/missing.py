@@ -13,7 +13,7 @@ from alphabar.config.interpolation import (
 )
 
 # Keys at the root that a command fills in from the data, the codec and the frozen parts.
-FILLED_IN = ("shape", "space", "num_classes", "conditioning")
+FILLED_IN = ("shape", "space", "num_classes", "vector_length", "conditioning")
 
 
 def missing_values(cfg: DictConfig) -> list[str]:

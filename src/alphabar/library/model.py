@@ -116,6 +116,7 @@ class Model:
         *,
         labels: Labels | None = None,
         prompts: Sequence[str] | str | None = None,
+        vectors: Sequence[Sequence[float]] | str | None = None,
         negative: str | None = None,
         images: str | None = None,
         sampler: Sampler | str | None = None,
@@ -127,7 +128,7 @@ class Model:
     ) -> Tensor:
         """Returns images, uint8 [num, C, H, W] on the CPU: those that sample.py draws with the same settings.
 
-        labels, negative, seed, first, batch_size: as in `Inference`. prompts: texts, or a file with one a line.
+        labels, vectors, negative, seed, first, batch_size: as in `Inference`. prompts: texts, or a file with one a line.
         images: the files that a model of images is conditioned on. sampler: a sampler, or the name of one in conf/sampler; None:
         DDIM. num_steps: None: the number of the sampler. guidance: a weight of classifier-free guidance, a name in conf/guidance or
         a guide; None: no guidance.
@@ -137,6 +138,7 @@ class Model:
             num=num,
             labels=labels,
             prompts=prompts,
+            vectors=vectors,
             negative=negative,
             files=images,
             sampler=sampler_of(sampler, num_steps),

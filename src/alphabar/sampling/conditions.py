@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,12 +98,31 @@ def _class_name(number: str, classes: Sequence[str]) -> str:
     return classes[int(number)] if number.isdecimal() and int(number) < len(classes) else number
 
 
-def read_prompts(path: str) -> list[str]:
-    """Returns the lines of a text file that are not empty. Raises UserError if there are none."""
+def read_prompts(path: str, key: str = "prompts") -> list[str]:
+    """Returns the lines of a text file that are not empty. Raises UserError if there are none. key: names the file in messages."""
     try:
         prompts = [line.strip() for line in user_path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompts={path}: cannot be read as text ({type(error).__name__})") from error
+        raise UserError(f"{key}={path}: cannot be read as text ({type(error).__name__})") from error
     if not prompts:
-        raise UserError(f"prompts={path}: there is no prompt in this file, need one a line")
+        raise UserError(f"{key}={path}: there is no {key.removesuffix('s')} in this file, need one a line")
     return prompts
+
+
+def read_vectors(path: str) -> list[str]:
+    """Returns the vectors in a file as prompts: of a .npy file [N, D], or of a text file with one a line. Raises UserError."""
+    if user_path(path).suffix != ".npy":
+        return read_prompts(path, "vectors")
+    try:
+        vectors = np.lib.format.open_memmap(user_path(path), mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"vectors={path}: cannot be read ({' '.join(str(error).split())})") from error
+    if vectors.ndim != 2 or 0 in vectors.shape or vectors.dtype.kind not in "fiu":
+        raise UserError(f"vectors={path}: need an array of numbers [N, D], got {vectors.dtype} {list(vectors.shape)}")
+    return [vector_prompt(vector.tolist()) for vector in vectors]
+
+
+def vector_prompt(vector: Sequence[float] | float) -> str:
+    """Returns a vector, of one number perhaps, as a prompt, "0.3, 1.2", with as many digits as single precision needs."""
+    numbers = vector if isinstance(vector, Sequence) else [vector]
+    return ", ".join(str(np.float32(number)) for number in numbers)

@@ -30,11 +30,12 @@ class Inference:
         run itself used. ema_decay: the decay of an exponential average that the run kept beside that.
     codec_name, clip_name: see `FrozenPartPaths`. data_root: where the checkpoint's data lie now; None: as in training.
     labels: for models of classes, 3, "cat", ["cat", 5], "all" or "0-9". prompt: for models of texts; prompts: several, or a file
-        with one a line. Image i has label or prompt i, modulo their number; without any it has no condition. negative: a prompt to
-        be led away from.
+        with one a line. vector: for models of numbers, 0.3 or [0.3, 1.2]; vectors: several, or a file of them. Image i has label,
+        prompt or vector i, modulo their number; without any it has no condition. negative: a prompt to be led away from.
     files: an image, or a folder of images; None: held-out images of the checkpoint's data.
     Raises ValueError unless num >= 1, first >= 0, batch_size >= 1, for an average that is none or that weights=raw leaves out, for
-    more than one of labels, prompt and prompts, or of files and data_root, and for a negative prompt without guidance.
+    more than one of labels, prompt, prompts, vector and vectors, or of files and data_root, and for a negative prompt without
+    guidance.
     """
 
     checkpoint: str | None = None
@@ -58,6 +59,8 @@ class Inference:
     labels: Sequence[int | str] | int | str | None = None
     prompt: str | None = None
     prompts: Sequence[str] | str | None = None
+    vector: Sequence[float] | float | None = None
+    vectors: Sequence[Sequence[float]] | str | None = None
     negative: str | None = None
     files: str | None = None
 
@@ -73,8 +76,8 @@ class Inference:
             raise ValueError(f"need ema_length or ema_decay, got {' '.join(averages)}")
         if self.ema_length is not None and not 0 < self.ema_length <= MAX_LENGTH:
             raise ValueError(f"need 0 < ema_length <= {MAX_LENGTH:.5f}, that of the plain mean, got {averages[0]}")
-        if len(prompts := self._given("labels", "prompt", "prompts")) > 1:
-            raise ValueError(f"need one of labels, prompt and prompts, got {' '.join(prompts)}")
+        if len(prompts := self._given("labels", "prompt", "prompts", "vector", "vectors")) > 1:
+            raise ValueError(f"need one of labels, prompt, prompts, vector and vectors, got {' '.join(prompts)}")
         if self.negative is not None and self.guidance is None:
             raise ValueError("negative: need guidance=classifier_free or guidance=apg, which lead away from it, got guidance=none")
         if self.files is not None and self.data_root is not None:

@@ -29,7 +29,16 @@ from alphabar.sampling.cascade import (
     source_conditions,
     source_images,
 )
-from alphabar.sampling.conditions import Conditions, ImagesByIndex, expand_labels, null_conditions, prompt_conditions, read_prompts
+from alphabar.sampling.conditions import (
+    Conditions,
+    ImagesByIndex,
+    expand_labels,
+    null_conditions,
+    prompt_conditions,
+    read_prompts,
+    read_vectors,
+    vector_prompt,
+)
 from alphabar.sampling.guidance_config import guidance_label, guided_stages
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import LoadedModel, TrainedModel, load_model
@@ -96,15 +105,20 @@ class Pipeline:
 
     @cached_property
     def prompts(self) -> list[str]:
-        """The labels or prompts, of which image i has number i modulo their number; empty without a condition.
+        """The labels, prompts or vectors, of which image i has number i modulo their number; empty without a condition.
 
-        Raises UserError for a file that cannot be read, or for labels if the model was not trained on classes.
+        Raises UserError for a file that cannot be read, or for labels or vectors if the model was not trained on any.
         """
         settings, conditioner = self.settings, self.loaded.first.model.conditioner
         if settings.prompt is not None:
             return [settings.prompt]
         if settings.prompts is not None:
             return read_prompts(settings.prompts) if isinstance(settings.prompts, str) else list(settings.prompts)
+        if (vectors := settings.vectors if settings.vector is None else [settings.vector]) is not None:
+            if not conditioner.vector_length:
+                key = "vectors" if settings.vector is None else "vector"
+                raise UserError(f"{key}={vars(settings)[key]}: this model was not trained on vectors (conditioner=vector)")
+            return read_vectors(vectors) if isinstance(vectors, str) else list(map(vector_prompt, vectors))
         if settings.labels is None:
             return []
         if not conditioner.classes:
@@ -114,7 +128,7 @@ class Pipeline:
     def conditions(self) -> Conditions:
         """Returns the conditions of the first model. Raises UserError for prompts that are invalid for it."""
         settings, conditioner = self.settings, self.loaded.first.model.conditioner
-        key = "labels" if settings.labels is not None else "prompt" if settings.prompt is not None else "prompts"
+        key = next((key for key in ("labels", "prompt", "vector", "vectors") if vars(settings)[key] is not None), "prompts")
         return prompt_conditions(conditioner, self.prompts, key) if self.prompts else null_conditions(conditioner)
 
     def conditions_and_sources(self, fabric: Fabric) -> tuple[Conditions, Tensor | None]:

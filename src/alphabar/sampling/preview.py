@@ -76,6 +76,8 @@ def preview(conditioner: Conditioner, data: ImageDataModule, num: int) -> Previe
     if conditioner.takes_images:
         return Preview(conditions, num, sources=images.images(indices).cpu())
     captions = captions_at(images, indices, data) if conditioner.depicts == "caption" else None
+    if conditioner.depicts == "vector" and images.vectors is not None:
+        captions = [", ".join(f"{number:.3g}" for number in vector) for vector in images.vectors[indices].tolist()]
     num_rows = num_grid_rows(num)
     num_real = min(num_rows * num_real_columns(math.ceil(num / num_rows)), len(images) // num_rows * num_rows)
     shown = indices if captions is not None else torch.arange(num_real)

@@ -141,6 +141,12 @@ def fill_derived_keys(cfg: DictConfig, datamodule: ImageDataModule) -> None:
     if "${num_classes}" in str(unresolved_container(cfg.conditioner)):
         names = class_names(datamodule)
         cfg.num_classes, cfg.class_names = len(names), names_to_keep(names)
+    if "${vector_length}" in str(unresolved_container(cfg.conditioner)):
+        datamodule.prepare_data()
+        cfg.vector_length = datamodule.source.vector_length
+        if cfg.vector_length is None:
+            reason = datamodule.reason_for_none("vectors")
+            raise UserError(f"conditioner=vector needs images with vectors, and these data have none{reason}")
 
 
 def model_space(cfg: DictConfig, datamodule: ImageDataModule) -> dict[str, int | list[int]]:

@@ -58,8 +58,13 @@ class Conditioner(nn.Module, ABC):
         return ()
 
     @property
-    def depicts(self) -> Literal["label", "caption"] | None:
-        """The entry of `ImageSet.facts` that a sample with this condition should show, or None if the condition implies none."""
+    def vector_length(self) -> int:
+        """The number of numbers that the condition is made of, which `attach_vectors` measures; 0 for other conditions."""
+        return 0
+
+    @property
+    def depicts(self) -> Literal["label", "caption", "vector"] | None:
+        """The entry of `ImageSet.metadata` that a sample with this condition should show, or None if the condition implies none."""
         return None
 
     @property
@@ -74,6 +79,13 @@ class Conditioner(nn.Module, ABC):
         NeedsCaptions if the conditioner needs captions and there are none, and UserError if a caption cannot be encoded.
         """
 
+    def attach_vectors(self, vectors: Tensor | None) -> None:
+        """Receives the vectors of the training images, float32 [N, D], or None if there are none; called once, before training.
+
+        What is measured of them is kept in checkpoints. Raises ValueError if the conditioner needs vectors and there are none, or
+        ones of another length.
+        """
+
     @abstractmethod
     def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Cond:
         """Returns the condition of a batch of data, as `ImageSet.batch` gives it.
@@ -85,7 +97,7 @@ class Conditioner(nn.Module, ABC):
     def for_evaluation(self, batch: Mapping[str, Tensor], noise: ImageNoise) -> Cond:
         """Returns the condition of a batch in eval mode, when `noise` is the only source of randomness.
 
-        batch: as `ImageSet.batch` gives it, or, unless `takes_images`, as `ImageSet.facts` does.
+        batch: as `ImageSet.batch` gives it, or, unless `takes_images`, as `ImageSet.metadata` does.
         """
         return self(batch)
 
@@ -95,7 +107,7 @@ class Conditioner(nn.Module, ABC):
 
     @abstractmethod
     def from_prompts(self, prompts: Sequence[str]) -> Cond:
-        """Returns the condition of one image for each prompt: a class, a caption. Raises ValueError for an invalid prompt."""
+        """Returns the condition of one image for each prompt: a class, a caption, numbers. Raises ValueError for an invalid one."""
 
     def must_follow(self, codec: Codec, channels: int, height: int, width: int) -> None:
         """Raises ValueError unless this is conditioned on what `codec` decodes in a model of images of this size."""
@@ -129,7 +141,7 @@ class ImageConditioner(Conditioner, ABC):
         return False
 
     @property
-    def depicts(self) -> Literal["label", "caption"] | None:
+    def depicts(self) -> Literal["label", "caption", "vector"] | None:
         return "caption"
 
     def for_evaluation(self, batch: Mapping[str, Tensor], noise: ImageNoise) -> Cond:

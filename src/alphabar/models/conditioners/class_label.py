@@ -37,7 +37,7 @@ class ClassLabel(Conditioner):
         return self.names
 
     @property
-    def depicts(self) -> Literal["label", "caption"] | None:
+    def depicts(self) -> Literal["label", "caption", "vector"] | None:
         return "label"
 
     def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Cond:

@@ -44,7 +44,7 @@ class Text(Conditioner):
         self._prompts: dict[str, Tensor] = {}
 
     @property
-    def depicts(self) -> Literal["label", "caption"] | None:
+    def depicts(self) -> Literal["label", "caption", "vector"] | None:
         return "caption"
 
     def attach_captions(self, captions: Sequence[str] | None) -> None:

@@ -66,6 +66,11 @@ class DiffusionModule(BaseModule):
 
     def attach_data(self, data: ImageDataModule) -> None:
         attach_captions(self.conditioner, data)
+        if self.conditioner.vector_length:
+            try:
+                self.conditioner.attach_vectors(data.source.train().vectors)
+            except ValueError as error:
+                raise UserError(f"data: {error}") from error
         self.check_parts(data.shape)
 
     @torch.no_grad()
