@@ -21,6 +21,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as it is in the backgro
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker inherits the folder from the process that starts all of them
     _CACHE = tempfile.TemporaryDirectory(prefix="alphabar-tests-")
     os.environ["ALPHABAR_TEST_CACHE"] = _CACHE.name
+    os.environ["ALPHABAR_CONFIG_HOME"] = f"{_CACHE.name}/config"  # also outside of a test
 
 
 def pytest_collection_finish():
@@ -48,10 +49,11 @@ def _yaml_parsed_once():
 
 @pytest.fixture(autouse=True)
 def _quiet_environment(monkeypatch, tmp_path):
-    """No test finds an account, reaches a network or is told that it is part of a sweep."""
+    """No test finds an account or the user's own configuration, reaches a network or is told that it is part of a sweep."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "ALPHABAR_RESULT", "ALPHABAR_SWEEP", "ALPHABAR_PROGRAM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("ALPHABAR_CONFIG_HOME", str(tmp_path / "no-config"))
 
 
 @pytest.fixture(autouse=True)

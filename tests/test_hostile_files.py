@@ -200,7 +200,7 @@ def test_a_hostile_configuration_in_a_checkpoint(refusal, run, tmp_path, name):
 # What a checkpoint of a sample does not build.
 RUN_ONLY = {
     "a logger that writes elsewhere": (("logger",), {"mine": node("lightning.pytorch.loggers.CSVLogger", _partial_=True, save_dir="canary")}, "logger.mine: _target_ lightning.pytorch.loggers.CSVLogger is refused"),
-    "a callback that writes elsewhere": (("callbacks", "mine"), node("lightning.pytorch.callbacks.ModelCheckpoint", dirpath="canary"), "if it is yours, name it here: callbacks.mine={_target_:...}"),
+    "a callback that writes elsewhere": (("callbacks", "mine"), node("lightning.pytorch.callbacks.ModelCheckpoint", dirpath="canary"), "if it is yours, or you trust whoever wrote it to run code here: trust=[lightning]"),
     "a module as a callback": (("callbacks", "mine"), node("torch.nn.Linear", in_features=1, out_features=1), "a subclass of Callback goes there"),
     "a profiler": (("trainer", "profiler"), node("lightning.pytorch.profilers.PyTorchProfiler", dirpath="canary"), "trainer.profiler: "),
     "a strategy": (("trainer", "strategy"), node("lightning.pytorch.strategies.DDPStrategy"), "trainer.strategy: "),

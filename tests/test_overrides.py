@@ -220,13 +220,13 @@ def test_in_a_sweep_only_the_job_in_which_a_word_does_nothing_is_refused(monkeyp
 
 @pytest.mark.parametrize(("name", "group"), [("sample", "task"), ("evaluate", "metric")])
 def test_whatever_is_done_with_a_checkpoint_takes_every_key_of_its_command(name, group):
-    """Those are not asked for at run time; `run_dir` is filled in."""
+    """Those are not asked for at run time; `run_dir` is filled in, and `trust` is read before anything is built."""
     app = App(ROOT / "conf", name)
     for choice in app.groups[group]:
         cfg = app.compose([f"{group}={choice}"])
         taken = referenced_keys([unresolved_container(cfg[group]), unresolved_container(cfg.inference)])
         keys = {str(key) for file in (name, "inference") for key in OmegaConf.load(ROOT / "conf" / f"{file}.yaml")}
-        assert keys - {"defaults", "hydra"} <= taken, choice
+        assert keys - {"defaults", "hydra", "trust"} <= taken, choice
 
 
 def test_overrides_reach_main_as_they_were_given(monkeypatch):

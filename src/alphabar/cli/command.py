@@ -47,6 +47,7 @@ from alphabar.cli.recorded_command import check_recorded_command, may_be_repeate
 from alphabar.cli.sweep_summary import finish_sweeps
 from alphabar.cli.unused_keys import unused_overrides
 from alphabar.cli.usage import group_usage, usage
+from alphabar.cli.user_classes import user_classes
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable_lines
 from alphabar.files.paths import caching_in, starting_in
@@ -67,7 +68,6 @@ def command(
     """Returns a decorator that makes a command of a function of the configuration in `conf/<config_name>.yaml`, beside the script.
 
     subcommands, check: other things that the command does, and a check of its configuration; see `App`.
-
     The command exits with 0, 1 (a bug of ours, or a sweep with failed jobs), 2 (bad input), 130 (Ctrl-C), 143
     (SIGTERM), or 128 plus the number of another signal that asked it to stop.
     """
@@ -240,7 +240,7 @@ def make_task(
             cfg.choices = group_choices(app)
         try:
             caches = str(OmegaConf.select(cfg, "paths.cache", default="outputs/cache"))
-            with starting_in(hydra.runtime.cwd), caching_in(caches):
+            with starting_in(hydra.runtime.cwd), caching_in(caches), user_classes(cfg):
                 complete_config(cfg, app, task_overrides(), Path(hydra.runtime.output_dir))
                 raise_if_any(unused_overrides(app, cfg, task_overrides(), hydra.runtime.choices))
                 with read_write(hydra.overrides):  # type: ignore[arg-type]

@@ -10,7 +10,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli.hydra_app import App
-from alphabar.cli.overrides import split_override, without_prefix
+from alphabar.cli.overrides import override_texts
+from alphabar.cli.user_classes import leave_out_former_arguments, user_classes
 from alphabar.config.build import ConfigError, check
 from alphabar.config.coercion import coerce
 from alphabar.config.interpolation import MissingValue, Unresolvable, resolved_container, unresolved_container, value_at
@@ -27,12 +28,13 @@ CHECKPOINT_KEYS = ("checkpoint", "stages", "inference.checkpoint", "inference.st
 def complete_config(cfg: DictConfig, app: App, words: Sequence[str], folder: Path) -> None:
     """Fills in what the command line leaves open, and checks the configuration. Raises ConfigError or UserError if it is invalid.
 
-    Missing values are reported before any class is imported, and so before torch is loaded.
+    Missing values are reported before any class is imported, but for one that the command line names, and so before torch is.
     words: the overrides of the command line. folder: the folder of this run.
     """
     if "run_dir" in cfg:
         cfg.run_dir = str(folder)
     empty_dropped_groups(cfg, app, HydraConfig.get().runtime.choices)
+    leave_out_former_arguments(cfg, words)
     if lines := missing_values(cfg):
         raise ConfigError("\n".join(lines))
     replace_run_folders(cfg)
@@ -51,7 +53,9 @@ def config_as_yaml(app: App, args: Namespace) -> str:
     HydraConfig.instance().set_config(cfg)
     empty_dropped_groups(cfg, app, cfg.hydra.runtime.choices)
     values = override_texts(args.overrides)
-    coerce(cfg, values, only=values.keys())
+    with user_classes(cfg):
+        leave_out_former_arguments(cfg, args.overrides)
+        coerce(cfg, values, only=values.keys())
     parts = {"job": cfg.keys() - {"hydra"}, "hydra": {"hydra"}, "all": cfg.keys()}[args.cfg]
     content = with_missing_marks(resolved_container(cfg)) if args.resolve else unresolved_container(cfg)
     content = {key: value for key, value in content.items() if key in parts}
@@ -71,11 +75,6 @@ def with_missing_marks(value: Any) -> Any:
     if isinstance(value, list):
         return [with_missing_marks(item) for item in value]
     return "???" if isinstance(value, MissingValue | Unresolvable) else value
-
-
-def override_texts(words: Sequence[str]) -> dict[str, str | None]:
-    """Returns the values of the overrides by their keys, in the words of the command line."""
-    return {without_prefix(key): value for key, value in map(split_override, words)}
 
 
 def empty_dropped_groups(cfg: DictConfig, app: App, choices: Mapping[str, str]) -> None:

@@ -51,6 +51,11 @@ def without_prefix(key: str) -> str:
     return key.lstrip("+~")
 
 
+def override_texts(words: Sequence[str]) -> dict[str, str | None]:
+    """Returns the values of the overrides by their keys, in the words of the command line."""
+    return {without_prefix(key): value for key, value in map(split_override, words)}
+
+
 def config_options(arguments: Sequence[str]) -> list[str]:
     """Returns the options of a command line that choose which YAML files are composed."""
     args, _ = get_args_parser().parse_known_intermixed_args(arguments)
@@ -167,4 +172,6 @@ def goes_on_if_repeated(words: Sequence[str]) -> bool:
 def overrides_of_resumed_run(words: Iterable[str], groups: Collection[str]) -> list[str]:
     """Returns the words that change values of the run that is resumed; the other words choose groups or set Hydra's own keys."""
     keys = {word: without_prefix(split_override(word)[0]) for word in words}
-    return [word for word, key in keys.items() if key not in (*groups, "resume") and not key.startswith(("hydra.", "hydra/"))]
+    return [
+        word for word, key in keys.items() if key not in (*groups, "resume", "trust") and not key.startswith(("hydra.", "hydra/"))
+    ]

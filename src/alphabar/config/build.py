@@ -18,6 +18,7 @@ from alphabar.config.interpolation import (
     unresolved_container,
     walk,
 )
+from alphabar.config.roles import wrong_role
 from alphabar.config.signatures import MISSING, argument_problems
 from alphabar.config.type_hints import TargetInstance
 from alphabar.errors import UserError
@@ -59,6 +60,9 @@ def _check_node(path: Path, node: dict[str, Any], raw: Any, choices: Choices) ->
         cls = locate(node["_target_"])
     except ValueError as error:
         yield with_path(path, str(error))
+        return
+    if reason := wrong_role(cls, path):
+        yield with_path(definition_path(raw, path), reason)
         return
     if odd := [key for key in node if key.startswith("_") and key.endswith("_") and key not in SPECIAL_KEYS]:
         yield with_path(path, f"{', '.join(odd)} is not supported, only {' and '.join(SPECIAL_KEYS)}")

@@ -1,32 +1,29 @@
-"""The classes that a configuration out of a file may name, by the role that they have where they stand.
+"""The classes that a configuration may name, by the role that they have where they stand.
 
-What the command line names may be any class of `allowed_targets`.
+What the user composes may name any class of the role. A configuration out of a file may name only our own, and others that the user
+trusts or has used before.
 """
 
+import pkgutil
 import re
-from collections.abc import Callable, Collection, Iterator
+import sys
+from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any
 
-from alphabar.config.allowed_targets import locate
+from alphabar.config.allowed_targets import OF_LIGHTNING, SHOWN, WATCHING, allow, locate
 from alphabar.config.former_names import current_target
-from alphabar.config.interpolation import Path, dotted_path
+from alphabar.config.interpolation import Path, dotted_path, value_at, walk
 from alphabar.config.signatures import type_hints
+from alphabar.config.trust import is_known, is_trusted, node_hash, remember
 from alphabar.config.type_hints import classes_in
 from alphabar.errors import UserError
 
-SHOWN = 100  # the most characters of a key or of a name in a message
-# The prefixes of classes that a stored configuration may name, by the module that defines the class, and further classes: those of
-# Lightning that only watch a run.
-OWN_PREFIXES = ("alphabar.", "torch.nn.modules.", "torch.optim.")
-WATCHING = (
-    "lightning.pytorch.callbacks.device_stats_monitor.DeviceStatsMonitor",
-    "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
-    "lightning.pytorch.callbacks.lr_monitor.LearningRateMonitor",
-    "lightning.pytorch.callbacks.timer.Timer",
-)
-# By this alone nothing is imported from elsewhere.
-DOTTED_NAME = re.compile(r"(alphabar|torch\.nn|torch\.optim|lightning\.pytorch)(\.\w+)+")
+# The modules that define the classes which any file may name; torch.nn has others that do more than compute.
+MODULES_OF_FILES = ("alphabar.", "torch.nn.modules.", "torch.optim.")
+NAME_OF_FILES = re.compile(r"(alphabar|torch\.nn|torch\.optim)(\.\w+)+")  # by this alone nothing is imported from elsewhere
+DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+ANYTHING = object()  # stands for the hint of an argument that somebody else's class takes
 TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 # The class that may stand at each key that a command builds (*: at any key); arguments have the class of their type hint.
 ROLES = {
@@ -45,60 +42,114 @@ ROLES = {
 }
 
 
-def check_roles(
-    config: dict[str, Any], name: str, approved: Collection[Path] = (), advice: Callable[[str], str] = lambda key: ""
-) -> None:
-    """Raises UserError if a resolved configuration names a class that has no business where it stands; builds nothing.
+def check_roles(config: dict[str, Any], name: str, approved: Collection[Path] = (), before: dict[str, Any] | None = None) -> None:
+    """Raises UserError if a resolved configuration out of a file names a class that has no business where it stands.
 
-    name: the file in messages. approved: the paths of nodes whose class the user has named. advice: makes the end of the message
-    of the dotted key.
+    Builds nothing, and imports nothing but what is ours, trusted or known. The classes that it accepts are allowed from now on.
+    name: the file in messages. approved: the paths of nodes whose class the user has named. before: the configuration as it was
+    in the file, if the user has changed arguments since.
     """
-    for path, reason in _misplaced(config, (), None):
-        if path not in approved:
-            key = dotted_path(path)
-            raise UserError(f"{name}: {key[:SHOWN]}: {reason}{advice(key)}")
+    check = _FileCheck(approved, config if before is None else before)
+    for path, reason in check.refusals(config, (), None):
+        raise UserError(f"{name}: {dotted_path(path)[:SHOWN]}: {reason}")
+    remember(check.trusted.items())
 
 
-def _misplaced(value: Any, path: Path, hint: Any) -> Iterator[tuple[Path, str]]:
-    """Yields the path of every node whose class is refused, with the reason. hint: the type of what may stand here, if known."""
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _misplaced(item, (*path, index), hint)
-        return
-    if not isinstance(value, dict):
-        return
-    hints: dict[str, Any] = {}
-    if "_target_" in value:
-        try:
-            cls = _stored_class(value["_target_"])
-        except ValueError as error:
-            yield path, str(error)
+def remember_classes(config: dict[str, Any]) -> None:
+    """Notes the objects in the resolved configuration of the user's own run whose classes no file of others may name."""
+    nodes = (node for _, node in walk(config, config) if isinstance(node, dict) and isinstance(node.get("_target_"), str))
+    remember((node_hash(node), node["_target_"]) for node in nodes if not _may_stand_in_files(node["_target_"]))
+
+
+class _FileCheck:
+    """A walk through a configuration out of a file; see `check_roles`. trusted: hashes of what only `trust` allows, with names."""
+
+    def __init__(self, approved: Collection[Path], before: dict[str, Any]) -> None:
+        self.approved = approved
+        self.before = before
+        self.trusted: dict[str, str] = {}
+
+    def refusals(self, value: Any, path: Path, hint: Any) -> Iterator[tuple[Path, str]]:
+        """Yields the path of every node whose class is refused, with the reason. hint: the type of what may stand here."""
+        if isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from self.refusals(item, (*path, index), hint)
             return
-        if reason := _wrong_role(cls, path, hint):
-            yield path, reason
-        hints = type_hints(cls)
-    for key, item in value.items():
-        known = hints.get(str(key)) if "_target_" in value else hint
-        yield from _misplaced(item, (*path, key), _role((*path, key)) or known)
+        if not isinstance(value, dict):
+            return
+        hints: dict[str, Any] = {}
+        others = hint
+        if "_target_" in value:
+            try:
+                cls, is_ours = self._class(value, path)
+            except ValueError as error:
+                yield path, str(error)
+                return
+            if path not in self.approved and (reason := _wrong_role(cls, path, hint)):
+                yield path, reason
+            hints, others = (type_hints(cls), None) if is_ours else ({}, ANYTHING)
+        for key, item in value.items():
+            yield from self.refusals(item, (*path, key), _role((*path, key)) or hints.get(str(key), others))
+
+    def _class(self, node: dict[str, Any], path: Path) -> tuple[type, bool]:
+        """Returns the class of a node, and whether any file may name it. Raises ValueError, with one line, if it is refused."""
+        target = node["_target_"]
+        if isinstance(target, str) and _may_stand_in_files(target):
+            return locate(current_target(target)), True
+        if not isinstance(target, str) or not (path in self.approved or self._is_known(node, path) or is_trusted(target)):
+            raise ValueError(_refusal(target))
+        if is_trusted(target):
+            self.trusted[node_hash(node)] = target
+        allow(target)
+        return locate(target), False
+
+    def _is_known(self, node: dict[str, Any], path: Path) -> bool:
+        """Returns whether the user has used the object of a node, as it is or as it was before its arguments were changed."""
+        try:
+            before = value_at(self.before, path)
+        except (LookupError, ValueError, TypeError):
+            before = None
+        if not isinstance(before, dict) or before.get("_target_") != node["_target_"]:
+            before = node
+        return is_known(node_hash(node)) or is_known(node_hash(before))
 
 
-def _stored_class(target: object) -> type:
-    """Returns the class of a stored `_target_`. Raises ValueError, with one line, if it is refused or does not exist."""
-    allowed = "of alphabar, torch.nn and torch.optim, and " + ", ".join(name.rpartition(".")[2] for name in WATCHING)
-    refusal = f"_target_ {str(target)[:SHOWN]} is refused: a configuration out of a file may name only classes {allowed}"
-    if not isinstance(target, str) or not DOTTED_NAME.fullmatch(target):
-        raise ValueError(refusal)
-    cls = locate(current_target(target))
-    if not f"{cls.__module__}.".startswith(OWN_PREFIXES) and f"{cls.__module__}.{cls.__qualname__}" not in (*WATCHING, TRAINER):
-        raise ValueError(refusal)
-    return cls
+def _may_stand_in_files(target: str) -> bool:
+    """Returns whether any file may name the class. Raises ValueError for a name of ours that leads nowhere."""
+    if target in OF_LIGHTNING:
+        return True
+    if not NAME_OF_FILES.fullmatch(target) or not target.startswith(("alphabar.", "torch.nn.", "torch.optim.")):
+        return False
+    return f"{locate(current_target(target)).__module__}.".startswith(MODULES_OF_FILES)
+
+
+def _refusal(target: object) -> str:
+    """Returns the reason for which a class of a file is refused, with the word that allows it."""
+    text = f"_target_ {str(target)[:SHOWN]} is refused: a file may name only classes of alphabar, torch.nn and torch.optim, and "
+    text += ", ".join(WATCHING)
+    package = str(target).partition(".")[0]
+    if (
+        not isinstance(target, str)
+        or not DOTTED_NAME.fullmatch(target)
+        or package in (*sys.stdlib_module_names, "torch", "alphabar")
+    ):
+        return text
+    return f"{text}; if it is yours, or you trust whoever wrote it to run code here: trust=[{package[:SHOWN]}]"
+
+
+def wrong_role(cls: type, path: Path) -> str | None:
+    """Returns why the class may not stand at a path of a composed configuration; None if it may, or the path has no role."""
+    role = _role(path) if path else None
+    if role is None or issubclass(cls, role):
+        return None
+    return f"a subclass of {role.__name__} goes there, and {cls.__name__} is none"
 
 
 def _wrong_role(cls: type, path: Path, hint: Any) -> str | None:
     """Returns why the class may not stand at the path; None if it may. At the root only what has a role is ever built."""
     is_root = len(path) == 1 and hint is None
-    expected = classes_in(hint)
-    if is_root or any(issubclass(cls, each) for each in expected):
+    expected = classes_in(hint) if hint is not ANYTHING else set()
+    if is_root or hint is ANYTHING or any(issubclass(cls, each) for each in expected):
         return None
     wanted = " or ".join(sorted(f"a subclass of {each.__name__}" for each in expected)) or "no object"
     return f"_target_ {cls.__name__} is refused: {wanted} goes there"
@@ -113,4 +164,4 @@ def _role(path: Path) -> type | None:
 
 @cache
 def _role_class(target: str) -> type:
-    return locate(target)
+    return pkgutil.resolve_name(target)

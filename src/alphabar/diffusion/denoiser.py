@@ -1,5 +1,6 @@
 """Denoisers: from a noisy x_t to a prediction of what is data in it and what is noise."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -48,11 +49,17 @@ class NetworkDenoiser(Denoiser):
     A network with twice as many channels as the data has, [B, 2C, ...], gives in the second half where the variance of the reverse
     step lies (Nichol & Dhariwal 2021, sec. 3.1).
 
-    Raises ValueError if the parameterization does not determine x somewhere on the schedule, such as epsilon where alpha is 0.
+    Raises ValueError unless the network is called as network(x, label, cond), or if the parameterization does not determine x
+    somewhere on the schedule, such as epsilon where alpha is 0.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, parameterization: Parameterization) -> None:
         super().__init__()
+        try:
+            (call := inspect.signature(network.forward)).bind("x", "label", "cond")
+        except TypeError:
+            name = type(network).__name__
+            raise ValueError(f"need a network that is called as network(x, label, cond), and {name}.forward takes {call}") from None
         # The first level above 0: at data itself nothing is ever predicted.
         ends = schedule(schedule.time(torch.tensor([1e-3, 1.0])))
         if not parameterization.is_defined(*ends):

@@ -24,7 +24,7 @@ from alphabar.runs.run_dir import CONFIG, has_checkpoint, lock, must_be_resumabl
 
 log = logging.getLogger(__name__)
 RUN_KEYS = ("trainer", "callbacks", "logger", "profiler", "stall_seconds", "report", "name", "data.num_workers", "data.download")
-MAY_CHANGE = (*RUN_KEYS, *FrozenPartPaths._fields, "data_root")
+MAY_CHANGE = (*RUN_KEYS, *FrozenPartPaths._fields, "data_root", "trust")
 DOWNLOAD = "download"  # a key of whatever can be fetched, with which the user says so
 # What follows from the place of the run, what shows in other keys, and what runs of an earlier version did not keep.
 NOT_COMPARED = ("resume", "run_dir", "choices", "image_files", "class_names", "conditioner.names", "module.conditioner.names")
@@ -44,18 +44,18 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
         saved.setdefault(key, None)
     saved.data_root = None  # where an earlier command found the data stands in them
     saved.setdefault("report", True)
+    saved.setdefault("trust", [])
     saved.run_dir = str(folder)
     saved.resume = str(cfg.resume)
-    must_be_of_this_version(saved)
+    before = resolved_container(saved)
     words = [word for word in overrides if word.lstrip("+").split("=")[0] != "resume"]
     for word in words:
         apply_override(saved, cfg, word)
-    must_have_known_classes(saved, cfg, words)
+    must_have_known_classes(saved, cfg, words, before)
+    must_be_of_this_version(saved, words)
     set_given_paths(saved)
     must_be_at_hand(saved, words, f"resume={saved.resume}")
     must_fit_in_memory(resolved_container(saved), f"resume={saved.resume}: its {CONFIG}")
-    coerce(saved, {word.lstrip("+").split("=", 1)[0]: word.split("=", 1)[1] for word in words if "=" in word})
-    check(saved)
     return saved, newest_checkpoint_of_run(folder)
 
 
@@ -104,8 +104,11 @@ def newest_checkpoint_of_run(folder: Path) -> LastCheckpoint:
     return newest
 
 
-def must_have_known_classes(saved: DictConfig, cfg: DictConfig, words: Sequence[str]) -> None:
-    """Raises UserError if the stored configuration of a run names a class that the command line does not, and that has no role."""
+def must_have_known_classes(saved: DictConfig, cfg: DictConfig, words: Sequence[str], before: dict[str, Any]) -> None:
+    """Raises UserError if the stored configuration of a run names a class that it may not, and that the command line does not name.
+
+    saved: with the changes of the command line. before: without them.
+    """
     approved: set[KeyPath] = set()
     for override in map(OverridesParser.create().parse_override, words):
         key = override.key_or_group
@@ -114,11 +117,7 @@ def must_have_known_classes(saved: DictConfig, cfg: DictConfig, words: Sequence[
         value = chosen or ({} if override.is_delete() else override.value())
         approved |= {path} if key.endswith("._target_") else set()
         approved |= {(*path, *place) for place, node in walk(value, value) if isinstance(node, dict) and "_target_" in node}
-
-    def advice(key: str) -> str:
-        return f"; if it is yours, name it here: {key}={{_target_:...}}" if is_at_or_below(key, MAY_CHANGE) else ""
-
-    check_roles(resolved_container(saved), f"resume={saved.resume}: its {CONFIG}", approved, advice)
+    check_roles(resolved_container(saved), f"resume={saved.resume}: its {CONFIG}", approved, before)
 
 
 def must_be_same_run(folder: Path, config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
@@ -159,6 +158,13 @@ def is_in_module(key: str) -> bool:
 def is_at_or_below(key: str, parents: Sequence[str]) -> bool:
     """Returns whether a dotted key is one of `parents` or lies below one."""
     return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
+
+
+def is_about(line: str, key: str) -> bool:
+    """Returns whether a line of `check` is about the value of a key, or about its object's having no such argument."""
+    place = line.partition(":")[0]
+    parent, _, last = key.rpartition(".")
+    return is_at_or_below(place, [key]) or (place == parent and f"'{last}'" in line)
 
 
 def apply_override(saved: DictConfig, cfg: DictConfig, word: str) -> None:
@@ -210,12 +216,21 @@ def set_given_paths(saved: DictConfig) -> None:
         set_data_root(saved, str(saved.data_root), "this run")
 
 
-def must_be_of_this_version(saved: DictConfig) -> None:
-    """Raises UserError, with one line, if the stored configuration of a run is not valid in this version."""
+def must_be_of_this_version(saved: DictConfig, words: Sequence[str]) -> None:
+    """Converts values of the command line, as `coerce` does, and checks the configuration of a run that is resumed.
+
+    Raises ConfigError for what the command line changes, and UserError, with one line, for what is not valid in this version.
+    """
+    values = {word.lstrip("+").split("=", 1)[0]: word.split("=", 1)[1] for word in words if "=" in word}
+    coerce(saved, values)
     try:
         check(saved)
     except ConfigError as error:
-        first, *others = str(error).splitlines()
+        lines = str(error).splitlines()
+        of_file = [line for line in lines if not any(is_about(line, key) for key in values)]
+        if not of_file:
+            raise
+        first, *others = of_file
         more = f" (and {len(others)} more)" if others else ""
         raise UserError(
             f"resume={saved.resume}: its config.yaml does not fit this version of alphabar: {first}{more}; "

@@ -14,6 +14,7 @@ from torch import nn
 
 from alphabar.config.build import build
 from alphabar.config.interpolation import unresolved_container
+from alphabar.config.roles import remember_classes
 from alphabar.config.stored import plain_config
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import derive_seed
@@ -82,6 +83,8 @@ def run_training(cfg: DictConfig, overrides: Sequence[str], leave_report: LeaveR
         if cfg.resume == AUTO:
             must_be_same_run(Path(cfg.run_dir), module.config, overrides)
         must_fit(stopped.weights, weight_shapes(module.state_dict()), display_path(stopped.path))
+    if is_first_process():
+        remember_classes(module.config)
     callbacks = build_callbacks(cfg, module)
     if stopped is not None and is_first_process():
         remove_temporaries(Path(cfg.run_dir))

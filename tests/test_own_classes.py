@@ -1,0 +1,219 @@
+"""Somebody else's classes: named on the command line or in a folder of YAML files, and in what a run of theirs has left."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import runs
+from alphabar.config.trust import config_home
+
+NET = """
+from pathlib import Path
+from torch import nn
+from alphabar.diffusion.samplers.ddim import DDIM
+
+Path("imported").touch()
+
+class Net(nn.Module):
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1))
+
+    def forward(self, x, label, cond=None):
+        return self.body(x)
+
+class Blind(nn.Module):
+    def forward(self, x):
+        return x
+
+class MyDDIM(DDIM):
+    pass
+
+def make_net(channels):
+    return Net(channels, 3)
+"""
+SMALL = [word for word in runs.words(*runs.BRIEF, logger="csv") if not word.startswith("network.")]
+OWN = ["network._target_=mylab.nets.Net", "+network.width=4"]
+
+
+@pytest.fixture(autouse=True)
+def _own_imports(monkeypatch):
+    """What a command imports, and where from, ends with the test."""
+    before = set(sys.modules)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("mylab", "broken", "evil"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def lab(command, tmp_path):
+    """A folder with the package `mylab`, and no more, in which commands are started."""
+    write(tmp_path / "mylab" / "nets.py", NET)
+    write(tmp_path / "mylab" / "__init__.py", "")
+    return tmp_path
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def forget():
+    """Makes this process one that has imported nothing of others."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:
+        del sys.modules[name]
+    Path("imported").unlink(missing_ok=True)
+
+
+def test_a_network_of_ones_own_is_trained_resumed_sampled_and_evaluated(command, lab):
+    """It lies in the folder in which one stands, and is named once."""
+    assert command("train", *SMALL, *OWN, "hydra.run.dir=out")[::2] == (0, "")
+    saved = OmegaConf.load("out/config.yaml")
+    assert OmegaConf.to_container(saved.network) == {"_target_": "mylab.nets.Net", "channels": 1, "width": 4}
+    forget()
+    assert command("train", "resume=out", "trainer.max_steps=3")[::2] == (0, "")
+    assert command("sample", "checkpoint=out", "num=2", "sampler.num_steps=2", "hydra.run.dir=pictures")[::2] == (0, "")
+    words = ["num=64", "sampler.num_steps=2", "features=pixels", "features.max_images=200", "num_seeds=1"]
+    assert command("evaluate", "checkpoint=out", *words)[0] == 0
+    assert runs.checkpoint("out")["global_step"] == 3
+
+
+def test_what_somebody_else_trained_needs_a_word_once(command, lab, monkeypatch):
+    assert command("train", *SMALL, *OWN, "hydra.run.dir=out")[0] == 0
+    monkeypatch.setenv("ALPHABAR_CONFIG_HOME", str(lab / "other"))
+    sample = ["checkpoint=out", "num=2", "sampler.num_steps=2"]
+    for script, words in (("sample", sample), ("evaluate", ["checkpoint=out"]), ("train", ["resume=out", "trainer.max_steps=3"])):
+        forget()
+        code, out, err = command(script, *words)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert "module.denoiser.network: _target_ mylab.nets.Net is refused" in err or "its config.yaml: network" in err
+        assert err.endswith(": trust=[mylab]\n")
+        assert not Path("imported").exists()
+    assert not (lab / "other").exists()
+    code, _, err = command("sample", *sample, "trust=[mylab.net]")
+    assert (code, "is refused" in err) == (2, True)
+    assert command("sample", *sample, "trust=[mylab]", "hydra.run.dir=pictures")[::2] == (0, "")
+    assert json.loads(Path("pictures/receipt.json").read_text())["starts"][0]["command"].endswith(
+        "'trust=[mylab]' hydra.run.dir=pictures"
+    )
+    forget()
+    assert command("sample", *sample)[::2] == (0, "")
+
+
+def test_a_word_for_a_run_that_goes_on_is_recorded(command, lab, monkeypatch):
+    assert command("train", *SMALL, *OWN, "hydra.run.dir=out")[0] == 0
+    monkeypatch.setenv("ALPHABAR_CONFIG_HOME", str(lab / "other"))
+    assert command("train", "resume=out", "trainer.max_steps=3", "trust=[mylab]")[::2] == (0, "")
+    assert OmegaConf.load("out/config.yaml").trust == ["mylab"]
+    assert runs.checkpoint("out")["config"]["trust"] == ["mylab"]
+    monkeypatch.setenv("ALPHABAR_CONFIG_HOME", str(lab / "third"))  # a word in a file says nothing
+    assert "trust=[mylab]" in command("train", "resume=out", "trainer.max_steps=4")[2]
+
+
+def test_a_package_of_the_same_name_elsewhere_is_another_one(command, lab):
+    """The checkpoint, the class and its arguments are the same: only the folder is somebody else's."""
+    assert command("train", *SMALL, *OWN, "hydra.run.dir=out")[0] == 0
+    forget()
+    shutil.copytree(lab, lab / "gift")
+    os.chdir(lab / "gift")
+    sys.path.remove(str(lab))
+    code, _, err = command("sample", "checkpoint=out", "num=2")
+    assert (code, "trust=[mylab]" in err) == (2, True)
+    assert not Path("imported").exists()
+
+
+def test_stock_callbacks_of_ones_own_run_go_on_without_a_word(command, monkeypatch, tmp_path):
+    own = "+callbacks.mine={_target_:lightning.pytorch.callbacks.ModelSummary,max_depth:1}"
+    assert command("train", *runs.words(*runs.BRIEF, folder="out"), own)[0] == 0
+    assert command("train", "resume=out", "trainer.max_steps=3", "callbacks.mine.max_depth=2")[::2] == (0, "")
+    assert OmegaConf.load("out/config.yaml").callbacks.mine.max_depth == 2
+    monkeypatch.setenv("ALPHABAR_CONFIG_HOME", str(tmp_path / "other"))
+    code, _, err = command("train", "resume=out", "trainer.max_steps=4")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "callbacks.mine: _target_ lightning.pytorch.callbacks.ModelSummary is refused" in err
+    assert command("train", "resume=out", "trainer.max_steps=4", "~callbacks.mine")[::2] == (0, "")
+
+
+def test_the_record_is_ones_own_and_says_so_if_it_cannot_be_kept(command, lab, monkeypatch):
+    assert command("train", *SMALL, *OWN, "hydra.run.dir=out")[0] == 0
+    (record,) = config_home().iterdir()
+    assert (config_home().stat().st_mode & 0o777, record.stat().st_mode & 0o777) == (0o700, 0o600)
+    (line,) = record.read_text().splitlines()
+    assert line.endswith(" mylab.nets.Net")
+    record.chmod(0o666)  # anybody may have written it
+    code, _, err = command("sample", "checkpoint=out", "num=2")
+    assert (code, "others can write it" in err) == (2, True)
+    monkeypatch.setenv("ALPHABAR_CONFIG_HOME", str(write(lab / "file", "")))
+    code, _, err = command("sample", "checkpoint=out", "num=2", "sampler.num_steps=2", "trust=[mylab]")
+    assert (code, err) == (0, "file/known_classes cannot be written (File exists): trust=[...] will be needed each time\n")
+
+
+def test_a_folder_of_ones_own(command, lab):
+    """Groups, help, advice, a sweep and an experiment of files that lie elsewhere than ours."""
+    write(
+        lab / "myconf/network/mynet.yaml", "# Two convolutions\n_target_: mylab.nets.Net\nchannels: ${space.channels}\nwidth: 3\n"
+    )
+    write(lab / "myconf/sampler/mine.yaml", "_target_: mylab.nets.MyDDIM\nnum_steps: 2\n")
+    experiment = "# @package _global_\ndefaults:\n  - override /network: mynet\n  - override /sampler: mine\nnetwork: {width: 5}\n"
+    write(lab / "myconf/experiment/mine.yaml", experiment)
+    for option in ("--config-dir=myconf", f"hydra.searchpath=[file://{lab}/myconf]"):
+        assert "mynet                    Two convolutions" in command("train", "--help", "network", option)[1]
+        assert "Did you mean mynet?" in command("train", option, "network=mynett")[2]
+        assert "network.widht: there is no key" in command("train", option, "network=mynet", "network.widht=3")[2].replace("=3", "")
+    assert "width: 5" in command("train", "--config-dir=myconf", "experiment=mine", "--cfg=job", "--package=network")[1]
+    small = [word for word in SMALL if not word.startswith("sampler.")]
+    assert command("train", "--config-dir=myconf", *small, "experiment=mine", "hydra.run.dir=out")[::2] == (0, "")
+    assert OmegaConf.load("out/config.yaml").sampler._target_ == "mylab.nets.MyDDIM"
+    assert command("sample", "--config-dir=myconf", "checkpoint=out", "num=2", "sampler=mine")[::2] == (0, "")
+
+
+def test_a_sweep_over_networks_of_ones_own(command, lab):
+    """In this process; `test_launcher.py` shows that jobs get the options and words that say where the files lie."""
+    write(lab / "myconf/network/mynet.yaml", "_target_: mylab.nets.Net\nchannels: ${space.channels}\nwidth: 3\n")
+    words = ["hydra/launcher=basic", f"hydra.searchpath=[file://{lab}/myconf]", "network=mynet,simple_unet", *SMALL]
+    assert command("train", "-m", *words, "hydra.sweep.dir=sweep")[::2] == (0, "")
+    targets = [OmegaConf.load(f"sweep/{num}/config.yaml").network._target_ for num in (0, 1)]
+    assert [target.rpartition(".")[2] for target in targets] == ["Net", "SimpleUNet"]
+
+
+BAD = {
+    "network._target_=nowhere.Net": "network: _target_ nowhere.Net: there is no module nowhere: it is neither installed nor in this folder",
+    "network._target_=mylab.nowhere.Net": "network: _target_ mylab.nowhere.Net: there is no module mylab.nowhere",
+    "network._target_=mylab.nets.Nett": "network: _target_ mylab.nets.Nett: there is no class Nett in mylab.nets. Did you mean Net?",
+    "network._target_=mylab.nets.make_net": "network: _target_ mylab.nets.make_net is refused: need the name of a class, and it is a function",
+    "network._target_=Net": "network: _target_ Net: need the dotted name of a class, such as package.module.Class",
+    "network._target_=os.system": "network: _target_ os.system is refused: need the name of a class",
+    "network._target_=broken.package.Net": "network: _target_ broken.package.Net needs the package no_such_package, which is not installed",
+    "network._target_=broken.error.Net": "network: _target_ broken.error.Net: importing broken.error fails with ZeroDivisionError: division by zero",
+    "network._target_=broken.syntax.Net": "network: _target_ broken.syntax.Net: importing broken.syntax fails with SyntaxError: ",
+    "network._target_=torch.optim.Adam": "network: expected Module, got Adam",
+    "network._target_=mylab.nets.Net": "network: Net needs 'width'",
+    "network._target_=mylab.nets.Blind": "need a network that is called as network(x, label, cond), and Blind.forward takes (x)",
+    "sampler._target_=mylab.nets.Net": "sampler: a subclass of Sampler goes there, and Net is none",
+    "sampler._target_=alphabar.diffusion.samplers.Sampler": "sampler: Sampler is an interface without ",
+    "+callbacks.mine._target_=torch.nn.Identity": "callbacks.mine: a subclass of Callback goes there, and Identity is none",
+    "data._target_=collections.OrderedDict": "data: a subclass of ImageDataModule goes there, and OrderedDict is none",
+    "trust=mylab": "trust=mylab: need a list of modules, as in trust=[mylab]",
+    "trust=['my lab']": "need a list of modules, as in trust=[mylab]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", BAD)
+def test_a_class_that_cannot_be_used_is_one_line(command, lab, word):
+    write(lab / "broken/package.py", "import no_such_package")
+    write(lab / "broken/error.py", "1 / 0")
+    write(lab / "broken/syntax.py", "class Net(:")
+    code, out, err = command("train", *SMALL, word)
+    assert (code, out) == (2, ""), err
+    assert BAD[word] in err
+    assert all(line.startswith("error: ") for line in err.splitlines())
+    assert "Traceback" not in err
+    assert not Path("outputs/train").exists()
