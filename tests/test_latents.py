@@ -240,7 +240,7 @@ def test_batches_have_the_latents_of_mirrored_images(with_images):
     data, latents = resident(8), torch.arange(16.0)
     order = EpochOrder(8, 4, 0)
     batches = list(ImageLoader(LatentBatches(data, latents, with_images), order, flip=True))
-    for batch, (indices, flips) in zip(batches, order.batches(0, True), strict=False):
+    for batch, (indices, flips, _) in zip(batches, order.batches(0, True), strict=False):
         assert flips is not None
         assert batch["latent"].tolist() == [float(i) + 8 * bool(f) for i, f in zip(indices, flips, strict=True)]
         assert batch["label"].tolist() == indices.tolist()
@@ -248,7 +248,7 @@ def test_batches_have_the_latents_of_mirrored_images(with_images):
         if with_images:
             expected = [image.flip(-1) if flip else image for image, flip in zip(data.images(indices), flips, strict=True)]
             assert torch.equal(batch["image"], torch.stack(expected))
-    assert any(bool(flips.any()) for _, (_, flips) in zip(batches, order.batches(0, True), strict=False))
+    assert any(bool(flips.any()) for _, (_, flips, _) in zip(batches, order.batches(0, True), strict=False))
 
 
 def test_a_latent_is_known_where_all_its_pixels_are():

@@ -65,6 +65,18 @@ class ImageSet(ABC):
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         """Returns the training batch of int64 `indices` [B]: "image" uint8 [B, C, H, W], and the `metadata` of its images."""
 
+    @property
+    def can_crop(self) -> bool:
+        """Returns whether images are larger than the shape in which they are used, so that `cropped_batch` is defined."""
+        return False
+
+    def cropped_batch(self, indices: Tensor, crops: Tensor) -> dict[str, Tensor]:
+        """Returns `batch` with each image cropped at its place in `crops`, float32 [B, 2]: (0, 0) is top left, (1, 1) bottom right.
+
+        Raises ValueError unless `can_crop`.
+        """
+        raise ValueError(f"images of {type(self).__name__} cannot be cropped")
+
     def metadata(self, indices: Tensor) -> dict[str, Tensor]:
         """Returns what is known of the images `indices` [B]: "label" int64 [B], "caption" int64 [B], which is the index in the
         source's captions, and "vector" float32 [B, D]; without what the images do not have."""

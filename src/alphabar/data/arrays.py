@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.datamodule import Cropping, ImageDataModule
 from alphabar.data.files import FileStates
 from alphabar.data.numbered import Metadata, NumberedImages, NumberedSource
 from alphabar.data.raw_images import DTYPES, PICTURE_CHANNELS, RawImage, to_eight_bits_each
@@ -154,8 +154,9 @@ class Arrays(ImageDataModule):
         num_workers: int | None = None,
         resident: bool | None = None,
         max_resident_mb: int = 1024,
+        crop: Cropping = "center",
     ) -> None:
         images = ArrayImages(user_path(path).absolute(), layout)
         others = None if held_out_path is None else ArrayImages(user_path(held_out_path).absolute(), layout)
         source = NumberedSource(images, others, held_out, resolution, channels, classes)
-        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb)
+        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop)

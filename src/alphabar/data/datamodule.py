@@ -2,6 +2,7 @@
 
 import math
 from functools import cached_property
+from typing import Literal
 
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
@@ -17,6 +18,7 @@ from alphabar.errors import UserError
 
 MB = 2**20
 MAX_WORKERS = 8
+Cropping = Literal["center", "random"]
 
 
 class ImageDataModule(LightningDataModule):
@@ -25,9 +27,11 @@ class ImageDataModule(LightningDataModule):
     It has to be used with `Trainer(use_distributed_sampler=False)`, since it divides the images among the processes itself.
 
     batch_size: the number of images in a batch of each process, as everywhere in Lightning.
-    seed: the seed of the order and the flips.
+    seed: the seed of the order, the flips and the crops.
     flip: whether to mirror images left to right at random; None: if the source is symmetric.
     num_workers: the number of processes that decode; None: 0, except for images that are decoded for a GPU.
+    crop: whether images are cropped in their centre or, in training alone, at a random place, which means that they are decoded
+        anew in every epoch.
     resident: whether to keep a split in memory, decoded, on the training device; None: if it has at most `max_resident_mb`.
     """
 
@@ -40,6 +44,7 @@ class ImageDataModule(LightningDataModule):
         num_workers: int | None = None,
         resident: bool | None = None,
         max_resident_mb: int = 1024,
+        crop: Cropping = "center",
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -55,6 +60,9 @@ class ImageDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.resident = resident
         self.max_resident_mb = max_resident_mb
+        self.crops = crop == "random"
+        if self.crops and resident:
+            raise ValueError("data.resident=true keeps images cropped in their centre: need resident=null for data.crop=random")
         self._loader: ImageLoader | None = None
         self._latents: LatentBatches | None = None
 
@@ -94,7 +102,12 @@ class ImageDataModule(LightningDataModule):
 
     @cached_property
     def train_set(self) -> ImageSet:
-        return self._loaded_if_small(self.source.train())
+        images = self.source.train()
+        if not self.crops:
+            return self._loaded_if_small(images)
+        if not images.can_crop:
+            raise UserError("data.crop=random: these images are used as they are, nothing is cropped; need data.crop=center")
+        return images
 
     @cached_property
     def held_out_set(self) -> ImageSet:
@@ -129,7 +142,7 @@ class ImageDataModule(LightningDataModule):
         num_workers = self._default_workers(streams_to_gpu) if self.num_workers is None else self.num_workers
         pin_memory = streams_to_gpu and device.type == "cuda"
         source = ImageBatches(images) if self._latents is None else LatentBatches(images, self._latents.latents, with_images=True)
-        self._loader = ImageLoader(source, self._order(), self.flip, num_workers, home, pin_memory, *self._steps())
+        self._loader = ImageLoader(source, self._order(), self.flip, num_workers, home, pin_memory, *self._steps(), self.crops)
         return self._loader
 
     def _latent_loader(self, source: LatentBatches, device: torch.device) -> ImageLoader:
@@ -156,14 +169,12 @@ class ImageDataModule(LightningDataModule):
 
     def batch_indices(self, number: int) -> Tensor:
         """Returns the indices [B] of the images in this process's batch `number`, counted from 0 over all epochs."""
-        indices, _ = next(self._order().batches(number, flip=False))
-        return indices
+        return next(self._order().batches(number, flip=False)).indices
 
     def first_batch(self) -> dict[str, Tensor]:
         """Returns this process's first batch, not mirrored, without taking it from the loader."""
         assert self._loader is not None
-        indices, _ = next(self._order().batches(0, False, self._loader.device))
-        return self._loader.source.batch(indices, None)
+        return self._loader.source.batch(next(self._order().batches(0, False, self._loader.device)))
 
     def _order(self) -> EpochOrder:
         if self.trainer is None:

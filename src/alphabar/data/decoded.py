@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from alphabar.data import ImageSet, ImageSource, LoadedImages, Shape
-from alphabar.data.pixels import image_shape, to_pixels
+from alphabar.data.pixels import CENTER, Crop, image_shape, to_pixels
 from alphabar.data.unreadable import Unreadable, unreadable_message
 from alphabar.errors import UserError
 from alphabar.progress import show_progress
@@ -33,12 +33,17 @@ class ImageReader(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def pixels(self, index: int, shape: Shape) -> Tensor:
+    def pixels(self, index: int, shape: Shape, crop: Crop = CENTER) -> Tensor:
         """Returns the image as uint8 [C, H, W] of this shape. Raises any kind of error for one that cannot be read."""
 
     @abstractmethod
     def name(self, index: int) -> str:
         """Returns the name of the image in messages."""
+
+    @property
+    def can_crop(self) -> bool:
+        """Whether images of other proportions are cropped, rather than refused."""
+        return True
 
     def folder(self) -> Path | None:
         """Returns the folder in which all image files lie, or None if they do not lie in one."""
@@ -46,14 +51,14 @@ class ImageReader(ABC):
 
 
 class PictureReader(ImageReader, ABC):
-    """Reads N images that Pillow can open, each cropped to its centred square and scaled."""
+    """Reads N images that Pillow can open, each cropped to the proportions that are wanted and scaled."""
 
     @abstractmethod
     def read(self, index: int) -> Image.Image: ...
 
-    def pixels(self, index: int, shape: Shape) -> Tensor:
+    def pixels(self, index: int, shape: Shape, crop: Crop = CENTER) -> Tensor:
         with self.read(index) as image:
-            return to_pixels(image, shape)
+            return to_pixels(image, shape, crop=crop)
 
 
 class DecodedSource(ImageSource):
@@ -112,16 +117,26 @@ class DecodedImages(ImageSet):
     def __len__(self) -> int:
         return len(self.reader)
 
+    @property
+    def can_crop(self) -> bool:
+        return self.reader.can_crop
+
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        used, pixels = zip(*self._readable(indices.tolist()), strict=True)
+        return self._batch(indices.tolist(), [CENTER] * len(indices))
+
+    def cropped_batch(self, indices: Tensor, crops: Tensor) -> dict[str, Tensor]:
+        return self._batch(indices.tolist(), [(top, left) for top, left in crops.tolist()])
+
+    def _batch(self, indices: list[int], crops: list[Crop]) -> dict[str, Tensor]:
+        used, pixels = zip(*self._readable(indices, crops), strict=True)
         return {"image": torch.stack(pixels), **self.metadata(torch.tensor(used))}
 
-    def _readable(self, indices: list[int]) -> list[tuple[int, Tensor]]:
+    def _readable(self, indices: list[int], crops: list[Crop]) -> list[tuple[int, Tensor]]:
         """Returns index and pixels of each image, or of the next one that can be read; in threads, unless it is in a worker."""
         if len(indices) < MANY or get_worker_info() is not None:
-            return list(map(self._next_readable, indices))
+            return list(map(self._next_readable, indices, crops))
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            return list(pool.map(self._next_readable, indices))
+            return list(pool.map(self._next_readable, indices, crops))
 
     def load(self) -> LoadedImages:
         pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8)
@@ -143,7 +158,7 @@ class DecodedImages(ImageSet):
         errors = {}
         for index in range(start, min(start + CHUNK, len(self))):
             try:
-                pixels[index] = self._decode(index)
+                pixels[index] = self.reader.pixels(index, self.shape)
             except Exception as error:  # any kind: a file may contain any bytes
                 errors[index] = error
         return errors
@@ -161,10 +176,10 @@ class DecodedImages(ImageSet):
         known = self.metadata(kept)
         return LoadedImages(pixels[kept], known.get("label"), known.get("caption"), known.get("vector"))
 
-    def _next_readable(self, index: int) -> tuple[int, Tensor]:
+    def _next_readable(self, index: int, crop: Crop) -> tuple[int, Tensor]:
         for candidate in (*range(index, len(self)), *range(index)):
             try:
-                return candidate, self._decode(candidate)
+                return candidate, self.reader.pixels(candidate, self.shape, crop)
             except Exception as error:
                 self._check_folder()
                 if self.strict:
@@ -187,9 +202,6 @@ class DecodedImages(ImageSet):
         folder = self.reader.folder()
         if folder is not None and not (folder.is_dir() and any(folder.iterdir())):
             raise UserError(f"there are no images in {folder} any more")
-
-    def _decode(self, index: int) -> Tensor:
-        return self.reader.pixels(index, self.shape)
 
     def _describe(self, index: int, error: Exception) -> str:
         return unreadable_message(self.reader.name(index), error)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alphabar.data import ImageSet
 from alphabar.data.captions import CaptionFiles, find_caption_files
-from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.datamodule import Cropping, ImageDataModule
 from alphabar.data.decoded import DecodedSource, PictureReader
 from alphabar.data.files import EXAMPLES, Entry, FileStates, count_kinds, folder_entries, image_files, is_image
 from alphabar.data.folder_layout import FolderLayout
@@ -224,6 +224,7 @@ class Folder(ImageDataModule):
         resident: bool | None = None,
         max_resident_mb: int = 1024,
         caption_key: str | None = "text",
+        crop: Cropping = "center",
     ) -> None:
         source = FolderSource(root, resolution, channels, held_out, strict, caption_key)
-        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb)
+        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from alphabar.data import ImageSet
-from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.datamodule import Cropping, ImageDataModule
 from alphabar.data.decoded import DecodedSource, PictureReader
 from alphabar.data.huggingface_files import cached_dataset, is_saved, refuse_foreign_arrows, refuse_foreign_files, stored_image
 from alphabar.errors import UserError
@@ -254,7 +254,8 @@ class HuggingFace(ImageDataModule):
         resident: bool | None = None,
         max_resident_mb: int = 1024,
         download: bool = False,
+        crop: Cropping = "center",
     ) -> None:
         columns = image_key, caption_key, label_key
         source = HuggingFaceSource(name, resolution, channels, subset, split, held_out_split, held_out, *columns, strict, download)
-        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb)
+        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop)

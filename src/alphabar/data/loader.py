@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from alphabar.data import ImageSet
-from alphabar.data.order import EpochOrder
+from alphabar.data.order import EpochOrder, Places
 from alphabar.errors import UserError, WorkerError, traceback_of
 from alphabar.runs.parent import be_killed_with
 from alphabar.runs.restored import must_be_like
@@ -27,8 +27,8 @@ class BatchSource(ABC):
     """Makes batches of images, of latents or of both."""
 
     @abstractmethod
-    def batch(self, indices: Tensor, flips: Tensor | None) -> Batch:
-        """Returns the batch of the images `indices` [B] with their metadata, mirrored left to right where `flips` [B] is true."""
+    def batch(self, places: Places) -> Batch:
+        """Returns the batch of the images at `places` with their metadata, mirrored and cropped as they say."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class ImageBatches(BatchSource):
 
     images: ImageSet
 
-    def batch(self, indices: Tensor, flips: Tensor | None) -> Batch:
-        batch = self.images.batch(indices)
+    def batch(self, places: Places) -> Batch:
+        indices, flips, crops = places
+        batch = self.images.batch(indices) if crops is None else self.images.cropped_batch(indices, crops)
         if flips is not None:
             image = batch["image"]
             batch["image"] = torch.where(flips.to(image.device)[:, None, None, None], image.flip(-1), image)
@@ -56,10 +57,11 @@ class LatentBatches(BatchSource):
     latents: Tensor
     with_images: bool = False
 
-    def batch(self, indices: Tensor, flips: Tensor | None) -> Batch:
+    def batch(self, places: Places) -> Batch:
+        indices, flips, _ = places
         rows = indices if flips is None else indices + flips * len(self.images)
         latent = self.latents.index_select(0, rows.to(self.latents.device))
-        others = ImageBatches(self.images).batch(indices, flips) if self.with_images else self.images.metadata(indices)
+        others = ImageBatches(self.images).batch(places) if self.with_images else self.images.metadata(indices)
         return {"latent": latent, **others}
 
 
@@ -80,6 +82,7 @@ class ImageLoader:
     batches_per_epoch: the number of batches that Lightning takes of every epoch (`limit_train_batches`); None: all.
     num_workers: the number of processes that decode; 0: this process does.
     device: the device of the images or latents, on which the indices have to be.
+    crop: whether images are cropped at random places.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class ImageLoader:
         pin_memory: bool = False,
         batches_per_step: int = 1,
         batches_per_epoch: int | None = None,
+        crop: bool = False,
     ) -> None:
         self.source = source
         self.order = order
@@ -101,6 +105,7 @@ class ImageLoader:
         self.pin_memory = pin_memory
         self.batches_per_step = batches_per_step
         self.batches_per_epoch = batches_per_epoch
+        self.crop = crop
         self.is_reading = False  # whether somebody waits for a batch
         self._num_batches = 0
         self._is_positioned = False  # whether _num_batches is known, from a checkpoint or because the stream runs
@@ -161,13 +166,13 @@ class ImageLoader:
         self._stream = None
 
     def _from_this_process(self) -> Iterator[Batch]:
-        for indices, flips in self.order.batches(self._num_batches, self.flip, self.device):
-            yield self.source.batch(indices, flips)
+        for places in self.order.batches(self._num_batches, self.flip, self.device, self.crop):
+            yield self.source.batch(places)
 
     def _from_workers(self) -> Iterator[Batch]:
         workers = DataLoader(
             _BatchDataset(self.source),
-            sampler=_BatchIndices(self.order, self._num_batches, self.flip),
+            sampler=_BatchPlaces(self.order, self._num_batches, self.flip, self.crop),
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
@@ -188,15 +193,15 @@ def _start_worker(worker: int) -> None:
     be_killed_with(os.getppid())
 
 
-class _BatchIndices:
+class _BatchPlaces:
     """The endless order as numpy arrays, since each tensor sent to a worker would take a file descriptor."""
 
-    def __init__(self, order: EpochOrder, start: int, flip: bool) -> None:
-        self.order, self.start, self.flip = order, start, flip
+    def __init__(self, order: EpochOrder, start: int, flip: bool, crop: bool) -> None:
+        self.order, self.start, self.flip, self.crop = order, start, flip, crop
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        for indices, flips in self.order.batches(self.start, self.flip):
-            yield indices.numpy(), None if flips is None else flips.numpy()
+    def __iter__(self) -> Iterator[list[np.ndarray | None]]:
+        for places in self.order.batches(self.start, self.flip, crop=self.crop):
+            yield [None if values is None else values.numpy() for values in places]
 
 
 class _BatchDataset(Dataset[Any]):
@@ -205,10 +210,11 @@ class _BatchDataset(Dataset[Any]):
     def __init__(self, source: BatchSource) -> None:
         self.source = source
 
-    def __getitem__(self, place: tuple[np.ndarray, np.ndarray | None]) -> Batch | UserError | WorkerError:
-        indices, flips = place
+    def __getitem__(self, places: list[np.ndarray | None]) -> Batch | UserError | WorkerError:
+        indices, flips, crops = (None if values is None else torch.from_numpy(values) for values in places)
+        assert indices is not None
         try:
-            return self.source.batch(torch.from_numpy(indices), None if flips is None else torch.from_numpy(flips))
+            return self.source.batch(Places(indices, flips, crops))
         except UserError as error:  # raised in the worker, its one line would arrive as a traceback
             return error
         except Exception as error:  # likewise, as a traceback within a traceback

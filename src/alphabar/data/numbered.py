@@ -13,6 +13,7 @@ from torch import Tensor
 from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.decoded import DecodedImages, ImageReader
 from alphabar.data.folder import hash_position
+from alphabar.data.pixels import CENTER, Crop
 from alphabar.data.raw_images import RawImage, fit_pixels, must_have_shape, shape_of
 from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
@@ -80,9 +81,13 @@ class NumberedReader(ImageReader):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def pixels(self, index: int, shape: Shape) -> Tensor:
+    def pixels(self, index: int, shape: Shape, crop: Crop = CENTER) -> Tensor:
         image = self.images.read(self.numbers[index])
-        return fit_pixels(image, shape) if self.is_scaled else must_have_shape(image, shape)
+        return fit_pixels(image, shape, crop) if self.is_scaled else must_have_shape(image, shape)
+
+    @property
+    def can_crop(self) -> bool:
+        return self.is_scaled
 
     def name(self, index: int) -> str:
         return self.images.name(self.numbers[index])

@@ -3,12 +3,23 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
+
+
+class Places(NamedTuple):
+    """The places of the B images of a batch: their indices int64 [B], whether each is mirrored left to right, bool [B] or None,
+    and where each is cropped, float32 [B, 2] in [0, 1] from (top, left) to (bottom, right), or None for its centre.
+    """
+
+    indices: Tensor
+    flips: Tensor | None = None
+    crops: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -62,14 +73,23 @@ class EpochOrder:
         generator = torch.Generator().manual_seed(derive_seed("flip", self.seed, self._shuffled_epoch(epoch)))
         return self._rank_share(torch.rand(self.num_images, generator=generator) < 0.5)
 
-    def batches(self, start: int, flip: bool, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yields (indices [B], flips [B] or None) on `device`, without end, from batch `start` of all epochs on."""
+    def crops(self, epoch: int) -> Tensor:
+        """Returns uniform places for the same positions, float32 [num_batches, batch_size, 2], as a function of the same."""
+        generator = torch.Generator().manual_seed(derive_seed("crop", self.seed, self._shuffled_epoch(epoch)))
+        return self._rank_share(torch.rand(self.num_images, 2, generator=generator))
+
+    def batches(self, start: int, flip: bool, device: torch.device | str = "cpu", crop: bool = False) -> Iterator[Places]:
+        """Yields the places of batches on `device`, without end, from batch `start` of all epochs on.
+
+        flip, crop: whether images are mirrored, and cropped elsewhere than in the centre.
+        """
         for epoch in count(start // self.num_batches):
             indices = self.indices(epoch).to(device)
             flips = self.flips(epoch).to(device) if flip else None
+            crops = self.crops(epoch) if crop else None
             first = start % self.num_batches if epoch == start // self.num_batches else 0
             for row in range(first, self.num_batches):
-                yield indices[row], None if flips is None else flips[row]
+                yield Places(indices[row], None if flips is None else flips[row], None if crops is None else crops[row])
 
     def _shuffled_epoch(self, epoch: int) -> int:
         """Returns the epoch whose permutation and flips are used: the first one, where batches are repeated."""
@@ -77,4 +97,4 @@ class EpochOrder:
 
     def _rank_share(self, values: Tensor) -> Tensor:
         used = values[: self.num_batches * self.global_batch_size]
-        return used.view(self.num_batches, self.world_size, self.batch_size)[:, self.rank]
+        return used.view(self.num_batches, self.world_size, self.batch_size, *values.shape[1:])[:, self.rank]

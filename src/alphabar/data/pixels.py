@@ -27,6 +27,10 @@ TURNS = {
 PLAIN = ("1", "L", "RGB", "CMYK", "YCbCr", "HSV")
 
 
+Crop = tuple[float, float]
+CENTER: Crop = (0.5, 0.5)
+
+
 def image_shape(channels: int, resolution: Resolution) -> Shape:
     """Returns the shape of images. Raises ValueError as `sides` does, and unless channels is 1 (grey) or 3 (RGB)."""
     if channels not in (1, 3):
@@ -34,11 +38,14 @@ def image_shape(channels: int, resolution: Resolution) -> Shape:
     return Shape.of(channels, resolution)
 
 
-def to_pixels(image: Image.Image, shape: Shape, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Tensor:
-    """Returns the largest centred part of `image` with the proportions of `shape`, scaled to it: uint8 [C, H, W].
+def to_pixels(
+    image: Image.Image, shape: Shape, resample: Image.Resampling = Image.Resampling.LANCZOS, crop: Crop = CENTER
+) -> Tensor:
+    """Returns the largest part of `image` with the proportions of `shape`, scaled to it: uint8 [C, H, W].
 
     The way up is taken from EXIF, what is transparent becomes white, of an animation only the first frame is used.
 
+    crop: where the part lies, in [0, 1]: (0, 0) is top left, (1, 1) bottom right.
     resample: Lanczos averages over all source pixels (no aliasing, whatever the factor) and keeps more of the fine detail
         than box or bicubic do, which is what a generative model is trained to draw; NEAREST makes no new values, for masks.
     """
@@ -48,17 +55,17 @@ def to_pixels(image: Image.Image, shape: Shape, resample: Image.Resampling = Ima
         image = flattened(image, shape.channels)
         size = (shape.width, shape.height)
         if image.size != size:
-            image = image.resize(size, resample, box=_crop_box(image, shape), reducing_gap=3.0)
+            image = image.resize(size, resample, box=_crop_box(image, shape, crop), reducing_gap=3.0)
     return pixels_of(image)
 
 
-def _crop_box(image: Image.Image, shape: Shape) -> tuple[float, float, float, float]:
-    """Returns the edges (left, top, right, bottom) of the largest centred part with the proportions of `shape`."""
+def _crop_box(image: Image.Image, shape: Shape, crop: Crop) -> tuple[float, float, float, float]:
+    """Returns the edges (left, top, right, bottom) of the largest part with the proportions of `shape`."""
     if image.width * shape.height <= image.height * shape.width:  # the whole width
         width, height = float(image.width), image.width * shape.height / shape.width
     else:
         width, height = image.height * shape.width / shape.height, float(image.height)
-    left, top = (image.width - width) / 2, (image.height - height) / 2
+    top, left = crop[0] * (image.height - height), crop[1] * (image.width - width)
     return left, top, left + width, top + height
 
 

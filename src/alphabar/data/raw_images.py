@@ -7,7 +7,7 @@ from torch import Tensor
 
 from alphabar.data import Shape
 from alphabar.data.pixel_values import WIDE_MODES
-from alphabar.data.pixels import pixels_of, to_pixels
+from alphabar.data.pixels import CENTER, Crop, pixels_of, to_pixels
 
 RawImage = Image.Image | Tensor  # a tensor is uint8 [C, H, W]
 GREY_MODES = ("1", "L", "LA", *WIDE_MODES)
@@ -50,21 +50,21 @@ def shape_of(image: RawImage) -> tuple[int, int, int]:
     return 1 if image.mode in GREY_MODES else 3, image.height, image.width
 
 
-def fit_pixels(image: RawImage, shape: Shape) -> Tensor:
-    """Returns the largest centred part of an image that has the form of `shape`, scaled to it: uint8 [C, H, W].
+def fit_pixels(image: RawImage, shape: Shape, crop: Crop = CENTER) -> Tensor:
+    """Returns the largest part of an image that has the form of `shape`, scaled to it: uint8 [C, H, W]; crop: see `to_pixels`.
 
     Grey, RGB and RGBA are converted into one another. Raises ValueError for other numbers of channels than those of `shape`.
     """
     if not isinstance(image, Tensor):
-        return to_pixels(image, shape)
+        return to_pixels(image, shape, crop=crop)
     if tuple(image.shape) == shape:
         return image
     if image.shape[0] in PICTURE_CHANNELS and shape.channels in PICTURE_CHANNELS:
-        return to_pixels(_to_picture(image), shape)
+        return to_pixels(_to_picture(image), shape, crop=crop)
     if image.shape[0] != shape.channels:
         raise ValueError(f"need {shape.channels} channels, got {image.shape[0]}")
     alone = shape._replace(channels=1)
-    return torch.cat([to_pixels(_to_picture(channel[None]), alone) for channel in image])
+    return torch.cat([to_pixels(_to_picture(channel[None]), alone, crop=crop) for channel in image])
 
 
 def must_have_shape(image: RawImage, shape: Shape) -> Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from alphabar.data import ImageSet, ImageSource, Shape
-from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.datamodule import Cropping, ImageDataModule
 from alphabar.data.decoded import DecodedImages, PictureReader
 from alphabar.data.files import FileStates
 from alphabar.data.pixels import image_shape
@@ -156,6 +156,7 @@ class Torchvision(ImageDataModule):
         num_workers: int | None = None,
         resident: bool | None = None,
         max_resident_mb: int = 1024,
+        crop: Cropping = "center",
     ) -> None:
         source = TorchvisionSource(name, root, download, resolution, channels)
-        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb)
+        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop)
