@@ -391,7 +391,7 @@ BAD = {
         "no images in the folder {p} and its subfolders, only 1 without a suffix: data.root",
     ),
     "resolution": (lambda p: FolderSource(p, 0), "need resolution >= 1, got resolution=0"),
-    "channels": (lambda p: FolderSource(p, 8, channels=4), "need channels 1 (grey) or 3 (RGB), got 4"),
+    "channels": (lambda p: FolderSource(p, 8, channels=5), "need channels 1 (grey), 3 (RGB) or 4 (RGBA), got 5"),
     "held-out": (lambda p: FolderSource(p, 8, held_out=1.0), "need 0 <= held_out < 1, got 1.0"),
     "name": (lambda p: TorchvisionSource("cifar10", p), "unknown dataset 'cifar10': did you mean CIFAR10? data.name takes"),
     "missing": (

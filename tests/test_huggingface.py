@@ -124,7 +124,7 @@ BAD = {
         "{p} has no caption 'text' for 2 of 20 images, the first of them is row 3; data.caption_key=null",
     ),
     "resolution": (saved, {"resolution": 0}, "need resolution >= 1, got resolution=0"),
-    "channels": (saved, {"channels": 2}, "need channels 1 (grey) or 3 (RGB), got 2"),
+    "channels": (saved, {"channels": 2}, "need channels 1 (grey), 3 (RGB) or 4 (RGBA), got 2"),
     "held-out": (saved, {"held_out": 1}, "need 0 <= held_out < 1, got 1"),
 }
 

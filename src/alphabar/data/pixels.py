@@ -25,6 +25,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 PLAIN = ("1", "L", "RGB", "CMYK", "YCbCr", "HSV")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by their number of channels
 
 
 Crop = tuple[float, float]
@@ -32,9 +33,9 @@ CENTER: Crop = (0.5, 0.5)
 
 
 def image_shape(channels: int, resolution: Resolution) -> Shape:
-    """Returns the shape of images. Raises ValueError as `sides` does, and unless channels is 1 (grey) or 3 (RGB)."""
-    if channels not in (1, 3):
-        raise ValueError(f"need channels 1 (grey) or 3 (RGB), got {channels}")
+    """Returns the shape of images. Raises ValueError as `sides` does, and unless channels is 1 (grey), 3 (RGB) or 4 (RGBA)."""
+    if channels not in MODES:
+        raise ValueError(f"need channels 1 (grey), 3 (RGB) or 4 (RGBA), got {channels}")
     return Shape.of(channels, resolution)
 
 
@@ -43,7 +44,8 @@ def to_pixels(
 ) -> Tensor:
     """Returns the largest part of `image` with the proportions of `shape`, scaled to it: uint8 [C, H, W].
 
-    The way up is taken from EXIF, what is transparent becomes white, of an animation only the first frame is used.
+    The way up is taken from EXIF, what is transparent becomes white unless `shape` has 4 channels, which keep it; of an animation
+    only the first frame is used.
 
     crop: where the part lies, in [0, 1]: (0, 0) is top left, (1, 1) bottom right.
     resample: Lanczos averages over all source pixels (no aliasing, whatever the factor) and keeps more of the fine detail
@@ -55,8 +57,17 @@ def to_pixels(
         image = flattened(image, shape.channels)
         size = (shape.width, shape.height)
         if image.size != size:
-            image = image.resize(size, resample, box=_crop_box(image, shape, crop), reducing_gap=3.0)
+            image = _resized(image, size, resample, _crop_box(image, shape, crop))
     return pixels_of(image)
+
+
+def _resized(
+    image: Image.Image, size: tuple[int, int], resample: Image.Resampling, box: tuple[float, float, float, float]
+) -> Image.Image:
+    """Returns the part of an image in `box`, scaled; the colour of what cannot be seen does not reach what can."""
+    if image.mode != "RGBA":
+        return image.resize(size, resample, box=box, reducing_gap=3.0)
+    return image.convert("RGBa").resize(size, resample, box=box, reducing_gap=3.0).convert("RGBA")
 
 
 def _crop_box(image: Image.Image, shape: Shape, crop: Crop) -> tuple[float, float, float, float]:
@@ -70,12 +81,12 @@ def _crop_box(image: Image.Image, shape: Shape, crop: Crop) -> tuple[float, floa
 
 
 def flattened(image: Image.Image, num_channels: int) -> Image.Image:
-    """Returns `image` the right way up, without transparency, and with 8 bits in each of 1 (grey) or 3 (RGB) channels.
+    """Returns `image` the right way up, with 8 bits in each of 1 (grey), 3 (RGB) or 4 (RGBA) channels.
 
-    Raises ValueError for pixels without a known range, see `to_eight_bits`.
+    What is transparent is white, but in RGBA. Raises ValueError for pixels without a known range, see `to_eight_bits`.
     """
-    mode = "L" if num_channels == 1 else "RGB"
-    flat, turn = _flat(image), orientation(image)
+    mode = MODES[num_channels]
+    flat, turn = image if _is_seen_through(image) and mode == "RGBA" else _flat(image), orientation(image)
     flat = flat if flat.mode == mode else flat.convert(mode)
     return flat if turn is None else flat.transpose(turn)
 
@@ -99,13 +110,18 @@ def pixels_of(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1).permute(2, 0, 1).contiguous()
 
 
+def _is_seen_through(image: Image.Image) -> bool:
+    """Returns whether an image may be transparent, of a mode that Pillow converts to RGBA."""
+    return image.mode not in (*WIDE_MODES, "LAB") and (image.mode not in PLAIN or "transparency" in image.info)
+
+
 def _flat(image: Image.Image) -> Image.Image:
     """Returns `image` without transparency and with 8 bits per channel. Raises ValueError as `to_eight_bits` does."""
     if image.mode in WIDE_MODES:  # converted by Pillow, these would be clipped at 255
         return to_eight_bits(image)
     if image.mode == "LAB":  # Pillow knows no way from it to grey
         return image.convert("RGB")
-    if image.mode in PLAIN and "transparency" not in image.info:
+    if not _is_seen_through(image):
         return image
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")

@@ -144,7 +144,7 @@ class Evaluation:
         assert self.data is not None
         if self.samples is None:
             return HeldOutImages(self.data, self.num, settings)
-        files = open_samples(user_path(self.samples))
+        files = open_samples(user_path(self.samples), is_rgba=self.data.shape.channels == 4)
         return SamplesInFiles(self.samples, files, self.data, self.num, settings)
 
     def _protocol(

@@ -48,10 +48,13 @@ class SampleFiles(ABC):
         """
 
 
-def open_samples(path: Path) -> SampleFiles:
-    """Returns the images of a folder or of an .npz file. Raises UserError if there are none, or if they are not all of one size."""
+def open_samples(path: Path, is_rgba: bool = False) -> SampleFiles:
+    """Returns the images of a folder or of an .npz file. Raises UserError if there are none, or if they are not all of one size.
+
+    is_rgba: whether images with transparency in a folder have 4 channels; else what is transparent is white.
+    """
     if path.is_dir():
-        return SampleFolder(path)
+        return SampleFolder(path, is_rgba)
     if not path.exists():
         raise UserError(f"samples={path}: there is no such folder or file")
     if path.suffix != ".npz":
@@ -73,14 +76,15 @@ def shuffled_order(names: Sequence[str]) -> list[int]:
 class SampleFolder(SampleFiles):
     """All images in a folder and its subfolders, read as those of `data=folder` are, but neither cropped nor scaled."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, is_rgba: bool = False) -> None:
         self.root = root
+        self.is_rgba = is_rgba
         names = list(image_files(root))
         if not names:
             raise UserError(f"samples={root}: there are no images in this folder")
-        self._size = self._open(names[0], image_size)
+        self._size = self._open(names[0], self._size_of)
         for name in names[1:]:
-            if (size := self._open(name, image_size)) != self._size:
+            if (size := self._open(name, self._size_of)) != self._size:
                 raise UserError(
                     f"samples={root}: need images of one size, got "
                     f"{format_size(self._size)} in {names[0]} and {format_size(size)} in {name}"
@@ -98,6 +102,11 @@ class SampleFolder(SampleFiles):
         for indices in batches_of_rank(num, batch_size, rank, world_size):
             yield list(indices), torch.stack([self._open(self.names[index], self._pixels) for index in indices])
 
+    def _size_of(self, image: Image.Image) -> Size:
+        """Returns the size of an image without decoding it."""
+        channels = 1 if image.mode in GREY else 3
+        return 4 if self.is_rgba and image.mode == "RGBA" else channels, image.height, image.width
+
     def _pixels(self, image: Image.Image) -> Tensor:
         return pixels_of(flattened(image, self._size[0]))
 
@@ -107,11 +116,6 @@ class SampleFolder(SampleFiles):
                 return read(image)
         except Exception as error:  # any kind: a file may contain any bytes
             raise UserError(f"samples={self.root}: {unreadable_message(name, error)}") from error
-
-
-def image_size(image: Image.Image) -> Size:
-    """Returns the size of an image without decoding it."""
-    return 1 if image.mode in GREY else 3, image.height, image.width
 
 
 class SampleArray(SampleFiles):
@@ -133,7 +137,7 @@ class SampleArray(SampleFiles):
         header = next((each for each in headers if each.holds_images), None)
         if header is None:
             found = ", ".join(f"{each.entry.filename[:-4]} {each.dtype} {list(each.shape)}" for each in headers)
-            raise UserError(f"samples={path}: need an array uint8 [N, H, W, C] with N >= 1 and C = 1 or 3, got {found or 'none'}")
+            raise UserError(f"samples={path}: need an array uint8 [N, H, W, C] with N >= 1, got {found or 'none'}")
         if problem := header.problem():
             raise UserError(f"samples={path}: {problem}")
         self.name, self.shape, self._start = header.entry.filename, header.shape, header.start

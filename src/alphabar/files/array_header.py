@@ -24,8 +24,8 @@ class ArrayHeader(NamedTuple):
 
     @property
     def holds_images(self) -> bool:
-        """Returns whether it is an array uint8 [N, H, W, C] with N, H, W >= 1 and C = 1 or 3."""
-        return len(self.shape) == 4 and self.dtype == np.uint8 and self.shape[3] in (1, 3) and min(self.shape) > 0
+        """Returns whether it is an array uint8 [N, H, W, C] with N, H, W, C >= 1."""
+        return len(self.shape) == 4 and self.dtype == np.uint8 and min(self.shape) > 0
 
     def problem(self) -> str:
         """Returns why an array of images is not whole, or too large to be read; "" if it can be read."""

@@ -44,10 +44,20 @@ class Features(ABC):
         """
 
 
+def suitable_extractors(features: Features, splits: Splits) -> list[Extractor]:
+    """Returns the extractors of the features. Raises UserError for those that do not take images of as many channels."""
+    found, channels = features.extractors(splits), splits.train.shape.channels
+    for extractor in found:
+        if channels not in extractor.channels:
+            takes = " or ".join(map(str, extractor.channels))
+            raise UserError(f"{extractor.name} takes images of {takes} channels, these have {channels}; selfsup takes any number")
+    return found
+
+
 def build_extractors(features: Features, splits: Splits) -> list[Extractor]:
     """Returns the extractors of the features. Raises UserError, with the name of the group, if the data do not allow them."""
     try:
-        return features.extractors(splits)
+        return suitable_extractors(features, splits)
     except UserError as error:
         kind = TooFewImages if isinstance(error, TooFewImages) else UserError
         raise kind(f"features: {error}") from error

@@ -15,7 +15,7 @@ CONTRAST = (0.8, 1.25)  # generated / real
 SATURATION = 0.1  # the share of all pixels
 DIVERSITY = 0.5  # generated / real
 MIN_IMAGES = 32  # the minimum of generated and of real images; statistics of fewer differ by chance
-COLOURS = ("red", "green", "blue")
+COLOURS = ("red", "green", "blue", "alpha")
 
 
 @dataclass(frozen=True)
@@ -159,4 +159,4 @@ def channel_names(num: int) -> tuple[str, ...]:
     """Returns the usual names of the channels."""
     if num == 1:
         return ("grey",)
-    return COLOURS if num == 3 else tuple(f"channel {index}" for index in range(num))
+    return COLOURS[:num] if num in (3, 4) else tuple(f"channel {index}" for index in range(num))

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, field
 
 from alphabar.errors import UserError
-from alphabar.metrics import Extractor, Features, Splits
+from alphabar.metrics import Extractor, Features, Splits, suitable_extractors
 from alphabar.runs.distributed import rank_and_size
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Several(Features):
         found = []
         for name, features in self._members().items():
             try:
-                found += features.extractors(splits)
+                found += suitable_extractors(features, splits)
             except UserError as error:
                 reason = str(error).removeprefix(f"{name}: ")
                 self.missing[name] = reason.replace("features.weights", f"features.{name}.weights")

@@ -24,6 +24,20 @@ BLOCK_GAP = 20  # pixels between blocks of images
 MOVING, RESTING, SHORTEST = 3000, 2000, 60  # milliseconds of a film, of its last frame, and of each other frame at least
 
 
+def visible(images: Tensor) -> Tensor:
+    """Returns images uint8 [..., C, H, W] as a screen can show them: [..., 1, H, C * W] or [..., 3, H, W].
+
+    Grey and RGB are as they are, RGBA stands on white; of other images the channels stand side by side, in grey.
+    """
+    channels = images.shape[-3]
+    if channels in (1, 3):
+        return images
+    if channels != 4:
+        return torch.cat(images.split(1, dim=-3), dim=-1)
+    colours, alpha = images.float().split([3, 1], dim=-3)
+    return (BACKGROUND + (colours - BACKGROUND) * alpha / 255).round().to(torch.uint8)
+
+
 def enlarge(images: Tensor, smallest: int) -> Tensor:
     """Repeats pixels until images [..., H, W] are at least `smallest` high: small images stay sharp."""
     factor = max(1, math.ceil(smallest / images.shape[-2]))
@@ -32,6 +46,7 @@ def enlarge(images: Tensor, smallest: int) -> Tensor:
 
 def grid(images: Tensor, num_columns: int | None = None, smallest: int = SMALLEST, gap: int = GAP) -> Tensor:
     """Returns one picture [C, H, W] of images [N, C, h, w], row by row with gaps between them; as square as possible by default."""
+    images = visible(images)
     columns = min(num_columns or math.ceil(math.sqrt(len(images))), len(images))
     rows = math.ceil(len(images) / columns)
     images = enlarge(images, smallest)
@@ -46,6 +61,7 @@ def grid(images: Tensor, num_columns: int | None = None, smallest: int = SMALLES
 
 def grid_with_captions(images: Tensor, captions: Sequence[str], gap: int = CAPTION_GAP) -> Tensor:
     """Returns the grid of images [N, C, h, w] with a caption under each, in at most two lines, and cut if it is longer."""
+    images = visible(images)
     images = enlarge(images, math.ceil(CAPTIONED * images.shape[-2] / images.shape[-1]))
     channels, height, width = images.shape[1:]
     room = LINES * LINE_HEIGHT
@@ -93,6 +109,7 @@ def side_by_side(*columns: Tensor, gap: int = 2) -> Tensor:
     """
     if len(columns) == 1:
         return columns[0]
+    columns = tuple(map(visible, columns))
     height = enlarge(max(columns, key=lambda images: images.shape[-2]), SMALLEST).shape[-2]
     space = columns[0].new_full((*columns[0].shape[:2], height, gap), BACKGROUND)
     parts = [part for images in columns for part in (resize_nearest(images.cpu(), height), space)]
@@ -106,7 +123,8 @@ def resize_nearest(images: Tensor, height: int) -> Tensor:
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """Returns the Pillow image of uint8 [C, H, W] with one or three channels."""
+    """Returns the Pillow image of uint8 [C, H, W], RGBA of four channels; channels that make no colour stand side by side."""
+    image = image if image.shape[0] == 4 else visible(image)
     array = image.cpu().permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 

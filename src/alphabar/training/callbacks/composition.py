@@ -16,7 +16,7 @@ from alphabar.training.hooks import base_module, image_data
 from alphabar.training.modules.base import BaseModule
 
 DAY, YEAR = 24 * 3600, 365 * 24 * 3600  # seconds
-COLORS = {1: "grey", 3: "RGB"}
+COLORS = {1: "grey", 3: "RGB", 4: "RGBA"}
 
 
 class Composition(RunCallback):
@@ -57,11 +57,13 @@ def print_lines(lines: Mapping[str, str]) -> None:
 def describe_data(data: ImageDataModule) -> str:
     """Returns the number of training images, their size, and what is known of them: "797 images 8x8 grey, 10 classes (Digits)"."""
     channels, height, width = data.shape
-    parts = [f"{len(data.train_set):,} images {height}x{width} {COLORS[channels]}"]
+    parts = [f"{len(data.train_set):,} images {height}x{width} {COLORS.get(channels, f'of {channels} channels')}"]
     if data.classes is not None:
         parts.append(f"{len(data.classes)} classes")
     if data.captions is not None:
         parts.append(f"{len(data.captions):,} captions")
+    if data.train_set.vectors is not None:
+        parts.append(f"vectors of {data.train_set.vectors.shape[1]}")
     return f"{', '.join(parts)} ({type(data).__name__})"
 
 
