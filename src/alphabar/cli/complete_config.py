@@ -18,6 +18,7 @@ from alphabar.config.interpolation import MissingValue, Unresolvable, resolved_c
 from alphabar.config.missing import missing_values
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
+from alphabar.runs.logger_folders import give_folders
 
 # Groups that a command can do without: each holds a mapping of objects, which may be empty.
 MAPPINGS = ("callbacks", "logger")
@@ -39,6 +40,9 @@ def complete_config(cfg: DictConfig, app: App, words: Sequence[str], folder: Pat
         raise ConfigError("\n".join(lines))
     replace_run_folders(cfg)
     app.check(cfg)
+    if "logger" in cfg:
+        with open_dict(cfg):
+            give_folders(cfg)
     coerce(cfg, override_texts(words))
     check(cfg, app.groups)
 

@@ -12,7 +12,8 @@ def confined(config: Any) -> Any:
     """Returns a copy of the plain content of a stored configuration that neither downloads data nor writes but in caches.
 
     `download` is false: whoever made the file does not decide what is fetched here. A `cache_dir` that is neither in this command's
-    `paths.cache` nor a cache already becomes the folder of its kind in `paths.cache`.
+    `paths.cache` nor a cache already becomes the folder of its kind in `paths.cache`. A
+    `tracking_uri`, to which figures would be sent, is null.
     """
     if isinstance(config, list):
         return [confined(item) for item in config]
@@ -24,6 +25,8 @@ def confined(config: Any) -> Any:
 def _confined_value(key: str | int, value: Any) -> Any:
     if key == "download" and isinstance(value, int):
         return False
+    if key == "tracking_uri":
+        return None
     if key == "cache_dir" and isinstance(value, str):
         return _confined_cache(value)
     return confined(value)

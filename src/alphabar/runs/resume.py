@@ -20,6 +20,7 @@ from alphabar.files.paths import display_path
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, must_be_at_hand, set_frozen_part_paths
 from alphabar.runs.data_root import set_data_root
 from alphabar.runs.kept_checkpoints import LastCheckpoint, newest_checkpoint
+from alphabar.runs.logger_folders import give_folders
 from alphabar.runs.run_dir import CONFIG, has_checkpoint, lock, must_be_resumable, readable_config
 
 log = logging.getLogger(__name__)
@@ -45,13 +46,14 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     saved.data_root = None  # where an earlier command found the data stands in them
     saved.setdefault("report", True)
     saved.setdefault("trust", [])
-    saved.run_dir = str(folder)
+    former, saved.run_dir = str(saved.run_dir), str(folder)
     saved.resume = str(cfg.resume)
     before = resolved_container(saved)
     words = [word for word in overrides if word.lstrip("+").split("=")[0] != "resume"]
     for word in words:
         apply_override(saved, cfg, word)
     must_have_known_classes(saved, cfg, words, before)
+    give_folders(saved, former)
     must_be_of_this_version(saved, words)
     set_given_paths(saved)
     must_be_at_hand(saved, words, f"resume={saved.resume}")

@@ -1,13 +1,10 @@
 """The Trainer of a run: its arguments are checked, its loggers made, and the configuration is written to the run's folder."""
 
-import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
@@ -26,7 +23,7 @@ from alphabar.training.callbacks.progress import Progress
 from alphabar.training.callbacks.recurring import is_any_due
 from alphabar.training.callbacks.stall import StallWatch
 from alphabar.training.callbacks.validation import ValidationHooks
-from alphabar.training.loggers.metrics_file import MetricsFile
+from alphabar.training.loggers.make import make_loggers
 
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 NO_VALIDATION = "a run has no validation loop; callbacks.held_out_loss measures on held-out images"
@@ -73,10 +70,7 @@ def check_trainer(cfg: DictConfig) -> None:
 def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callback], stopped: LastCheckpoint | None) -> Trainer:
     """Returns the Trainer with the run's folder, callbacks and loggers, after `config`, the resolved `cfg`, is written down."""
     folder = Path(cfg.run_dir)
-    make: dict[str, partial[Logger]] = build(cfg.logger, "logger") or {}
-    names: dict[str, Any] = {"name": cfg.name or folder.name, "group": os.environ.get("ALPHABAR_SWEEP")}
-    others = [make_logger(run_dir=str(folder), **names) for make_logger in make.values()]
-    loggers = [MetricsFile(folder, stopped.step if stopped else None), *others]
+    loggers = make_loggers(cfg, stopped.step if stopped else None)
     watch = [] if cfg.stall_seconds is None else [StallWatch(cfg.stall_seconds)]
     settings: dict[str, Any] = {"default_root_dir": str(folder), "logger": loggers}
     if any(isinstance(callback, ProgressBar) for callback in callbacks):  # a stock one takes the place of ours
@@ -94,7 +88,7 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
         watch_ranks(trainer.strategy.launcher)
     if trainer.is_global_zero:
         write_config(config, folder / "config.yaml", stopped)
-        for logger in others:
+        for logger in loggers:
             logger.log_hyperparams(config)
         print(f"run folder: {display_path(folder)}", flush=True)
     return trainer

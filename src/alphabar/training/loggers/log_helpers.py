@@ -2,16 +2,31 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from alphabar.files.reading import open_image
 from alphabar.sampling.image_grid import to_pil
 from alphabar.training.hooks import base_module
+
+
+@runtime_checkable
+class LogsImages(Protocol):
+    """A logger that keeps pictures, as those of wandb and MLflow do; each of `caption` belongs to one of `images`."""
+
+    def log_image(self, key: str, images: list[Any], step: int | None, *, caption: list[str | None]) -> None: ...
+
+
+@runtime_checkable
+class LogsVideos(Protocol):
+    """A logger that keeps films; each of `format` belongs to one of `videos`, the paths of files."""
+
+    def log_video(self, key: str, videos: list[Any], step: int | None, *, format: list[str]) -> None: ...
 
 
 def log_figures(trainer: Trainer, figures: Mapping[str, float]) -> None:
@@ -33,7 +48,7 @@ def keep_figures(trainer: Trainer, figures: Mapping[str, float]) -> None:
 def log_picture(trainer: Trainer, name: str, image: Tensor, caption: str | None = None) -> None:
     """Logs an image, uint8 [C, H, W], to the loggers that keep images, with its caption where they show one."""
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, LogsImages):
             logger.log_image(key=name, images=[to_pil(image)], step=trainer.global_step, caption=[caption])
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, image, trainer.global_step)
@@ -49,5 +64,5 @@ def log_file(trainer: Trainer, name: str, path: Path) -> None:
 def log_film(trainer: Trainer, name: str, path: Path) -> None:
     """Logs a GIF file to the loggers that play films."""
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, LogsVideos):
             logger.log_video(key=name, videos=[str(path)], format=["gif"], step=trainer.global_step)
