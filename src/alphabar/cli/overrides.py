@@ -18,7 +18,7 @@ SWEEP_ONLY_KEYS = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra.sweeper", "h
 # Groups that a command can do without; Hydra writes `~callbacks` for what users write `callbacks=null`.
 OPTIONAL_GROUPS = ("callbacks", "logger", "experiment", "debug")
 # Keys at the root whose values are texts; code reads them, so that no constructor's type hint states their type.
-TEXT_KEYS = ("name", "resume", "codec_name", "clip_name", "sweep.resume")
+TEXT_KEYS = ("name", "resume", "init_from", "codec_name", "clip_name", "sweep.resume")
 RESUMED_SWEEP = "sweep.resume"  # no key of a configuration: it stands for the command line of the sweep in a folder
 # A value in a list of values: it ends at a comma that is in no quotes, brackets, braces or parentheses.
 LISTED_VALUE = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\[[^]]*\]|\{[^}]*\}|\([^)]*\)|[^,])+""")

@@ -92,16 +92,21 @@ def must_fit(weights: Shapes, network: Shapes, name: str) -> None:
 
     name: the file of the weights in messages.
     """
+    if found := weight_differences(weights, network):
+        raise UserError(f"{name}: its weights are of another network, of whose {len(network)} weights {', '.join(found)}")
+
+
+def weight_differences(weights: Shapes, network: Shapes) -> list[str]:
+    """Returns a text for each kind of difference between weights and those that a network needs, with the first of its kind."""
     kinds = {
         "missing": [key for key in network if key not in weights],
         "not of it": [key for key in weights if key not in network],
         "of another shape": [key for key in network if key in weights and weights[key] != network[key]],
     }
-    if not any(kinds.values()):
-        return
     found = [f"{len(keys)} {kind} ({keys[0]}{', ...' if len(keys) > 1 else ''})" for kind, keys in kinds.items() if keys]
-    shape = f": {weights[keys[0]]}, need {network[keys[0]]}" if (keys := kinds["of another shape"]) else ""
-    raise UserError(f"{name}: its weights are of another network, of whose {len(network)} weights {', '.join(found)}{shape}")
+    if keys := kinds["of another shape"]:
+        found[-1] += f": {weights[keys[0]]}, need {network[keys[0]]}"
+    return found
 
 
 def checkpoint_hash(path: str) -> str:

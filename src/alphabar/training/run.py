@@ -44,6 +44,7 @@ from alphabar.training.record import recorded_run
 from alphabar.training.recovery.finite import nonfinite_weight
 from alphabar.training.run_summary import report_end, report_stop, run_result
 from alphabar.training.trainer import check_trainer, make_trainer, was_finished
+from alphabar.training.warm_start import begin_from
 
 log = logging.getLogger(__name__)
 # Names of classes stand three times in a configuration, whose values and characters `plain_config` bounds.
@@ -83,6 +84,8 @@ def run_training(cfg: DictConfig, overrides: Sequence[str], leave_report: LeaveR
         if cfg.resume == AUTO:
             must_be_same_run(Path(cfg.run_dir), module.config, overrides)
         must_fit(stopped.weights, weight_shapes(module.state_dict()), display_path(stopped.path))
+    else:
+        begin_from(module, cfg)
     if is_first_process():
         remember_classes(module.config)
     callbacks = build_callbacks(cfg, module)

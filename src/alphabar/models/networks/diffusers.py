@@ -97,7 +97,7 @@ def from_diffusers(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
     state_dict: its weights; attention may go by its old names (query, key, value, proj_attn).
     Raises ValueError that names the first setting or weight that has no counterpart here.
     """
-    network = UNet(**_to_arguments(config))
+    network = UNet(**unet_arguments(config))
     theirs = {_present_name(name): tensor for name, tensor in state_dict.items()}
     if config.get("flip_sin_to_cos", _DEFAULTS["flip_sin_to_cos"]) and _FIRST_LINEAR in theirs:
         # It expects the cosines first: the two halves of its columns change places.
@@ -158,7 +158,7 @@ def _to_config(network: UNet) -> dict[str, Any]:
     }
 
 
-def _to_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `UNet` for a config of UNet2DModel."""
     given = {name: value for name, value in config.items() if not name.startswith("_")}
     for name, value in given.items():

@@ -44,6 +44,7 @@ def composition_lines(trainer: Trainer, module: BaseModule) -> dict[str, str]:
         **data.remarks,
         **describe_choices(module.config.get("choices")),
         **module.composition,
+        **({} if module.warm_start is None else {"init_from": module.warm_start}),
         **describe_training(trainer, data.batch_size),
     }
 

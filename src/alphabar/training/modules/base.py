@@ -51,6 +51,7 @@ class BaseModule(LightningModule, ABC):
         self.figures: dict[str, float] = {}  # the latest of each, the same on all ranks
         self.new_figures: set[str] = set()  # the names of those of which the callbacks have not been told; see `ValidationHooks`
         self.seconds_evaluating = 0.0
+        self.warm_start: str | None = None  # the weights that the run began with, where `init_from` gave some
         self.has_checked_images = False
         self.loaded_checkpoint: dict[str, Any] | None = None  # from which training goes on, until that is restored
 
@@ -70,6 +71,11 @@ class BaseModule(LightningModule, ABC):
     def makes_images(self) -> bool:
         """Returns whether the model is sampled and its samples are images."""
         return False
+
+    @property
+    def learned_parts(self) -> tuple[str, ...]:
+        """Returns the prefixes of the names of weights that another run, or a network of diffusers, may give; by default of all."""
+        return ("",)
 
     @property
     @abstractmethod

@@ -113,6 +113,10 @@ class DiffusionModule(BaseModule):
         return self.codec.makes_images
 
     @property
+    def learned_parts(self) -> tuple[str, ...]:
+        return ("denoiser.network.", "conditioner.")
+
+    @property
     def composition(self) -> dict[str, str]:
         schedule, parameterization = self.denoiser.schedule, self.denoiser.parameterization
         method = (parameterization, schedule, self.objective, self.codec, self.conditioner)
