@@ -422,6 +422,7 @@ def test_data_of_a_hostile_checkpoint(command_refusal, run, tmp_path):
 SWEEPS = {
     "a class": (["-m", "seed=1,2", "+callbacks.mine._target_=torchmetrics.image.fid.FrechetInceptionDistance"], "+callbacks.mine._target_="),
     "a class in a value": (["-m", "seed=1,2", "+callbacks.mine={_target_:torchmetrics.image.fid.FrechetInceptionDistance}"], "_target_"),
+    "trust": (["-m", "seed=1,2", "trust=[evil]"], "trust=[evil]"),
     "a class of Hydra's": (["-m", "seed=1,2", "+hydra.callbacks.mine._target_=os.system"], "hydra.callbacks.mine._target_=os.system"),
     "a function of logging": (["-m", "seed=1,2", "+hydra.job_logging.handlers.x={(): os.system}"], "hydra.job_logging"),
     "files of YAML": (["-m", "seed=1,2", "--config-dir=evil"], "--config-dir=evil"),
@@ -473,9 +474,10 @@ def test_a_hostile_job_of_a_sweep(command_refusal, tmp_path, folder):
 def test_what_is_risky_in_ones_own_sweep_is_named_again(tmp_path):
     risky = ["--config-dir=mine", "+callbacks.mine._target_=mylab.Callback"]
     arguments = ["-m", "seed=1,2", "hydra.sweep.subdir=${hydra.job.num}", *risky]
-    check_recorded_command(arguments, ["sweep.resume=gift", *risky], "gift")
     with pytest.raises(UserError, match=r"go on with sweep.resume=gift --config-dir=mine$"):
         check_recorded_command(arguments, ["sweep.resume=gift", risky[1]], "gift")
+    check_recorded_command(arguments, ["sweep.resume=gift", *risky], "gift")
+    check_recorded_command(arguments, ["sweep.resume=gift"], "gift")  # once is enough
     with pytest.raises(UserError, match="its record does not have that"):
         check_recorded_command(["-m", "seed=1,2"], ["sweep.resume=gift", risky[0]], "gift")
 

@@ -1,9 +1,14 @@
-"""Plain mistakes are answered at once: before torch, which takes seconds to load."""
+"""Plain mistakes are answered at once, before torch is loaded, which takes seconds; what asks for too much memory, when it does."""
 
 import subprocess
 import sys
 
+import numpy as np
+import pytest
+import torch
+
 import runs
+from alphabar.cli.exit_status import outcome_of
 
 MISTAKES = {
     "evaluate.py": "error: need checkpoint=PATH, or samples=PATH data=NAME, or data=NAME alone: got none of them",
@@ -36,3 +41,27 @@ def test_plain_mistakes_are_answered_before_torch_is_loaded(tmp_path):
         assert message in line, (words, line)
         assert end == "2 False", words
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+TOO_MUCH = {
+    "for 4,194,304.0 GiB at once": lambda: torch.empty(2**50),
+    "for what was asked": lambda: torch.empty(2**40, 2**40),
+    "for 4.00 PiB at once": lambda: np.empty(2**52, np.uint8),
+}
+
+
+@pytest.mark.parametrize("asked", TOO_MUCH)
+def test_memory_that_is_not_there_is_one_line(asked):
+    with pytest.raises((RuntimeError, ValueError, MemoryError)) as caught:
+        TOO_MUCH[asked]()
+    outcome = outcome_of(caught.value)
+    (line,) = outcome.lines
+    assert line.startswith(
+        f"not enough memory {asked}: smaller images (data.resolution), batches (data.batch_size, batch_size) or "
+    )
+    assert (outcome.code, outcome.is_bug) == (2, False)
+
+
+def test_memory_of_a_gpu_that_is_full_is_one_line():
+    (line,) = outcome_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity")).lines
+    assert line.startswith("not enough memory of the GPU for 2.00 GiB at once: ")

@@ -99,6 +99,20 @@ def test_table_and_results_are_made_from_what_is_on_the_disk(start, tmp_path):  
     assert (folder / "1" / "seen.json").exists()
 
 
+def test_a_sweep_of_ones_own_goes_on_without_its_words_and_that_of_others_does_not(start, tmp_path):  # noqa: F811
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "large.yaml").write_text("# @package _global_\ny: large\n")
+    assert start("-m", "--config-dir=mine", "+experiment=large", "act=work").returncode == 0
+    again = start("sweep.resume=sweep")
+    assert "[1/1] +experiment=large act=work: finished before" in again.out, again.err
+    assert json.loads((tmp_path / "sweep" / "0" / "seen.json").read_text())["y"] == "large"
+    others = {"ALPHABAR_CONFIG_HOME": str(tmp_path / "others")}
+    refused = start("sweep.resume=sweep", **others)
+    assert (refused.returncode, "go on with sweep.resume=sweep --config-dir=mine\n" in refused.err) == (2, True), refused.err
+    assert "finished before" in start("sweep.resume=sweep", "--config-dir=mine", **others).out
+    assert "finished before" in start("sweep.resume=sweep", **others).out
+
+
 RESULT = {"state": "finished", "objective": 0.5, "fid": {"name": "fid/n10", "value": 0.5}}
 
 

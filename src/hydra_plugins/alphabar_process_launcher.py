@@ -33,6 +33,7 @@ from alphabar.cli.overrides import (
     split_override,
 )
 from alphabar.cli.processes import Stop, run_job, stoppable, this_command
+from alphabar.cli.recorded_command import remember_command
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable
 from alphabar.files.paths import unused_path
@@ -79,6 +80,8 @@ class ProcessLauncher(Launcher):
         self.config = config
         folder, command = Path(str(config.hydra.sweep.dir)).absolute(), this_command()
         self.sweep = open_sweep(folder, command, may_go_on=goes_on_if_repeated(command.arguments))
+        if self.sweep.command == command:  # it begins, or goes on by the same words
+            remember_command(command.arguments)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs that have not finished before, and returns the results of all.

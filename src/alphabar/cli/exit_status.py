@@ -21,6 +21,11 @@ from alphabar.runs.run_dir import RANKS, is_first_process
 
 BAD_INPUT, CTRL_C = 2, 130
 LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|connection was closed|Socket closed|[Gg]loo|NCCL")
+# What torch, on the CPU and on GPUs, and NumPy say of memory that they do not get, and how much they asked for.
+NO_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|Storage size calculation overflowed|array is too big"
+)
+ASKED = re.compile(r"allocate (?P<text>[\d.]+ ?[KMGTPE]iB)|allocate (?P<bytes>\d+) bytes")
 WRITE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -81,7 +86,20 @@ def user_error_lines(error: BaseException) -> tuple[str, ...]:
         return (f"cannot write {display_path(error.filename)}: {error.strerror}",)
     if isinstance(error, OSError) and error.errno in WRITE_ERRORS:
         return (describe_os_error(error),)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ValueError) and NO_MEMORY.search(str(error))):
+        return (no_memory_line(str(error)),)
     return ()
+
+
+def no_memory_line(message: str) -> str:
+    """Returns the line for memory that the machine or its GPU does not have, with how much it was, if the message says so."""
+    asked = ASKED.search(message)
+    size = "" if asked is None else asked["text"] or f"{int(asked['bytes']) / 2**30:,.1f} GiB"
+    device = "of the GPU " if "CUDA" in message or "MPS" in message else ""
+    return (
+        f"not enough memory {device}{f'for {size} at once' if size else 'for what was asked'}: smaller images (data.resolution), "
+        "batches (data.batch_size, batch_size) or networks (network=...) take less"
+    )
 
 
 def dead_worker_line(error: BaseException) -> str | None:

@@ -1,13 +1,17 @@
 """The command line in the record of a sweep, which somebody else may have written."""
 
+import os
 import re
 import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
 from alphabar.cli.overrides import RESUMED_SWEEP, config_options, split_override, without_prefix
 from alphabar.config.bounds import SEPARATORS, exceeds_bounds
+from alphabar.config.trust import is_known, remember, words_hash
 from alphabar.errors import UserError
 from alphabar.models.hub import would_be_downloaded
 from alphabar.runs.run_dir import AUTO
@@ -39,8 +43,8 @@ OF_A_JOB = re.compile(r"\$\{(?!hydra\.|paths\.)[\w.]+\}|\$\{hydra\.job\.(num|ove
 def is_risky(word: str) -> bool:
     """Returns whether an override can do more than set a value.
 
-    It names a class, calls a resolver, changes Hydra, goes on with a run, says where files are written, fetches something, or
-    asks for more than any run takes.
+    It names a class, trusts modules, calls a resolver, changes Hydra, goes on with a run, says where files are written, fetches
+    something, or asks for more than any run takes.
     """
     key, value = split_override(word)
     key, value = without_prefix(key), value or ""
@@ -48,7 +52,7 @@ def is_risky(word: str) -> bool:
         return False
     if RESOLVER.search(word) or "_target_" in word or WRITTEN.search(word) or exceeds_bounds(word):
         return True
-    if key.partition(".")[0] == "paths" or (key == "resume" and value not in ("null", AUTO)):
+    if key.partition(".")[0] in ("paths", "trust") or (key == "resume" and value not in ("null", AUTO)):
         return True
     if MODELS.fullmatch(key) and any("/" in part and would_be_downloaded(part) for part in SEPARATORS.split(value)):
         return True
@@ -67,9 +71,26 @@ def leads_elsewhere(value: str) -> bool:
     return "$" in value or any(part.startswith(("/", "~")) or ".." in part.split("/") for part in SEPARATORS.split(value))
 
 
+def risky_words(arguments: Sequence[str]) -> list[str]:
+    """Returns the options and overrides of a sweep that can do more than set values."""
+    is_fetched = any("download" in word for word in arguments)
+    return [*config_options(arguments), *filter(may_be_repeated if is_fetched else is_risky, arguments)]
+
+
+def remember_command(arguments: Sequence[str]) -> None:
+    """Notes the command line of a sweep of the user's own, so that it goes on in this folder without a word more."""
+    if risky_words(arguments):
+        remember([(_command_hash(arguments), f"a sweep of {Path(sys.argv[0]).name}")])
+
+
+def _command_hash(arguments: Sequence[str]) -> str:
+    return words_hash([Path(sys.argv[0]).name, os.getcwd(), *arguments])
+
+
 def check_recorded_command(arguments: Sequence[str], given: Sequence[str], folder: str) -> None:
     """Raises UserError unless the command line in a sweep's record sets values alone, but for words that are given once more.
 
+    One that the user has given before, in the same working directory, may do what it did then.
     arguments: of the record. given: those of this command, which goes on with the sweep in `folder`.
     """
     parser = get_args_parser()
@@ -77,10 +98,10 @@ def check_recorded_command(arguments: Sequence[str], given: Sequence[str], folde
     unknown = {name for name, value in vars(recorded).items() if name not in OPTIONS and value != parser.get_default(name)}
     if unknown:
         raise UserError(f"{RESUMED_SWEEP}={folder}: its record has --{min(unknown).replace('_', '-')}, which no sweep has")
-    is_fetched = any("download" in word for word in arguments)
-    risky = [*config_options(arguments), *filter(may_be_repeated if is_fetched else is_risky, arguments)]
+    risky = risky_words(arguments)
     again = [*config_options(given), *filter(may_be_repeated, given)]
-    if missing := [word for word in risky if word not in again]:
+    missing = [word for word in risky if word not in again]
+    if missing and not is_known(_command_hash(arguments)):
         words = shlex.join(missing)
         raise UserError(
             f"{RESUMED_SWEEP}={folder}: its record has {words}, which could run, fetch, write or take what is not of the "
@@ -88,3 +109,4 @@ def check_recorded_command(arguments: Sequence[str], given: Sequence[str], folde
         )
     if others := [word for word in again if word not in (*risky, *arguments)]:
         raise UserError(f"{others[0]}: a sweep goes on as it was begun, and its record does not have that")
+    remember_command(arguments)
