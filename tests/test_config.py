@@ -231,6 +231,9 @@ def choices_of(command: str) -> list[tuple[str, str, str]]:
     return [(command, group, name) for group, names in groups.items() for name in names]
 
 
+STAND_INS = {"data._target_": "alphabar.data.digits.Digits", "data.dataset._target_": "torch.nn.ModuleList"}
+
+
 def completed(cfg: DictConfig) -> DictConfig:
     """Returns the configuration with values in the place of those that a user has to give."""
     for _ in range(3):
@@ -244,7 +247,7 @@ def completed(cfg: DictConfig) -> DictConfig:
                 raise
             for keys, value in ((missing, "x"), (wrong, 1)):
                 for key in keys:
-                    OmegaConf.update(cfg, key, "torch.nn.ModuleList" if key.endswith("_target_") else value)  # as long as any data
+                    OmegaConf.update(cfg, key, STAND_INS.get(key, value))
     return cfg
 
 

@@ -253,3 +253,121 @@ def test_runs_on_equal_images_have_equal_losses(command, tmp_path, mylab):
         losses.append([(row.get("train/loss"), row.get("held_out/loss")) for row in rows])
     assert losses[0] == losses[1] == losses[2]
     assert {len([row for row in losses[0] if row[place]]) for place in (0, 1)} == {2}
+
+
+MODULE = """
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset
+import torch
+
+class Cells:
+    def __init__(self, path: str) -> None:
+        self.file = np.load(path)
+    def __len__(self):
+        return len(self.file["images"])
+    def __getitem__(self, index):
+        return self.file["images"][index], int(self.file["labels"][index])
+
+class Training(LightningDataModule):
+    def __init__(self, path: str, batch_size: int = 8) -> None:
+        super().__init__()
+        self.path, self.batch_size = path, batch_size
+    def setup(self, stage):
+        self.cells = Cells(self.path)
+    def train_dataloader(self):
+        return DataLoader(self.cells, self.batch_size, shuffle=True)
+
+class Both(Training):
+    def val_dataloader(self):
+        return DataLoader(torch.utils.data.Subset(self.cells, range(5)))
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield 1
+
+class Endless(Training):
+    def train_dataloader(self):
+        return DataLoader(Stream())
+
+class Lists(Training):
+    def train_dataloader(self):
+        return [1]
+"""
+
+
+@pytest.fixture
+def lab(monkeypatch, tmp_path):
+    """A module of somebody else's, with a dataset and with data modules, and the file of its images."""
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "own_lab.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path / "lab")
+    yield npz(tmp_path / "x.npz", labels=LABELS)
+    sys.modules.pop("own_lab", None)
+
+
+def test_a_data_module_of_ones_own_has_the_batches_of_its_dataset(command, tmp_path, lab):
+    """It trains, goes on, samples and is evaluated; its own order is not used, and a line says so."""
+    losses = []
+    for name, words in {
+        "dataset": ("data=dataset", "data.dataset._target_=own_lab.Cells", f"+data.dataset.path={lab}"),
+        "module": ("data=datamodule", "data._target_=own_lab.Training", f"+data.path={lab}"),
+    }.items():
+        code, out, err = command("train", *runs.words(*words, *BRIEF, folder=tmp_path / name))
+        assert code == 0, err
+        losses.append([(row["train/loss"], row["held_out/loss"]) for row in runs.table(tmp_path / name / "metrics.csv")])
+    assert losses[0] == losses[1]
+    assert "the datasets of Training are used, not the order" in out
+    code, _, err = command("train", f"resume={tmp_path / 'module'}", "trainer.max_steps=4")
+    assert code == 0, err
+    settings = ["metric=fid", "statistics.fid.allow_few=true", "features=pixels", f"features.cache_dir={runs.CACHE}", "num=8"]
+    code, _, err = command(
+        "evaluate", f"checkpoint={tmp_path / 'module'}", "sampler.num_steps=2", *settings, "hydra.run.dir=judged"
+    )
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data=datamodule"], "error: data._target_: missing, give data._target_=..."),
+        (
+            ["data=datamodule", "data._target_=own_lab.Cells"],
+            "error: data: a subclass of LightningDataModule goes there, and Cells is none",
+        ),
+        (
+            ["data=datamodule", "data._target_=own_lab.Endless"],
+            "error: data: Endless.train_dataloader=Stream: need a dataset with __len__",
+        ),
+        (
+            ["data=datamodule", "data._target_=own_lab.Lists"],
+            "error: data: Lists.train_dataloader: need a torch.utils.data.DataLoader, got list",
+        ),
+        (["data=datamodule", "data._target_=own_lab.Both", "data.path=none.npz"], "error: data: Both.setup: FileNotFoundError"),
+        (
+            ["data=dataset", "data.dataset._target_=own_lab.Nothing"],
+            "error: data.dataset: _target_ own_lab.Nothing: there is no class Nothing",
+        ),
+        (["data=dataset", "data.dataset._target_=own_lab.Cells"], "error: data.dataset: Cells needs 'path'"),
+        (["data=dataset", "data.dataset._target_=own_lab.Stream"], "error: data.dataset: expected MapStyleDataset, got Stream"),
+        (["data=dataset"], "error: data.dataset._target_: missing, give data.dataset._target_=..."),
+        (["data=arrays", "data.path=none.npy"], "error: data: there is no file "),
+    ],
+)
+def test_other_mistakes_with_ones_own_data_end_in_one_line(command, lab, words, message):
+    given = [word if word != "data.path=none.npz" else f"+{word}" for word in words]
+    if words[0] == "data=datamodule" and len(words) == 2 and "Cells" not in words[1]:
+        given.append(f"+data.path={lab}")
+    code, _, err = command("train", *given)
+    assert code == 2
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+
+
+def test_the_validation_data_of_a_data_module_are_held_out(lab):
+    import own_lab
+
+    from alphabar.data.own_datamodule import adapted
+
+    data = adapted(own_lab.Both(lab, batch_size=7), seed=3)
+    assert (len(data.train_set), len(data.held_out_set), data.batch_size, data.seed) == (40, 5, 7, 3)

@@ -30,7 +30,7 @@ ROLES = {
     "callbacks.*": "lightning.pytorch.callbacks.callback.Callback",
     "codec": "alphabar.models.codecs.Codec",
     "conditioner": "alphabar.models.conditioners.Conditioner",
-    "data": "alphabar.data.datamodule.ImageDataModule",
+    "data": "lightning.pytorch.core.datamodule.LightningDataModule",
     "guidance": "alphabar.sampling.guidance_config.Guide",
     "logger.*": "lightning.pytorch.loggers.logger.Logger",
     "module": "alphabar.training.modules.base.BaseModule",

@@ -110,7 +110,7 @@ def describe_hint(hint: Any) -> str:
         return str(kind)
     if issubclass(dict, kind) and kind is not object and (len(args) == 2 or kind is dict):
         return f"a mapping to {describe_hint(args[1])}" if args else "a mapping"
-    if issubclass(list, kind) or kind is tuple:
+    if kind is tuple or (issubclass(list, kind) and kind.__module__ in (list.__module__, collections.abc.__name__)):
         items = [describe_hint(item) for item in args if item is not Ellipsis]
         return f"a list of {', '.join(dict.fromkeys(items))}" if items else "a list"
     return kind.__name__

@@ -19,6 +19,8 @@ from alphabar.data.unreadable import unreadable_message
 from alphabar.errors import UserError
 from alphabar.resolution import Resolution
 
+NO_NOTES: Mapping[str, str] = {}
+
 
 class Metadata(NamedTuple):
     """A record of what is known of N images: labels int64 [N], captions [N], vectors float32 [N, D]; None for what is not."""
@@ -102,6 +104,7 @@ class NumberedSource(ImageSource):
     held_out_images: images that are never trained on; None: the fraction `held_out` of `images`, chosen by number.
     resolution: images are cropped and scaled to it; None: that of the first image, which all must have. channels: 1 grey, 3 RGB,
     4 RGBA; None: those of the first image. classes: the names of the classes; None: what the images say, or else their numbers.
+    notes: further remarks.
     Raises ValueError unless 0 <= held_out < 1, and UserError if there are no images.
     """
 
@@ -113,6 +116,7 @@ class NumberedSource(ImageSource):
         resolution: Resolution | None,
         channels: int | None,
         classes: Sequence[str] | None,
+        notes: Mapping[str, str] = NO_NOTES,
     ) -> None:
         if not 0 <= held_out < 1:
             raise ValueError(f"need 0 <= held_out < 1, got {held_out}")
@@ -121,6 +125,7 @@ class NumberedSource(ImageSource):
         self.fraction = held_out
         self.resolution, self.channels = resolution, channels
         self.class_names = classes
+        self.notes = notes
         for each in self._parts:
             if len(each) == 0:
                 raise UserError(f"there are no images: {each.name(0)} does not exist")
@@ -165,7 +170,7 @@ class NumberedSource(ImageSource):
 
     @property
     def remarks(self) -> Mapping[str, str]:
-        return self.images.remarks
+        return {**self.notes, **self.images.remarks}
 
     def image_files(self) -> Mapping[str, Any] | None:
         return self.images.image_files()

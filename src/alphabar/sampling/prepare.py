@@ -7,10 +7,10 @@ from pathlib import Path
 from lightning.fabric import Fabric
 from omegaconf import DictConfig
 
-from alphabar.config.build import build
 from alphabar.config.interpolation import unresolved_container
 from alphabar.config.roles import check_roles
 from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.own_datamodule import build_data
 from alphabar.errors import UserError
 from alphabar.runs.data_root import names_data_root, set_data_root
 from alphabar.runs.run_dir import withdraw
@@ -44,7 +44,7 @@ def load_data(loaded: LoadedModel, data_root: str | None, fabric: Fabric, reads_
         set_data_root(config, data_root, "this checkpoint")
     with names_data_root():
         is_conditioned = any(stage.model.conditioner.reads_captions for stage in loaded.cascade)
-        data = prepare_data(build(config.data, "data"), fabric, reads_captions or is_conditioned)
+        data = prepare_data(build_data(config), fabric, reads_captions or is_conditioned)
     with fabric.rank_zero_first():  # stores its results for the other processes
         for stage in loaded.cascade:
             attach_captions(stage.model.conditioner, data)

@@ -17,6 +17,7 @@ from alphabar.config.interpolation import unresolved_container
 from alphabar.config.roles import remember_classes
 from alphabar.config.stored import plain_config
 from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.own_datamodule import build_data
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.files.atomic import remove_temporaries
@@ -76,7 +77,7 @@ def run_training(cfg: DictConfig, overrides: Sequence[str], leave_report: LeaveR
     leave_report = leave_report if wants_report(cfg) else None
     is_resumed = cfg.resume not in (None, AUTO)
     with names_data_root() if is_resumed else nullcontext():
-        datamodule: ImageDataModule = build(cfg.data, "data")
+        datamodule = build_data(cfg)
     compare_image_files(cfg, datamodule.source.image_files(), stopped)
     fill_derived_keys(cfg, datamodule)
     module = build_module(cfg, datamodule, bounded_by(stopped) if stopped is not None and is_resumed else nullcontext())
