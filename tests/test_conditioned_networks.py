@@ -235,7 +235,7 @@ def test_the_vector_joins_the_noise_level_before_the_last_silu():
             {"image": torch.zeros(3, 3, 4, 4)},
             "this network reads an image of 3 channels, here of shape [3, 3, 8, 8], and was given [3, 3, 4, 4]",
         ),
-        ({"words": torch.zeros(3)}, "networks read vector, tokens with mask, and image, and this was given words"),
+        ({"words": torch.zeros(3)}, "networks read vector, tokens with mask, image and augmentation, and this was given words"),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )

@@ -30,7 +30,7 @@ SMALL = {
 def preset(name, channels, resolution, learned_variance=False):
     node = OmegaConf.load(CONF / f"{name}.yaml")
     shape = {"channels": channels, "resolution": resolution}
-    widths = {"vector": 0, "tokens": 0, "image": 0}
+    widths = {"vector": 0, "tokens": 0, "image": 0, "augmentation": 0}
     config = OmegaConf.create({"space": shape, "learned_variance": learned_variance, "conditioning": widths, "network": node})
     arguments = OmegaConf.to_container(config, resolve=True)["network"]
     module, _, leaf = arguments.pop("_target_").rpartition(".")

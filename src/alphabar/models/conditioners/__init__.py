@@ -1,6 +1,7 @@
 """Conditioners: from what is known of an image to the condition of the network beside the noise level.
 
-A network reads three kinds of condition, each of which may be absent:
+A network reads three kinds of condition, each of which may be absent, and beside them "augmentation" [B, L], what
+`alphabar.models.augmentations` did to a training image, which counts as zeros where it is absent:
     "vector"  [B, D]        describes the image as a whole; joins the embedding of the noise level
     "tokens"  [B, L, D]     is a sequence, such as the words of a caption, for cross-attention; "mask" [B, L] bool is True for words
     "image"   [B, C', H, W] is an image of the same size, such as an enlarged small one; joins the channels of the input

@@ -50,12 +50,19 @@ class Condition(NamedTuple):
 class ConditionReader:
     """A check of conditions against the number of channels of each that a network reads; 0: it does not read it.
 
+    augmentation_channels: numbers on how an image was augmented, which join the vector; none at all are zeros: it was not.
     Raises ValueError if one is negative.
     """
 
     vector_channels: int = 0
     token_channels: int = 0
     image_channels: int = 0
+    augmentation_channels: int = 0
+
+    @property
+    def vector_width(self) -> int:
+        """The length of the vector of `Condition`, with the numbers on the augmentation."""
+        return self.vector_channels + self.augmentation_channels
 
     def __post_init__(self) -> None:
         for name, width in vars(self).items():
@@ -74,12 +81,24 @@ class ConditionReader:
         tokens = _pop_condition(given, "tokens", self.token_channels, (batch, None, self.token_channels))
         mask = given.pop("mask", None)
         image = _pop_condition(given, "image", self.image_channels, (batch, self.image_channels, *size))
+        augmentation = self._read_augmentation(given, x)
         if given:
-            raise ValueError(f"networks read vector, tokens with mask, and image, and this was given {', '.join(sorted(given))}")
+            raise ValueError(
+                f"networks read vector, tokens with mask, image and augmentation, and this was given {', '.join(sorted(given))}"
+            )
+        parts = [part for part in (vector, augmentation) if part is not None]
+        vector = torch.cat(parts, dim=1) if len(parts) == 2 else next(iter(parts), None)
         return Condition(vector, _masked(tokens, mask), image)
+
+    def _read_augmentation(self, given: dict[str, Tensor], x: Tensor) -> Tensor | None:
+        """Removes the condition "augmentation" from `given` and returns it, zeros if there is none, or None if it is not read."""
+        if "augmentation" not in given and self.augmentation_channels:
+            return x.new_zeros(len(x), self.augmentation_channels)
+        return _pop_condition(given, "augmentation", self.augmentation_channels, (len(x), self.augmentation_channels))
 
 
 _KINDS = {
+    "augmentation": ("augmentation_channels", "{} numbers on the augmentation", -1),
     "vector": ("vector_channels", "a vector of {} numbers", -1),
     "tokens": ("token_channels", "tokens of {} numbers", -1),
     "image": ("image_channels", "an image of {} channels", 1),

@@ -81,6 +81,7 @@ class DiT(Network):
     vector_channels, token_channels, image_channels: the widths of the conditions; 0: it reads none. The vector joins the embedding
         of the noise level, as the class does in the paper; attention to the tokens stands between self-attention and MLP (Chen et
         al. 2023, PixArt, sec. 2.3); the image joins the channels of the input.
+    augmentation_channels: the numbers on how a training image was augmented, which join the vector; 0: there are none.
     learned_variance: put out twice as many channels, the second half for the variance of the reverse step.
     frequency_shift: see `sinusoidal_embedding`.
     Raises ValueError for arguments that do not fit together.
@@ -103,15 +104,16 @@ class DiT(Network):
         vector_channels: int = 0,
         token_channels: int = 0,
         image_channels: int = 0,
+        augmentation_channels: int = 0,
     ) -> None:
         super().__init__()
         _check_depth(channels, depth, dropout, frequency_shift)
         _check_resolution(resolution, patch_size)
         _check_width(width, num_heads, mlp_ratio)
-        self.reader = ConditionReader(vector_channels, token_channels, image_channels)
+        self.reader = ConditionReader(vector_channels, token_channels, image_channels, augmentation_channels)
         self.size, self.patch_size = sides(resolution), patch_size
         out_channels = 2 * channels if learned_variance else channels
-        self.embedding = _noise_embedding(width, frequency_shift, vector_channels)
+        self.embedding = _noise_embedding(width, frequency_shift, self.reader.vector_width)
         self.patch_in = _linear((channels + image_channels) * patch_size**2, width)
         self.register_buffer("positions", sinusoidal_positions(*self._grid, width), persistent=False)
         self.blocks = nn.ModuleList(

@@ -38,6 +38,7 @@ class UNet(Network):
     learned_variance: put out twice as many channels, the second half for the variance of the reverse step.
     vector_channels, token_channels, image_channels: the widths of the conditions; 0: it reads none. The vector joins the embedding
         of the noise level, attention to the tokens follows every self-attention, the image joins the channels of the input.
+    augmentation_channels: the numbers on how a training image was augmented, which join the vector; 0: there are none.
     Raises ValueError for arguments that do not fit together.
     """
 
@@ -60,9 +61,10 @@ class UNet(Network):
         vector_channels: int = 0,
         token_channels: int = 0,
         image_channels: int = 0,
+        augmentation_channels: int = 0,
     ) -> None:
         super().__init__()
-        self.reader = ConditionReader(vector_channels, token_channels, image_channels)
+        self.reader = ConditionReader(vector_channels, token_channels, image_channels, augmentation_channels)
         _check_numbers(channels, base_channels, num_res_blocks, dropout, frequency_shift, norm_eps)
         _check_resolutions(resolution, channel_multipliers, attention_resolutions)
         self.channels, self.resolution = channels, resolution
@@ -77,7 +79,7 @@ class UNet(Network):
         attended = [width for width, attends in zip(self.widths, self.attends, strict=True) if attends]
         _check_heads([*attended, self.widths[-1]], head_channels)
 
-        self.embedding = NoiseEmbedding(base_channels, 4 * base_channels, frequency_shift, vector_channels)
+        self.embedding = NoiseEmbedding(base_channels, 4 * base_channels, frequency_shift, self.reader.vector_width)
         self.conv_in = nn.Conv2d(channels + image_channels, base_channels, kernel_size=3, padding=1)
         skip_widths = [base_channels]
         self.down = self._build_down(skip_widths)

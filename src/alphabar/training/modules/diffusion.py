@@ -10,10 +10,11 @@ from alphabar.config.build import build
 from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.latents import prepare_latents
-from alphabar.diffusion.denoiser import NetworkDenoiser
+from alphabar.diffusion.denoiser import Cond, NetworkDenoiser
 from alphabar.diffusion.errors import LeavesVarianceUntrained, NeedsContinuousSchedule, NeedsDiscreteSchedule, NeedsLearnedVariance
 from alphabar.diffusion.objectives import Objective
 from alphabar.errors import Advice, UserError, advised
+from alphabar.models.augmentations import LabelledAugmentation
 from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
@@ -42,6 +43,7 @@ class DiffusionModule(BaseModule):
 
     optimizer, seed, warmup_steps: see `BaseModule`, which raises ValueError.
     conditioner: makes the condition of the network from a batch; None for an unconditional model.
+    augmentation: changes the images of a batch before anything sees them, and tells the network how; None: they stay as they are.
     """
 
     def __init__(
@@ -53,12 +55,18 @@ class DiffusionModule(BaseModule):
         seed: int,
         warmup_steps: int = 0,
         conditioner: Conditioner | None = None,
+        augmentation: LabelledAugmentation | None = None,
     ) -> None:
         super().__init__(optimizer, seed, warmup_steps)
         self.denoiser = denoiser
         self.objective = objective
         self.codec = codec
         self.conditioner = Unconditional() if conditioner is None else conditioner
+        self.augmentation = augmentation
+        if augmentation is not None and codec.latents is not None and codec.latents.cache_dir is not None:
+            raise ValueError(
+                "augmentation changes images, and their latents are cached: need augmentation=none or codec.cache=false"
+            )
 
     @property
     def reads_captions(self) -> bool:
@@ -81,7 +89,8 @@ class DiffusionModule(BaseModule):
         was_training = self.training
         self.eval()
         try:
-            objective(self.denoiser, self.codec.encode(images), self.conditioner.null(1))
+            labels = None if self.augmentation is None else self.augmentation(images).labels
+            objective(self.denoiser, self.codec.encode(images), with_labels(self.conditioner.null(1), labels))
         except ValueError as error:
             raise UserError(f"objective: {advised(error, OBJECTIVE_ADVICE)}") from error
         finally:
@@ -102,7 +111,12 @@ class DiffusionModule(BaseModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         share = self.seed_step(batch_idx)
-        terms = self.objective(self.denoiser, self.codec(batch, share), self.conditioner(batch, share), share)
+        labels = None
+        if self.augmentation is not None:
+            images, labels = self.augmentation(batch["image"], share)
+            batch = {**batch, "image": images}
+        x, cond = self.codec(batch, share), self.conditioner(batch, share)
+        terms = self.objective(self.denoiser, x, with_labels(cond, labels), share)
         return {"loss": terms.loss.mean(), "losses": terms.loss.detach(), "levels": terms.level}
 
     def sweep_objective(self) -> float | None:
@@ -128,3 +142,8 @@ class DiffusionModule(BaseModule):
         if not self.makes_images:
             return (NextStep("sample", last, f"python sample.py checkpoint=DECODER stages=[{{folder}}/{last}] prompt=..."),)
         return (NextStep("sample", last, f"python sample.py checkpoint={{folder}}/{last} num=64"),)
+
+
+def with_labels(cond: Cond, labels: Tensor | None) -> Cond:
+    """Returns the condition with the labels of the augmentation, if there are any."""
+    return cond if labels is None else {**(cond or {}), "augmentation": labels}
