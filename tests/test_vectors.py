@@ -5,12 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import runs
 from alphabar.data.arrays import Arrays
+from alphabar.data.folder import Folder
 from alphabar.diffusion.guidance import CFGDenoiser, Linear
 from alphabar.diffusion.samplers.heun import Heun
 from alphabar.diffusion.schedules.straight import StraightSchedule
+from alphabar.errors import UserError
 from alphabar.models.conditioners.vector import Vector
 from alphabar.sampling.conditions import dataset_conditions, prompt_conditions, read_vectors, vector_prompt
 from oracle import ConditionalGaussianDenoiser, GuidedGaussian
@@ -158,3 +161,49 @@ def test_models_and_data_without_vectors_say_so(command):
     assert (code, err) == (2, "error: vector=[1]: this model was not trained on vectors (conditioner=vector)\n")
     code, _, err = command("train", "conditioner=vector")
     assert (code, err) == (2, "error: conditioner=vector needs images with vectors, and these data have none\n")
+
+
+def pictures(folder):
+    for index in range(10):
+        Image.new("L", (8, 8), 20 * index).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize("table", ["metadata.csv", "metadata.jsonl"])
+def test_vectors_of_a_folder_are_columns_of_its_metadata(tmp_path, table):
+    rows = [{"file_name": f"{index}.png", "age": index, "name": "x", "height": -index / 4} for index in range(10)]
+    if table == "metadata.csv":
+        lines = [",".join(rows[0])] + [",".join(map(str, row.values())) for row in rows]
+    else:
+        lines = list(map(json.dumps, rows))
+    (pictures(tmp_path) / table).write_text("\n".join(lines))
+    data = Folder(str(tmp_path), 8, channels=1, held_out=0.3, vector_keys=["height", "age"], caption_key=None)
+    assert data.source.vector_length == 2
+    for images in (data.train_set, data.held_out_set):
+        batch = images.batch(torch.arange(len(images)))
+        index = batch["image"][:, 0, 0, 0].float() / 20
+        assert batch["vector"].equal(torch.stack([-index / 4, index], dim=1))
+    others = Folder(str(tmp_path), 8, channels=1, held_out=0.3, vector_keys=["age", "height"], caption_key=None)
+    assert data.source.fingerprint() != others.source.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["file_name,age", *(f"{index}.png,{index}" for index in range(9))], "has no line about 9.png"),
+        (
+            ["file_name,age", *(f"{index}.png,{'old' if index == 3 else 1}" for index in range(10))],
+            "line 5: need a number under 'age', got 'old'",
+        ),
+        (["file_name,age", *(f"{index}.png,nan" for index in range(10))], "line .*: need a finite number under 'age', got nan"),
+        (["file_name,size", *(f"{index}.png,1" for index in range(10))], "has no column 'age', only 'file_name', 'size'"),
+        (None, r"data.vector_keys: need one table of .*, metadata.csv or metadata.jsonl, got none"),
+    ],
+)
+def test_columns_that_are_no_vectors_end_in_one_line(tmp_path, lines, message):
+    pictures(tmp_path)
+    if lines is not None:
+        (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    data = Folder(str(tmp_path), 8, vector_keys=["age"], caption_key=None)
+    with pytest.raises(UserError, match=message):
+        data.source.train()

@@ -3,10 +3,10 @@
 import json
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -16,6 +16,7 @@ from alphabar.errors import UserError
 from alphabar.files.reading import read_bytes
 from alphabar.progress import show_progress
 
+T = TypeVar("T")
 TEXT_FILE = ".txt"
 MAX_BYTES = 2**20  # of the caption of one image
 ALLOWED = f"{', '.join(list(TABLES)[:-1])} or {list(TABLES)[-1]} in the folder itself, or x{TEXT_FILE} beside x.png"
@@ -82,21 +83,35 @@ def _promises_captions(name: str) -> bool:
     return path.suffix == ".caption" or (path.stem in NEAR_NAMES and path.suffix in NEAR_SUFFIXES)
 
 
-def _read_table(path: Path, names: Sequence[str], key: str) -> list[str]:
+def rows_by_image(path: Path, key: str, pick: Callable[[Mapping[str, Any]], T]) -> dict[str, tuple[int, T]]:
+    """Returns, by the normalized name of an image, the number of its row in a table and what `pick` takes of its values.
+
+    key: a column that is used. Raises UserError for a table that cannot be read or has two rows about one image.
+    """
     unit = TABLES[path.name].unit
-    found: dict[str, tuple[int, Any]] = {}
-    keys: set[str] = set()
+    found: dict[str, tuple[int, T]] = {}
     for number, values in TABLES[path.name].rows(path, key):
         if not isinstance(values[FILE_NAME], str):
             raise UserError(f"{path}, {unit} {number}: need a text under {FILE_NAME!r}, got {values[FILE_NAME]}")
-        name = _normalized(values[FILE_NAME])
+        name = normalized_name(values[FILE_NAME])
         if name in found:
             raise UserError(
                 f"{path}, {unit} {number}: {name} has a {unit} already, {unit} {found[name][0]}; need one for each image"
             )
-        found[name] = (number, values.get(key))
+        found[name] = (number, pick(values))
+    return found
+
+
+def _read_table(path: Path, names: Sequence[str], key: str) -> list[str]:
+    unit = TABLES[path.name].unit
+    keys: set[str] = set()
+
+    def caption(values: Mapping[str, Any]) -> Any:
         keys.update(values)
-    captions = [_caption(f"{path}, {unit}", key, *found.get(_normalized(name), (0, None))) for name in names]
+        return values.get(key)
+
+    found = rows_by_image(path, key, caption)
+    captions = [_caption(f"{path}, {unit}", key, *found.get(normalized_name(name), (0, None))) for name in names]
     others = sorted(keys - {FILE_NAME})
     hint = f"its {unit}s have {', '.join(map(repr, others[:8]))}: set data.caption_key to one of them; "
     return _complete(captions, names, f"{path} gives no caption {key!r}", hint if others and key not in keys else "")
@@ -143,6 +158,6 @@ def _stem(name: str) -> str:
     return unicodedata.normalize("NFC", name.rpartition(".")[0])
 
 
-def _normalized(name: str) -> str:
+def normalized_name(name: str) -> str:
     """Returns one spelling of a file name, of the two that accents have, and without a leading "./"."""
     return unicodedata.normalize("NFC", PurePosixPath(name).as_posix())

@@ -81,13 +81,15 @@ class DecodedSource(ImageSource):
     def shape(self) -> Shape:
         return self._shape
 
-    def decoded_images(self, reader: ImageReader, labels: Tensor | None, texts: Sequence[str] | None) -> "DecodedImages":
-        """Returns the images of `reader` with their class ids, int64 [N], and with their captions `texts` [N]."""
+    def decoded_images(
+        self, reader: ImageReader, labels: Tensor | None, texts: Sequence[str] | None, vectors: Tensor | None = None
+    ) -> "DecodedImages":
+        """Returns the images of `reader` with class ids, int64 [N], captions `texts` [N] and vectors, float32 [N, D]."""
         captions = None
         if texts is not None and self.captions is not None:
             ids = {caption: index for index, caption in enumerate(self.captions)}
             captions = torch.tensor([ids[text] for text in texts], dtype=torch.int64)
-        return DecodedImages(reader, self._shape, labels, self.strict, captions, self.classes)
+        return DecodedImages(reader, self._shape, labels, self.strict, captions, self.classes, vectors)
 
 
 class DecodedImages(ImageSet):

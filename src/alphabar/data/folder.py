@@ -2,7 +2,7 @@
 
 import hashlib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from alphabar.data.datamodule import Cropping, ImageDataModule
 from alphabar.data.decoded import DecodedSource, PictureReader
 from alphabar.data.files import EXAMPLES, Entry, FileStates, count_kinds, folder_entries, image_files, is_image
 from alphabar.data.folder_layout import FolderLayout
+from alphabar.data.vector_tables import read_vector_columns
 from alphabar.errors import DataNotFound, UserError
 from alphabar.files.paths import user_path
 from alphabar.files.reading import open_image
@@ -53,6 +54,7 @@ class FolderSource(DecodedSource):
 
     resolution, channels, held_out, strict: see `DecodedSource`, which raises ValueError.
     caption_key: the column of the captions in a table, see `CaptionFiles.read`; None: there are none.
+    vector_keys: the columns whose numbers are the vectors of the images, see `read_vector_columns`; None: there are none.
     """
 
     def __init__(
@@ -63,9 +65,11 @@ class FolderSource(DecodedSource):
         held_out: float = 0.1,
         strict: bool = False,
         caption_key: str | None = "text",
+        vector_keys: Sequence[str] | None = None,
     ) -> None:
         super().__init__(resolution, channels, held_out, strict)
         self.root = user_path(root).absolute()
+        self.vector_keys = vector_keys or None
         self.caption_key = caption_key
         _check(self.root)
 
@@ -76,6 +80,10 @@ class FolderSource(DecodedSource):
     @cached_property
     def captions(self) -> tuple[str, ...] | None:
         return None if self._captions is None else tuple(sorted(set(self._captions.values())))
+
+    @property
+    def vector_length(self) -> int | None:
+        return None if self.vector_keys is None else len(self.vector_keys)
 
     def prepare(self) -> None:
         """Does nothing: the images are the user's own."""
@@ -110,6 +118,9 @@ class FolderSource(DecodedSource):
         if (captions := self._captions_of_fingerprint()) is not None:
             pairs = repr(sorted(captions.items())).encode(errors="surrogateescape")
             settings = (*settings, hashlib.blake2b(pairs, digest_size=16).hexdigest())
+        if self._vectors is not None:
+            vectors = torch.stack([self._vectors[name] for name in sorted(self._vectors)])
+            settings = (*settings, hashlib.blake2b(vectors.numpy().tobytes(), digest_size=16).hexdigest())
         return self._states.fingerprint(settings)
 
     def _is_held_out(self, position: float, name: str) -> bool:
@@ -173,9 +184,20 @@ class FolderSource(DecodedSource):
         captions = files.read(names, self.caption_key)
         return None if captions is None else dict(zip(names, captions, strict=True))
 
+    @cached_property
+    def _vectors(self) -> dict[str, Tensor] | None:
+        """Returns the vector of each image, float32 [D], by its name."""
+        if self.vector_keys is None:
+            return None
+        names = [name for _, name in self._files]
+        rows = read_vector_columns(self.root, self._caption_files.tables, names, self.vector_keys)
+        return dict(zip(names, rows, strict=True))
+
     def _images(self, names: list[str]) -> ImageSet:
         texts = None if self._captions is None else [self._captions[name] for name in names]
-        return self.decoded_images(FileReader(self.root, names), self._labels(names), texts)
+        known = None if self._vectors is None else [self._vectors[name] for name in names]
+        vectors = None if known is None else torch.stack(known) if known else torch.zeros(0, self.vector_length or 0)
+        return self.decoded_images(FileReader(self.root, names), self._labels(names), texts, vectors)
 
     def _labels(self, names: list[str]) -> Tensor | None:
         if self.classes is None:
@@ -224,7 +246,8 @@ class Folder(ImageDataModule):
         resident: bool | None = None,
         max_resident_mb: int = 1024,
         caption_key: str | None = "text",
+        vector_keys: Sequence[str] | None = None,
         crop: Cropping = "center",
     ) -> None:
-        source = FolderSource(root, resolution, channels, held_out, strict, caption_key)
+        source = FolderSource(root, resolution, channels, held_out, strict, caption_key, vector_keys)
         super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop)
