@@ -139,7 +139,7 @@ TRAINING = [
     ),
     (["schedule.beta_end=nan"], ["schedule.beta_end: need finite numbers, got nan"]),
     (["ema.decay=1"], ["ema: ", "decay"]),
-    (["module.warmup_steps=-1"], ["module: need warmup_steps >= 0, got warmup_steps=-1"]),
+    (["lr_scheduler.warmup_steps=-1"], ["lr_scheduler: need warmup_steps >= 0, got warmup_steps=-1"]),
     (["trainer.precision=16-true"], ["trainer.precision=16-true: need one of 32-true"]),
     (["trainer.log_every_n_steps=0"], ["trainer.log_every_n_steps: need a number >= 1, got 0"]),
     (["trainer.max_steps=0"], ["trainer.max_steps=0: there would be nothing to train"]),

@@ -49,7 +49,7 @@ def home():
 
 
 def trained(home, experiment, *words):
-    quick = ("module.warmup_steps=0", "optimizer.lr=0.03")  # so that a few steps leave a trace
+    quick = ("lr_scheduler.warmup_steps=0", "optimizer.lr=0.03")  # so that a few steps leave a trace
     data = (f"data.root={home / 'photos'}", "logger=csv", *quick)
     return runs.finished("train.py", f"experiment=smoke/{experiment}", *data, *words) / "checkpoints" / "last.ckpt"
 

@@ -75,7 +75,7 @@ def test_every_command_does_what_it_does_without(command, tmp_path, photos, monk
             assert code == 0, err
             outputs[folder] = [*outputs.get(folder, ()), out.replace(folder, "FOLDER")]
 
-        run("train", *TRAIN, *BRIEF, "trainer.max_steps=2", "module.warmup_steps=1", f"hydra.run.dir={folder}/run")
+        run("train", *TRAIN, *BRIEF, "trainer.max_steps=2", "lr_scheduler.warmup_steps=1", f"hydra.run.dir={folder}/run")
         run("train", f"resume={folder}/run", "trainer.max_steps=3")
         drawn = ("num=4", "format=npz", "film=2", "timesteps=file", "timesteps.path=sigmas.txt", "sampler.num_steps=null")
         run("sample", f"checkpoint={folder}/run", *drawn, f"hydra.run.dir={folder}/drawn")

@@ -14,6 +14,7 @@ from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.networks.unet import UNet
 from alphabar.training.callbacks.checkpoints import AtomicCheckpointIO
+from alphabar.training.lr_schedules import ConstantRate
 from alphabar.training.modules.diffusion import DiffusionModule
 
 
@@ -33,7 +34,9 @@ def network(seed=0, dropout=0.0):
 
 def module(seed=0, lr=1e-3, warmup_steps=0, dropout=0.0, net=None):
     denoiser = NetworkDenoiser(net or network(seed, dropout), LinearSchedule(), Epsilon())
-    return DiffusionModule(denoiser, Denoising(UniformWeighting()), Pixels(), partial(torch.optim.Adam, lr=lr), seed, warmup_steps)
+    return DiffusionModule(
+        denoiser, Denoising(UniformWeighting()), Pixels(), partial(torch.optim.Adam, lr=lr), seed, ConstantRate(warmup_steps)
+    )
 
 
 def digits(batch_size=32):

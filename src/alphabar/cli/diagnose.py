@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli.hydra_app import App
 from alphabar.cli.overrides import OPTIONAL_GROUPS, parse_override, quoted, split_override, without_prefix
-from alphabar.config.former_names import FORMER_KEYS
+from alphabar.config.former_names import FORMER_KEYS, FORMER_PLACES
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import did_you_mean
 from alphabar.runs.current_command import with_invocations
@@ -173,7 +173,7 @@ class _KnownKeys:
     def _suggestion(self, override: Override) -> str:
         """Returns the suggestion that follows an unknown key; an empty text if no known key is similar."""
         key = override.key_or_group
-        renamed = ".".join(FORMER_KEYS.get(part, part) for part in key.split("."))
+        renamed = FORMER_PLACES.get(key) or ".".join(FORMER_KEYS.get(part, part) for part in key.split("."))
         if renamed != key and (renamed in self.keys or renamed in self.groups):
             return f". Did you mean {renamed}{str(override.input_line).removeprefix(key)}?"
         parent, _, last = key.replace("/", ".").rpartition(".")
@@ -198,7 +198,7 @@ class _KnownKeys:
         key = override.key_or_group
         parent, _, last = key.rpartition(".")
         is_slip = last in self.groups or get_close_matches(key, self.keys, n=1, cutoff=0.9)
-        if f"{parent}._target_" not in self.keys or override.is_delete() or is_slip:
+        if f"{parent}._target_" not in self.keys or override.is_delete() or is_slip or key in FORMER_PLACES:
             return ""
         return f" An argument that the YAML does not list needs a +: +{override.input_line}"
 

@@ -39,6 +39,9 @@ FORMER_ARGUMENTS: dict[tuple[str, str], str] = {
 }
 # Keys at the root of a run's configuration that have been renamed.
 FORMER_KEYS = {"grid": "timesteps", "pair": "clip", "pair_name": "clip_name"}
+WARMUP = "warmup_steps"
+# Keys below the root that have moved to another place, as a command line gives them.
+FORMER_PLACES = {f"module.{WARMUP}": f"lr_scheduler.{WARMUP}"}
 
 
 def current_target(target: str) -> str:
@@ -51,7 +54,19 @@ def current_target(target: str) -> str:
 def upgrade_config(content: Any) -> Any:
     """Returns the plain content of a stored configuration with the current names of keys, classes and arguments."""
     renamed = _with_current_names(content)
-    return {FORMER_KEYS.get(key, key): value for key, value in renamed.items()} if isinstance(renamed, dict) else renamed
+    if not isinstance(renamed, dict):
+        return renamed
+    return _with_lr_scheduler({FORMER_KEYS.get(key, key): value for key, value in renamed.items()})
+
+
+def _with_lr_scheduler(config: dict[Any, Any]) -> dict[Any, Any]:
+    """Returns a run's configuration in which the steps of warm-up, once an argument of the module, are those of its lr_scheduler."""
+    module = config.get("module")
+    if not isinstance(module, dict) or WARMUP not in module:
+        return config
+    node = {"_target_": "alphabar.training.lr_schedules.ConstantRate", WARMUP: module[WARMUP]}
+    rest = {key: value for key, value in module.items() if key != WARMUP}
+    return {**config, "lr_scheduler": node, "module": {**rest, "lr_scheduler": dict(node)}}
 
 
 def _with_current_names(content: Any) -> Any:

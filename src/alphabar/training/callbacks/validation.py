@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from alphabar.errors import did_you_mean
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.hooks import base_module
+from alphabar.training.lr_schedules import PlateauScheduler
 from alphabar.training.modules.base import BaseModule
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,8 @@ class ValidationHooks(RunCallback):
     """Calls the hooks of validation of all callbacks after figures were measured, since a run has no validation loop.
 
     A callback with a `monitor` is called where that figure is new, and no other time: the patience of EarlyStopping counts
-    measurements. The others are called after every measurement of held-out images or of samples. It stands after the callbacks that
+    measurements, and so does that of lr_scheduler=plateau. The others are called after every measurement of held-out images or of
+    samples. It stands after the callbacks that
     measure; checkpoints are written after it, and so have the state in which it left them all.
     A resumed run that patience had ended before ends at once, unless its patience was raised.
     """
@@ -58,8 +60,14 @@ class ValidationHooks(RunCallback):
             monitor = monitored(callback)
             if monitor in new or (monitor is None and is_measurement):
                 callbacks.append(callback)
-            elif monitor is not None and is_measurement and monitor not in trainer.callback_metrics:
-                self._tell_that_missing(trainer, callback, monitor)
+            elif monitor is not None and is_measurement:
+                self._tell_if_missing(trainer, callback, monitor)
+        for config in trainer.lr_scheduler_configs:
+            if isinstance(scheduler := config.scheduler, PlateauScheduler):
+                if (monitor := scheduler.rule.monitor) in new:
+                    scheduler.measure(module.figures[monitor])
+                elif is_measurement:
+                    self._tell_if_missing(trainer, scheduler, monitor)
         for hook in ("on_validation_start", "on_validation_epoch_start", "on_validation_epoch_end", "on_validation_end"):
             for callback in callbacks:
                 getattr(callback, hook)(trainer, module)
@@ -67,12 +75,12 @@ class ValidationHooks(RunCallback):
             if trainer.should_stop and isinstance(callback, EarlyStopping) and callback.stopping_reason_message is not None:
                 self._tell(trainer, callback.stopping_reason_message)
 
-    def _tell_that_missing(self, trainer: Trainer, callback: Callback, monitor: str) -> None:
-        if monitor not in self.missed:
+    def _tell_if_missing(self, trainer: Trainer, watcher: object, monitor: str) -> None:
+        if monitor not in self.missed and monitor not in trainer.callback_metrics:
             self.missed.add(monitor)
             known = sorted(trainer.callback_metrics)
             hint = did_you_mean(monitor, known) or f"; so far there are: {', '.join(known)}"
-            self._tell(trainer, f"{type(callback).__name__} waits for monitor={monitor}, which has not been measured{hint}")
+            self._tell(trainer, f"{type(watcher).__name__} waits for monitor={monitor}, which has not been measured{hint}")
 
     def _tell(self, trainer: Trainer, line: str) -> None:
         if trainer.is_global_zero:

@@ -12,6 +12,7 @@ from alphabar.models.autoencoder import KLAutoencoder
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.discriminator import PatchDiscriminator, hinge
 from alphabar.resolution import format_resolution
+from alphabar.training.lr_schedules import LRSchedule, MakeLRScheduler
 from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
 
 
@@ -25,7 +26,7 @@ class AutoencoderModule(BaseModule):
     learns in the same step: in the term above its weights are constants, in its own y is one. So there are one optimizer and one
     backward pass.
 
-    optimizer, seed, warmup_steps: see `BaseModule`, which raises ValueError.
+    optimizer, seed, lr_scheduler: see `BaseModule`.
     channels: of the images. discriminator_width, discriminator_halvings: see `PatchDiscriminator`; there is none where
         adversarial_weight is 0.
     adversarial_from: the optimizer step from which the adversarial term is part of the autoencoder's loss.
@@ -37,7 +38,7 @@ class AutoencoderModule(BaseModule):
         autoencoder: KLAutoencoder,
         optimizer: MakeOptimizer,
         seed: int,
-        warmup_steps: int = 0,
+        lr_scheduler: LRSchedule | MakeLRScheduler | None = None,
         channels: int = 3,
         kl_weight: float = 1e-6,
         perceptual: Perceptual | None = None,
@@ -47,7 +48,7 @@ class AutoencoderModule(BaseModule):
         discriminator_width: int = 64,
         discriminator_halvings: int = 2,
     ) -> None:
-        super().__init__(optimizer, seed, warmup_steps)
+        super().__init__(optimizer, seed, lr_scheduler)
         if min(kl_weight, perceptual_weight, adversarial_weight, adversarial_from) < 0:
             raise ValueError(
                 f"need kl_weight, perceptual_weight, adversarial_weight and adversarial_from >= 0, got kl_weight={kl_weight}, "

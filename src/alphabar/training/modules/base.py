@@ -1,16 +1,17 @@
-"""The base class of the LightningModules: an optimizer with a warm-up, clipping, and the figures that callbacks keep."""
+"""The base class of the LightningModules: an optimizer and its learning rate, clipping, and the figures that callbacks keep."""
 
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
@@ -19,7 +20,10 @@ from alphabar.errors import UserError
 from alphabar.files.paths import display_path
 from alphabar.models.codecs.pixels import check_images
 from alphabar.runs.distributed import rank_and_size
+from alphabar.training.lr_schedules import LRSchedule, MakeLRScheduler, make_scheduler, set_rates
 from alphabar.training.modules.restored_state import MakeOptimizer, must_be_training_state
+
+log = logging.getLogger(__name__)
 
 
 class NextStep(NamedTuple):
@@ -35,16 +39,15 @@ class BaseModule(LightningModule, ABC):
 
     optimizer: makes an optimizer of parameters.
     seed: fixes, with the step and the batch, every random number of a step, so that a resumed run repeats them.
-    warmup_steps: the number of steps over which the learning rate rises linearly to its value. Raises ValueError if negative.
+    lr_scheduler: the learning rate over the steps, or what makes a scheduler of torch, which makes a step with each of the
+        optimizer; None: a constant one.
     """
 
-    def __init__(self, optimizer: MakeOptimizer, seed: int, warmup_steps: int) -> None:
+    def __init__(self, optimizer: MakeOptimizer, seed: int, lr_scheduler: LRSchedule | MakeLRScheduler | None) -> None:
         super().__init__()
-        if warmup_steps < 0:
-            raise ValueError(f"need warmup_steps >= 0, got warmup_steps={warmup_steps}")
         self.make_optimizer = optimizer
         self.seed = seed
-        self.warmup_steps = warmup_steps
+        self.lr_scheduler = lr_scheduler
         self.config: Any = {}  # the resolved configuration of the run, which checkpoints keep; empty where there is none
         self.grad_norm: Tensor | None = None  # of the latest step, before clipping; not finite if the step was skipped
         self.batch_seed: int | None = None  # of the noise of the latest batch
@@ -53,6 +56,7 @@ class BaseModule(LightningModule, ABC):
         self.seconds_evaluating = 0.0
         self.warm_start: str | None = None  # the weights that the run began with, where `init_from` gave some
         self.has_checked_images = False
+        self.has_new_end = False  # whether the run is resumed and ends at another step than before
         self.loaded_checkpoint: dict[str, Any] | None = None  # from which training goes on, until that is restored
 
     @abstractmethod
@@ -122,8 +126,16 @@ class BaseModule(LightningModule, ABC):
         if self.loaded_checkpoint is not None:
             name = f"checkpoint {display_path(self.trainer.ckpt_path or '')}"
             must_be_training_state(self.loaded_checkpoint, self.trainer, self.make_optimizer, name)
+            self._tell_of_new_end(self.loaded_checkpoint)
             self.loaded_checkpoint = None
         self.has_checked_images = False
+
+    def on_train_start(self) -> None:
+        """Sets the learning rate of the next step to that of a run that ends elsewhere now; the checkpoint has the one of before."""
+        if self.has_new_end:
+            (config,) = self.trainer.lr_scheduler_configs
+            set_rates(config.scheduler)  # type: ignore[arg-type]
+        self.has_new_end = False
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Looks at the values of the first batch, once, since later ones would wait for the device. Raises UserError."""
@@ -135,12 +147,26 @@ class BaseModule(LightningModule, ABC):
         self.has_checked_images = True
 
     def configure_optimizers(self) -> dict[str, object]:
-        """Returns the optimizer, and the warm-up if there is one."""
+        """Returns the optimizer, and the scheduler of its learning rate if there is one. Raises UserError, see `make_scheduler`."""
         optimizer = self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
-        if self.warmup_steps == 0:
+        scheduler = make_scheduler(self.lr_scheduler, optimizer, self.trainer)
+        if scheduler is None:
             return {"optimizer": optimizer}
-        scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / self.warmup_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _tell_of_new_end(self, checkpoint: Mapping[str, Any]) -> None:
+        """Says what becomes of the learning rate of a resumed run if that follows the run, and the run ends elsewhere now."""
+        schedule, step = self.lr_scheduler, int(checkpoint["global_step"])
+        before, now = OmegaConf.select(OmegaConf.create(checkpoint["config"]), "trainer.max_steps"), self.trainer.max_steps
+        if not isinstance(schedule, LRSchedule) or not schedule.follows_the_run or before in (None, now):
+            return
+        self.has_new_end = True
+        if self.trainer.is_global_zero:
+            rates = (schedule.factor(step, end) for end in (now, before))
+            log.warning(
+                "lr_scheduler: the learning rate falls until step %d now, not until %d: at step %d it is %.3g of optimizer.lr, not %.3g",
+                *(now, before, step, *rates),
+            )
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Adds the gradients of the loss to those of the parameters: those of a loss that is not finite are NaN.

@@ -15,6 +15,7 @@ from alphabar.models.clip import must_be_images
 from alphabar.models.clip.towers import Towers, pool
 from alphabar.models.embeddings import cached_embeddings
 from alphabar.models.resize import resize
+from alphabar.training.lr_schedules import LRSchedule, MakeLRScheduler
 from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
 
 
@@ -59,7 +60,7 @@ class ContrastiveModule(BaseModule):
     loss_i = (-log softmax_j(s * <u_i, v_j>)_i - log softmax_j(s * <u_j, v_i>)_i) / 2 over the batch, u of images, v of captions,
     s the inverse temperature. Another image with the same caption is no negative. Each process compares within its own batch.
 
-    optimizer, seed, warmup_steps: see `BaseModule`, which raises ValueError.
+    optimizer, seed, lr_scheduler: see `BaseModule`.
     cache_dir: where the embeddings of the captions are kept.
     """
 
@@ -69,10 +70,10 @@ class ContrastiveModule(BaseModule):
         augmentation: Augmentation,
         optimizer: MakeOptimizer,
         seed: int,
-        warmup_steps: int = 0,
+        lr_scheduler: LRSchedule | MakeLRScheduler | None = None,
         cache_dir: str = "outputs/cache/text",
     ) -> None:
-        super().__init__(optimizer, seed, warmup_steps)
+        super().__init__(optimizer, seed, lr_scheduler)
         self.towers = towers
         self.augmentation = augmentation
         self.cache_dir = user_path(cache_dir)

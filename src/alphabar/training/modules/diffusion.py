@@ -23,6 +23,7 @@ from alphabar.runs.run_dir import AUTO
 from alphabar.sampling.conditions import attach_captions
 from alphabar.sampling.guidance_config import guided
 from alphabar.sampling.sampling_job import check_sampler
+from alphabar.training.lr_schedules import LRSchedule, MakeLRScheduler
 from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
 
 OBJECTIVE_ADVICE: Advice = {
@@ -41,7 +42,7 @@ OBJECTIVE_ADVICE: Advice = {
 class DiffusionModule(BaseModule):
     """Trains a denoiser (the network and the buffers of its beta schedule) to minimise an objective.
 
-    optimizer, seed, warmup_steps: see `BaseModule`, which raises ValueError.
+    optimizer, seed, lr_scheduler: see `BaseModule`.
     conditioner: makes the condition of the network from a batch; None for an unconditional model.
     augmentation: changes the images of a batch before anything sees them, and tells the network how; None: they stay as they are.
     """
@@ -53,11 +54,11 @@ class DiffusionModule(BaseModule):
         codec: Codec,
         optimizer: MakeOptimizer,
         seed: int,
-        warmup_steps: int = 0,
+        lr_scheduler: LRSchedule | MakeLRScheduler | None = None,
         conditioner: Conditioner | None = None,
         augmentation: LabelledAugmentation | None = None,
     ) -> None:
-        super().__init__(optimizer, seed, warmup_steps)
+        super().__init__(optimizer, seed, lr_scheduler)
         self.denoiser = denoiser
         self.objective = objective
         self.codec = codec
