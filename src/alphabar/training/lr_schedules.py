@@ -17,7 +17,7 @@ from alphabar.errors import UserError
 class LRSchedule(ABC):
     """The learning rate of a step, counted from 0, as a factor of the optimizer's `lr`, after a linear rise from it over warm-up.
 
-    It is a function of the step alone, so that a resumed run has the rate of an uncut one, and a step that was skipped shifts nothing.
+    It is a function of the step alone, so that a resumed run has the rate of an uncut one, and a skipped step shifts nothing.
     warmup_steps: the number of steps of the rise. Raises ValueError if negative.
     """
 
@@ -67,7 +67,7 @@ def make_scheduler(schedule: LRSchedule | MakeLRScheduler | None, optimizer: Opt
 
 @dataclass(frozen=True)
 class ConstantRate(LRSchedule):
-    """The same learning rate after warm-up."""
+    """A learning rate that stays the same after warm-up."""
 
     def factor(self, step: int, end: int) -> float:
         return 1.0
@@ -126,7 +126,7 @@ class LinearRate(Decay):
 
 @dataclass(frozen=True)
 class InverseSqrtRate(LRSchedule):
-    """factor = 1 / sqrt(max(step / reference_steps, 1)); Karras et al. 2024 (EDM2), eq. 67.
+    """A learning rate that falls as 1 / sqrt(max(step / reference_steps, 1)); Karras et al. 2024 (EDM2), eq. 67.
 
     Raises ValueError unless reference_steps >= 1.
     """
@@ -144,7 +144,10 @@ class InverseSqrtRate(LRSchedule):
 
 @dataclass(frozen=True)
 class StepRate(LRSchedule):
-    """factor = gamma^floor(step / step_size). Raises ValueError unless step_size >= 1 and 0 < gamma <= 1."""
+    """A learning rate that falls as gamma^floor(step / step_size).
+
+    Raises ValueError unless step_size >= 1 and 0 < gamma <= 1.
+    """
 
     step_size: int = 10000
     gamma: float = 0.5
@@ -162,7 +165,7 @@ class StepRate(LRSchedule):
 class PlateauRate(LRSchedule):
     """A learning rate that is multiplied by `gamma` after more than `patience` measurements of a figure without a better one.
 
-    monitor: the name of the figure, of which less is better. threshold: by which share of the best value so far it has to be better.
+    monitor: the name of the figure, of which less is better. threshold: the share of the best value by which it has to be better.
     min_factor: the factor at which it stays. Raises ValueError unless 0 < gamma < 1, patience >= 0 and 0 <= min_factor <= 1.
     """
 

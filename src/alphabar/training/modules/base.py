@@ -131,7 +131,7 @@ class BaseModule(LightningModule, ABC):
         self.has_checked_images = False
 
     def on_train_start(self) -> None:
-        """Sets the learning rate of the next step to that of a run that ends elsewhere now; the checkpoint has the one of before."""
+        """Sets the learning rate of the next step anew where the run ends elsewhere now: the checkpoint has that of before."""
         if self.has_new_end:
             (config,) = self.trainer.lr_scheduler_configs
             set_rates(config.scheduler)  # type: ignore[arg-type]
@@ -157,14 +157,14 @@ class BaseModule(LightningModule, ABC):
     def _tell_of_new_end(self, checkpoint: Mapping[str, Any]) -> None:
         """Says what becomes of the learning rate of a resumed run if that follows the run, and the run ends elsewhere now."""
         schedule, step = self.lr_scheduler, int(checkpoint["global_step"])
-        before, now = OmegaConf.select(OmegaConf.create(checkpoint["config"]), "trainer.max_steps"), self.trainer.max_steps
+        before, now = OmegaConf.select(OmegaConf.create(checkpoint.get("config", {})), "trainer.max_steps"), self.trainer.max_steps
         if not isinstance(schedule, LRSchedule) or not schedule.follows_the_run or before in (None, now):
             return
         self.has_new_end = True
         if self.trainer.is_global_zero:
             rates = (schedule.factor(step, end) for end in (now, before))
             log.warning(
-                "lr_scheduler: the learning rate falls until step %d now, not until %d: at step %d it is %.3g of optimizer.lr, not %.3g",
+                "lr_scheduler: the rate falls until step %d now, not until %d: at step %d it is %.3g of its value, not %.3g",
                 *(now, before, step, *rates),
             )
 
