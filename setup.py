@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithScripts(build_py):
-    """The build of the package, with alphabar/scripts/: train.py, sample.py and evaluate.py, and conf/ beside them."""
+    """The build of the package, with alphabar/scripts/: train.py and the other scripts, and conf/ beside them."""
 
     def run(self) -> None:
         super().run()
@@ -17,7 +17,7 @@ class BuildWithScripts(build_py):
         folder = Path(self.build_lib, "alphabar", "scripts")
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier build
         shutil.copytree("conf", folder / "conf")
-        for name in ("train.py", "sample.py", "evaluate.py"):
+        for name in ("train.py", "sample.py", "evaluate.py", "prepare.py"):
             shutil.copy(name, folder)
 
 

@@ -44,6 +44,16 @@ def encoder(prefix="conditioner."):
     return [f"{prefix}encoder.name={home() / 'encoder'}", f"{prefix}encoder.max_length=9"]
 
 
+def prepared():
+    """Returns the folder of prepared images."""
+    done = runs.shared("prepared", lambda home: runs.run("prepare.py", *prepared_words(), f"to={home / 'photos64'}", cwd=home))
+    return done / "photos64"
+
+
+def prepared_words():
+    return [f"data.root={home() / 'photos'}", "data.resolution=64"]
+
+
 def text():
     """Returns the overrides of a model that is conditioned on captions."""
     return [*encoder(), f"conditioner.cache_dir={CACHE_DIR}"]
@@ -92,6 +102,7 @@ PLACEHOLDERS = {
     r"=FILE\b": lambda: f"={home() / 'prompts.txt'}",
     r"=FOLDER_OR_NPZ\b": lambda: f"={home() / 'samples'}",
     r"=(FILE_OR_FOLDER|FOLDER|PATH|photos|emoji)\b": lambda: f"={home() / 'photos'}",
+    r"=photos64\b": lambda: f"={prepared()}",
     r"=cells\.npz\b": lambda: f"={home() / 'cells.npz'}",
     r"=wanted\.csv\b": lambda: f"={home() / 'wanted.csv'}",
     r"=photo\.png\b": lambda: f"={home() / 'samples' / '0.png'}",

@@ -273,7 +273,7 @@ def rows(command: str) -> list[list[str]]:
     ("command", "words"),
     [
         pytest.param(command, words, id=f"{command} {words[0]}")
-        for command in ("train", "sample", "evaluate")
+        for command in ("train", "sample", "evaluate", "prepare")
         for words in rows(command)
     ],
 )

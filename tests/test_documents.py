@@ -15,7 +15,9 @@ import documents
 import runs
 
 COMMANDS = [command for command in documents.commands() if command.document != "smoke.md"]  # test_walks.py runs those
-SCRIPTS = {name: [command for command in COMMANDS if command.script == f"{name}.py"] for name in ("train", "sample", "evaluate")}
+SCRIPTS = {
+    name: [command for command in COMMANDS if command.script == f"{name}.py"] for name in ("train", "sample", "evaluate", "prepare")
+}
 # Composed, and not run, with the reason.
 COMPOSED_ONLY = {"data.name=CIFAR10": "torchvision compares its 170 MB with a hash"}
 # Neither: run by other tests.
@@ -116,6 +118,13 @@ def test_evaluating(command, tmp_path):
     assert run(command, words, tmp_path)
 
 
+@pytest.mark.parametrize("command", named(SCRIPTS["prepare"]))
+def test_preparing(command, tmp_path):
+    words = document_files.filled(without(command.arguments, ["to"]))
+    assert "written" in run(command, [*words, f"to={tmp_path / 'out'}"], tmp_path)
+    assert (tmp_path / "out" / "manifest.json").is_file()
+
+
 def smoke_evaluation(words, tmp_path):
     """Returns the arguments of an evaluation of a few images."""
     words = [*without(words, NUMBERS), f"hydra.run.dir={tmp_path / 'out'}", "accelerator=cpu"]
@@ -151,5 +160,5 @@ def test_every_command_is_of_a_kind_that_is_tested():
         if command.words == ("python", "-m", "alphabar"):
             continue
         assert command.words[0] in ("python", "make"), command
-        assert command.script == "" or re.fullmatch(r"(train|sample|evaluate|benchmarks/\w+)\.py", command.script), command
+        assert command.script == "" or re.fullmatch(r"(train|sample|evaluate|prepare|benchmarks/\w+)\.py", command.script), command
         assert Path(runs.ROOT / command.script).exists(), command

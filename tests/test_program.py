@@ -24,6 +24,7 @@ SOURCES = (
     "train.py",
     "sample.py",
     "evaluate.py",
+    "prepare.py",
     "setup.py",
     "pyproject.toml",
     "MANIFEST.in",
@@ -68,17 +69,17 @@ def test_without_words_it_lists_its_commands(program):
         code, out, _ = program(*words)
         assert code == 0
         assert [line.split()[:2] for line in out.splitlines() if line.startswith("  ")] == [
-            ["alphabar", name] for name in ("train", "sample", "evaluate")
+            ["alphabar", name] for name in ("train", "sample", "evaluate", "prepare")
         ]
     assert "  python -m alphabar sample " in program(called=MODULE)[1]
 
 
 def test_a_command_that_there_is_not_is_one_line(program):
     assert program("trian", "seed=1") == (2, "", "error: alphabar trian: there is no such command. Did you mean train?\n")
-    assert program("x") == (2, "", "error: alphabar x: there is no such command. There are: train, sample, evaluate\n")
+    assert program("x") == (2, "", "error: alphabar x: there is no such command. There are: train, sample, evaluate, prepare\n")
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "prepare"])
 def test_help_and_messages_say_how_the_command_is_called(program, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "300")
     code, out, _ = program(name, "--help")
@@ -124,7 +125,7 @@ def test_pictures_of_the_program_can_be_drawn_again(tmp_path, beginning):
 @pytest.mark.parametrize(
     ("line", "completed"),
     [
-        ("alphabar ", ["train", "sample", "evaluate"]),
+        ("alphabar ", ["train", "sample", "evaluate", "prepare"]),
         ("alphabar ev", ["evaluate"]),
         ("alphabar mine ", []),
         ("alphabar train schedule=cos", ["schedule=cosine"]),

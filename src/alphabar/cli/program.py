@@ -19,6 +19,7 @@ USAGE = """Diffusion models as experiments that you can run, change and compare.
   {program} train       trains a model; without further words: on digits, minutes on a CPU
   {program} sample      draws images from a checkpoint, or edits images with it
   {program} evaluate    measures a checkpoint or any images; compare, report and record show what is there
+  {program} prepare     decodes images once into one file, from which training reads them at no cost
 
 {program} COMMAND --help says how. Results go to outputs/ in the folder in which a command is started."""
 

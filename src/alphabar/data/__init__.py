@@ -1,8 +1,8 @@
 """Images to train on.
 
-A source (`digits`, `folder`, `huggingface`, `torchvision`) knows the shape of its images before it reads any, and gives two
-splits of them: `train()` and `held_out()`. A split is an `ImageSet`: `resident` in memory, or `decoded` when its images are asked
-for. `order` says which image comes when, `loader` hands out batches in that order, `datamodule` shows it to Lightning.
+A source (`digits`, `folder`, `huggingface`, `prepared`, `torchvision`) knows the shape of its images before it reads any, and gives
+two splits of them: `train()` and `held_out()`. A split is an `ImageSet`: `resident` in memory, or `decoded` when its images are
+asked for. `order` says which image comes when, `loader` hands out batches in that order, `datamodule` shows it to Lightning.
 """
 
 from abc import ABC, abstractmethod
@@ -40,6 +40,17 @@ class LoadedImages(NamedTuple):
     labels: Tensor | None
     captions: Tensor | None
     vectors: Tensor | None = None
+
+
+class ReadImages(NamedTuple):
+    """Some images of an `ImageSet` in order: pixels uint8 [n, C, H, W] and names [n] of those that can be read.
+
+    problems: why the others cannot be read, by their indices.
+    """
+
+    pixels: Tensor
+    names: list[str]
+    problems: dict[int, str]
 
 
 class ImageSet(ABC):
@@ -86,6 +97,10 @@ class ImageSet(ABC):
     @abstractmethod
     def load(self) -> LoadedImages:
         """Returns all images in memory; n < N where some cannot be read."""
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> ReadImages:
+        """Returns the images `start` to `stop` - 1; several threads may call it. Raises UserError where one has to be readable."""
 
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
         """Returns the images `indices`, uint8 [len(indices), C, H, W]; `range(n)` gives the fixed sample of n."""

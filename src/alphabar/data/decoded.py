@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from alphabar.data import ImageSet, ImageSource, LoadedImages, Shape
+from alphabar.data import ImageSet, ImageSource, LoadedImages, ReadImages, Shape
 from alphabar.data.pixels import CENTER, Crop, image_shape, to_pixels
 from alphabar.data.unreadable import Unreadable, unreadable_message
 from alphabar.errors import UserError
@@ -147,7 +147,9 @@ class DecodedImages(ImageSet):
         errors: dict[int, Exception] = {}
         try:
             with show_progress("reading images", len(self), "img", rank_zero_only.rank == 0) as bar:
-                for start, found in zip(starts, pool.map(lambda start: self._fill(pixels, start), starts), strict=True):
+                for start, found in zip(
+                    starts, pool.map(lambda start: self._fill(pixels[start : start + CHUNK], start), starts), strict=True
+                ):
                     if self.strict and found:
                         raise UserError(self._describe(*next(iter(found.items()))))
                     errors |= found
@@ -156,11 +158,26 @@ class DecodedImages(ImageSet):
             pool.shutdown(cancel_futures=True)
         return self._without(errors, pixels)
 
+    def read(self, start: int, stop: int) -> ReadImages:
+        pixels = torch.empty((stop - start, *self.shape), dtype=torch.uint8)
+        problems = {index: self._describe(index, error) for index, error in self._fill(pixels, start).items()}
+        if problems:
+            self._check_folder()
+            if self.strict:
+                raise UserError(next(iter(problems.values())))
+        kept = [index for index in range(start, stop) if index not in problems]
+        folder = self.reader.folder()
+        names = [self.reader.name(index) for index in kept]
+        names = names if folder is None else [name.removeprefix(f"{folder}/") for name in names]
+        return ReadImages(pixels[[index - start for index in kept]] if problems else pixels, names, problems)
+
     def _fill(self, pixels: Tensor, start: int) -> dict[int, Exception]:
+        """Decodes images into `pixels` [n, C, H, W], the first of which is image `start`; returns the errors by image."""
         errors = {}
-        for index in range(start, min(start + CHUNK, len(self))):
+        for place in range(len(pixels)):
+            index = start + place
             try:
-                pixels[index] = self.reader.pixels(index, self.shape)
+                pixels[place] = self.reader.pixels(index, self.shape)
             except Exception as error:  # any kind: a file may contain any bytes
                 errors[index] = error
         return errors

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from alphabar.data import ImageSet, LoadedImages, Shape
+from alphabar.data import ImageSet, LoadedImages, ReadImages, Shape
 
 
 class ResidentImages(ImageSet):
@@ -24,6 +24,9 @@ class ResidentImages(ImageSet):
 
     def load(self) -> LoadedImages:
         return LoadedImages(self.pixels, self.labels, self.captions, self.vectors)
+
+    def read(self, start: int, stop: int) -> ReadImages:
+        return ReadImages(self.pixels[start:stop].cpu(), [f"image {index}" for index in range(start, stop)], {})
 
     def to(self, device: torch.device) -> "ResidentImages":
         """Returns the same images on `device`."""

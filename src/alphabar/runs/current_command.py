@@ -15,7 +15,7 @@ from alphabar.config.interpolation import unresolved_container
 from alphabar.files.paths import display_path, user_path
 from alphabar.runs.masking import masked_config, masked_word
 
-COMMANDS = ("train", "sample", "evaluate")
+COMMANDS = ("train", "sample", "evaluate", "prepare")
 # The variable that says how the program `alphabar` was called; its jobs and further processes have it, too.
 PROGRAM = "ALPHABAR_PROGRAM"
 CALL = rf"(?:python )?\b({'|'.join(COMMANDS)})\.py\b"
