@@ -254,8 +254,8 @@ def completed(cfg: DictConfig) -> DictConfig:
 register()
 
 
-# Groups whose choices bring along those of others, or take some away: one at a time.
-ALONE = ("data", "debug", "experiment", "method", "metric", "preset")
+# Groups whose choices bring along those of others, take some away, or are for one kind of module: one at a time.
+ALONE = ("data", "debug", "experiment", "lora", "method", "metric", "preset")
 
 
 def rows(command: str) -> list[list[str]]:

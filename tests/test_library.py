@@ -258,3 +258,16 @@ def test_the_document_runs_as_it_stands(here, capsys):
     assert names["images"].shape == (16, 1, 8, 8)
     assert names["bits"].isfinite().all()
     assert Path("samples.png").is_file()
+
+
+def test_numbers_are_a_condition_too(here):
+    rng = np.random.default_rng(0)
+    np.savez("cells.npz", images=rng.integers(0, 255, (40, 8, 8, 1), np.uint8), vectors=rng.random((40, 2), np.float32))
+    run = alphabar.train([*BRIEF, "data=arrays", "data.path=cells.npz", "conditioner=vector", "data.batch_size=8"])
+    model = run.model(device="cpu", weights="raw")
+    images = model.sample(num=3, vectors=[[0.3, 1.2]], num_steps=2)
+    bits, others = (model.bits_per_dimension(images, vectors=[vector], num_steps=2) for vector in ([0.3, 1.2], [9.0, -9.0]))
+    assert bits.isfinite().all()
+    assert not bits.equal(others)
+    with pytest.raises(alphabar.UserError, match="vectors"):
+        model.sample(num=1, vectors=[[0.3]])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alphabar.cli.complete_config import last_checkpoint
 from alphabar.config.build import build
+from alphabar.config.trust import trusting
 from alphabar.data import Shape
 from alphabar.diffusion.denoiser import Denoiser, NetworkDenoiser
 from alphabar.diffusion.samplers import Sampler
@@ -36,11 +37,13 @@ def load(
     stages: Sequence[str] = (),
     device: str | torch.device | None = None,
     precision: Precision = "32-true",
+    trust: Sequence[str] = (),
 ) -> "Model":
     """Returns the model of a checkpoint.
 
     checkpoint: a file, or the folder of a run, of which checkpoints/last.ckpt is taken; the best one is RUN/checkpoints/best.ckpt.
     weights, ema_length, stages, precision: see `Inference`. device: such as "cpu" or "cuda:1"; None: a GPU if there is one.
+    trust: modules of others, such as ["mylab"], whose classes the file may name.
     Raises UserError for a file that is none of a diffusion model, or a device that does not exist.
     """
     try:
@@ -54,7 +57,8 @@ def load(
         )
     except ValueError as error:
         raise UserError(str(error)) from error
-    return Model(load_pipeline(settings), fabric_of(device, precision))
+    with trusting(trust):
+        return Model(load_pipeline(settings), fabric_of(device, precision))
 
 
 def fabric_of(device: str | torch.device | None, precision: Precision) -> Fabric:
@@ -162,6 +166,7 @@ class Model:
         self,
         images: Tensor,
         labels: Labels | None = None,
+        vectors: Sequence[Sequence[float]] | str | None = None,
         num_steps: int = 100,
         probes: int = 1,
         seed: int = 1,
@@ -171,16 +176,17 @@ class Model:
 
         It is the density of the bytes, dequantised by noise of one grey level: a lower bound on the log of their probability in
         expectation. See `bits_per_dimension` for the figure of metric=bpd.
-        labels: the condition of each image, in turn. num_steps: of the ODE. probes: estimates of the trace for each image.
+        labels, vectors: the condition of each image, in turn. num_steps: of the ODE. probes: estimates of the trace for each image.
         Raises UserError for images of another kind or size, or a model without a likelihood.
         """
-        bits = self.bits_per_dimension(images, labels, num_steps, probes, seed, batch_size)
+        bits = self.bits_per_dimension(images, labels, vectors, num_steps, probes, seed, batch_size)
         return -bits * math.prod(self.shape) * math.log(2)
 
     def bits_per_dimension(
         self,
         images: Tensor,
         labels: Labels | None = None,
+        vectors: Sequence[Sequence[float]] | str | None = None,
         num_steps: int = 100,
         probes: int = 1,
         seed: int = 1,
@@ -193,7 +199,7 @@ class Model:
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.shape or len(images) == 0:
             need = f"uint8 [N, {', '.join(map(str, self.shape))}] with N > 0"
             raise UserError(f"images: need {need}, got {str(images.dtype).removeprefix('torch.')} {list(images.shape)}")
-        pipeline = self._with_settings(num=len(images), labels=labels, seed=seed, batch_size=batch_size)
+        pipeline = self._with_settings(num=len(images), labels=labels, vectors=vectors, seed=seed, batch_size=batch_size)
         try:
             likelihood = Likelihood(inference=pipeline.settings, bpd_steps=num_steps, probes=probes)
         except ValueError as error:

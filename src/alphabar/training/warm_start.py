@@ -16,6 +16,7 @@ from alphabar.models.frozen import check_layers
 from alphabar.models.hub import CONFIG, DIFFUSERS, Wanted, first_sentence, model_folder, read_json
 from alphabar.models.networks.diffusers import from_diffusers, unet_arguments
 from alphabar.models.networks.diffusers_dit import dit_from_diffusers
+from alphabar.models.networks.lora import LoRA, is_of_adapter, name_without_lora
 from alphabar.runs.checkpoint import checkpoint_hash, read_checkpoint, weight_differences, weight_shapes
 from alphabar.runs.run_dir import LAST_CHECKPOINT
 from alphabar.runs.torch_files import load_torch_file
@@ -44,19 +45,28 @@ def begin_from(module: BaseModule, cfg: DictConfig) -> None:
     init_from, kind = (OmegaConf.select(cfg, key) for key in ("init_from", "init_weights"))
     if kind not in WEIGHTS:
         raise UserError(f"init_weights={kind}: need ema or raw, or null for ema where there is one")
+    is_adapted = isinstance(module, DiffusionModule) and isinstance(module.denoiser.network, LoRA)
     if init_from is None:
+        if is_adapted:
+            raise UserError("lora: needs init_from=RUN, since a network that was never trained would stay as it is")
         if kind is not None:
             raise UserError(f"init_weights={kind}: chooses weights of init_from, and there is no init_from")
         return
     name = f"init_from={init_from}"
     source = read_source(str(init_from), kind)
-    own = {key: weight for key, weight in module.state_dict().items() if key.startswith(module.learned_parts)}
     weights = {key: weight for key, weight in source.weights.items() if key.startswith(module.learned_parts)}
+    own = {key: weight for key, weight in module.state_dict().items() if key.startswith(module.learned_parts)}
+    own = {key: weight for key, weight in own.items() if key in weights or not is_of_adapter(key)}
+    weights = with_names_of(own, weights)
     taken = [key for key, weight in own.items() if key in weights and weights[key].shape == weight.shape]
     others, arguments = weight_differences(weight_shapes(weights), weight_shapes(own)), differing_arguments(module, source)
     if not taken:
         reason = "; ".join([*others, *arguments])
         raise UserError(f"{name}: none of its weights has name and shape of one of this model's {len(own)}: {reason}")
+    if is_adapted and (lacking := [key for key in own if key.startswith(NETWORK) and key not in taken]):
+        raise UserError(
+            f"{name}: lora trains none of the network's own weights, and {len(lacking)} are not there: {'; '.join(others)}"
+        )
     if (bad := next((key for key in taken if not weights[key].isfinite().all()), None)) is not None:
         raise UserError(f"{name}: {bad} is not finite")
     with torch.no_grad():
@@ -67,11 +77,20 @@ def begin_from(module: BaseModule, cfg: DictConfig) -> None:
     module.warm_start = "; ".join([text, *(["not taken: " + ", ".join(others)] if others else []), *arguments])
 
 
+def with_names_of(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns weights by the names that they have in this module, whose network may be inside a `LoRA` while theirs is not."""
+    names = {name_without_lora(key): key for key in own if key not in weights}
+    return {names.get(key, key): weight for key, weight in weights.items()}
+
+
 def differing_arguments(module: BaseModule, source: Source) -> list[str]:
     """Returns a text for the arguments with which the network of the source was made otherwise, if there are any."""
     if not isinstance(module, DiffusionModule):
         return []
-    own = {**default_arguments(module.denoiser.network), **module.config["module"]["denoiser"]["network"]}
+    network, given = module.denoiser.network, module.config["module"]["denoiser"]["network"]
+    if isinstance(network, LoRA):
+        network, given = network.network, given["network"]
+    own = {**default_arguments(network), **given}
     known = {key: value for key, value in source.arguments.items() if key in own and key not in NOT_COMPARED}
     texts = [f"network.{key}={value} (here {own[key]})" for key, value in known.items() if value != own[key]]
     return [f"trained with {', '.join(texts)}"] if texts else []

@@ -226,4 +226,7 @@ def skip_if_nonfinite(optimizer: Optimizer, grad_norm: Tensor) -> None:
 
 def network_summary(network: nn.Module) -> str:
     """Returns the class of a network and the number of its parameters: "UNet, 427,009 parameters"."""
-    return f"{type(network).__name__}, {sum(parameter.numel() for parameter in network.parameters()):,} parameters"
+    num = sum(parameter.numel() for parameter in network.parameters())
+    num_trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    trained = "" if num_trained == num else f", {num_trained:,} of them trained"
+    return f"{type(network).__name__}, {num:,} parameters{trained}"
