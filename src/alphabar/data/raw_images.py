@@ -12,7 +12,7 @@ from alphabar.data.pixels import CENTER, Crop, pixels_of, to_pixels
 RawImage = Image.Image | Tensor  # a tensor is uint8 [C, H, W]
 GREY_MODES = ("1", "L", "LA", *WIDE_MODES)
 PICTURE_CHANNELS = (1, 3, 4)  # that Pillow knows as grey, RGB and RGBA
-DTYPES = "uint8 in 0..255 (or uint16, of which the upper 8 bits are used)"
+DTYPES = "uint8 in 0..255 (or uint16, rounded to 8 bits)"
 
 
 def to_raw_image(value: object) -> RawImage:

@@ -37,11 +37,11 @@ def read_vector_columns(root: Path, tables: Sequence[str], names: Sequence[str],
         if normalized_name(name) not in found:
             raise UserError(f"{path} has no {unit} about {name}, of which data.vector_keys needs numbers")
         number, values = found[normalized_name(name)]
-        vectors.append([_number(f"{path}, {unit} {number}", key, value) for key, value in zip(keys, values, strict=True)])
+        vectors.append([_finite_number(f"{path}, {unit} {number}", key, value) for key, value in zip(keys, values, strict=True)])
     return torch.tensor(vectors, dtype=torch.float32)
 
 
-def _number(place: str, key: str, value: Any) -> float:
+def _finite_number(place: str, key: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
