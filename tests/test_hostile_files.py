@@ -149,6 +149,15 @@ CONFIGS = {
     "metric of torchmetrics as the codec": (("module", "codec"), node("torchmetrics.text.bert.BERTScore", model_name_or_path="canary"), "module.codec: _target_ torchmetrics"),
     "a function": (("module", "codec"), node("os.system", command="touch canary"), "_target_ os.system is refused"),
     "a function of torch": (UNET, node("torch.load", f="canary.ckpt", weights_only=False), "_target_ torch.load is refused"),
+    "a function of the hub": (UNET, node("torch.hub.load", repo_or_dir="evil/evil", model="canary"), "_target_ torch.hub.load is refused"),
+    "getattr": (UNET, node("builtins.getattr"), "_target_ builtins.getattr is refused"),
+    "a handler of logging": (("module", "codec"), node("logging.FileHandler", filename="canary"), "module.codec: _target_ logging.FileHandler is refused"),
+    "a class of others": (UNET, node("mylab.Net", width=64), "if it is yours, or you trust whoever wrote it to run code here: trust=[mylab]"),
+    "a class of others in a list": ((*UNET, "channel_multipliers"), [1, node("mylab.Net")], "channel_multipliers[1]: _target_ mylab.Net is refused"),
+    "an interface": (UNET, node("alphabar.models.networks.Network"), "Network is an interface without forward"),
+    "data as the network": (UNET, node("alphabar.data.folder.Folder", root="canary"), "a subclass of Module goes there"),
+    "our callback as the codec": (("module", "codec"), node("alphabar.training.callbacks.film.Film"), "a subclass of Codec goes there"),
+    "trust in the file": (("trust",), ["torchmetrics", "evil"], None),
     "a function in torch.nn": (UNET, node("torch.nn.init.constant_", tensor=1, val=2), "torch.nn.init.constant_ is refused"),
     "what alphabar imports": (UNET, node("alphabar.runs.run_dir.Path", a=1), "is refused"),
     "a strategy as the schedule": (SCHEDULE, node("lightning.pytorch.strategies.DeepSpeedStrategy", config="canary"), "is refused"),
@@ -193,6 +202,9 @@ def test_a_hostile_configuration_in_a_checkpoint(refusal, run, tmp_path, name):
     path, value, part = CONFIGS[name]
     content = runs.checkpoint(run)
     put(content["config"], path, value)
+    if part is None:  # says nothing by itself
+        path, value, part = UNET, node("evil.Net"), "trust=[evil]"
+        put(content["config"], path, value)
     torch.save(content, tmp_path / "gift.ckpt")
     assert part in refusal(sample, "gift.ckpt")
 
@@ -259,6 +271,37 @@ def test_a_command_refuses_in_one_line_without_control_characters(command_refusa
     path, value, _ = (CONFIGS | RUN_ONLY)[name]
     gift(run, tmp_path / "gift", path, value)
     command_refusal(script, f"{word}=gift")
+
+
+EVIL = """
+from pathlib import Path
+from torch import nn
+
+Path("canary").touch()
+
+class Net(nn.Module):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("sample", ["checkpoint=gift"]),
+        ("sample", ["checkpoint=good", "guidance=autoguidance", "guidance.checkpoint=gift"]),
+        ("sample", ["checkpoint=good", "stages=[gift]"]),
+        ("evaluate", ["checkpoint=gift"]),
+        ("train", ["resume=gift"]),
+    ],
+)
+def test_a_module_beside_a_hostile_checkpoint_is_not_imported(command_refusal, run, tmp_path, script, words):
+    """Whoever unpacks a gift and starts a command in it has its modules in the folder in which Python looks for those of the user."""
+    gift(run, tmp_path / "gift", UNET, node("evil.Net"))
+    shutil.copytree(run, tmp_path / "good")
+    (tmp_path / "evil.py").write_text(EVIL)
+    line = command_refusal(script, *words)
+    assert "module.denoiser.network: _target_ evil.Net is refused" in line or "network: _target_ evil.Net is refused" in line
+    assert "evil" not in sys.modules
 
 
 class Payload:

@@ -1,6 +1,7 @@
 """Somebody else's classes: named on the command line or in a folder of YAML files, and in what a run of theirs has left."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+import alphabar
 import runs
-from alphabar.config.trust import config_home
+from alphabar.config.trust import config_home, is_known, remember
+from alphabar.errors import UserError
 
 NET = """
 from pathlib import Path
@@ -108,6 +111,17 @@ def test_what_somebody_else_trained_needs_a_word_once(command, lab, monkeypatch)
     assert command("sample", *sample)[::2] == (0, "")
 
 
+def test_a_program_of_ones_own_trusts_modules_too(command, lab, monkeypatch):
+    assert command("train", *SMALL, *OWN, "hydra.run.dir=out")[0] == 0
+    monkeypatch.setenv("ALPHABAR_CONFIG_HOME", str(lab / "other"))
+    with pytest.raises(UserError, match=r"trust=\[mylab\]$"):
+        alphabar.load("out", device="cpu")
+    with pytest.raises(UserError, match=r"trust: need a list, such as \['mylab'\], got one text"):
+        alphabar.load("out", device="cpu", trust="mylab")
+    for words in ({"trust": ["mylab"]}, {}):
+        assert type(alphabar.load("out", device="cpu", **words).denoiser.network).__name__ == "Net"
+
+
 def test_a_word_for_a_run_that_goes_on_is_recorded(command, lab, monkeypatch):
     assert command("train", *SMALL, *OWN, "hydra.run.dir=out")[0] == 0
     monkeypatch.setenv("ALPHABAR_CONFIG_HOME", str(lab / "other"))
@@ -154,6 +168,19 @@ def test_the_record_is_ones_own_and_says_so_if_it_cannot_be_kept(command, lab, m
     monkeypatch.setenv("ALPHABAR_CONFIG_HOME", str(write(lab / "file", "")))
     code, _, err = command("sample", "checkpoint=out", "num=2", "sampler.num_steps=2", "trust=[mylab]")
     assert (code, err) == (0, "file/known_classes cannot be written (File exists): trust=[...] will be needed each time\n")
+
+
+def test_many_processes_note_at_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("ALPHABAR_CONFIG_HOME", str(tmp_path / "config"))
+    entries = [(f"{number:064x}", f"mylab.Net{number}") for number in range(40)]
+    children = [multiprocessing.get_context("fork").Process(target=remember, args=(entries[part::4],)) for part in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    lines = (tmp_path / "config" / "known_classes").read_text().splitlines()
+    assert sorted(lines) == [" ".join(entry) for entry in entries]
+    assert all(is_known(found) for found, _ in entries)
 
 
 def test_a_folder_of_ones_own(command, lab):

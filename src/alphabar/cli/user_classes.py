@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from alphabar.cli.overrides import override_texts
 from alphabar.config.allowed_targets import allowing, locate
-from alphabar.config.interpolation import resolved_container, unresolved_container, walk
+from alphabar.config.interpolation import dotted_path, unresolved_container, walk
 from alphabar.config.signatures import accepted_parameters
 from alphabar.config.trust import trusting
 from alphabar.errors import UserError
@@ -29,8 +29,15 @@ def user_classes(cfg: DictConfig) -> Iterator[None]:
 
 def composed_targets(cfg: DictConfig) -> set[str]:
     """Returns the names of the classes in a composed configuration, without those of Hydra's own part."""
-    content = resolved_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
-    return {node["_target_"] for _, node in walk(content, content) if isinstance(node, dict) and type(node.get("_target_")) is str}
+    content = {key: value for key, value in unresolved_container(cfg).items() if key != "hydra"}
+    nodes = [(path, node) for path, node in walk(content, content) if isinstance(node, dict) and "_target_" in node]
+    names = [
+        OmegaConf.select(cfg, dotted_path((*path, "_target_")), throw_on_resolution_failure=False)
+        if "${" in str(node["_target_"])  # to resolve all of it would take longer
+        else node["_target_"]
+        for path, node in nodes
+    ]
+    return {name for name in names if isinstance(name, str)}
 
 
 def trusted_modules(cfg: DictConfig) -> list[str]:

@@ -46,6 +46,8 @@ def load(
     trust: modules of others, such as ["mylab"], whose classes the file may name.
     Raises UserError for a file that is none of a diffusion model, or a device that does not exist.
     """
+    if isinstance(trust, str):
+        raise UserError(f"trust: need a list, such as [{trust!r}], got one text")
     try:
         settings = Inference(
             checkpoint=last_checkpoint("checkpoint", str(checkpoint)),
