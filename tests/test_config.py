@@ -128,7 +128,7 @@ def test_a_group_is_named_with_its_choices():
 
 def test_an_interface_is_not_an_implementation():
     (line,) = lines("{sampler: {_target_: alphabar.diffusion.samplers.Sampler, num_steps: 3}}")
-    assert line == "sampler: Sampler is an interface without is_reversible, step: name one of its implementations"
+    assert line == "sampler: Sampler is an interface without step: name one of its implementations"
 
 
 def test_a_root_node_is_checked_and_built():

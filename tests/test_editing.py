@@ -241,10 +241,6 @@ class Witness(Sampler):
 
     num_steps: int | None = 4
 
-    @property
-    def is_reversible(self):
-        return False
-
     def step(self, run, x_t, t, s):
         assert (run.times[run.index], run.times[run.index + 1]) == (t[0], s[0])
         run.cond["seen"].append((run.index, len(run.memory)))

@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.noise import ImageNoise
+from alphabar.diffusion.parameterizations import Velocity
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.samplers.ddpm import DDPM
 from alphabar.diffusion.samplers.dpmpp_2m import DPMpp2M
@@ -11,6 +13,7 @@ from alphabar.diffusion.samplers.heun import Heun
 from alphabar.diffusion.samplers.interpolation import slerp
 from alphabar.diffusion.samplers.unipc import UniPC
 from alphabar.diffusion.schedules.linear import LinearSchedule
+from alphabar.diffusion.schedules.straight import StraightSchedule
 from alphabar.diffusion.thresholdings import Dynamic, Static
 from oracle import GaussianDenoiser, seeded
 
@@ -148,3 +151,26 @@ def test_apples_gpus_which_have_no_float64_are_not_asked_for_it():
         assert schedule.time_of(schedule.sigma[5:6] / schedule.alpha[5:6]).cpu().tolist() == [5]
         assert schedule.snap(torch.tensor([9.0, 4.0]).as_subclass(Apple)).cpu().tolist() == [9, 4, 0]
         assert len(schedule.ratios()) == 20
+
+
+class Precise(torch.nn.Module):
+    """A network of one weight that keeps the types of what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+        self.level = torch.nn.Linear(1, 1)
+
+    def forward(self, x, label, cond=None):
+        self.seen.add((x.dtype, label.dtype))
+        return x * self.level(label[:, None].to(self.level.weight) if x.dtype == torch.float64 else label[:, None])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "label"), [(torch.float32, torch.float32), (torch.float64, torch.float64), (torch.bfloat16, torch.float32)]
+)
+def test_a_network_is_given_labels_in_single_precision_or_better_whatever_the_times_are(dtype, label):
+    network = Precise()
+    denoiser = NetworkDenoiser(network, StraightSchedule(), Velocity())
+    Euler(num_steps=3).sample(denoiser, seeded(0, 2, 3).to(dtype))
+    assert network.seen == {(dtype, label)}

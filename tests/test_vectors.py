@@ -14,6 +14,7 @@ from alphabar.diffusion.guidance import CFGDenoiser, Linear
 from alphabar.diffusion.samplers.heun import Heun
 from alphabar.diffusion.schedules.straight import StraightSchedule
 from alphabar.errors import UserError
+from alphabar.models.conditioners import VectorConditioner
 from alphabar.models.conditioners.vector import Vector
 from alphabar.sampling.conditions import dataset_conditions, prompt_conditions, read_vectors, vector_prompt
 from oracle import ConditionalGaussianDenoiser, GuidedGaussian
@@ -90,10 +91,10 @@ def test_vectors_are_read_from_files(tmp_path, suffix):
     assert torch.equal(found, conditioner({"vector": torch.from_numpy(VECTORS[:3]).float()})["vector"])
 
 
-class LinearConditioner(Vector):
+class LinearConditioner(VectorConditioner):
     """The exact condition of data N(0.25 v - 0.1, 0.1^2), and of N(0, 0.5^2) without one: cond["vector"] = (mean, std)."""
 
-    def _condition(self, vectors):
+    def embed(self, vectors):
         return torch.stack([0.25 * vectors[:, 0] - 0.1, torch.full((len(vectors),), 0.1)], dim=1)
 
     def null(self, num):

@@ -68,7 +68,8 @@ class App:
                 raise UserError(f"{option}={folder}: there is no such folder")
         for source in app.repository.get_sources():
             if not source.available():
-                raise UserError(f"hydra.searchpath: there is nothing at {source.path}")
+                kind = "package of that name with an __init__.py" if source.scheme() == "pkg" else "such folder"
+                raise UserError(f"hydra.searchpath: {source.scheme()}://{source.path}: there is no {kind}")
         if not app.repository.config_exists(app.main_name):
             raise UserError(f"--config-name={app.main_name}: there is no {app.main_name}.yaml in {', '.join(app.yaml_folders())}")
         return app

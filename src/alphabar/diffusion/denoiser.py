@@ -80,6 +80,7 @@ class NetworkDenoiser(Denoiser):
         """
         alpha, sigma = scales.like(x_t)
         label = self.parameterization.noise_label(self.schedule.label(scales.t), scales.alpha, scales.sigma)
+        label = label.to(torch.promote_types(x_t.dtype, torch.float32))  # times are finer than the network's weights
         raw = self.network(self.parameterization.scale_input(x_t, alpha, sigma), label, cond).to(x_t.dtype)
         if raw.shape == x_t.shape:
             return Output(raw, None)

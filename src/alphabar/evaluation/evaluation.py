@@ -18,7 +18,7 @@ from alphabar.evaluation.files import open_samples
 from alphabar.evaluation.images_under_test import CheckpointSamples, HeldOutImages, ImagesUnderTest, SamplesInFiles
 from alphabar.evaluation.measurement import Measurement, measure_images
 from alphabar.evaluation.receipt import Figure, Receipt, describe_evaluation, write_receipt
-from alphabar.evaluation.reference_statistics import ReferenceStatistics
+from alphabar.evaluation.reference_statistics import ReferenceStatistics, reference_statistics
 from alphabar.evaluation.result import EvaluationResult
 from alphabar.evaluation.sources import check_sources
 from alphabar.evaluation.table import format_receipt
@@ -122,17 +122,8 @@ class Evaluation:
         """
         data = images.open(features.reads_captions)
         splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
-        statistics = self._chosen_statistics()
-        extractors = build_extractors(features, splits)
-        extractors = [each for each in extractors if any(statistic.applies(each) for statistic in statistics.values())]
-        if not extractors:
-            raise UserError(
-                f"statistics: nothing to measure, none of {', '.join(statistics) or 'no statistics'} is for these features"
-            )
-        return [
-            ReferenceStatistics(each, statistics, splits, fabric.device, images.num, self.inference.batch_size)
-            for each in extractors
-        ]
+        sizes = images.num, self.inference.batch_size
+        return reference_statistics(build_extractors(features, splits), self._chosen_statistics(), splits, fabric.device, *sizes)
 
     def _chosen_statistics(self) -> dict[str, Statistic]:
         return {name: statistic for name, statistic in self.statistics.items() if statistic is not None}

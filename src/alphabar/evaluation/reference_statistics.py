@@ -2,10 +2,11 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from alphabar.errors import UserError
 from alphabar.metrics import Splits, TooFewImages
 from alphabar.metrics.collector import Collector
 from alphabar.metrics.extractor import Extractor
@@ -122,3 +123,29 @@ class ReferenceStatistics:
             return figures
         means = {MEAN_FID: figures["fid"]} if "fid" in figures else {}
         return means | {metric: value for metric, value in figures.items() if metric not in BIASED}
+
+
+def reference_statistics(
+    extractors: Sequence[Extractor],
+    statistics: Mapping[str, Statistic],
+    splits: Splits,
+    device: torch.device,
+    num: int,
+    batch_size: int,
+) -> list[ReferenceStatistics]:
+    """Returns the statistics in each kind of features that any of them applies to, then those of features of their own.
+
+    Arguments and errors: see `ReferenceStatistics` and `Statistic.own_extractor`. Raises UserError if none applies to the features.
+    """
+    shape, size = splits.train.shape, (splits, device, num, batch_size)
+    own = {name: found for name, each in statistics.items() if (found := each.own_extractor(name, shape)) is not None}
+    shared = {name: each for name, each in statistics.items() if name not in own}
+    fitting = [extractor for extractor in extractors if any(each.applies(extractor) for each in shared.values())]
+    if not fitting:
+        raise UserError(f"statistics: nothing to measure, none of {', '.join(shared) or 'no statistics'} is for these features")
+    if names := [name for name in own if any(name == extractor.name for extractor in fitting)]:
+        raise UserError(f"statistics.{names[0]}: there are features of this name; call it otherwise")
+    return [
+        *(ReferenceStatistics(extractor, shared, *size) for extractor in fitting),
+        *(ReferenceStatistics(extractor, {name: statistics[name]}, *size) for name, extractor in own.items()),
+    ]

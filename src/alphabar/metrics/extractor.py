@@ -24,7 +24,7 @@ class Extractor(nn.Module):
     description: one line that identifies the extractor: equal descriptions mean equal features.
     channels: the numbers of channels C that the network takes.
     max_batch: the maximal number of images for one call of the network.
-    cache_dir: the folder in which results computed with the features may be cached.
+    cache_dir: the folder in which results computed with the features may be cached; None: they are computed each time.
     head: maps features [B, num_features] to class logits [B, K]; frozen here. None: there are no classes.
     labels: the data's class of each logit, int64 [K]; None if the classes are others.
     texts: the embeddings of the data's captions in the space of the features, float32 [N, num_features] on the CPU; None if there
@@ -44,7 +44,7 @@ class Extractor(nn.Module):
         description: str,
         channels: tuple[int, ...],
         max_batch: int,
-        cache_dir: Path,
+        cache_dir: Path | None,
         head: nn.Module | None = None,
         labels: Tensor | None = None,
         texts: Tensor | None = None,

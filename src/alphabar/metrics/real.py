@@ -37,11 +37,13 @@ class RealImages(NamedTuple):
 def real_image_features(
     extractor: Extractor, device: torch.device, images: ImageSet, split: str, fingerprint: str, num: int, batch_size: int
 ) -> RealImages:
-    """Returns the features of the first `num` images of a split, from the cache if an earlier run stored them.
+    """Returns the features of the first `num` images of a split, from the cache, if there is one and an earlier run stored them.
 
     The first process gets the rows of the cache, those of the first 50,000 images, each read from the disk when it is used; the
     others get none. All processes call it.
     """
+    if extractor.cache_dir is None:
+        return _extract(extractor, device, images, num, batch_size)
     cache, is_first = DiskCache(extractor.cache_dir), rank_and_size()[0] == 0
     path = cache.path("real", VERSION, fingerprint, split, num, extractor.description)
     rows = torch.zeros(0, extractor.num_features)

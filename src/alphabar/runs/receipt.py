@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -168,7 +167,7 @@ def without_nan(content: Any) -> Any:
 
 def json_content(content: Any) -> Any:
     """Returns the value as it would be read back from a JSON file."""
-    return without_nan(json.loads(json.dumps(content, default=dataclass_record)))
+    return without_nan(json.loads(json.dumps(content, default=settings_record)))
 
 
 def json_sha256(content: Mapping[str, Any]) -> str:
@@ -176,8 +175,10 @@ def json_sha256(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(json_content(content), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def dataclass_record(settings: object) -> dict[str, object]:
-    """Returns a dataclass, such as a sampler, as the name of its class with its settings. Raises TypeError for anything else."""
-    if not is_dataclass(settings):
-        raise TypeError(f"cannot write {type(settings).__name__} into a receipt")
-    return {"name": type(settings).__name__, **vars(settings)}
+def settings_record(settings: object) -> dict[str, object]:
+    """Returns an object of settings, such as a sampler or a statistic, as the name of its class with its public attributes.
+
+    Raises TypeError for an object without attributes.
+    """
+    public = {key: value for key, value in vars(settings).items() if not key.startswith("_")}
+    return {"name": type(settings).__name__, **public}

@@ -89,9 +89,9 @@ class Sampler(ABC):
         return f"{type(self).__name__.lower()}{len(self.times(schedule)) - 1}{changes(self, ('num_steps',))}"
 
     @property
-    @abstractmethod
     def is_reversible(self) -> bool:
         """Returns whether a step depends on x_t and the times alone, and so can be taken upwards, to s > t: no noise, no memory."""
+        return False
 
     @abstractmethod
     def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:

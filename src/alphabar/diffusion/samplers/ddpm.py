@@ -22,10 +22,6 @@ class DDPM(Sampler):
     num_steps: int | None = None
     variance: Variance = "posterior"
 
-    @property
-    def is_reversible(self) -> bool:
-        return False
-
     def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         prediction = run.predict(x_t, t)
         at_t, at_s = run.schedule.scales(t), run.schedule.scales(s)

@@ -26,10 +26,6 @@ class DPMpp2M(Sampler):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"need 0 <= eta <= 1, got eta={self.eta}")
 
-    @property
-    def is_reversible(self) -> bool:
-        return False
-
     def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         x_hat = run.predict(x_t, t).x_hat
         alpha_s, sigma_s = run.schedule.at(s, x_t)

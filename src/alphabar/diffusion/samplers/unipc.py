@@ -35,10 +35,6 @@ class UniPC(Sampler):
         if self.order not in (1, 2, 3):
             raise ValueError(f"need order 1, 2 or 3, got order={self.order}")
 
-    @property
-    def is_reversible(self) -> bool:
-        return False
-
     def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         prediction = run.predict(x_t, t)
         if run.index == 0 and run.begins_in_noise:  # lambda = -inf: no polynomial goes through it

@@ -2,8 +2,15 @@
 
 from abc import ABC, abstractmethod
 
+import torch
+from torch import Tensor, nn
+
+from alphabar.data import Shape
+from alphabar.errors import UserError
 from alphabar.metrics.extractor import Extractor
 from alphabar.metrics.feature_set import FeatureSet
+
+MAX_BATCH, MAX_REFERENCE = 250, 10_000  # images at a time, and training images, in which a `PerImageMetric` measures
 
 
 class Statistic(ABC):
@@ -20,3 +27,54 @@ class Statistic(ABC):
     @abstractmethod
     def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
         """Returns the figures by name, such as {"kid": 0.001}; NaN where features are NaN or infinite."""
+
+    def own_extractor(self, name: str, shape: Shape) -> Extractor | None:
+        """Returns the extractor of the features that this statistic alone is computed from; None if it takes those of others.
+
+        name: of the statistic, by which figures name the features. shape: of the images.
+        """
+        return None
+
+
+class PerImageMetric(Statistic, ABC):
+    """A metric of numbers that are measured in each image by itself, such as the size of what it shows.
+
+    They are its features: of all generated images, and of the first 10,000 training images.
+    """
+
+    @abstractmethod
+    def measure(self, images: Tensor) -> Tensor:
+        """Returns the numbers [B] or [B, D] of uint8 images [B, C, H, W], each depending on its own image alone."""
+
+    @abstractmethod
+    def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
+        """Returns the figures by name, from `generated.rows` [N, D] and `real.rows` [M, D], of 10,000 images each at most."""
+
+    def applies(self, extractor: Extractor) -> bool:
+        return isinstance(extractor.network, _Measure) and extractor.network.metric is self
+
+    def min_images(self, num_features: int) -> int:
+        return 1
+
+    def own_extractor(self, name: str, shape: Shape) -> Extractor:
+        """Returns the extractor of the numbers. Raises UserError unless two images have [2] or [2, D] of them."""
+        two = torch.zeros(2, *shape, dtype=torch.uint8)
+        found = self.measure(two)
+        if found.ndim not in (1, 2) or len(found) != len(two) or 0 in found.shape:
+            need = f"need the numbers [B] or [B, D] of images [B, C, H, W] from {type(self).__name__}.measure"
+            raise UserError(f"statistics.{name}: {need}, got {list(found.shape)} for {list(two.shape)}")
+        num = found.reshape(2, -1).shape[1]
+        description = f"numbers of {type(self).__module__}.{type(self).__qualname__}"
+        channels = (shape.channels,)
+        return Extractor(_Measure(self), num, name, description, channels, MAX_BATCH, None, max_reference=MAX_REFERENCE)
+
+
+class _Measure(nn.Module):
+    """The numbers of a metric as the features of an extractor, float32 [B, D]."""
+
+    def __init__(self, metric: PerImageMetric) -> None:
+        super().__init__()
+        self.metric = metric
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.metric.measure(images).float().reshape(len(images), -1)

@@ -20,7 +20,7 @@ class Network(nn.Module, ABC):
         """Returns the output for `x`, in the shape of `x`; with twice the channels if the variance is learned.
 
         x: [B, C, H, W], noisy images.
-        label: [B], float, the noise level (c_noise); 0..num_steps - 1 for discrete schedules.
+        label: [B], float32, the noise level (c_noise); 0..num_steps - 1 for discrete schedules.
         cond: what the network is conditioned on, by name; None is unconditional.
         Raises ValueError unless `cond` is exactly what the network reads: pass it through a `ConditionReader`.
         """

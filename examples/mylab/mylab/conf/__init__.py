@@ -1,0 +1,1 @@
+"""YAML files by group, for `hydra.searchpath=[pkg://mylab.conf]`."""
