@@ -68,9 +68,9 @@ def test_several_numbers_of_an_image_are_features():
 
 def test_a_name_that_features_have_and_nothing_for_the_features_are_one_line(tmp_path):
     splits = splits_of(gaussian_images(50, 4, seed=0))
-    with pytest.raises(UserError, match="^statistics.pixels: there are features of this name; call it otherwise$"):
+    with pytest.raises(UserError, match=r"^statistics.pixels: there are features of this name; call it otherwise$"):
         references(splits, {"fid": Frechet(), "pixels": Brightness()})
-    with pytest.raises(UserError, match="^statistics: nothing to measure, none of no statistics is for these features$"):
+    with pytest.raises(UserError, match=r"^statistics: nothing to measure, none of no statistics is for these features$"):
         references(splits, {"mine": Brightness()})
 
 
