@@ -21,7 +21,8 @@ from alphabar.files.paths import display_path
 from alphabar.models.codecs.pixels import check_images
 from alphabar.runs.distributed import rank_and_size
 from alphabar.training.lr_schedules import LRSchedule, MakeLRScheduler, make_scheduler, set_rates
-from alphabar.training.modules.restored_state import MakeOptimizer, must_be_training_state
+from alphabar.training.modules.restored_state import must_be_training_state
+from alphabar.training.optimizers import MakeOptimizer, ModuleOptimizer
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,11 @@ class BaseModule(LightningModule, ABC):
 
     def configure_optimizers(self) -> dict[str, object]:
         """Returns the optimizer, and the scheduler of its learning rate if there is one. Raises UserError, see `make_scheduler`."""
-        optimizer = self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        make = self.make_optimizer
+        if isinstance(make, ModuleOptimizer):
+            optimizer = make(make.groups(self))
+        else:
+            optimizer = make([parameter for parameter in self.parameters() if parameter.requires_grad])
         scheduler = make_scheduler(self.lr_scheduler, optimizer, self.trainer)
         if scheduler is None:
             return {"optimizer": optimizer}

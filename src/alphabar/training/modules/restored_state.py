@@ -1,6 +1,6 @@
 """The state of training in a checkpoint, which has to be one that the run could have come to."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,8 +10,7 @@ from torch.optim import Optimizer
 
 from alphabar.errors import UserError
 from alphabar.runs.restored import must_be_like
-
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+from alphabar.training.optimizers import MakeOptimizer
 
 
 def must_be_training_state(checkpoint: Mapping[str, Any], trainer: Trainer, make_optimizer: MakeOptimizer, name: str) -> None:
@@ -54,14 +53,15 @@ def _must_be_state_of(optimizer: Optimizer, saved: dict[str, Any], make_optimize
         if list(group["params"]) != own["params"]:
             raise UserError(f"{place}.params are not the numbers of the parameters of this network")
         must_be_like(_completed(group, make_optimizer) | {"params": own["params"]}, own, place)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    examples: dict[tuple[torch.Size, torch.dtype], dict[str, Any]] = {}
+    parameters = [(index, each) for index, group in enumerate(optimizer.param_groups) for each in group["params"]]
+    examples: dict[tuple[int, torch.Size, torch.dtype], dict[str, Any]] = {}
     for number, state in saved["state"].items():
         if not isinstance(number, int) or not 0 <= number < len(parameters):
             raise UserError(f"{name}.state.{number} is of no parameter of this network")
-        kind = parameters[number].shape, parameters[number].dtype
+        index, parameter = parameters[number]
+        kind = index, parameter.shape, parameter.dtype
         if kind not in examples:
-            examples[kind] = _state_after_a_step(*kind, make_optimizer)
+            examples[kind] = _state_after_a_step(parameter, optimizer.param_groups[index], make_optimizer)
         must_be_like(state, examples[kind], f"{name}.state.{number}")
 
 
@@ -72,17 +72,17 @@ def _completed(group: dict[str, Any], make_optimizer: MakeOptimizer) -> dict[str
     return optimizer.param_groups[0]
 
 
-def _state_after_a_step(shape: torch.Size, dtype: torch.dtype, make_optimizer: MakeOptimizer) -> dict[str, Any]:
-    """Returns the state of an optimizer for a parameter after a step with gradients of both signs.
+def _state_after_a_step(like: Tensor, group: dict[str, Any], make_optimizer: MakeOptimizer) -> dict[str, Any]:
+    """Returns the state of an optimizer for such a parameter of a group after a step with gradients of both signs.
 
     So what stays non-negative, such as a mean of squares, is so in every state. The first number of the parameter is negative all
     the way: a state that follows the parameter or its gradient may be.
     """
-    parameter = nn.Parameter(torch.full(shape, -1.0, dtype=dtype))
+    parameter = nn.Parameter(torch.full(like.shape, -1.0, dtype=like.dtype))
     gradient = torch.ones_like(parameter)
     gradient.view(-1)[:1] = -1
     parameter.grad = gradient
-    optimizer = make_optimizer([parameter])
+    optimizer = make_optimizer([{**group, "params": [parameter]}])  # type: ignore[list-item]
     optimizer.step()
     state: dict[str, Any | Tensor] = optimizer.state[parameter]
     return state
