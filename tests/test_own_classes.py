@@ -227,7 +227,7 @@ BAD = {
     "sampler._target_=mylab.nets.Net": "sampler: a subclass of Sampler goes there, and Net is none",
     "sampler._target_=alphabar.diffusion.samplers.Sampler": "sampler: Sampler is an interface without ",
     "+callbacks.mine._target_=torch.nn.Identity": "callbacks.mine: a subclass of Callback goes there, and Identity is none",
-    "data._target_=collections.OrderedDict": "data: a subclass of ImageDataModule goes there, and OrderedDict is none",
+    "data._target_=collections.OrderedDict": "data: a subclass of LightningDataModule goes there, and OrderedDict is none",
     "trust=mylab": "trust=mylab: need a list of modules, as in trust=[mylab]",
     "trust=['my lab']": "need a list of modules, as in trust=[mylab]",
 }  # fmt: skip
