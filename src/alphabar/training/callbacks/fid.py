@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
@@ -12,6 +13,7 @@ from alphabar.evaluation.measurement import Measurement, measure_images
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import Features, Splits, TooFewImages, build_extractors
 from alphabar.metrics.names import figure_name, floor_figure_name
+from alphabar.metrics.statistics import Statistic
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.plotting.memorisation import PANEL, draw_memorisation
 from alphabar.runs.floor import MEAN_FID
@@ -36,6 +38,7 @@ class FID(SamplingCallback):
     counted as `samples/num_nonfinite` and left out. A conditional model samples image i under the condition of training image i,
     or of held-out image i if conditions are made from images.
 
+    statistics: further ones of evaluation, by name, measured of the same samples at the same steps; see `Statistic`.
     features: the features to compare, or None for no FID. With fewer than two training images there is none either, in one line.
     Other arguments and errors: see `SamplingCallback`.
     """
@@ -54,8 +57,10 @@ class FID(SamplingCallback):
         every_n_steps: int,
         batch_size: int = 250,
         guidance: Guide | None = None,
+        statistics: Mapping[str, Statistic | None] | None = None,
     ) -> None:
         super().__init__(sampler, seed, num, every_n_steps, batch_size, guidance)
+        self.statistics = {name: each for name, each in (statistics or {}).items() if each is not None}
         self.features = features
         self.reference: ReferenceStatistics | None = None
         self.label = ""  # of the samples, in the names of figures
@@ -78,7 +83,7 @@ class FID(SamplingCallback):
             weights = "raw" if weight_averages(trainer) is None else "ema"
             sampler = sampler_for_codec(self.sampler, module.codec).label(module.denoiser.schedule)
             self.label = f"{weights}-{sampler}{guidance_label(self.guidance)}"
-            statistics = {"fid": Frechet(allow_few=True)}
+            statistics = {**self.statistics, "fid": Frechet(allow_few=True)}
             reference = ReferenceStatistics(extractor, statistics, splits, module.device, self.num, self.batch_size)
             self.reference, floor = reference, reference.floor()
         if trainer.is_global_zero and self.num <= extractor.num_features:
@@ -111,6 +116,8 @@ class FID(SamplingCallback):
         measured = measurement.figures[reference.extractor.name]
         value = measured.get("fid", math.nan)
         figures = {figure_name("fid", self.num, reference.extractor.name, self.label): value}
+        others = {kind: value for kind, value in measured.items() if reference.statistic_names[kind] != "fid"}
+        figures |= {figure_name(kind, self.num, reference.extractor.name, self.label): value for kind, value in others.items()}
         if reference.held_out is not None and reference.held_out.num < self.num:
             name = figure_name(MEAN_FID, reference.held_out.num, reference.extractor.name, self.label)
             figures[name] = measured.get(MEAN_FID, math.nan)
