@@ -205,7 +205,16 @@ def test_what_does_not_fit_is_refused_in_one_line(change, parts):
     assert [part for part in parts if part not in message] == []
 
 
-def test_images_of_another_size_are_refused():
-    x, label = inputs(3, 2, 16)
-    with pytest.raises(ValueError, match=r"positions of 8x8 pixels, got \[3, 2, 16, 16\]"):
+def test_images_of_another_size_have_positions_of_their_own():
+    x, label = torch.randn(3, 2, 6, 16), torch.zeros(3)
+    torch.manual_seed(0)
+    network = randomise(DiT(**SMALL))
+    torch.manual_seed(0)
+    made_for_it = randomise(DiT(**SMALL | {"resolution": [6, 16]}))
+    assert torch.equal(network(x, label), made_for_it(x, label))
+
+
+def test_images_of_sides_that_are_no_patches_are_refused():
+    x, label = torch.randn(3, 2, 15, 16), torch.zeros(3)
+    with pytest.raises(ValueError, match=r"sides that are multiples of 2, got \[15,16\]: \[14,16\] or 16"):
         DiT(**SMALL)(x, label)

@@ -78,15 +78,18 @@ class ImageSet(ABC):
 
     @property
     def can_crop(self) -> bool:
-        """Returns whether images are larger than the shape in which they are used, so that `cropped_batch` is defined."""
+        """Returns whether images are larger than the shape in which they are used, so that there are places to crop."""
         return False
 
-    def cropped_batch(self, indices: Tensor, crops: Tensor) -> dict[str, Tensor]:
+    def training_batch(self, indices: Tensor, crops: Tensor | None) -> dict[str, Tensor]:
         """Returns `batch` with each image cropped at its place in `crops`, float32 [B, 2]: (0, 0) is top left, (1, 1) bottom right.
 
-        Raises ValueError unless `can_crop`.
+        Where the set has buckets of several sizes, `indices` are of one bucket and images have its size.
+        Raises ValueError for crops unless `can_crop`.
         """
-        raise ValueError(f"images of {type(self).__name__} cannot be cropped")
+        if crops is not None:
+            raise ValueError(f"images of {type(self).__name__} cannot be cropped")
+        return self.batch(indices)
 
     def metadata(self, indices: Tensor) -> dict[str, Tensor]:
         """Returns what is known of the images `indices` [B]: "label" int64 [B], "caption" int64 [B], which is the index in the

@@ -1,6 +1,7 @@
 """The LightningDataModule of a source of images."""
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -10,11 +11,15 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from alphabar.data import ImageSet, ImageSource, Shape
+from alphabar.data.bucket_order import BucketOrder
+from alphabar.data.buckets import BucketedImages
+from alphabar.data.decoded import DecodedImages
 from alphabar.data.folder_layout import abbreviated
 from alphabar.data.loader import ImageBatches, ImageLoader, LatentBatches
-from alphabar.data.order import EpochOrder
+from alphabar.data.order import BatchOrder, EpochOrder
 from alphabar.data.resident import ResidentImages
 from alphabar.errors import UserError
+from alphabar.resolution import Resolution, format_resolution, sides
 
 MB = 2**20
 MAX_WORKERS = 8
@@ -32,6 +37,8 @@ class ImageDataModule(LightningDataModule):
     num_workers: the number of processes that decode; None: 0, except for images that are decoded for a GPU.
     crop: whether images are cropped in their centre or, in training alone, at a random place, which means that they are decoded
         anew in every epoch.
+    buckets: sizes of which each training image has the one of the nearest proportions, decoded anew in every epoch; None: all have
+        the shape of the source. A batch has images of one size.
     resident: whether to keep a split in memory, decoded, on the training device; None: if it has at most `max_resident_mb`.
     """
 
@@ -45,6 +52,7 @@ class ImageDataModule(LightningDataModule):
         resident: bool | None = None,
         max_resident_mb: int = 1024,
         crop: Cropping = "center",
+        buckets: Sequence[Resolution] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -61,14 +69,30 @@ class ImageDataModule(LightningDataModule):
         self.resident = resident
         self.max_resident_mb = max_resident_mb
         self.crops = crop == "random"
-        if self.crops and resident:
-            raise ValueError("data.resident=true keeps images cropped in their centre: need resident=null for data.crop=random")
+        self.buckets = None if buckets is None else list(dict.fromkeys(map(sides, buckets)))
+        if resident and (self.crops or self.buckets):
+            raise ValueError(
+                "data.resident=true keeps images cropped in their centre to one size: need resident=null for data.crop=random and "
+                "for data.buckets"
+            )
         self._loader: ImageLoader | None = None
         self._latents: LatentBatches | None = None
 
     @property
     def shape(self) -> Shape:
         return self.source.shape
+
+    @property
+    def training_shapes(self) -> list[Shape]:
+        """Returns the shapes that batches of training have. Raises UserError unless that of the source is among the buckets."""
+        if self.buckets is None:
+            return [self.shape]
+        shapes = [Shape(self.shape.channels, *size) for size in self.buckets]
+        if self.shape not in shapes:
+            sizes = ", ".join(format_resolution(shape.resolution) for shape in shapes)
+            size = format_resolution(self.shape.resolution)
+            raise UserError(f"data.resolution={size}: need one of data.buckets, that of samples and figures: {sizes}")
+        return shapes
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -84,6 +108,8 @@ class ImageDataModule(LightningDataModule):
     def remarks(self) -> dict[str, str]:
         """Returns lines on what a user may not expect of the data, by their subjects; reads the training images if they are few."""
         remarks = dict(self.source.remarks)
+        if isinstance(self.train_set, BucketedImages):
+            remarks["buckets"] = self.train_set.describe()
         if self.classes is not None and self.train_set.labels is not None:
             there = set(self.train_set.labels.tolist())
             if absent := [name for label, name in enumerate(self.classes) if label not in there]:
@@ -103,11 +129,14 @@ class ImageDataModule(LightningDataModule):
     @cached_property
     def train_set(self) -> ImageSet:
         images = self.source.train()
-        if not self.crops:
+        if not self.crops and self.buckets is None:
             return self._loaded_if_small(images)
-        if not images.can_crop:
-            raise UserError("data.crop=random: these images are used as they are, nothing is cropped; need data.crop=center")
-        return images
+        if not isinstance(images, DecodedImages) or not images.can_crop:
+            key = "data.crop=random" if self.crops else "data.buckets"
+            raise UserError(
+                f"{key}: these images are used as they are, nothing is cropped; need data.crop=center, data.buckets=null"
+            )
+        return images if self.buckets is None else BucketedImages(images, self.training_shapes)
 
     @cached_property
     def held_out_set(self) -> ImageSet:
@@ -176,11 +205,13 @@ class ImageDataModule(LightningDataModule):
         assert self._loader is not None
         return self._loader.source.batch(next(self._order().batches(0, False, self._loader.device)))
 
-    def _order(self) -> EpochOrder:
-        if self.trainer is None:
-            return EpochOrder(len(self.train_set), self.batch_size, self.seed)
-        ranks = self.trainer.global_rank, self.trainer.world_size
-        return EpochOrder(len(self.train_set), self.batch_size, self.seed, *ranks, int(self.trainer.overfit_batches))  # type: ignore[attr-defined]
+    def _order(self) -> BatchOrder:
+        images, share = self.train_set, (0, 1, 0)
+        if self.trainer is not None:
+            share = (self.trainer.global_rank, self.trainer.world_size, int(self.trainer.overfit_batches))  # type: ignore[attr-defined]
+        if isinstance(images, BucketedImages):
+            return BucketOrder(images.buckets, self.batch_size, self.seed, *share)
+        return EpochOrder(len(images), self.batch_size, self.seed, *share)
 
     def _steps(self) -> tuple[int, int]:
         """Returns how many batches an optimizer step accumulates, and how many batches Lightning takes of every epoch.

@@ -5,6 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from alphabar.data import ImageSet, ImageSource, LoadedImages, ReadImages, Shape
-from alphabar.data.pixels import CENTER, Crop, image_shape, to_pixels
+from alphabar.data.pixels import CENTER, Crop, image_shape, to_pixels, upright_size
 from alphabar.data.unreadable import Unreadable, unreadable_message
 from alphabar.errors import UserError
 from alphabar.progress import show_progress
@@ -35,6 +36,10 @@ class ImageReader(ABC):
     @abstractmethod
     def pixels(self, index: int, shape: Shape, crop: Crop = CENTER) -> Tensor:
         """Returns the image as uint8 [C, H, W] of this shape. Raises any kind of error for one that cannot be read."""
+
+    @abstractmethod
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns (height, width) of the image before it is cropped. Raises any kind of error for one that cannot be read."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -59,6 +64,10 @@ class PictureReader(ImageReader, ABC):
     def pixels(self, index: int, shape: Shape, crop: Crop = CENTER) -> Tensor:
         with self.read(index) as image:
             return to_pixels(image, shape, crop=crop)
+
+    def size(self, index: int) -> tuple[int, int]:
+        with self.read(index) as image:
+            return upright_size(image)
 
 
 class DecodedSource(ImageSource):
@@ -124,21 +133,30 @@ class DecodedImages(ImageSet):
         return self.reader.can_crop
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        return self._batch(indices.tolist(), [CENTER] * len(indices))
+        return self.shaped_batch(indices, None, self.shape)
 
-    def cropped_batch(self, indices: Tensor, crops: Tensor) -> dict[str, Tensor]:
-        return self._batch(indices.tolist(), [(top, left) for top, left in crops.tolist()])
+    def training_batch(self, indices: Tensor, crops: Tensor | None) -> dict[str, Tensor]:
+        return self.shaped_batch(indices, crops, self.shape)
 
-    def _batch(self, indices: list[int], crops: list[Crop]) -> dict[str, Tensor]:
-        used, pixels = zip(*self._readable(indices, crops), strict=True)
+    def shaped_batch(self, indices: Tensor, crops: Tensor | None, shape: Shape) -> dict[str, Tensor]:
+        """Returns `training_batch` with images of another shape."""
+        places = [CENTER] * len(indices) if crops is None else [(top, left) for top, left in crops.tolist()]
+        used, pixels = zip(*self._readable(indices.tolist(), places, shape), strict=True)
         return {"image": torch.stack(pixels), **self.metadata(torch.tensor(used))}
 
-    def _readable(self, indices: list[int], crops: list[Crop]) -> list[tuple[int, Tensor]]:
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns (height, width) of an image before it is cropped; those of the set for one that cannot be read."""
+        try:
+            return self.reader.size(index)
+        except Exception:  # any kind: a file may contain any bytes; it is named when it is to be used
+            return self.shape.height, self.shape.width
+
+    def _readable(self, indices: list[int], crops: list[Crop], shape: Shape) -> list[tuple[int, Tensor]]:
         """Returns index and pixels of each image, or of the next one that can be read; in threads, unless it is in a worker."""
         if len(indices) < MANY or get_worker_info() is not None:
-            return list(map(self._next_readable, indices, crops))
+            return [self._next_readable(index, crop, shape) for index, crop in zip(indices, crops, strict=True)]
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            return list(pool.map(self._next_readable, indices, crops))
+            return list(pool.map(self._next_readable, indices, crops, repeat(shape)))
 
     def load(self) -> LoadedImages:
         pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8)
@@ -195,10 +213,10 @@ class DecodedImages(ImageSet):
         known = self.metadata(kept)
         return LoadedImages(pixels[kept], known.get("label"), known.get("caption"), known.get("vector"))
 
-    def _next_readable(self, index: int, crop: Crop) -> tuple[int, Tensor]:
+    def _next_readable(self, index: int, crop: Crop, shape: Shape) -> tuple[int, Tensor]:
         for candidate in (*range(index, len(self)), *range(index)):
             try:
-                return candidate, self.reader.pixels(candidate, self.shape, crop)
+                return candidate, self.reader.pixels(candidate, shape, crop)
             except Exception as error:
                 self._check_folder()
                 if self.strict:

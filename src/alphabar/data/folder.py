@@ -248,6 +248,7 @@ class Folder(ImageDataModule):
         caption_key: str | None = "text",
         vector_keys: Sequence[str] | None = None,
         crop: Cropping = "center",
+        buckets: Sequence[Resolution] | None = None,
     ) -> None:
         source = FolderSource(root, resolution, channels, held_out, strict, caption_key, vector_keys)
-        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop)
+        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop, buckets)

@@ -255,7 +255,8 @@ class HuggingFace(ImageDataModule):
         max_resident_mb: int = 1024,
         download: bool = False,
         crop: Cropping = "center",
+        buckets: Sequence[Resolution] | None = None,
     ) -> None:
         columns = image_key, caption_key, label_key
         source = HuggingFaceSource(name, resolution, channels, subset, split, held_out_split, held_out, *columns, strict, download)
-        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop)
+        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop, buckets)

@@ -30,8 +30,9 @@ def prepare_latents(codec: LatentCodec, data: ImageDataModule, device: torch.dev
     images = data.train_set
     num = min(MAX_MEASURED, len(images))
     if codec.cache_dir is not None:
-        if data.crops:
-            raise UserError("data.crop=random: latents of images are cached as they are in their centre; need codec.cache=false")
+        if data.crops or data.buckets is not None:
+            key = "data.crop=random" if data.crops else "data.buckets"
+            raise UserError(f"{key}: latents are cached of images cropped in their centre to one size; need codec.cache=false")
         latents = cached_latents(codec, images, data.flip, data.source.fingerprint(), codec.cache_dir, device)
         data.use_latents(latents, with_images)
         if not codec.is_measured:

@@ -1,11 +1,11 @@
-"""Batches in the order of `EpochOrder`, from wherever training was interrupted."""
+"""Batches in a `BatchOrder`, from wherever training was interrupted."""
 
 import logging
 import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from alphabar.data import ImageSet
-from alphabar.data.order import EpochOrder, Places
+from alphabar.data.order import BatchOrder, Places
 from alphabar.errors import UserError, WorkerError, traceback_of
 from alphabar.runs.parent import be_killed_with
 from alphabar.runs.restored import must_be_like
@@ -39,7 +39,7 @@ class ImageBatches(BatchSource):
 
     def batch(self, places: Places) -> Batch:
         indices, flips, crops = places
-        batch = self.images.batch(indices) if crops is None else self.images.cropped_batch(indices, crops)
+        batch = self.images.training_batch(indices, crops)
         if flips is not None:
             image = batch["image"]
             batch["image"] = torch.where(flips.to(image.device)[:, None, None, None], image.flip(-1), image)
@@ -88,7 +88,7 @@ class ImageLoader:
     def __init__(
         self,
         source: BatchSource,
-        order: EpochOrder,
+        order: BatchOrder,
         flip: bool,
         num_workers: int = 0,
         device: torch.device | str = "cpu",
@@ -141,9 +141,7 @@ class ImageLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        order = asdict(self.order)
-        del order["rank"]
-        return {"num_batches": self._num_batches, "order": order}
+        return {"num_batches": self._num_batches, "order": self.order.settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         place, now = "checkpoint: its data", self.state_dict()["order"]
@@ -196,7 +194,7 @@ def _start_worker(worker: int) -> None:
 class _BatchPlaces:
     """The endless order as numpy arrays, since each tensor sent to a worker would take a file descriptor."""
 
-    def __init__(self, order: EpochOrder, start: int, flip: bool, crop: bool) -> None:
+    def __init__(self, order: BatchOrder, start: int, flip: bool, crop: bool) -> None:
         self.order, self.start, self.flip, self.crop = order, start, flip, crop
 
     def __iter__(self) -> Iterator[list[np.ndarray | None]]:

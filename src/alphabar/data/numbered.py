@@ -87,6 +87,10 @@ class NumberedReader(ImageReader):
         image = self.images.read(self.numbers[index])
         return fit_pixels(image, shape, crop) if self.is_scaled else must_have_shape(image, shape)
 
+    def size(self, index: int) -> tuple[int, int]:
+        _, height, width = shape_of(self.images.read(self.numbers[index]))
+        return height, width
+
     @property
     def can_crop(self) -> bool:
         return self.is_scaled

@@ -1,7 +1,8 @@
 """The order of images in training: a function of (seed, epoch) and of nothing else."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count
 from typing import NamedTuple
 
@@ -22,8 +23,34 @@ class Places(NamedTuple):
     crops: Tensor | None = None
 
 
+class BatchOrder(ABC):
+    """An endless order of batches, a function of the seed and the position, of which each of `world_size` ranks has its share."""
+
+    @property
+    @abstractmethod
+    def global_batch_size(self) -> int:
+        """The number of images in the batches of all ranks together."""
+
+    @property
+    @abstractmethod
+    def num_batches(self) -> int:
+        """The number of batches of one epoch."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, object]:
+        """The arguments that the order depends on, for checkpoints: all but the rank, with "batch_size" and "world_size"."""
+
+    @abstractmethod
+    def batches(self, start: int, flip: bool, device: torch.device | str = "cpu", crop: bool = False) -> Iterator[Places]:
+        """Yields the places of batches on `device`, without end, from batch `start` of all epochs on.
+
+        flip, crop: whether images are mirrored, and cropped elsewhere than in the centre.
+        """
+
+
 @dataclass(frozen=True)
-class EpochOrder:
+class EpochOrder(BatchOrder):
     """A fresh permutation of all images for every epoch, cut into batches.
 
     The first `world_size * batch_size` images are the first batch of all ranks together, and so on; a rest that fills no
@@ -56,8 +83,11 @@ class EpochOrder:
 
     @property
     def num_batches(self) -> int:
-        """Returns the number of batches of one epoch."""
         return min(self.num_repeated, self._num_full) or self._num_full
+
+    @property
+    def settings(self) -> dict[str, object]:
+        return {name: value for name, value in asdict(self).items() if name != "rank"}
 
     @property
     def _num_full(self) -> int:
@@ -79,10 +109,6 @@ class EpochOrder:
         return self._rank_share(torch.rand(self.num_images, 2, generator=generator))
 
     def batches(self, start: int, flip: bool, device: torch.device | str = "cpu", crop: bool = False) -> Iterator[Places]:
-        """Yields the places of batches on `device`, without end, from batch `start` of all epochs on.
-
-        flip, crop: whether images are mirrored, and cropped elsewhere than in the centre.
-        """
         for epoch in count(start // self.num_batches):
             indices = self.indices(epoch).to(device)
             flips = self.flips(epoch).to(device) if flip else None

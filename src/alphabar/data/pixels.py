@@ -91,9 +91,20 @@ def flattened(image: Image.Image, num_channels: int) -> Image.Image:
     return flat if turn is None else flat.transpose(turn)
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Returns (height, width) of the image the right way up, as far as what stands before its pixels tells; decodes none."""
+    is_on_its_side = _turn(image) in {TURNS[tag] for tag in (5, 6, 7, 8)}
+    return (image.width, image.height) if is_on_its_side else (image.height, image.width)
+
+
 def orientation(image: Image.Image) -> Image.Transpose | None:
     """Returns how the image has to be turned according to its EXIF, or None; damaged EXIF says nothing. Decodes the image."""
     image.load()  # some formats say only then
+    return _turn(image)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Returns how the image has to be turned according to the EXIF that has been read."""
     try:
         return TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # any kind: a file may contain any bytes

@@ -53,7 +53,7 @@ class KLAutoencoder(nn.Module):
             )
         if any(width % norm_groups for width in widths):
             raise ValueError(f"need widths that norm_groups divides, got widths={list(widths)}, norm_groups={norm_groups}")
-        factor = 2 ** (len(widths) - 1)
+        self.factor = factor = 2 ** (len(widths) - 1)
         if not is_multiple(resolution, factor):
             raise ValueError(
                 f"need a resolution that {len(widths)} widths can halve {len(widths) - 1} times, a multiple of {factor}, "

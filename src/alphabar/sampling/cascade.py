@@ -15,6 +15,7 @@ from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.models.codecs.pixels import Pixels
+from alphabar.resolution import format_resolution
 from alphabar.sampling.conditions import Conditions, ImagesByIndex, image_conditions
 from alphabar.sampling.model import LoadedModel
 from alphabar.sampling.prepare import load_data
@@ -122,6 +123,11 @@ def source_images(loaded: LoadedModel, files: str | None, data_root: str | None,
     held_out = load_data(loaded, data_root, fabric).source.held_out()
     if len(held_out) == 0:
         raise UserError("this checkpoint's data has no images that it was not trained on: give images=PATH")
+    if held_out.shape != loaded.shape:
+        size = format_resolution(loaded.shape.resolution)
+        raise UserError(
+            f"resolution={size}: images of the data have {format_resolution(held_out.shape.resolution)}: give images=PATH"
+        )
     return held_out.images(range(min(num, len(held_out))))
 
 

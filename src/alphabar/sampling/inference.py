@@ -8,6 +8,7 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
+from alphabar.resolution import Resolution
 from alphabar.runs.ema.profiles import MAX_LENGTH
 from alphabar.sampling.guidance_config import Guide
 
@@ -32,6 +33,7 @@ class Inference:
     labels: for models of classes, 3, "cat", ["cat", 5], "all" or "0-9". prompt: for models of texts; prompts: several, or a file
         with one a line. vector: for models of numbers, 0.3 or [0.3, 1.2]; vectors: several, or a file of them. Image i has label,
         prompt or vector i, modulo their number; without any it has no condition. negative: a prompt to be led away from.
+    resolution: of the images that are drawn, of which the network has to be able to make some; None: that of training.
     files: an image, or a folder of images; None: held-out images of the checkpoint's data.
     Raises ValueError unless num >= 1, first >= 0, batch_size >= 1, for an average that is none or that weights=raw leaves out, for
     more than one of labels, prompt, prompts, vector and vectors, or of files and data_root, and for a negative prompt without
@@ -62,6 +64,7 @@ class Inference:
     vector: Sequence[float] | float | None = None
     vectors: Sequence[Sequence[float]] | str | None = None
     negative: str | None = None
+    resolution: Resolution | None = None
     files: str | None = None
 
     def __post_init__(self) -> None:

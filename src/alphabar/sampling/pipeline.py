@@ -12,12 +12,14 @@ from lightning.fabric.strategies.launchers import _SubprocessScriptLauncher
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from alphabar.data import Shape
 from alphabar.diffusion.denoiser import Denoiser
 from alphabar.diffusion.noise import derive_seed
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
 from alphabar.progress import counted, show_progress
+from alphabar.resolution import Resolution, format_resolution
 from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, checkpoint_hash, frozen_parts
 from alphabar.runs.ranks import watch_ranks
 from alphabar.runs.run_dir import claim
@@ -219,10 +221,23 @@ def load_pipeline(settings: Inference) -> Pipeline:
     frozen = FrozenPartPaths(settings.codec_name, settings.clip_name)
     upstream = tuple(load_model(each, settings.weights, paths=frozen) for each in upstream_paths)
     loaded = load_model(path, settings.weights, settings.ema_length, settings.ema_decay, frozen)._replace(upstream=upstream)
+    loaded = loaded if settings.resolution is None else resized(loaded, settings.resolution)
     for key, name in frozen._asdict().items():
         if name is not None and not any(frozen_parts(stage.config)[key] for stage in loaded.cascade):
             raise UserError(f"{key}={name}: this model is {LACKS[key]}")
     return Pipeline(settings, loaded)
+
+
+def resized(loaded: LoadedModel, resolution: Resolution) -> LoadedModel:
+    """Returns the model for images of another size. Raises UserError unless its codec takes them, and in a cascade."""
+    if loaded.upstream:
+        raise UserError(f"resolution={format_resolution(resolution)}: the models of a cascade have the sizes of their training")
+    try:
+        shape = Shape.of(loaded.shape.channels, resolution)
+        loaded.model.codec.space(*shape)
+    except ValueError as error:
+        raise UserError(f"resolution={format_resolution(resolution)}: {error}") from error
+    return loaded._replace(shape=shape)
 
 
 def start_pipeline(settings: Inference, check: Callable[[Pipeline], None] = Pipeline.check) -> tuple[Fabric, Pipeline]:

@@ -74,7 +74,7 @@ class DiT(Network):
     The outputs of all branches and of the network start at 0. The published S, B, L and XL have width 384, 768, 1024, 1152,
     depth 12, 12, 24, 28 and 6, 12, 16, 16 heads.
 
-    resolution: pixels per side, or [height, width], in training and ever after; multiples of patch_size.
+    resolution: pixels per side, or [height, width]; multiples of patch_size, as other sizes may be that it is given later.
     width: the length of the vector of a patch; has to be a multiple of 4 (positions) and of num_heads.
     mlp_ratio: the hidden width of the MLPs over `width`.
     dropout: applied to the output of every branch (Vaswani et al. 2017, sec. 5.4); none in the paper.
@@ -111,11 +111,13 @@ class DiT(Network):
         _check_resolution(resolution, patch_size)
         _check_width(width, num_heads, mlp_ratio)
         self.reader = ConditionReader(vector_channels, token_channels, image_channels, augmentation_channels)
-        self.size, self.patch_size = sides(resolution), patch_size
+        self.patch_size = patch_size
+        height, across = sides(resolution)
+        self.grid = height // patch_size, across // patch_size
         out_channels = 2 * channels if learned_variance else channels
         self.embedding = _noise_embedding(width, frequency_shift, self.reader.vector_width)
         self.patch_in = _linear((channels + image_channels) * patch_size**2, width)
-        self.register_buffer("positions", sinusoidal_positions(*self._grid, width), persistent=False)
+        self.register_buffer("positions", sinusoidal_positions(*self.grid, width), persistent=False)
         self.blocks = nn.ModuleList(
             [DiTBlock(width, num_heads, round(width * mlp_ratio), dropout, token_channels) for _ in range(depth)]
         )
@@ -124,20 +126,23 @@ class DiT(Network):
         self.patch_out = zero_init(nn.Linear(width, out_channels * patch_size**2))
 
     def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
-        if x.shape[2:] != self.size:
-            raise ValueError(f"this network knows the positions of {self.size[0]}x{self.size[1]} pixels, got {list(x.shape)}")
+        if not is_multiple(size := x.shape[2:], self.patch_size):
+            raise ValueError(
+                f"this network needs sides that are multiples of {self.patch_size}, got {format_resolution(size)}: "
+                f"{nearest_multiples(size, self.patch_size)}"
+            )
+        grid = size[0] // self.patch_size, size[1] // self.patch_size
         vector, tokens, image = self.reader.read(cond, x)
         embedding = self.embedding(label, vector)
-        h = self.patch_in(patchify(x if image is None else torch.cat([x, image], dim=1), self.patch_size)) + self.positions
+        h = self.patch_in(patchify(x if image is None else torch.cat([x, image], dim=1), self.patch_size)) + self._positions(grid)
         for block in self.blocks:
             h = block(h, embedding, tokens)
         shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=2)
-        return unpatchify(self.patch_out(self.norm_out(h) * (1 + scale) + shift), self.patch_size, self._grid[0])
+        return unpatchify(self.patch_out(self.norm_out(h) * (1 + scale) + shift), self.patch_size, grid[0])
 
-    @property
-    def _grid(self) -> tuple[int, int]:
-        """The number of rows and of columns of patches."""
-        return self.size[0] // self.patch_size, self.size[1] // self.patch_size
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """Returns the embedding [N, width] of the positions in so many rows and columns of patches."""
+        return self.positions if grid == self.grid else sinusoidal_positions(*grid, self.positions.shape[1]).to(self.positions)
 
 
 def _linear(in_channels: int, out_channels: int) -> nn.Linear:

@@ -91,6 +91,7 @@ class UNet(Network):
         self.conv_out = zero_init(nn.Conv2d(self.widths[0], out_channels, kernel_size=3, padding=1))
 
     def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
+        _check_size(x, 2 ** (len(self.widths) - 1))
         vector, tokens, image = self.reader.read(cond, x)
         embedding = self.embedding(label, vector)
         skips = [self.conv_in(x if image is None else torch.cat([x, image], dim=1))]
@@ -190,6 +191,14 @@ def _check_resolutions(resolution: Resolution, channel_multipliers: Sequence[int
             f"need resolution to be a multiple of {factor}, as {len(multipliers)} channel_multipliers halve it "
             f"{num_halvings} times, got resolution={format_resolution(resolution)}: choose another network=... "
             f"that halves less often, or data.resolution={nearest_multiples(resolution, factor)}"
+        )
+
+
+def _check_size(x: Tensor, factor: int) -> None:
+    if not is_multiple(size := x.shape[2:], factor):
+        raise ValueError(
+            f"this network needs sides that are multiples of {factor}, got {format_resolution(size)}: "
+            f"{nearest_multiples(size, factor)}"
         )
 
 

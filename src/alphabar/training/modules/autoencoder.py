@@ -11,7 +11,7 @@ from alphabar.metrics.perceptual import MIN_RESOLUTION, Perceptual
 from alphabar.models.autoencoder import KLAutoencoder
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.discriminator import PatchDiscriminator, hinge
-from alphabar.resolution import format_resolution
+from alphabar.resolution import format_resolution, is_multiple, nearest_multiples
 from alphabar.training.lr_schedules import LRSchedule, MakeLRScheduler
 from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
 
@@ -67,6 +67,12 @@ class AutoencoderModule(BaseModule):
         self.pixels = Pixels()
 
     def attach_data(self, data: ImageDataModule) -> None:
+        for shape in data.training_shapes:
+            if not is_multiple(size := shape.resolution, factor := self.autoencoder.factor):
+                raise UserError(
+                    f"data.buckets: the autoencoder needs sides that are multiples of {factor}, got {format_resolution(size)}: "
+                    f"{nearest_multiples(size, factor)}"
+                )
         if self.perceptual is not None:
             if min(data.shape[1:]) < MIN_RESOLUTION:
                 raise UserError(

@@ -80,7 +80,8 @@ class DiffusionModule(BaseModule):
                 self.conditioner.attach_vectors(data.source.train().vectors)
             except ValueError as error:
                 raise UserError(f"data: {error}") from error
-        self.check_parts(data.shape)
+        for shape in data.training_shapes:
+            self.check_parts(shape)
 
     @torch.no_grad()
     def check_parts(self, shape: Shape) -> None:
@@ -90,6 +91,7 @@ class DiffusionModule(BaseModule):
         was_training = self.training
         self.eval()
         try:
+            self.codec.space(*shape)
             labels = None if self.augmentation is None else self.augmentation(images).labels
             objective(self.denoiser, self.codec.encode(images), with_labels(self.conditioner.null(1), labels))
         except ValueError as error:
