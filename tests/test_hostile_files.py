@@ -193,6 +193,8 @@ CONFIGS = {
     "a network of 400 TB": (UNET, node("torch.nn.Linear", in_features=10**7, out_features=10**7), "of shape [10000000, 10000000], more than belongs to the weights in checkpoint=gift.ckpt"),
     "a long schedule": ((*SCHEDULE, "num_steps"), 10**11, "module.denoiser.schedule.num_steps: expected a number up to 1,000,000, got 100000000000"),
     "large images": (("shape", "resolution"), 100_000, "a number up to 16,384"),
+    "wide images": (("shape", "resolution"), [8, 10**9], "shape.resolution[1]: expected a number up to 16,384"),
+    "a network without forward": (UNET, node("torch.nn.Module"), "need a network that is called as network(x, label, cond), and Module has no forward"),
     "another network": ((*UNET, "base_channels"), 16, ""),
 }  # fmt: skip
 
@@ -214,6 +216,14 @@ RUN_ONLY = {
     "a logger that writes elsewhere": (("logger",), {"mine": node("lightning.pytorch.loggers.CSVLogger", _partial_=True, save_dir="canary")}, "logger.mine: _target_ lightning.pytorch.loggers.CSVLogger is refused"),
     "a callback that writes elsewhere": (("callbacks", "mine"), node("lightning.pytorch.callbacks.ModelCheckpoint", dirpath="canary"), "if it is yours, or you trust whoever wrote it to run code here: trust=[lightning]"),
     "a module as a callback": (("callbacks", "mine"), node("torch.nn.Linear", in_features=1, out_features=1), "a subclass of Callback goes there"),
+    "our logger that writes elsewhere": (("logger",), {"mine": node("alphabar.training.loggers.tensorboard.TensorBoardRun", run_dir="canary", name="x")}, "logger.mine: need _partial_: true"),
+    "a logger of the trainer that writes elsewhere": (("trainer", "logger"), node("alphabar.training.loggers.wandb_run.WandbRun", run_dir="canary", name="x"), "trainer.logger: need _partial_: true"),
+    "a dataset of others": (("data",), node("alphabar.data.dataset.MapDataset", dataset=node("torchvision.datasets.FakeData")), "data.dataset: _target_ torchvision.datasets.FakeData is refused"),
+    "data that are a function": (("data", "_partial_"), True, "data: _partial_: true makes a function"),
+    "data that are a list": (("data",), [], "need a LightningDataModule, got list"),
+    "a trainer that is no function": (("trainer", "_partial_"), False, "trainer: need _partial_: true"),
+    "an object as the whole": (("_target_",), "os.system", "_target_ is refused: a configuration as a whole is no object"),
+    "an argument that is missing": (UNET, node("mylab.Net", width="???"), "trust=[mylab]"),
     "a profiler": (("trainer", "profiler"), node("lightning.pytorch.profilers.PyTorchProfiler", dirpath="canary"), "trainer.profiler: "),
     "a strategy": (("trainer", "strategy"), node("lightning.pytorch.strategies.DDPStrategy"), "trainer.strategy: "),
     "a plugin": (("trainer", "plugins"), [node("lightning.pytorch.plugins.io.TorchCheckpointIO")], "trainer.plugins[0]: "),
@@ -459,6 +469,26 @@ def test_data_of_a_hostile_checkpoint(command_refusal, run, tmp_path):
         node("torchmetrics.image.fid.FrechetInceptionDistance", feature_extractor_weights_path="canary.ckpt"),
     )
     assert "data: _target_ torchmetrics" in command_refusal("evaluate", "checkpoint=gift", "num=101", "features.max_images=200")
+
+
+DATA = {
+    "a dataset of others": (node("alphabar.data.dataset.MapDataset", dataset=node("evil.Images")), "data.dataset: _target_ evil.Images is refused"),
+    "a download": (node("alphabar.data.torchvision.Torchvision", name="MNIST", root="canary", download="yes"), "no MNIST under "),
+    "an argument of another type": (node("alphabar.data.arrays.Arrays", path="x.npy", num_workers="many"), "checkpoint: data.num_workers: expected int or null, got 'many'"),
+    "a function": (node("alphabar.data.arrays.Arrays", path="x.npy", _partial_=True), "checkpoint: data: _partial_: true makes a function"),
+    "a named pipe": (node("alphabar.data.arrays.Arrays", path="pipe.npy"), "it is a named pipe, not a file"),
+    "a device": (node("alphabar.data.arrays.Arrays", path="zero.npy"), "it is a device, not a file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_data_that_are_built_of_a_hostile_checkpoint(refusal, run, tmp_path, name):
+    content = runs.checkpoint(run)
+    content["config"]["data"], part = DATA[name]
+    torch.save(content, tmp_path / "gift.ckpt")
+    os.mkfifo(tmp_path / "pipe.npy")
+    (tmp_path / "zero.npy").symlink_to("/dev/zero")
+    assert part in refusal(evaluate, "gift.ckpt")
 
 
 # (the command line in the record of a sweep, what a refusal says)

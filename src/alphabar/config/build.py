@@ -18,7 +18,7 @@ from alphabar.config.interpolation import (
     unresolved_container,
     walk,
 )
-from alphabar.config.roles import wrong_role
+from alphabar.config.roles import check_roles, wrong_role
 from alphabar.config.signatures import MISSING, argument_problems
 from alphabar.config.type_hints import TargetInstance
 from alphabar.errors import UserError
@@ -54,6 +54,23 @@ def check(cfg: DictConfig, choices: Choices | None = None) -> None:
         raise ConfigError("\n".join(dict.fromkeys(refused + lines)))
 
 
+def check_file(config: dict[str, Any], name: str) -> None:
+    """Raises UserError, with one line, if a resolved configuration out of a file names what it may not, or with wrong arguments.
+
+    Nothing is built; see `check_roles`. name: the file in messages.
+    """
+    check_roles(config, name)
+    try:
+        check(OmegaConf.create(config))
+    except ConfigError as error:
+        raise UserError(f"{name}: {in_one_line(str(error).splitlines())}") from error
+
+
+def in_one_line(lines: Sequence[str]) -> str:
+    """Returns the first of some lines, and how many follow."""
+    return lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
+
+
 def _check_node(path: Path, node: dict[str, Any], raw: Any, choices: Choices) -> Iterator[str]:
     """Yields a line for each problem of one node."""
     try:
@@ -61,14 +78,15 @@ def _check_node(path: Path, node: dict[str, Any], raw: Any, choices: Choices) ->
     except ValueError as error:
         yield with_path(path, str(error))
         return
-    if reason := wrong_role(cls, path):
+    is_partial = node.get("_partial_") is True
+    if reason := wrong_role(cls, is_partial, path):
         yield with_path(definition_path(raw, path), reason)
         return
     if odd := [key for key in node if key.startswith("_") and key.endswith("_") and key not in SPECIAL_KEYS]:
         yield with_path(path, f"{', '.join(odd)} is not supported, only {' and '.join(SPECIAL_KEYS)}")
         return
     arguments = {key: _with_target_instances(value) for key, value in node.items() if key not in SPECIAL_KEYS}
-    for name, text in argument_problems(cls, arguments, node.get("_partial_") is True):
+    for name, text in argument_problems(cls, arguments, is_partial):
         place = definition_path(raw, path if name is None else (*path, name))
         yield with_path(place, text + _override_hint(place, name, text, choices))
 

@@ -25,6 +25,7 @@ NAME_OF_FILES = re.compile(r"(alphabar|torch\.nn|torch\.optim)(\.\w+)+")  # by t
 DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 ANYTHING = object()  # stands for the hint of an argument that somebody else's class takes
 TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
+LOGGERS = "logger.*"
 # The class that may stand at each key that a command builds (*: at any key); arguments have the class of their type hint.
 ROLES = {
     "callbacks.*": "lightning.pytorch.callbacks.callback.Callback",
@@ -32,7 +33,7 @@ ROLES = {
     "conditioner": "alphabar.models.conditioners.Conditioner",
     "data": "lightning.pytorch.core.datamodule.LightningDataModule",
     "guidance": "alphabar.sampling.guidance_config.Guide",
-    "logger.*": "lightning.pytorch.loggers.logger.Logger",
+    LOGGERS: "lightning.pytorch.loggers.logger.Logger",
     "module": "alphabar.training.modules.base.BaseModule",
     "module.codec": "alphabar.models.codecs.Codec",
     "module.conditioner": "alphabar.models.conditioners.Conditioner",
@@ -49,6 +50,8 @@ def check_roles(config: dict[str, Any], name: str, approved: Collection[Path] = 
     name: the file in messages. approved: the paths of nodes whose class the user has named. before: the configuration as it was
     in the file, if the user has changed arguments since.
     """
+    if "_target_" in config:
+        raise UserError(f"{name}: _target_ is refused: a configuration as a whole is no object")
     check = _FileCheck(approved, config if before is None else before)
     for path, reason in check.refusals(config, (), None):
         raise UserError(f"{name}: {dotted_path(path)[:SHOWN]}: {reason}")
@@ -85,8 +88,9 @@ class _FileCheck:
             except ValueError as error:
                 yield path, str(error)
                 return
-            if path not in self.approved and (reason := _wrong_role(cls, path, hint)):
-                yield path, reason
+            wrong = _wrong_role(cls, path, hint) or (_leads_elsewhere(cls, value) if is_ours else None)
+            if wrong is not None and path not in self.approved:
+                yield path, wrong
             hints, others = (type_hints(cls), None) if is_ours else ({}, ANYTHING)
         for key, item in value.items():
             yield from self.refusals(item, (*path, key), _role((*path, key)) or hints.get(str(key), others))
@@ -137,12 +141,26 @@ def _refusal(target: object) -> str:
     return f"{text}; if it is yours, or you trust whoever wrote it to run code here: trust=[{package[:SHOWN]}]"
 
 
-def wrong_role(cls: type, path: Path) -> str | None:
-    """Returns why the class may not stand at a path of a composed configuration; None if it may, or the path has no role."""
-    role = _role(path) if path else None
-    if role is None or issubclass(cls, role):
+def wrong_role(cls: type, is_partial: bool, path: Path) -> str | None:
+    """Returns why the class may not stand at a path of a composed configuration; None if it may, or the path has no role.
+
+    is_partial: whether a function that makes the object would stand there.
+    """
+    key = _key_of_role(path) if path else None
+    if key is None:
         return None
-    return f"a subclass of {role.__name__} goes there, and {cls.__name__} is none"
+    if not issubclass(cls, role := _role_class(ROLES[key])):
+        return f"a subclass of {role.__name__} goes there, and {cls.__name__} is none"
+    if is_partial and key not in (LOGGERS, "trainer"):
+        return "_partial_: true makes a function, and an object goes there"
+    return "need _partial_: true: the run gives it callbacks and loggers" if key == "trainer" and not is_partial else None
+
+
+def _leads_elsewhere(cls: type, node: dict[str, Any]) -> str | None:
+    """Returns why an object of ours out of a file would write into a folder of its own choice; None if it would not."""
+    if not issubclass(cls, _role_class(ROLES[LOGGERS])) or node.get("_partial_") is True:
+        return None
+    return "need _partial_: true: a logger of a file writes into the folder of the run"
 
 
 def _wrong_role(cls: type, path: Path, hint: Any) -> str | None:
@@ -157,9 +175,13 @@ def _wrong_role(cls: type, path: Path, hint: Any) -> str | None:
 
 def _role(path: Path) -> type | None:
     """Returns the class of what may stand at a path that has a role, else None."""
+    key = _key_of_role(path)
+    return None if key is None else _role_class(ROLES[key])
+
+
+def _key_of_role(path: Path) -> str | None:
     *parents, last = map(str, path)
-    target = ROLES.get(".".join([*parents, last])) or ROLES.get(".".join([*parents, "*"]))
-    return None if target is None else _role_class(target)
+    return next((key for key in (".".join([*parents, last]), ".".join([*parents, "*"])) if key in ROLES), None)
 
 
 @cache

@@ -114,7 +114,8 @@ class _Copy:
             raise self._refusal(path, f"{value[:SHOWN]} is refused: a configuration out of a file is never resolved")
         if isinstance(value, int) and abs(value) > MAX_NUMBER:
             raise self._refusal(path, f"expected a number up to {MAX_NUMBER}, got one of {value.bit_length():,} bits")
-        most = MOST.get(path[-1]) if path and isinstance(path[-1], str) else None
+        key = next((part for part in reversed(path) if isinstance(part, str)), None)  # of a list, too, as of resolution: [48, 64]
+        most = MOST.get(key) if key is not None else None
         if most is not None and isinstance(value, int | float) and value > most:
             raise self._refusal(path, f"expected a number up to {most:,}, got {value}")
 

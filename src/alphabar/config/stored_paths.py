@@ -23,8 +23,8 @@ def confined(config: Any) -> Any:
 
 
 def _confined_value(key: str | int, value: Any) -> Any:
-    if key == "download" and isinstance(value, int):
-        return False
+    if key == "download":
+        return False if value is not None else None
     if key == "tracking_uri":
         return None
     if key == "cache_dir" and isinstance(value, str):

@@ -60,7 +60,7 @@ def words_hash(words: Sequence[str]) -> str:
 
 
 def _hash(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _comparable(value: Any) -> Any:

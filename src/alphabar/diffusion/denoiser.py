@@ -55,10 +55,12 @@ class NetworkDenoiser(Denoiser):
 
     def __init__(self, network: nn.Module, schedule: Schedule, parameterization: Parameterization) -> None:
         super().__init__()
+        name = type(network).__name__
+        if type(network).forward is nn.Module.forward:
+            raise ValueError(f"need a network that is called as network(x, label, cond), and {name} has no forward")
         try:
             (call := inspect.signature(network.forward)).bind("x", "label", "cond")
         except TypeError:
-            name = type(network).__name__
             raise ValueError(f"need a network that is called as network(x, label, cond), and {name}.forward takes {call}") from None
         # The first level above 0: at data itself nothing is ever predicted.
         ends = schedule(schedule.time(torch.tensor([1e-3, 1.0])))

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from alphabar.config.bounds import must_fit_in_memory
-from alphabar.config.build import ConfigError, check
+from alphabar.config.build import ConfigError, check, in_one_line
 from alphabar.config.coercion import coerce
 from alphabar.config.interpolation import Path as KeyPath
 from alphabar.config.interpolation import resolved_container, unresolved_container, walk
@@ -232,9 +232,7 @@ def must_be_of_this_version(saved: DictConfig, words: Sequence[str]) -> None:
         of_file = [line for line in lines if not any(is_about(line, key) for key in values)]
         if not of_file:
             raise
-        first, *others = of_file
-        more = f" (and {len(others)} more)" if others else ""
         raise UserError(
-            f"resume={saved.resume}: its config.yaml does not fit this version of alphabar: {first}{more}; "
+            f"resume={saved.resume}: its config.yaml does not fit this version of alphabar: {in_one_line(of_file)}; "
             "go on with the version that wrote it, or start a new run"
         ) from error

@@ -7,8 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from alphabar.config.build import build, check
-from alphabar.config.roles import check_roles
+from alphabar.config.build import build, check_file
 from alphabar.data import Shape
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.errors import UserError
@@ -141,8 +140,7 @@ def diffusion_config(content: dict[str, Any], name: str) -> DictConfig:
         raise UserError(f"{name}: need one of a diffusion model, got one of {kind}, which draws no images")
     # Only these are built: the objective, loggers and callbacks of the run may not be installed here.
     parts = {"module": {part: module[part] for part in PARTS if part in module}}
-    check_roles(parts, name)
-    check(OmegaConf.create(parts))
+    check_file(parts, name)
     return OmegaConf.create(content)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from lightning.fabric import Fabric
 from omegaconf import DictConfig
 
+from alphabar.config.build import check_file
 from alphabar.config.interpolation import unresolved_container
-from alphabar.config.roles import check_roles
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.own_datamodule import build_data
 from alphabar.errors import UserError
@@ -39,7 +39,7 @@ def load_data(loaded: LoadedModel, data_root: str | None, fabric: Fabric, reads_
     config = loaded.config
     if not isinstance(config.get("data"), DictConfig):
         raise UserError("this checkpoint does not say on what data it was trained")
-    check_roles({"data": unresolved_container(config.data)}, "checkpoint")
+    check_file({"data": unresolved_container(config.data)}, "checkpoint")
     if data_root is not None:
         set_data_root(config, data_root, "this checkpoint")
     with names_data_root():
