@@ -1,6 +1,5 @@
 """A schedule, a sampler, a network, a conditioner and a dataset as a contributor adds them: a file of Python and a file of YAML each."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +7,26 @@ import documents
 import runs
 
 FILES = {
+    "src/alphabar/diffusion/schedules/quadratic.py": '''
+"""Betas that grow with the square of the step."""
+
+import torch
+
+from alphabar.diffusion.schedules.discrete import DiscreteSchedule
+
+
+class QuadraticSchedule(DiscreteSchedule):
+    """A table of betas, beta_max * linspace(0.01, 1)^2."""
+
+    def __init__(self, num_steps: int = 1000, beta_max: float = 0.03) -> None:
+        super().__init__(beta_max * torch.linspace(0.01, 1, num_steps, dtype=torch.float64) ** 2)
+''',
+    "conf/schedule/quadratic.yaml": """
+# Quadratic betas
+_target_: alphabar.diffusion.schedules.quadratic.QuadraticSchedule
+num_steps: 1000
+beta_max: 0.03
+""",
     "src/alphabar/diffusion/samplers/plain_euler.py": '''
 """Euler's method with nothing else."""
 
@@ -177,13 +196,6 @@ _target_: alphabar.data.stripes.Stripes
 seed: ${seed}
 """,
 }
-
-
-def readme_files():
-    """Returns {path: content} of the files that the README shows, each after a sentence that names it."""
-    text = (runs.ROOT / "README.md").read_text()
-    shown = re.findall(r"`((?:src|conf)/\S+\.(?:py|yaml))`:\n\n```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return dict(shown)
 
 
 def copy_with(folder: Path, files: dict[str, str]) -> Path:

@@ -14,7 +14,8 @@ import document_files
 import documents
 import runs
 
-COMMANDS = [command for command in documents.commands() if command.document != "smoke.md"]  # test_walks.py runs those
+WALKS = {"smoke.md": "test_walks.py", "extending.md": "test_mylab.py"}  # documents whose commands another test runs in their order
+COMMANDS = [command for command in documents.commands() if command.document not in WALKS]
 SCRIPTS = {
     name: [command for command in COMMANDS if command.script == f"{name}.py"] for name in ("train", "sample", "evaluate", "prepare")
 }
@@ -22,7 +23,6 @@ SCRIPTS = {
 COMPOSED_ONLY = {"data.name=CIFAR10": "torchvision compares its 170 MB with a hash"}
 # Neither: run by other tests.
 ELSEWHERE = {
-    "schedule=quadratic": "test_contributions.py has the files of the README's own schedule",
     "sweep.resume=outputs/sweeps/NAME": "test_sweep_resume.py has sweeps that stopped",
 }
 NUMBERS = ("num", "sampler.num_steps", "trainer.max_steps", "trainer.devices", "network")  # what smoke sizes replace

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+import documents
 import runs
 from test_program import install
 
 LAB = runs.ROOT / "examples" / "mylab"
+PAGE = (runs.ROOT / "docs" / "extending.md").read_text()
 SEARCH = "hydra.searchpath=[pkg://mylab.conf]"
 TINY = (
     "logger=csv",
@@ -49,8 +52,8 @@ def alphabar(shell, tmp_path):
     installed, lab = runs.shared("wheel", install) / "installed", runs.shared("mylab", install_lab) / "lab"
     path = os.pathsep.join([str(installed), str(lab)])
 
-    def run(*words, home="home"):
-        env = {"PYTHONPATH": path, "ALPHABAR_CONFIG_HOME": str(tmp_path / home)}
+    def run(*words):
+        env = {"PYTHONPATH": path, "ALPHABAR_CONFIG_HOME": str(tmp_path / "home")}
         return runs.run(str(installed / "bin" / "alphabar"), *words, cwd=".", env=env)
 
     return run
@@ -89,9 +92,88 @@ def test_all_parts_are_trained_resumed_swept_sampled_and_evaluated(alphabar):
     assert "cell_size  cell_size" in out
     assert "cell_size/n80-cell_size-ema-ddim2" in runs.figures("measured")
 
-    code, _, err = alphabar("sample", *words, "hydra.run.dir=nothing", home="another")
+
+@pytest.fixture
+def lab(command, monkeypatch, tmp_path):
+    """A copy of the package, in whose folder commands run in this process; what they import of it ends with the test."""
+    shutil.copytree(LAB, tmp_path / "lab")
+    monkeypatch.chdir(tmp_path / "lab")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield command
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:
+        del sys.modules[name]
+
+
+def test_the_page_shows_every_file_as_it_is():
+    shown = dict(re.findall(r"^`(mylab/\S+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+    files = [path for path in (LAB / "mylab").rglob("*") if path.suffix in (".py", ".yaml") and path.name != "__init__.py"]
+    assert shown == {str(path.relative_to(LAB)): path.read_text() for path in files}
+    assert len(shown) == 15
+    assert documents.blocks(PAGE, "toml") == [(LAB / "pyproject.toml").read_text()]
+
+
+def small(name, words):
+    """Returns the words of a command of the page with the least of everything."""
+    words = [word.replace("outputs/train/NAME", "first") for word in words]
+    if "--help" in words:
+        return words
+    if name == "sample":
+        return [*without(words, "num"), "num=2", "sampler.num_steps=2", "film=0"]
+    if name == "evaluate":
+        return [*without(words, "num"), "num=80", "sampler.num_steps=2", "features=pixels", "features.max_images=50"]
+    words = documents.jobs(without(words, "name"))[0]
+    if any(word.startswith("resume=") for word in words):
+        return [*without(words, "trainer.max_steps"), "trainer.max_steps=2"]
+    cells = ["data.dataset.num=60"] if {"data=cells", "experiment=cells"} & set(words) else []
+    return [
+        *words,
+        *cells,
+        *runs.BRIEF,
+        "trainer.max_steps=1",
+        "trainer.log_every_n_steps=1",
+        "logger=csv",
+        "report=false",
+        "callbacks.held_out_loss.num=4",
+        "data.batch_size=4",
+    ]
+
+
+def without(words, key):
+    return [word for word in words if documents.key(word) != key]
+
+
+def test_the_page_can_be_followed_and_a_stranger_has_to_trust(lab, monkeypatch, tmp_path):
+    commands = [words for words in documents.commands_of(PAGE) if words[0] == "alphabar"]
+    assert {words[1] for words in commands} == {"train", "sample", "evaluate"}
+    assert len(commands) > 10
+    for number, (_, name, *words) in enumerate(commands):
+        folder = "first" if number == 0 else f"out/{number}"
+        here = [] if "--help" in words or any(word.startswith("resume=") for word in words) else [f"hydra.run.dir={folder}"]
+        code, out, err = lab(name, *small(name, words), *here)
+        assert code == 0, f"{words}\n{err}"
+        assert "--help" not in words or "dilated                  Four dilated convolutions" in out
+        assert name != "evaluate" or "cell_size  cell_size" in out
+    rows = runs.table(Path("first/metrics.csv"))
+    assert any(row["train/weight_norm"] for row in rows)
+
+    monkeypatch.setenv("ALPHABAR_CONFIG_HOME", str(tmp_path / "stranger"))
+    draw = ("checkpoint=first", "num=2", "sampler.num_steps=2", "film=0")
+    code, _, err = lab("sample", *draw)
     assert (code, err.count("\n")) == (2, 1)
     assert "_target_ mylab." in err
     assert err.endswith("trust=[mylab]\n")
-    code, _, err = alphabar("sample", *words, "trust=[mylab]", "hydra.run.dir=trusted", home="another")
-    assert code == 0, err
+    assert lab("sample", *draw, "trust=[mylab]")[::2] == (0, "")
+
+
+def test_a_callback_needs_no_file(lab):
+    words = (
+        *runs.BRIEF,
+        "trainer.max_steps=1",
+        "trainer.log_every_n_steps=1",
+        "logger=csv",
+        "report=false",
+        "callbacks.held_out_loss.num=4",
+        "hydra.run.dir=out",
+    )
+    assert lab("train", "+callbacks.norm._target_=mylab.callbacks.WeightNorm", *words)[::2] == (0, "")
+    assert any(row["train/weight_norm"] for row in runs.table(Path("out/metrics.csv")))

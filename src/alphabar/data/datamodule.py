@@ -40,6 +40,7 @@ class ImageDataModule(LightningDataModule):
     buckets: sizes of which each training image has the one of the nearest proportions, decoded anew in every epoch; None: all have
         the shape of the source. A batch has images of one size.
     resident: whether to keep a split in memory, decoded, on the training device; None: if it has at most `max_resident_mb`.
+    title: what a run calls the data at its start; None: the name of the class.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ImageDataModule(LightningDataModule):
         max_resident_mb: int = 1024,
         crop: Cropping = "center",
         buckets: Sequence[Resolution] | None = None,
+        title: str | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -62,6 +64,7 @@ class ImageDataModule(LightningDataModule):
         if max_resident_mb < 0:
             raise ValueError(f"need max_resident_mb >= 0, got {max_resident_mb}")
         self.source = source
+        self.title = type(self).__name__ if title is None else title
         self.batch_size = batch_size
         self.seed = seed
         self.flip = source.symmetric if flip is None else flip

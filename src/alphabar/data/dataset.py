@@ -247,4 +247,4 @@ class MapDataset(ImageDataModule):
         images = DatasetImages(dataset, "dataset")
         others = None if held_out_dataset is None else DatasetImages(held_out_dataset, "held_out_dataset")
         source = NumberedSource(images, others, held_out, resolution, channels, classes)
-        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop)
+        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop, title=type(dataset).__name__)

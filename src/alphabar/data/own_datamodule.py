@@ -62,4 +62,4 @@ def adapted(datamodule: LightningDataModule, seed: int) -> ImageDataModule:
     held_out = images(datamodule.val_dataloader)[0] if has_held_out else None
     remark = f"the datasets of {name} are used, not the order, the sampler and the collate_fn of its loaders"
     source = NumberedSource(train, held_out, HELD_OUT, None, None, None, {"data module": remark})
-    return ImageDataModule(source, *(() if batch_size is None else (batch_size,)), seed=seed)
+    return ImageDataModule(source, *(() if batch_size is None else (batch_size,)), seed=seed, title=name)

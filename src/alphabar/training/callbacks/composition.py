@@ -65,7 +65,7 @@ def describe_data(data: ImageDataModule) -> str:
         parts.append(f"{len(data.captions):,} captions")
     if data.train_set.vectors is not None:
         parts.append(f"vectors of {data.train_set.vectors.shape[1]}")
-    return f"{', '.join(parts)} ({type(data).__name__})"
+    return f"{', '.join(parts)} ({data.title})"
 
 
 def describe_choices(choices: object) -> dict[str, str]:
