@@ -73,7 +73,9 @@ def test_all_parts_are_trained_resumed_swept_sampled_and_evaluated(alphabar):
     assert start["code"] is None  # neither the program nor mylab comes from a checkout
     code, _, err = alphabar("train", "resume=run", "trainer.max_steps=5")  # without a word on where mylab lies, or trust
     assert code == 0, err
-    assert any(row["train/weight_norm"] for row in runs.table(Path("run/metrics.csv")))
+    rows = runs.table(Path("run/metrics.csv"))
+    assert any(row["train/weight_norm"] for row in rows)
+    assert rows[-1]["cell_size/n8-cell_size-ema-cool3"]  # of the samples of FID
     sweep = ("sampler.temperature=0.5,1", "trainer.max_steps=5", "hydra.sweep.dir=sweep")
     code, _, err = alphabar("train", "-m", SEARCH, "experiment=cells", *TINY, *sweep)
     assert code == 0, err

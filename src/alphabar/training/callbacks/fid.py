@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from alphabar.diffusion.samplers import Sampler
 from alphabar.evaluation.diagnostics import Diagnostics, diagnose_images, memorisation_panel
 from alphabar.evaluation.measurement import Measurement, measure_images
-from alphabar.evaluation.reference_statistics import ReferenceStatistics
+from alphabar.evaluation.reference_statistics import ReferenceStatistics, reference_statistics
 from alphabar.metrics import Features, Splits, TooFewImages, build_extractors
 from alphabar.metrics.names import figure_name, floor_figure_name
 from alphabar.metrics.statistics import Statistic
@@ -62,7 +62,7 @@ class FID(SamplingCallback):
         super().__init__(sampler, seed, num, every_n_steps, batch_size, guidance)
         self.statistics = {name: each for name, each in (statistics or {}).items() if each is not None}
         self.features = features
-        self.reference: ReferenceStatistics | None = None
+        self.references: list[ReferenceStatistics] = []  # that of FID, then those of statistics with features of their own
         self.label = ""  # of the samples, in the names of figures
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,8 +84,9 @@ class FID(SamplingCallback):
             sampler = sampler_for_codec(self.sampler, module.codec).label(module.denoiser.schedule)
             self.label = f"{weights}-{sampler}{guidance_label(self.guidance)}"
             statistics = {**self.statistics, "fid": Frechet(allow_few=True)}
-            reference = ReferenceStatistics(extractor, statistics, splits, module.device, self.num, self.batch_size)
-            self.reference, floor = reference, reference.floor()
+            sizes = self.num, self.batch_size
+            references = reference_statistics([extractor], statistics, splits, module.device, *sizes)
+            self.references, reference, floor = references, references[0], references[0].floor()
         if trainer.is_global_zero and self.num <= extractor.num_features:
             log.warning(
                 "callbacks.fid.num=%d: with fewer images than the %d features FID is mostly bias", self.num, extractor.num_features
@@ -104,20 +105,22 @@ class FID(SamplingCallback):
         return 0 if self.features is None else super().planned_evaluations(trainer, pl_module)
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
-        reference = self.reference
-        if reference is None:
+        if not self.references:
             return
+        reference = self.references[0]
         module = diffusion_module(pl_module, self)
         conditions = dataset_conditions(module.conditioner, evaluation_images(module.conditioner, image_data(trainer)))
         with evaluation(trainer, module):
             job, batches = self.sample_batches(trainer, module, conditions, self.num)
-            measurement = measure_images(batches, job.shape, [reference])
+            measurement = measure_images(batches, job.shape, self.references)
             diagnostics = diagnose_images(reference, measurement, with_neighbours=is_last)
         measured = measurement.figures[reference.extractor.name]
         value = measured.get("fid", math.nan)
         figures = {figure_name("fid", self.num, reference.extractor.name, self.label): value}
-        others = {kind: value for kind, value in measured.items() if reference.statistic_names[kind] != "fid"}
-        figures |= {figure_name(kind, self.num, reference.extractor.name, self.label): value for kind, value in others.items()}
+        for each in self.references:
+            name = each.extractor.name
+            others = {kind: found for kind, found in measurement.figures[name].items() if each.statistic_names[kind] != "fid"}
+            figures |= {figure_name(kind, self.num, name, self.label): found for kind, found in others.items()}
         if reference.held_out is not None and reference.held_out.num < self.num:
             name = figure_name(MEAN_FID, reference.held_out.num, reference.extractor.name, self.label)
             figures[name] = measured.get(MEAN_FID, math.nan)
