@@ -41,7 +41,14 @@ def test_tests_that_discover_parts_find_them_and_pass(copy):
 
 
 def test_they_train_together(copy, tmp_path):
-    parts = ["schedule=quadratic", "schedule.beta_max=0.02", "sampler=plain_euler", "network=two_convolutions", "data=stripes", "features=classifier"]
+    parts = [
+        "schedule=quadratic",
+        "schedule.beta_max=0.02",
+        "sampler=plain_euler",
+        "network=two_convolutions",
+        "data=stripes",
+        "features=classifier",
+    ]
     small = [word for word in runs.words() if not word.startswith("network.")]
     folder = f"hydra.run.dir={tmp_path / 'run'}"
     code, _, err = python(copy, str(copy / "train.py"), *small, *parts, "trainer.max_steps=2", folder, cwd=tmp_path)
