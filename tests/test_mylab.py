@@ -88,7 +88,7 @@ def test_all_parts_are_trained_resumed_swept_sampled_and_evaluated(alphabar):
     assert code == 0, err
     with np.load("drawn/images.npz") as file:
         assert file["images"].shape[:3] == (2, 16, 16)
-    settings = ("num=80", "features=pixels", "metric=cells", SEARCH, "sampler.num_steps=2", "hydra.run.dir=measured")
+    settings = ("num=80", "features=pixels", "statistics=[fid,cell_size]", SEARCH, "sampler.num_steps=2", "hydra.run.dir=measured")
     code, out, err = alphabar("evaluate", "checkpoint=run", *settings)
     assert code == 0, err
     assert "cell_size  cell_size" in out

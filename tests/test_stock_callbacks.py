@@ -143,16 +143,3 @@ def test_all_processes_stop_together(tmp_path):
 def test_figures_are_callback_metrics(tmp_path, figure):
     metrics = fit(tmp_path, 2, []).callback_metrics
     assert torch.is_tensor(metrics[figure])
-
-
-def test_statistics_of_evaluation_are_measured_with_fid(command):
-    words = (
-        "+callbacks.fid.statistics.kid._target_=alphabar.metrics.statistics.kid.KID",
-        "+callbacks.fid.statistics.prdc._target_=alphabar.metrics.statistics.prdc.PRDC",
-    )
-    quick = ("trainer.max_steps=2", "callbacks.samples=null", "callbacks.film=null", "callbacks.curves=null")
-    tiny = [word for word in runs.TINY if not word.startswith(("callbacks.samples", "callbacks.film"))]
-    code, _, err = command("train", *runs.words(*words, *quick, folder="out", tiny=tiny))
-    assert code == 0, err
-    row = runs.table(Path("out/metrics.csv"))[-1]
-    assert all(row[f"{kind}/n64-classifier-ema-ddim3"] for kind in ("fid", "kid", "precision", "recall"))

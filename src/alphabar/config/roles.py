@@ -39,6 +39,7 @@ ROLES = {
     "module.conditioner": "alphabar.models.conditioners.Conditioner",
     "module.denoiser": "alphabar.diffusion.denoiser.NetworkDenoiser",
     "sampler": "alphabar.diffusion.samplers.Sampler",
+    "statistics.*": "alphabar.metrics.statistics.Statistic",
     "trainer": TRAINER,
 }
 

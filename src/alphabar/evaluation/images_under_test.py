@@ -19,7 +19,7 @@ from alphabar.evaluation.cost import Cost, counted_evaluations
 from alphabar.evaluation.files import SampleFiles, format_size
 from alphabar.progress import show_progress
 from alphabar.runs.distributed import raise_together
-from alphabar.sampling.conditions import dataset_conditions, evaluation_images, null_conditions
+from alphabar.sampling.conditions import dataset_conditions, dataset_targets, evaluation_images, null_conditions
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.pipeline import launch, start_pipeline
 from alphabar.sampling.prepare import load_data, prepare_data
@@ -143,9 +143,7 @@ class CheckpointSamples(ImagesUnderTest):
         return time.perf_counter()
 
     def targets(self, indices: Tensor) -> Mapping[str, Tensor]:
-        depicts = self.loaded.first.model.conditioner.depicts
-        metadata = {} if depicts is None else self._condition_images.metadata(indices % len(self._condition_images))
-        return {name: ids for name, ids in metadata.items() if name == depicts}
+        return dataset_targets(self.loaded.first.model.conditioner, self._condition_images, indices)
 
     def describe(self) -> Description:
         inference, run = self.inference, self.pipeline.record()

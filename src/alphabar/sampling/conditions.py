@@ -36,6 +36,15 @@ def dataset_conditions(conditioner: Conditioner, images: ImageSet) -> Conditions
     return conditions
 
 
+def dataset_targets(conditioner: Conditioner, images: ImageSet, indices: Tensor) -> dict[str, Tensor]:
+    """Returns what samples with the `dataset_conditions` of int64 indices [B] should show: {"label": ...} or {"caption": ...} [B].
+
+    It is empty for conditions that imply neither.
+    """
+    metadata = {} if conditioner.depicts is None else images.metadata(indices % len(images))
+    return {name: ids for name, ids in metadata.items() if name == conditioner.depicts}
+
+
 def attach_captions(conditioner: Conditioner, data: ImageDataModule) -> None:
     """Gives a conditioner the captions of the data. Raises UserError as it does, and says why there may be none."""
     try:

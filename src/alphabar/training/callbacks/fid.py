@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
@@ -17,7 +18,7 @@ from alphabar.metrics.statistics import Statistic
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.plotting.memorisation import PANEL, draw_memorisation
 from alphabar.runs.floor import MEAN_FID
-from alphabar.sampling.conditions import dataset_conditions, evaluation_images
+from alphabar.sampling.conditions import dataset_conditions, dataset_targets, evaluation_images
 from alphabar.sampling.guidance_config import Guide, guidance_label
 from alphabar.sampling.sampling_job import sampler_for_codec
 from alphabar.training.callbacks.sampling_callback import SamplingCallback
@@ -62,7 +63,7 @@ class FID(SamplingCallback):
         super().__init__(sampler, seed, num, every_n_steps, batch_size, guidance)
         self.statistics = {name: each for name, each in (statistics or {}).items() if each is not None}
         self.features = features
-        self.references: list[ReferenceStatistics] = []  # that of FID, then those of statistics with features of their own
+        self.references: list[ReferenceStatistics] = []  # the first one has FID
         self.label = ""  # of the samples, in the names of figures
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,9 +85,10 @@ class FID(SamplingCallback):
             sampler = sampler_for_codec(self.sampler, module.codec).label(module.denoiser.schedule)
             self.label = f"{weights}-{sampler}{guidance_label(self.guidance)}"
             statistics = {**self.statistics, "fid": Frechet(allow_few=True)}
-            sizes = self.num, self.batch_size
-            references = reference_statistics([extractor], statistics, splits, module.device, *sizes)
-            self.references, reference, floor = references, references[0], references[0].floor()
+            sizes = module.device, self.num, self.batch_size
+            self.references = reference_statistics([extractor], statistics, splits, *sizes)
+            reference = self.references[0]
+            floor = reference.floor()
         if trainer.is_global_zero and self.num <= extractor.num_features:
             log.warning(
                 "callbacks.fid.num=%d: with fewer images than the %d features FID is mostly bias", self.num, extractor.num_features
@@ -109,18 +111,15 @@ class FID(SamplingCallback):
             return
         reference = self.references[0]
         module = diffusion_module(pl_module, self)
-        conditions = dataset_conditions(module.conditioner, evaluation_images(module.conditioner, image_data(trainer)))
+        conditioner, images = module.conditioner, evaluation_images(module.conditioner, image_data(trainer))
         with evaluation(trainer, module):
-            job, batches = self.sample_batches(trainer, module, conditions, self.num)
-            measurement = measure_images(batches, job.shape, self.references)
+            job, batches = self.sample_batches(trainer, module, dataset_conditions(conditioner, images), self.num)
+            targets = partial(dataset_targets, conditioner, images)
+            measurement = measure_images(batches, job.shape, self.references, targets)
             diagnostics = diagnose_images(reference, measurement, with_neighbours=is_last)
         measured = measurement.figures[reference.extractor.name]
         value = measured.get("fid", math.nan)
-        figures = {figure_name("fid", self.num, reference.extractor.name, self.label): value}
-        for each in self.references:
-            name = each.extractor.name
-            others = {kind: found for kind, found in measurement.figures[name].items() if each.statistic_names[kind] != "fid"}
-            figures |= {figure_name(kind, self.num, name, self.label): found for kind, found in others.items()}
+        figures = {figure_name("fid", self.num, reference.extractor.name, self.label): value, **self._others(measurement)}
         if reference.held_out is not None and reference.held_out.num < self.num:
             name = figure_name(MEAN_FID, reference.held_out.num, reference.extractor.name, self.label)
             figures[name] = measured.get(MEAN_FID, math.nan)
@@ -128,6 +127,15 @@ class FID(SamplingCallback):
         keep_figures(trainer, {"fid": value if math.isfinite(value) else math.inf})
         if trainer.is_global_zero:
             self._report(trainer, reference, measurement, diagnostics)
+
+    def _others(self, measurement: Measurement) -> dict[str, float]:
+        """Returns the figures of all statistics but FID, by their names in receipts."""
+        return {
+            figure_name(kind, self.num, reference.extractor.name, self.label): value
+            for reference in self.references
+            for kind, value in measurement.figures[reference.extractor.name].items()
+            if reference.statistic_names[kind] != "fid"
+        }
 
     def _report(self, trainer: Trainer, reference: ReferenceStatistics, measurement: Measurement, diagnostics: Diagnostics) -> None:
         for line in diagnostics.warnings:
