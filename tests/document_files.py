@@ -8,6 +8,7 @@ from PIL import Image
 
 import pictured
 import runs
+import streamed
 import tiny_texts
 
 SNAPSHOTS = ("trainer.max_steps=8", "ema=power", "callbacks.snapshots.every_n_steps=1", *runs.BRIEF[1:])
@@ -30,9 +31,6 @@ def make(folder):
     for index, path in enumerate(sorted(photos.rglob("*.png"))):
         with Image.open(path) as image:
             image.resize((64, 64)).save(folder / "samples" / f"{index}.png")
-            wide = {0: (image.width, image.height * 3 // 4), 1: (image.width * 3 // 4, image.height)}.get(index % 4)
-            if wide is not None:
-                image.resize(wide).save(path)  # of the proportions of some buckets
     raw = folder / "data" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     pixels = np.random.default_rng(0)
@@ -105,6 +103,8 @@ PLACEHOLDERS = {
     r"=FILE\b": lambda: f"={home() / 'prompts.txt'}",
     r"=FOLDER_OR_NPZ\b": lambda: f"={home() / 'samples'}",
     r"=(FILE_OR_FOLDER|FOLDER|PATH|photos|emoji)\b": lambda: f"={home() / 'photos'}",
+    r"=SHARDS\b": lambda: f"={runs.shared('streams', streamed.write_all) / 'shards'}",
+    r"=ROWS\b": lambda: f"={runs.shared('streams', streamed.write_all) / 'rows'}",
     r"=photos64\b": lambda: f"={prepared()}",
     r"=cells\.npz\b": lambda: f"={home() / 'cells.npz'}",
     r"=wanted\.csv\b": lambda: f"={home() / 'wanted.csv'}",

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-import runs
 from alphabar.data import preparation
 from alphabar.data.folder import Folder
 from alphabar.data.prepared import HEAD, HEADER, Prepared
@@ -80,29 +79,6 @@ def test_images_of_a_batch_alone_are_read_and_a_worker_opens_the_file_itself(com
     copy = pickle.loads(pickle.dumps(images))
     assert copy.batch(torch.tensor([3, 1]))["image"].equal(batch)
     assert len(pickle.dumps(images.mapped)) < 1000
-
-
-BRIEF = (*runs.BRIEF, "network=unet_tiny", "data.batch_size=8", "trainer.log_every_n_steps=1", "callbacks.held_out_loss.num=4")
-
-
-def test_a_run_on_prepared_images_has_the_losses_of_the_run_on_the_folder(command, photos, tmp_path):
-    (photos / BROKEN).unlink()
-    lines = (photos / "metadata.jsonl").read_text().splitlines()
-    (photos / "metadata.jsonl").write_text("\n".join(line for line in lines if BROKEN not in line))
-    prepared(command)
-    losses = []
-    words = {
-        "folder": SOURCE,
-        "ready": ("data=prepared", "data.root=ready"),
-        "mapped": ("data=prepared", "data.root=ready", "data.resident=false"),
-    }
-    for name, source in words.items():
-        code, _, err = command("train", *runs.words(*source, *BRIEF, folder=tmp_path / "runs" / name))
-        assert code == 0, err
-        rows = runs.table(tmp_path / "runs" / name / "metrics.csv")
-        losses.append([(row.get("train/loss"), row.get("held_out/loss")) for row in rows])
-    assert losses[0] == losses[1] == losses[2]
-    assert {len([row for row in losses[0] if row[place]]) for place in (0, 1)} == {2}
 
 
 class Killed(BaseException):

@@ -19,6 +19,7 @@ SWEEP_ONLY_KEYS = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra.sweeper", "h
 OPTIONAL_GROUPS = ("callbacks", "logger", "experiment", "debug")
 # Keys at the root whose values are texts; code reads them, so that no constructor's type hint states their type.
 TEXT_KEYS = ("name", "resume", "init_from", "codec_name", "clip_name", "sweep.resume")
+NUMBERED_FILES = re.compile(r"[^\s'\"\[\]{},=]+\{\d+\.\.\d+\}[^\s'\"\[\]{},=]*")
 RESUMED_SWEEP = "sweep.resume"  # no key of a configuration: it stands for the command line of the sweep in a folder
 # A value in a list of values: it ends at a comma that is in no quotes, brackets, braces or parentheses.
 LISTED_VALUE = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\[[^]]*\]|\{[^}]*\}|\([^)]*\)|[^,])+""")
@@ -81,8 +82,13 @@ def null_as_deletion(word: str) -> str:
 
 
 def quote_text_value(word: str) -> str:
-    """Returns the word with quotes around each number or truth value where the key takes a text: `name=1e3`, `name=1e3,2e3`."""
+    """Returns the word with quotes around each number or truth value where the key takes a text: `name=1e3`, `name=1e3,2e3`.
+
+    Also around the name of numbered files, photos-{000..009}.tar, in which Hydra would look for a mapping.
+    """
     key, value = split_override(word)
+    if value is not None and NUMBERED_FILES.fullmatch(value):
+        return f"{key}={quoted(value)}"
     if without_prefix(key) not in TEXT_KEYS or value is None:
         return word
     parts = choice_sweep_values(word) or [value]

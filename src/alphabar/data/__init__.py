@@ -77,6 +77,11 @@ class ImageSet(ABC):
         """Returns the training batch of int64 `indices` [B]: "image" uint8 [B, C, H, W], and the `metadata` of its images."""
 
     @property
+    def max_reference(self) -> int | None:
+        """Returns the number of images, the first ones, with which generated ones are compared, at most; None: all."""
+        return None
+
+    @property
     def can_crop(self) -> bool:
         """Returns whether images are larger than the shape in which they are used, so that there are places to crop."""
         return False
@@ -129,6 +134,11 @@ class ImageSource(ABC):
     def symmetric(self) -> bool:
         """Returns whether a mirrored image is as likely as the image itself, so that random flips make sense."""
         return False
+
+    @property
+    def block_size(self) -> int:
+        """Returns the number of images that are shuffled together, where they are read one after the other; 0: all."""
+        return 0
 
     @property
     def classes(self) -> Sequence[str] | None:

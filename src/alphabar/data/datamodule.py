@@ -214,7 +214,7 @@ class ImageDataModule(LightningDataModule):
             share = (self.trainer.global_rank, self.trainer.world_size, int(self.trainer.overfit_batches))  # type: ignore[attr-defined]
         if isinstance(images, BucketedImages):
             return BucketOrder(images.buckets, self.batch_size, self.seed, *share)
-        return EpochOrder(len(images), self.batch_size, self.seed, *share)
+        return EpochOrder(len(images), self.batch_size, self.seed, *share, self.source.block_size)
 
     def _steps(self) -> tuple[int, int]:
         """Returns how many batches an optimizer step accumulates, and how many batches Lightning takes of every epoch.

@@ -46,6 +46,11 @@ class ImageReader(ABC):
         """Returns the name of the image in messages."""
 
     @property
+    def max_reference(self) -> int | None:
+        """The number of images with which others are compared, at most; None: all."""
+        return None
+
+    @property
     def can_crop(self) -> bool:
         """Whether images of other proportions are cropped, rather than refused."""
         return True
@@ -129,6 +134,10 @@ class DecodedImages(ImageSet):
         return len(self.reader)
 
     @property
+    def max_reference(self) -> int | None:
+        return self.reader.max_reference
+
+    @property
     def can_crop(self) -> bool:
         return self.reader.can_crop
 
@@ -196,6 +205,8 @@ class DecodedImages(ImageSet):
             index = start + place
             try:
                 pixels[place] = self.reader.pixels(index, self.shape)
+            except UserError:  # not of this image alone: a stream has ended
+                raise
             except Exception as error:  # any kind: a file may contain any bytes
                 errors[index] = error
         return errors
@@ -217,6 +228,8 @@ class DecodedImages(ImageSet):
         for candidate in (*range(index, len(self)), *range(index)):
             try:
                 return candidate, self.reader.pixels(candidate, shape, crop)
+            except UserError:  # as above
+                raise
             except Exception as error:
                 self._check_folder()
                 if self.strict:

@@ -12,10 +12,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alphabar.data import ImageSet
+from alphabar.data import ImageSet, ImageSource
 from alphabar.data.datamodule import Cropping, ImageDataModule
 from alphabar.data.decoded import DecodedSource, PictureReader
-from alphabar.data.huggingface_files import cached_dataset, is_saved, refuse_foreign_arrows, refuse_foreign_files, stored_image
+from alphabar.data.huggingface_files import (
+    cached_dataset,
+    dataset_folders,
+    is_saved,
+    refuse_foreign_arrows,
+    refuse_foreign_files,
+    stored_image,
+)
+from alphabar.data.huggingface_stream import HuggingFaceStream
+from alphabar.data.stream_source import StreamSource
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 from alphabar.resolution import Resolution
@@ -208,19 +217,12 @@ class HuggingFaceSource(DecodedSource):
         return np.random.RandomState(ORDER_SEED).permutation(len(dataset)).tolist()
 
     def _images(self, dataset: Any, rows: list[int]) -> ImageSet:
-        reader = RowReader(dataset.select_columns([self.image_key]), self.image_key, self.name, rows, self._folders())
+        reader = RowReader(dataset.select_columns([self.image_key]), self.image_key, self.name, rows, dataset_folders(self.name))
         texts: list[str] | None = None
         if self._has_captions:
             all_texts = self._texts(dataset)
             texts = [all_texts[row] for row in rows]
         return self.decoded_images(reader, self._labels(dataset, rows), texts)
-
-    def _folders(self) -> list[Path]:
-        """Returns the folders of the dataset's own files: the one that is named, and the caches of the hub."""
-        from datasets import config
-        from huggingface_hub import constants
-
-        return [user_path(self.name), Path(config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)]
 
     def _labels(self, dataset: Any, rows: list[int]) -> Tensor | None:
         if self.classes is None:
@@ -232,7 +234,7 @@ class HuggingFaceSource(DecodedSource):
 
 
 class HuggingFace(ImageDataModule):
-    """The data module of `HuggingFaceSource`."""
+    """The data module of `HuggingFaceSource` or, with streaming, of `HuggingFaceStream`, see `StreamSource`."""
 
     def __init__(
         self,
@@ -256,7 +258,23 @@ class HuggingFace(ImageDataModule):
         download: bool = False,
         crop: Cropping = "center",
         buckets: Sequence[Resolution] | None = None,
+        streaming: bool = False,
+        num_images: int | None = None,
+        shuffle_buffer: int = 5000,
     ) -> None:
         columns = image_key, caption_key, label_key
-        source = HuggingFaceSource(name, resolution, channels, subset, split, held_out_split, held_out, *columns, strict, download)
+        source: ImageSource
+        if streaming:
+            if buckets is not None:
+                raise ValueError("data.buckets: a stream is read in its own order, not by proportions; need null")
+            if num_workers:
+                raise ValueError(f"data.num_workers={num_workers}: threads of one process read and decode a stream, need null or 0")
+            num_workers = 0
+            streams = [HuggingFaceStream(name, subset, each, columns, download) for each in (split, held_out_split) if each]
+            others = streams[1] if len(streams) > 1 else None
+            source = StreamSource(streams[0], others, resolution, channels, held_out, strict, num_images, shuffle_buffer)
+        else:
+            source = HuggingFaceSource(
+                name, resolution, channels, subset, split, held_out_split, held_out, *columns, strict, download
+            )
         super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop, buckets)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from alphabar.data.pixels import orientation
 from alphabar.errors import UserError
+from alphabar.files.paths import user_path
 from alphabar.files.reading import open_image, read_bytes
 from alphabar.models.hub import HUB_NAME, first_sentence, read_json
 
@@ -103,6 +104,14 @@ def _data_places(content: Any, is_place: bool = False) -> Iterator[str]:
             yield from _data_places(value, is_place)
     elif is_place and isinstance(content, str):
         yield content
+
+
+def dataset_folders(name: str) -> list[Path]:
+    """Returns the folders of a dataset's own files: the one that is named, and the caches of the hub."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    return [user_path(name), Path(config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)]
 
 
 def stored_image(value: Mapping[str, Any] | None, folders: list[Path], mode: str | None) -> Image.Image:

@@ -58,7 +58,8 @@ class EpochOrder(BatchOrder):
     batches. Which images make up a global batch depends on its size alone, not on how many ranks share it.
 
     batch_size: per rank. num_repeated: how many batches of the first epoch make up every epoch, in the same order and with the same
-    flips, to overfit on; 0: all images, in a new order each time.
+    flips, to overfit on; 0: all images, in a new order each time. block_size: images are permuted within blocks of so many, and the
+    blocks come one after the other; 0: one block of all.
     """
 
     num_images: int
@@ -67,6 +68,7 @@ class EpochOrder(BatchOrder):
     rank: int = 0
     world_size: int = 1
     num_repeated: int = 0
+    block_size: int = 0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -96,7 +98,10 @@ class EpochOrder(BatchOrder):
     def indices(self, epoch: int) -> Tensor:
         """Returns the indices of this rank's images in `epoch`, int64 [num_batches, batch_size]."""
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, self._shuffled_epoch(epoch)))
-        return self._rank_share(torch.randperm(self.num_images, generator=generator))
+        size = self.block_size or self.num_images
+        starts = range(0, self.num_images, size)
+        blocks = [start + torch.randperm(min(size, self.num_images - start), generator=generator) for start in starts]
+        return self._rank_share(torch.cat(blocks))
 
     def flips(self, epoch: int) -> Tensor:
         """Returns fair coins for the same positions, bool [num_batches, batch_size]: a function of (seed, epoch, position)."""

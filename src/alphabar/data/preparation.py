@@ -17,10 +17,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from lightning.pytorch import LightningDataModule
 
 from alphabar.data import ImageSet, ImageSource, ReadImages
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoded import CHUNK, NUM_THREADS
+from alphabar.data.own_datamodule import adapted
 from alphabar.data.prepared import (
     HEADER,
     IMAGES,
@@ -80,16 +82,21 @@ class Preparation:
     other images is not touched. Images that cannot be read are left out and named in `skipped.jsonl`, with the reason.
     """
 
-    data: ImageDataModule
+    data: LightningDataModule
     to: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.data, ImageDataModule):
+            return
         if self.data.crops:
             raise ValueError("data.crop=random: images are cropped once here, in their centre; leave it out")
+        if self.data.buckets is not None:
+            raise ValueError("data.buckets: images are cropped to one size here; leave them out")
 
     def run(self) -> PreparedFolder:
         """Prepares the images. Raises UserError for a folder of something else, and where the disk has no room for all."""
-        begin, folder, source = time.monotonic(), user_path(self.to).absolute(), self.data.source
+        begin, folder = time.monotonic(), user_path(self.to).absolute()
+        source = (self.data if isinstance(self.data, ImageDataModule) else adapted(self.data, seed=0)).source
         source.prepare()
         splits = source.train(), source.held_out()
         fingerprint = source.fingerprint()

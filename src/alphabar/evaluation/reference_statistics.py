@@ -24,8 +24,9 @@ NUM_ROWS = 10_000  # the number of images whose single features are kept, for fi
 class ReferenceStatistics:
     """Holds the features of the training images, and of as many held-out images as will be evaluated, if there are that many.
 
-    Of the training images it takes the first `extractor.max_reference`, if that is a number. If there are fewer held-out images,
-    they are 10,000 at most, since FID is then also measured of sets of as many generated images, whose single features it takes.
+    Of the training images it takes the first `max_reference` of the extractor and of the data, if these are numbers. If there are
+    fewer held-out images, they are 10,000 at most, since FID is then also measured of sets of as many generated images, whose
+    single features it takes.
 
     This is no nn.Module, so that the extractor is neither averaged nor saved nor cast with the evaluated model. All processes
     construct it and call all of its methods.
@@ -51,7 +52,8 @@ class ReferenceStatistics:
         self.statistic_names: dict[str, str] = {}  # by kind of figure, the statistic that computes it
         self.statistics = self._computable({name: each for name, each in statistics.items() if each.applies(extractor)})
         key = splits.fingerprint
-        num_train = min(len(splits.train), extractor.max_reference or len(splits.train))
+        limits = len(splits.train), extractor.max_reference, splits.train.max_reference
+        num_train = min(limit for limit in limits if limit is not None)
         self.real = real_image_features(extractor, device, splits.train, "train", key, num_train, batch_size)
         available = len(splits.held_out)
         num_held_out = num if available >= num else min(available, NUM_ROWS)

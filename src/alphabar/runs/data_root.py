@@ -19,7 +19,7 @@ def set_data_root(config: DictConfig, data_root: str, owner: str) -> None:
 
     owner: what has been trained on the data, in messages. Raises UserError if the data have neither.
     """
-    key = next((key for key in ("root", "path", "name") if key in config.data), None)
+    key = next((key for key in ("root", "path", "shards", "name") if key in config.data), None)
     if key is None:
         raise UserError(f"data_root={data_root}: {owner} was trained on data without a root")
     OmegaConf.update(config, f"data.{key}", data_root if key == "name" else str(user_path(data_root).absolute()))
