@@ -33,8 +33,8 @@ class Wrong(Brightness):
         return torch.zeros(self.shape)
 
 
-def references(splits, statistics, num=20):
-    return reference_statistics([pixels_as_features(4)], statistics, splits, CPU, num, 7)
+def references(folder, splits, statistics):
+    return reference_statistics([pixels_as_features(4, folder)], statistics, splits, CPU, 20, 7)
 
 
 def test_its_figures_are_of_its_own_numbers_beside_those_of_features(tmp_path):
@@ -69,12 +69,48 @@ def test_several_numbers_of_an_image_are_features():
 def test_a_name_that_features_have_and_nothing_for_the_features_are_one_line(tmp_path):
     splits = splits_of(gaussian_images(50, 4, seed=0))
     with pytest.raises(UserError, match=r"^statistics.pixels: there are features of this name; call it otherwise$"):
-        references(splits, {"fid": Frechet(), "pixels": Brightness()})
+        references(tmp_path, splits, {"fid": Frechet(), "pixels": Brightness()})
     with pytest.raises(UserError, match=r"^statistics: nothing to measure, none of no statistics is for these features$"):
-        references(splits, {"mine": Brightness()})
+        references(tmp_path, splits, {"mine": Brightness()})
 
 
 def test_receipts_hold_the_settings_of_a_class_without_any_ado():
     assert json_content({"mine": Brightness(2.0)}) == {"mine": {"name": "Brightness", "factor": 2.0}}
     with pytest.raises(TypeError):
         json_content({"mine": 1j})
+
+
+class InNumpy(Brightness):
+    """A metric as somebody writes it who thinks in arrays, and whose figure is no plain number."""
+
+    def measure(self, images):
+        return images.numpy().mean((1, 2, 3))
+
+    def compute(self, generated, real):
+        return {"brightness": generated.rows.mean()}
+
+
+class Bad(Brightness):
+    def compute(self, generated, real):
+        return generated.rows.mean(1) if self.factor == 1 else {"brightness": "high"}
+
+
+def figures_of(folder, metric):
+    generated = gaussian_images(20, 4, seed=1)
+    statistics = {"fid": Frechet(), "mine": metric}
+    own = references(folder, splits_of(gaussian_images(50, 4, seed=0)), statistics)[1]
+    collector = own.collector()
+    collector.add(range(20), generated)
+    return own.figures(collector.compute()), float(generated.double().mean())
+
+
+def test_numbers_may_be_arrays_and_figures_tensors(tmp_path):
+    found, expected = figures_of(tmp_path, InNumpy())
+    assert type(found["brightness"]) is float
+    assert found["brightness"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_figures_that_are_none_are_one_line(tmp_path, factor):
+    with pytest.raises(UserError, match=r"^statistics\.mine: need figures as numbers by name, got "):
+        figures_of(tmp_path, Bad(factor))

@@ -100,7 +100,7 @@ class ReferenceStatistics:
         computable = {name: each for name, each in chosen.items() if images.num >= each.min_images(size)}
 
         def compute() -> dict[str, dict[str, float]]:
-            found = {name: each.compute(images, self.real.features) for name, each in computable.items()}
+            found = {name: as_numbers(name, each.compute(images, self.real.features)) for name, each in computable.items()}
             return {name: figures | self._mean_fid(name, figures, images) for name, figures in found.items()}
 
         computed = from_first(compute)  # the other processes have no rows of real images
@@ -151,3 +151,11 @@ def reference_statistics(
         *(ReferenceStatistics(extractor, shared, *size) for extractor in fitting),
         *(ReferenceStatistics(extractor, {name: statistics[name]}, *size) for name, extractor in own.items()),
     ]
+
+
+def as_numbers(name: str, figures: Mapping[str, object]) -> dict[str, float]:
+    """Returns what the statistic `name` computed as plain numbers. Raises UserError unless it is numbers by name."""
+    try:
+        return {what: float(value) for what, value in figures.items()}  # type: ignore[arg-type]
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"statistics.{name}: need figures as numbers by name, got {figures!r}"[:300]) from error

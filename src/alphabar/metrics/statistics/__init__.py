@@ -44,7 +44,10 @@ class PerImageMetric(Statistic, ABC):
 
     @abstractmethod
     def measure(self, images: Tensor) -> Tensor:
-        """Returns the numbers [B] or [B, D] of uint8 images [B, C, H, W], each depending on its own image alone."""
+        """Returns the numbers [B] or [B, D] of uint8 images [B, C, H, W], each depending on its own image alone.
+
+        What `torch.as_tensor` takes will do, such as an array of numpy. The images may be on a GPU.
+        """
 
     @abstractmethod
     def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
@@ -59,7 +62,7 @@ class PerImageMetric(Statistic, ABC):
     def own_extractor(self, name: str, shape: Shape) -> Extractor:
         """Returns the extractor of the numbers. Raises UserError unless two images have [2] or [2, D] of them."""
         two = torch.zeros(2, *shape, dtype=torch.uint8)
-        found = self.measure(two)
+        found = _numbers_of(self, two)
         if found.ndim not in (1, 2) or len(found) != len(two) or 0 in found.shape:
             need = f"need the numbers [B] or [B, D] of images [B, C, H, W] from {type(self).__name__}.measure"
             raise UserError(f"statistics.{name}: {need}, got {list(found.shape)} for {list(two.shape)}")
@@ -77,4 +80,8 @@ class _Measure(nn.Module):
         self.metric = metric
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.metric.measure(images).float().reshape(len(images), -1)
+        return _numbers_of(self.metric, images).float().reshape(len(images), -1)
+
+
+def _numbers_of(metric: PerImageMetric, images: Tensor) -> Tensor:
+    return torch.as_tensor(metric.measure(images), device=images.device)
