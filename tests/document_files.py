@@ -27,6 +27,11 @@ def make(folder):
     (folder / "wanted.csv").write_text("0.3,1.2\n0.5,-1\n")
     numbers = np.random.default_rng(0)
     np.savez(folder / "cells.npz", images=numbers.integers(0, 256, (100, 8, 8, 3), np.uint8), vectors=numbers.random((100, 2)))
+    heights = numbers.integers(0, 2**16, (100, 8, 8), np.uint16)
+    np.savez(folder / "heights.npz", images=heights)
+    (folder / "scans").mkdir()
+    for index, each in enumerate(heights):
+        Image.fromarray(each).save(folder / "scans" / f"{index:06d}.png")
     (folder / "samples").mkdir()
     for index, path in enumerate(sorted(photos.rglob("*.png"))):
         with Image.open(path) as image:
@@ -107,6 +112,8 @@ PLACEHOLDERS = {
     r"=ROWS\b": lambda: f"={runs.shared('streams', streamed.write_all) / 'rows'}",
     r"=photos64\b": lambda: f"={prepared()}",
     r"=cells\.npz\b": lambda: f"={home() / 'cells.npz'}",
+    r"=heights\.npz\b": lambda: f"={home() / 'heights.npz'}",
+    r"=scans\b": lambda: f"={home() / 'scans'}",
     r"=wanted\.csv\b": lambda: f"={home() / 'wanted.csv'}",
     r"=photo\.png\b": lambda: f"={home() / 'samples' / '0.png'}",
     r"data\.root=data\b": lambda: f"data.root={home() / 'data'}",

@@ -107,7 +107,7 @@ def test_every_reader_of_images_refuses_it_in_one_line(tmp_path, name):
     folder = tmp_path / "data"
     make_hostile(folder)
     for read in (
-        lambda: read_user_images(str(folder / name), FolderSource(str(folder), 8).shape, 1),
+        lambda: read_user_images(str(folder / name), FolderSource(str(folder), 8).shape, 1, bits=8),
         lambda: known_pixels(str(folder / name), 8, 8),
         lambda: open_samples(folder),
     ):

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -181,3 +182,12 @@ def test_a_dataset_without_captions_has_classes(tmp_path):
     data.leave_out_captions()
     assert data.captions is None
     assert set(data.train_set.batch(torch.arange(2))) == {"image", "label"}
+
+
+def test_grey_of_16_bits_keeps_its_range_where_it_is_asked_for(tmp_path):
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257 + 1
+    datasets.Dataset.from_dict(
+        {"image": [Image.fromarray(ramp)] * 2}, features=datasets.Features({"image": datasets.Image()})
+    ).save_to_disk(tmp_path / "data")
+    found = HuggingFace(str(tmp_path / "data"), 16, channels=1, held_out=0, caption_key=None, bits=16)
+    assert found.train_set.images([0]).tolist() == [[ramp.tolist()]]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from alphabar.bits import Bits
 from alphabar.resolution import Resolution, resolution_of, sides
 
 
@@ -34,7 +35,7 @@ class Shape(NamedTuple):
 
 
 class LoadedImages(NamedTuple):
-    """Images in memory, uint8 [n, C, H, W], with what an `ImageSet` knows of them, [n] each, or None."""
+    """Images in memory, uint8 or uint16 [n, C, H, W], with what an `ImageSet` knows of them, [n] each, or None."""
 
     pixels: Tensor
     labels: Tensor | None
@@ -43,7 +44,7 @@ class LoadedImages(NamedTuple):
 
 
 class ReadImages(NamedTuple):
-    """Some images of an `ImageSet` in order: pixels uint8 [n, C, H, W] and names [n] of those that can be read.
+    """Some images of an `ImageSet` in order: pixels uint8 or uint16 [n, C, H, W] and names [n] of those that can be read.
 
     problems: why the others cannot be read, by their indices.
     """
@@ -72,9 +73,14 @@ class ImageSet(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    @property
+    def bits(self) -> Bits:
+        """Returns the bits of each number of an image: 8 if images are uint8, 16 if they are uint16."""
+        return 8
+
     @abstractmethod
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """Returns the training batch of int64 `indices` [B]: "image" uint8 [B, C, H, W], and the `metadata` of its images."""
+        """Returns the training batch of int64 `indices` [B]: "image" [B, C, H, W] of `bits`, and the `metadata` of its images."""
 
     @property
     def max_reference(self) -> int | None:
@@ -111,7 +117,7 @@ class ImageSet(ABC):
         """Returns the images `start` to `stop` - 1; several threads may call it. Raises UserError where one has to be readable."""
 
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns the images `indices`, uint8 [len(indices), C, H, W]; `range(n)` gives the fixed sample of n."""
+        """Returns the images `indices`, [len(indices), C, H, W] of `bits`; `range(n)` gives the fixed sample of n."""
         return self.batch(torch.as_tensor(indices, dtype=torch.int64))["image"]
 
 
@@ -129,6 +135,11 @@ class ImageSource(ABC):
     @abstractmethod
     def shape(self) -> Shape:
         """Returns the shape of the images, which is known before anything is read or downloaded."""
+
+    @property
+    def bits(self) -> Bits:
+        """Returns the bits of each number of an image, see `ImageSet.bits`."""
+        return 8
 
     @property
     def symmetric(self) -> bool:

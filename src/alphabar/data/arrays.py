@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from alphabar.bits import Bits
 from alphabar.data.datamodule import Cropping, ImageDataModule
 from alphabar.data.files import FileStates
 from alphabar.data.numbered import Metadata, NumberedImages, NumberedSource
-from alphabar.data.raw_images import DTYPES, PICTURE_CHANNELS, RawImage, to_eight_bits_each
+from alphabar.data.raw_images import DTYPES, PICTURE_CHANNELS, RawImage, to_tensor
 from alphabar.errors import DataNotFound, UserError
 from alphabar.files.array_header import read_array_header
 from alphabar.files.paths import user_path
@@ -63,7 +64,7 @@ class ArrayImages(NumberedImages):
         return len(self.images)
 
     def read(self, number: int) -> RawImage:
-        return to_eight_bits_each(self.images[number])
+        return to_tensor(self.images[number])
 
     def name(self, number: int) -> str:
         return f"image {number} in {self.path}"
@@ -155,8 +156,9 @@ class Arrays(ImageDataModule):
         resident: bool | None = None,
         max_resident_mb: int = 1024,
         crop: Cropping = "center",
+        bits: Bits = 8,
     ) -> None:
         images = ArrayImages(user_path(path).absolute(), layout)
         others = None if held_out_path is None else ArrayImages(user_path(held_out_path).absolute(), layout)
-        source = NumberedSource(images, others, held_out, resolution, channels, classes)
+        source = NumberedSource(images, others, held_out, resolution, channels, classes, bits=bits)
         super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop)

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from alphabar.bits import Bits
 from alphabar.data import ImageSet, LoadedImages, ReadImages, Shape
 from alphabar.data.decoded import CHUNK, NUM_THREADS, DecodedImages
 from alphabar.errors import UserError
@@ -33,6 +34,10 @@ class BucketedImages(ImageSet):
 
     def __len__(self) -> int:
         return len(self.decoded)
+
+    @property
+    def bits(self) -> Bits:
+        return self.decoded.bits
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         return self.decoded.batch(indices)

@@ -10,6 +10,7 @@ from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from alphabar.bits import Bits
 from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.bucket_order import BucketOrder
 from alphabar.data.buckets import BucketedImages
@@ -96,6 +97,11 @@ class ImageDataModule(LightningDataModule):
             size = format_resolution(self.shape.resolution)
             raise UserError(f"data.resolution={size}: need one of data.buckets, that of samples and figures: {sizes}")
         return shapes
+
+    @property
+    def bits(self) -> Bits:
+        """Returns the bits of each number of an image, see `ImageSet.bits`."""
+        return self.source.bits
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -244,7 +250,7 @@ class ImageDataModule(LightningDataModule):
         return ResidentImages(*images.load()) if len(images) and self._fits_in_memory(images) else images
 
     def _fits_in_memory(self, images: ImageSet) -> bool:
-        return self._fits(len(images) * math.prod(images.shape))
+        return self._fits(len(images) * math.prod(images.shape) * images.bits // 8)
 
     def _fits(self, num_bytes: int) -> bool:
         return num_bytes <= self.max_resident_mb * MB if self.resident is None else self.resident

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from alphabar.bits import Bits
 from alphabar.data.datamodule import Cropping, ImageDataModule
 from alphabar.data.numbered import Metadata, NumberedImages, NumberedSource
 from alphabar.data.raw_images import RawImage, content_of, to_raw_image
@@ -243,8 +244,9 @@ class MapDataset(ImageDataModule):
         resident: bool | None = None,
         max_resident_mb: int = 1024,
         crop: Cropping = "center",
+        bits: Bits = 8,
     ) -> None:
         images = DatasetImages(dataset, "dataset")
         others = None if held_out_dataset is None else DatasetImages(held_out_dataset, "held_out_dataset")
-        source = NumberedSource(images, others, held_out, resolution, channels, classes)
+        source = NumberedSource(images, others, held_out, resolution, channels, classes, bits=bits)
         super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop, title=type(dataset).__name__)

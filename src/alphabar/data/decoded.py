@@ -14,9 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from alphabar.bits import DTYPE_OF_BITS, Bits
 from alphabar.data import ImageSet, ImageSource, LoadedImages, ReadImages, Shape
-from alphabar.data.pixels import CENTER, Crop, image_shape, to_pixels, upright_size
+from alphabar.data.pixels import CENTER, Crop, image_shape, upright_size
 from alphabar.data.unreadable import Unreadable, unreadable_message
+from alphabar.data.wide_pixels import to_pixels_of_bits
 from alphabar.errors import UserError
 from alphabar.progress import show_progress
 from alphabar.resolution import Resolution
@@ -35,7 +37,7 @@ class ImageReader(ABC):
 
     @abstractmethod
     def pixels(self, index: int, shape: Shape, crop: Crop = CENTER) -> Tensor:
-        """Returns the image as uint8 [C, H, W] of this shape. Raises any kind of error for one that cannot be read."""
+        """Returns the image as [C, H, W] of this shape and of `bits`. Raises any kind of error for one that cannot be read."""
 
     @abstractmethod
     def size(self, index: int) -> tuple[int, int]:
@@ -49,6 +51,11 @@ class ImageReader(ABC):
     def max_reference(self) -> int | None:
         """The number of images with which others are compared, at most; None: all."""
         return None
+
+    @property
+    def bits(self) -> Bits:
+        """The bits of each number of an image, see `ImageSet.bits`."""
+        return 8
 
     @property
     def can_crop(self) -> bool:
@@ -68,7 +75,7 @@ class PictureReader(ImageReader, ABC):
 
     def pixels(self, index: int, shape: Shape, crop: Crop = CENTER) -> Tensor:
         with self.read(index) as image:
-            return to_pixels(image, shape, crop=crop)
+            return to_pixels_of_bits(image, shape, crop, self.bits)
 
     def size(self, index: int) -> tuple[int, int]:
         with self.read(index) as image:
@@ -81,15 +88,25 @@ class DecodedSource(ImageSource):
     Mirrored images do not count as likely: there may be writing in the images.
 
     channels: 1 grey, 3 RGB. held_out: the fraction of the images that is held out. strict: see `DecodedImages`.
-    Raises ValueError as `image_shape` does, and unless 0 <= held_out < 1.
+    bits: those that each number of an image has, see `to_pixels_of_bits`; 16 of grey images alone.
+    Raises ValueError as `image_shape` does, unless 0 <= held_out < 1, and for 16 bits of colours.
     """
 
-    def __init__(self, resolution: Resolution, channels: int, held_out: float, strict: bool) -> None:
+    def __init__(self, resolution: Resolution, channels: int, held_out: float, strict: bool, bits: Bits = 8) -> None:
+        if bits == 16 and channels != 1:
+            raise ValueError(
+                f"data.bits=16: Pillow reads 16 bits of grey alone, need data.channels=1 or data=arrays, got {channels}"
+            )
         self._shape = image_shape(channels, resolution)
         if not 0 <= held_out < 1:
             raise ValueError(f"need 0 <= held_out < 1, got {held_out}")
         self.fraction = held_out
         self.strict = strict
+        self.num_bits: Bits = bits
+
+    @property
+    def bits(self) -> Bits:
+        return self.num_bits
 
     @property
     def shape(self) -> Shape:
@@ -138,6 +155,10 @@ class DecodedImages(ImageSet):
         return self.reader.max_reference
 
     @property
+    def bits(self) -> Bits:
+        return self.reader.bits
+
+    @property
     def can_crop(self) -> bool:
         return self.reader.can_crop
 
@@ -168,7 +189,7 @@ class DecodedImages(ImageSet):
             return list(pool.map(self._next_readable, indices, crops, repeat(shape)))
 
     def load(self) -> LoadedImages:
-        pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8)
+        pixels = torch.empty((len(self), *self.shape), dtype=DTYPE_OF_BITS[self.bits])
         pool = ThreadPoolExecutor(NUM_THREADS)
         starts = range(0, len(self), CHUNK)
         errors: dict[int, Exception] = {}
@@ -186,7 +207,7 @@ class DecodedImages(ImageSet):
         return self._without(errors, pixels)
 
     def read(self, start: int, stop: int) -> ReadImages:
-        pixels = torch.empty((stop - start, *self.shape), dtype=torch.uint8)
+        pixels = torch.empty((stop - start, *self.shape), dtype=DTYPE_OF_BITS[self.bits])
         problems = {index: self._describe(index, error) for index, error in self._fill(pixels, start).items()}
         if problems:
             self._check_folder()

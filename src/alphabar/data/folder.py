@@ -12,6 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from alphabar.bits import Bits
 from alphabar.data import ImageSet
 from alphabar.data.captions import CaptionFiles, find_caption_files
 from alphabar.data.datamodule import Cropping, ImageDataModule
@@ -27,10 +28,11 @@ from alphabar.resolution import Resolution
 
 @dataclass(frozen=True)
 class FileReader(PictureReader):
-    """Reads the image files `names` under `root`."""
+    """Reads the image files `names` under `root`, with so many bits, see `to_pixels_of_bits`."""
 
     root: Path
     names: list[str]
+    bits: Bits = 8
 
     def __len__(self) -> int:
         return len(self.names)
@@ -52,7 +54,7 @@ class FolderSource(DecodedSource):
     held out depends on its path under `root` alone: files that are added move no other.
     Captions are those in `metadata.jsonl`, `metadata.csv` or `metadata.parquet`, or in a text file beside each image.
 
-    resolution, channels, held_out, strict: see `DecodedSource`, which raises ValueError.
+    resolution, channels, held_out, strict, bits: see `DecodedSource`, which raises ValueError.
     caption_key: the column of the captions in a table, see `CaptionFiles.read`; None: there are none.
     vector_keys: the columns whose numbers are the vectors of the images, see `read_vector_columns`; None: there are none.
     """
@@ -66,8 +68,9 @@ class FolderSource(DecodedSource):
         strict: bool = False,
         caption_key: str | None = "text",
         vector_keys: Sequence[str] | None = None,
+        bits: Bits = 8,
     ) -> None:
-        super().__init__(resolution, channels, held_out, strict)
+        super().__init__(resolution, channels, held_out, strict, bits)
         self.root = user_path(root).absolute()
         self.vector_keys = vector_keys or None
         self.caption_key = caption_key
@@ -115,6 +118,8 @@ class FolderSource(DecodedSource):
     def fingerprint(self) -> str:
         split = "splits" if self._layout.has_splits else self.fraction
         settings: tuple[object, ...] = (self._shape.channels, self._shape.resolution, split)
+        if self.bits != 8:
+            settings = (*settings, self.bits)
         if (captions := self._captions_of_fingerprint()) is not None:
             pairs = repr(sorted(captions.items())).encode(errors="surrogateescape")
             settings = (*settings, hashlib.blake2b(pairs, digest_size=16).hexdigest())
@@ -197,7 +202,7 @@ class FolderSource(DecodedSource):
         texts = None if self._captions is None else [self._captions[name] for name in names]
         known = None if self._vectors is None else [self._vectors[name] for name in names]
         vectors = None if known is None else torch.stack(known) if known else torch.zeros(0, self.vector_length or 0)
-        return self.decoded_images(FileReader(self.root, names), self._labels(names), texts, vectors)
+        return self.decoded_images(FileReader(self.root, names, self.bits), self._labels(names), texts, vectors)
 
     def _labels(self, names: list[str]) -> Tensor | None:
         if self.classes is None:
@@ -249,6 +254,7 @@ class Folder(ImageDataModule):
         vector_keys: Sequence[str] | None = None,
         crop: Cropping = "center",
         buckets: Sequence[Resolution] | None = None,
+        bits: Bits = 8,
     ) -> None:
-        source = FolderSource(root, resolution, channels, held_out, strict, caption_key, vector_keys)
+        source = FolderSource(root, resolution, channels, held_out, strict, caption_key, vector_keys, bits)
         super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop, buckets)

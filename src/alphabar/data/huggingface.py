@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from alphabar.bits import Bits
 from alphabar.data import ImageSet, ImageSource
 from alphabar.data.datamodule import Cropping, ImageDataModule
 from alphabar.data.decoded import DecodedSource, PictureReader
@@ -36,7 +37,7 @@ ORDER_SEED = 0  # the order belongs to the data, not to a run
 class RowReader(PictureReader):
     """Reads the images of `rows` of a dataset, in that order, from its column `key`, the only one that it has.
 
-    folders: see `stored_image`.
+    folders: see `stored_image`. bits: see `to_pixels_of_bits`.
     """
 
     dataset: Any
@@ -44,6 +45,7 @@ class RowReader(PictureReader):
     dataset_name: str
     rows: list[int]
     folders: list[Path]
+    bits: Bits = 8
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -64,7 +66,7 @@ class HuggingFaceSource(DecodedSource):
     subset: the name of the subset, where the dataset has several; None: its default one.
     split, held_out_split: the splits to train on and to hold out; None: the fraction `held_out` of `split`, at random, is held out.
     caption_key, label_key: the columns of texts and of classes; None: there are none.
-    resolution, channels, held_out, strict: see `DecodedSource`, which raises ValueError.
+    resolution, channels, held_out, strict, bits: see `DecodedSource`, which raises ValueError.
     """
 
     def __init__(
@@ -81,8 +83,9 @@ class HuggingFaceSource(DecodedSource):
         label_key: str | None = None,
         strict: bool = False,
         download: bool = False,
+        bits: Bits = 8,
     ) -> None:
-        super().__init__(resolution, channels, held_out, strict)
+        super().__init__(resolution, channels, held_out, strict, bits)
         self.name = name
         self.download = download
         self.subset = subset
@@ -121,9 +124,8 @@ class HuggingFaceSource(DecodedSource):
 
     def fingerprint(self) -> str:
         keys = (self.image_key, self.caption_key, self.label_key)
-        content = hashlib.blake2b(
-            repr((self._shape.channels, self._shape.resolution, self.fraction, self.splits, keys)).encode(), digest_size=16
-        )
+        settings = (self._shape.channels, self._shape.resolution, self.fraction, self.splits, keys)
+        content = hashlib.blake2b(repr(settings if self.bits == 8 else (*settings, self.bits)).encode(), digest_size=16)
         for dataset in self._datasets:
             for path in (Path(file["filename"]) for file in dataset.cache_files):
                 stat = path.stat()
@@ -217,7 +219,9 @@ class HuggingFaceSource(DecodedSource):
         return np.random.RandomState(ORDER_SEED).permutation(len(dataset)).tolist()
 
     def _images(self, dataset: Any, rows: list[int]) -> ImageSet:
-        reader = RowReader(dataset.select_columns([self.image_key]), self.image_key, self.name, rows, dataset_folders(self.name))
+        reader = RowReader(
+            dataset.select_columns([self.image_key]), self.image_key, self.name, rows, dataset_folders(self.name), self.bits
+        )
         texts: list[str] | None = None
         if self._has_captions:
             all_texts = self._texts(dataset)
@@ -261,6 +265,7 @@ class HuggingFace(ImageDataModule):
         streaming: bool = False,
         num_images: int | None = None,
         shuffle_buffer: int = 5000,
+        bits: Bits = 8,
     ) -> None:
         columns = image_key, caption_key, label_key
         source: ImageSource
@@ -269,12 +274,14 @@ class HuggingFace(ImageDataModule):
                 raise ValueError("data.buckets: a stream is read in its own order, not by proportions; need null")
             if num_workers:
                 raise ValueError(f"data.num_workers={num_workers}: threads of one process read and decode a stream, need null or 0")
+            if bits != 8:
+                raise ValueError(f"data.bits={bits}: the images of a stream have 8 bits; need 8, or data.streaming=false")
             num_workers = 0
             streams = [HuggingFaceStream(name, subset, each, columns, download) for each in (split, held_out_split) if each]
             others = streams[1] if len(streams) > 1 else None
             source = StreamSource(streams[0], others, resolution, channels, held_out, strict, num_images, shuffle_buffer)
         else:
             source = HuggingFaceSource(
-                name, resolution, channels, subset, split, held_out_split, held_out, *columns, strict, download
+                name, resolution, channels, subset, split, held_out_split, held_out, *columns, strict, download, bits
             )
         super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop, buckets)

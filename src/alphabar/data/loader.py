@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from alphabar.bits import plain_integers
 from alphabar.data import ImageSet
 from alphabar.data.order import BatchOrder, Places
 from alphabar.errors import UserError, WorkerError, traceback_of
@@ -33,7 +34,7 @@ class BatchSource(ABC):
 
 @dataclass(frozen=True)
 class ImageBatches(BatchSource):
-    """Batches of the images themselves: "image" uint8 [B, C, H, W]."""
+    """Batches of the images themselves: "image" uint8 or uint16 [B, C, H, W]."""
 
     images: ImageSet
 
@@ -41,8 +42,9 @@ class ImageBatches(BatchSource):
         indices, flips, crops = places
         batch = self.images.training_batch(indices, crops)
         if flips is not None:
-            image = batch["image"]
-            batch["image"] = torch.where(flips.to(image.device)[:, None, None, None], image.flip(-1), image)
+            image = plain_integers(batch["image"])
+            flipped = torch.where(flips.to(image.device)[:, None, None, None], image.flip(-1), image)
+            batch["image"] = flipped.view(batch["image"].dtype)
         return batch
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from alphabar.bits import Bits
 from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.decoded import DecodedImages, ImageReader
 from alphabar.data.folder import hash_position
@@ -74,18 +75,22 @@ class NumberedImages(ABC):
 
 @dataclass(frozen=True)
 class NumberedReader(ImageReader):
-    """Reads the images of these numbers, in this order. is_scaled: whether they are cropped and scaled to the shape."""
+    """Reads the images of these numbers, in this order, with so many bits.
+
+    is_scaled: whether they are cropped and scaled to the shape.
+    """
 
     images: NumberedImages
     numbers: list[int]
     is_scaled: bool
+    bits: Bits = 8
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def pixels(self, index: int, shape: Shape, crop: Crop = CENTER) -> Tensor:
         image = self.images.read(self.numbers[index])
-        return fit_pixels(image, shape, crop) if self.is_scaled else must_have_shape(image, shape)
+        return fit_pixels(image, shape, crop, self.bits) if self.is_scaled else must_have_shape(image, shape, self.bits)
 
     def size(self, index: int) -> tuple[int, int]:
         _, height, width = shape_of(self.images.read(self.numbers[index]))
@@ -108,7 +113,7 @@ class NumberedSource(ImageSource):
     held_out_images: images that are never trained on; None: the fraction `held_out` of `images`, chosen by number.
     resolution: images are cropped and scaled to it; None: that of the first image, which all must have. channels: 1 grey, 3 RGB,
     4 RGBA; None: those of the first image. classes: the names of the classes; None: what the images say, or else their numbers.
-    notes: further remarks.
+    notes: further remarks. bits: those that each number of an image has, see `to_pixels_of_bits`.
     Raises ValueError unless 0 <= held_out < 1, and UserError if there are no images.
     """
 
@@ -121,6 +126,7 @@ class NumberedSource(ImageSource):
         channels: int | None,
         classes: Sequence[str] | None,
         notes: Mapping[str, str] = NO_NOTES,
+        bits: Bits = 8,
     ) -> None:
         if not 0 <= held_out < 1:
             raise ValueError(f"need 0 <= held_out < 1, got {held_out}")
@@ -130,6 +136,7 @@ class NumberedSource(ImageSource):
         self.resolution, self.channels = resolution, channels
         self.class_names = classes
         self.notes = notes
+        self.num_bits: Bits = bits
         for each in self._parts:
             if len(each) == 0:
                 raise UserError(f"there are no images: {each.name(0)} does not exist")
@@ -144,6 +151,10 @@ class NumberedSource(ImageSource):
         if channels < 1:
             raise UserError(f"data.channels={channels}: need 1 or more")
         return Shape(channels, height, width) if self.resolution is None else Shape.of(channels, self.resolution)
+
+    @property
+    def bits(self) -> Bits:
+        return self.num_bits
 
     @cached_property
     def classes(self) -> tuple[str, ...] | None:
@@ -194,7 +205,8 @@ class NumberedSource(ImageSource):
         return self._image_set(self.images, self._metadata[0], self._split[1])
 
     def fingerprint(self) -> str:
-        settings = (*self.shape, self.resolution is None, self.fraction, self.classes)
+        bits = () if self.bits == 8 else (self.bits,)
+        settings = (*self.shape, self.resolution is None, self.fraction, self.classes, *bits)
         parts = [part.fingerprint() for part in self._parts]
         return hashlib.blake2b(repr((settings, parts)).encode(), digest_size=16).hexdigest()
 
@@ -230,7 +242,7 @@ class NumberedSource(ImageSource):
             ids = {caption: index for index, caption in enumerate(self.captions)}
             captions = torch.tensor([ids[known.captions[number]] for number in numbers], dtype=torch.int64)
         labels, vectors = (None if values is None else values[rows] for values in (known.labels, known.vectors))
-        reader = NumberedReader(images, numbers, self.resolution is not None)
+        reader = NumberedReader(images, numbers, self.resolution is not None, self.bits)
         return DecodedImages(reader, self.shape, labels, True, captions, self.classes, vectors)
 
 

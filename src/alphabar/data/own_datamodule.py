@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
+from alphabar.bits import DTYPE_OF_BITS
 from alphabar.config.build import build
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.dataset import DatasetImages
@@ -33,11 +34,15 @@ def adapted(datamodule: LightningDataModule, seed: int) -> ImageDataModule:
     """Returns the datasets of a LightningDataModule as data, in batches of the size of its DataLoader for training.
 
     Its validation data are held out; without any, a tenth of its images is. Order, sampler and `collate_fn` of its loaders are not
-    used, so that a run that goes on has the batches of an uncut one.
+    used, so that a run that goes on has the batches of an uncut one. Images have 16 bits if its attribute `bits` says so, else 8.
 
-    Raises UserError for loaders that are none of torch, for datasets without `__len__` and `__getitem__`, and for its own errors.
+    Raises UserError for loaders that are none of torch, for datasets without `__len__` and `__getitem__`, for other bits, and for
+    its own errors.
     """
     name = type(datamodule).__name__
+    bits: Any = getattr(datamodule, "bits", 8)
+    if bits not in DTYPE_OF_BITS:
+        raise UserError(f"data: {name}.bits is {bits!r}, need 8 or 16")
 
     def call(method: Callable[..., T], *args: object) -> T:
         try:
@@ -61,5 +66,5 @@ def adapted(datamodule: LightningDataModule, seed: int) -> ImageDataModule:
     has_held_out = is_overridden("val_dataloader", datamodule, LightningDataModule)
     held_out = images(datamodule.val_dataloader)[0] if has_held_out else None
     remark = f"the datasets of {name} are used, not the order, the sampler and the collate_fn of its loaders"
-    source = NumberedSource(train, held_out, HELD_OUT, None, None, None, {"data module": remark})
+    source = NumberedSource(train, held_out, HELD_OUT, None, None, None, {"data module": remark}, bits)
     return ImageDataModule(source, *(() if batch_size is None else (batch_size,)), seed=seed, title=name)

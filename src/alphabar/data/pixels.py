@@ -53,11 +53,11 @@ def to_pixels(
     """
     # JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the target is left to the filter.
     image.draft(None, (2 * shape.width, 2 * shape.height))
-    with _alone_if_large(image):
+    with alone_if_large(image):
         image = flattened(image, shape.channels)
         size = (shape.width, shape.height)
         if image.size != size:
-            image = _resized(image, size, resample, _crop_box(image, shape, crop))
+            image = _resized(image, size, resample, crop_box(image, shape, crop))
     return pixels_of(image)
 
 
@@ -70,7 +70,7 @@ def _resized(
     return image.convert("RGBa").resize(size, resample, box=box, reducing_gap=3.0).convert("RGBA")
 
 
-def _crop_box(image: Image.Image, shape: Shape, crop: Crop) -> tuple[float, float, float, float]:
+def crop_box(image: Image.Image, shape: Shape, crop: Crop) -> tuple[float, float, float, float]:
     """Returns the edges (left, top, right, bottom) of the largest part with the proportions of `shape`."""
     if image.width * shape.height <= image.height * shape.width:  # the whole width
         width, height = float(image.width), image.width * shape.height / shape.width
@@ -111,7 +111,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _alone_if_large(image: Image.Image) -> AbstractContextManager[object]:
+def alone_if_large(image: Image.Image) -> AbstractContextManager[object]:
     """Returns a lock, if the image is large, that only one thread holds at a time."""
     return LARGE_IMAGES if image.width * image.height > LARGE else nullcontext()
 

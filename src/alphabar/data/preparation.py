@@ -93,6 +93,9 @@ class Preparation:
         if self.data.buckets is not None:
             raise ValueError("data.buckets: images are cropped to one size here; leave them out")
 
+        if self.data.bits != 8:
+            raise ValueError(f"data.bits={self.data.bits}: prepared images have 8 bits; use the data as they are")
+
     def run(self) -> PreparedFolder:
         """Prepares the images. Raises UserError for a folder of something else, and where the disk has no room for all."""
         begin, folder = time.monotonic(), user_path(self.to).absolute()

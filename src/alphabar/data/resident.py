@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
+from alphabar.bits import Bits, plain_integers
 from alphabar.data import ImageSet, LoadedImages, ReadImages, Shape
 
 
 class ResidentImages(ImageSet):
-    """Images in memory: `pixels` uint8 [N, C, H, W] and what an `ImageSet` knows of them, which the caller has shuffled."""
+    """Images in memory: `pixels`, uint8 or uint16 [N, C, H, W], shuffled by the caller, and what an `ImageSet` knows of them."""
 
     def __init__(
         self, pixels: Tensor, labels: Tensor | None, captions: Tensor | None = None, vectors: Tensor | None = None
@@ -18,9 +19,14 @@ class ResidentImages(ImageSet):
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def bits(self) -> Bits:
+        return 16 if self.pixels.dtype == torch.uint16 else 8
+
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         indices = indices.to(self.pixels.device)
-        return {"image": self.pixels.index_select(0, indices), **self.metadata(indices)}
+        image = plain_integers(self.pixels).index_select(0, indices).view(self.pixels.dtype)
+        return {"image": image, **self.metadata(indices)}
 
     def load(self) -> LoadedImages:
         return LoadedImages(self.pixels, self.labels, self.captions, self.vectors)

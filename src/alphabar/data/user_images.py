@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from alphabar.bits import Bits
 from alphabar.data import Shape
 from alphabar.data.decoded import DecodedImages
 from alphabar.data.files import EXAMPLES, image_files
@@ -15,13 +16,13 @@ from alphabar.files.paths import user_path
 from alphabar.files.reading import open_image
 
 
-def read_user_images(path: str, shape: Shape, num: int) -> Tensor:
-    """Returns the first `num` images, or as many as there are, by name: uint8 [n, C, H, W], read as data=folder does.
+def read_user_images(path: str, shape: Shape, num: int, bits: Bits) -> Tensor:
+    """Returns the first `num` images, or as many as there are, by name: [n, C, H, W] of so many bits, read as data=folder does.
 
     Raises UserError if there are none, or one cannot be read.
     """
     place, names = _find_images(path, num)
-    return DecodedImages(FileReader(place, names), shape, labels=None, strict=True).images(range(len(names)))
+    return DecodedImages(FileReader(place, names, bits), shape, labels=None, strict=True).images(range(len(names)))
 
 
 def common_size(path: str, num: int) -> tuple[int, int] | None:

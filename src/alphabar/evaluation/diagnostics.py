@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alphabar.bits import rounded_to_uint8
 from alphabar.data import ImageSet
 from alphabar.evaluation.measurement import Measurement
 from alphabar.evaluation.reference_statistics import NUM_ROWS, ReferenceStatistics
@@ -142,7 +143,8 @@ def memorisation_panel(
 
 
 def _beside_neighbours(images: Tensor, neighbours: Tensor, training: ImageSet) -> np.ndarray:
-    """Returns a picture with a row for each image [B, C, H, W], followed by its neighbours, whose indices are [B, K]."""
-    rows = [torch.cat([image[None], training.images(indices).cpu()]) for image, indices in zip(images, neighbours, strict=True)]
+    """Returns a picture with a row for each image, uint8 [B, C, H, W], followed by its neighbours, whose indices are [B, K]."""
+    near = [rounded_to_uint8(training.images(indices).cpu()) for indices in neighbours]
+    rows = [torch.cat([image[None], others]) for image, others in zip(images, near, strict=True)]
     picture = grid(torch.cat(rows), num_columns=1 + neighbours.shape[1]).permute(1, 2, 0).numpy()
     return picture[..., 0] if picture.shape[-1] == 1 else picture

@@ -135,7 +135,7 @@ class Evaluation:
         assert self.data is not None
         if self.samples is None:
             return HeldOutImages(self.data, self.num, settings)
-        files = open_samples(user_path(self.samples), is_rgba=self.data.shape.channels == 4)
+        files = open_samples(user_path(self.samples), self.data.shape.channels == 4, self.data.bits)
         return SamplesInFiles(self.samples, files, self.data, self.num, settings)
 
     def _protocol(
@@ -156,6 +156,7 @@ class Evaluation:
             "floor": floor,
             "extractors": {each.extractor.name: each.extractor.description for each in references},
             "statistics": self._chosen_statistics(),
+            **({} if images.data.bits == 8 else {"bits": f"8 of {images.data.bits}, rounded"}),
         }
 
 

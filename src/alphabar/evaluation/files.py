@@ -13,11 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from alphabar.bits import Bits, with_bits
+from alphabar.data import Shape
 from alphabar.data.files import image_files
 from alphabar.data.folder import hash_position
 from alphabar.data.pixel_values import WIDE_MODES
 from alphabar.data.pixels import flattened, pixels_of
 from alphabar.data.unreadable import unreadable_message
+from alphabar.data.wide_pixels import to_pixels_of_bits
 from alphabar.errors import UserError
 from alphabar.files.array_header import read_array_header
 from alphabar.files.reading import must_be_file, open_image
@@ -42,24 +45,25 @@ class SampleFiles(ABC):
 
     @abstractmethod
     def batches(self, num: int, batch_size: int, rank: int, world_size: int) -> Iterator[tuple[list[int], Tensor]]:
-        """Yields this process's share of the first `num` images in batches: indices, in any order, and uint8 [B, C, H, W].
+        """Yields this process's share of the first `num` images in batches: indices, in any order, and images [B, C, H, W].
 
         Raises UserError where an image cannot be read, on the process that should have read it.
         """
 
 
-def open_samples(path: Path, is_rgba: bool = False) -> SampleFiles:
+def open_samples(path: Path, is_rgba: bool = False, bits: Bits = 8) -> SampleFiles:
     """Returns the images of a folder or of an .npz file. Raises UserError if there are none, or if they are not all of one size.
 
-    is_rgba: whether images with transparency in a folder have 4 channels; else what is transparent is white.
+    is_rgba: whether images with transparency in a folder have 4 channels; else what is transparent is white. bits: those that the
+    images are read with; an array uint16 needs 16.
     """
     if path.is_dir():
-        return SampleFolder(path, is_rgba)
+        return SampleFolder(path, is_rgba, bits)
     if not path.exists():
         raise UserError(f"samples={path}: there is no such folder or file")
     if path.suffix != ".npz":
         raise UserError(f"samples={path}: need a folder of images or an .npz file with an array uint8 [N, H, W, C]")
-    return SampleArray(path)
+    return SampleArray(path, bits)
 
 
 def batches_of_rank(num: int, batch_size: int, rank: int, world_size: int) -> Iterator[range]:
@@ -76,9 +80,10 @@ def shuffled_order(names: Sequence[str]) -> list[int]:
 class SampleFolder(SampleFiles):
     """All images in a folder and its subfolders, read as those of `data=folder` are, but neither cropped nor scaled."""
 
-    def __init__(self, root: Path, is_rgba: bool = False) -> None:
+    def __init__(self, root: Path, is_rgba: bool = False, bits: Bits = 8) -> None:
         self.root = root
         self.is_rgba = is_rgba
+        self.bits: Bits = bits
         names = list(image_files(root))
         if not names:
             raise UserError(f"samples={root}: there are no images in this folder")
@@ -108,7 +113,9 @@ class SampleFolder(SampleFiles):
         return 4 if self.is_rgba and image.mode == "RGBA" else channels, image.height, image.width
 
     def _pixels(self, image: Image.Image) -> Tensor:
-        return pixels_of(flattened(image, self._size[0]))
+        if self.bits == 8:
+            return pixels_of(flattened(image, self._size[0]))
+        return to_pixels_of_bits(image, Shape(*self._size), bits=self.bits)
 
     def _open(self, name: str, read: Callable[[Image.Image], T]) -> T:
         try:
@@ -119,13 +126,15 @@ class SampleFolder(SampleFiles):
 
 
 class SampleArray(SampleFiles):
-    """The first array uint8 [N, H, W, C] of an .npz file, read bit by bit, so that it need not fit into memory.
+    """The first array of images, uint8 or, where bits is 16, uint16 [N, H, W, C], of an .npz file, read bit by bit, so that it need
+    not fit into memory.
 
     Images are shuffled in the order that they would have in the folder that `sample.py` can write in place of such a file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bits: Bits = 8) -> None:
         self.path = path
+        self.bits: Bits = bits
         try:
             must_be_file(path)
             size = path.stat().st_size
@@ -134,13 +143,16 @@ class SampleArray(SampleFiles):
                 headers = [read_array_header(archive, each, size) for each in arrays]
         except (ValueError, RuntimeError, *DAMAGED) as error:  # RuntimeError: encrypted files and unsupported compression
             raise UserError(f"samples={path}: {' '.join(str(error).split()) or type(error).__name__}") from error
-        header = next((each for each in headers if each.holds_images), None)
+        header = next((each for each in headers if each.holds_images(wide=bits == 16)), None)
         if header is None:
             found = ", ".join(f"{each.entry.filename[:-4]} {each.dtype} {list(each.shape)}" for each in headers)
-            raise UserError(f"samples={path}: need an array uint8 [N, H, W, C] with N >= 1, got {found or 'none'}")
+            hint = ""
+            if any(each.holds_images(wide=True) for each in headers):
+                hint = "; one of uint16 needs data with 16 bits (data.bits=16)"
+            raise UserError(f"samples={path}: need an array uint8 [N, H, W, C] with N >= 1, got {found or 'none'}{hint}")
         if problem := header.problem():
             raise UserError(f"samples={path}: {problem}")
-        self.name, self.shape, self._start = header.entry.filename, header.shape, header.start
+        self.name, self.shape, self.dtype, self._start = header.entry.filename, header.shape, header.dtype, header.start
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -156,12 +168,12 @@ class SampleArray(SampleFiles):
         images = self._read({position for part in own for position, _ in part})
         for part in own:
             batch = torch.from_numpy(np.stack(list(islice(images, len(part)))))
-            yield [index for _, index in part], batch.permute(0, 3, 1, 2)
+            yield [index for _, index in part], with_bits(batch, self.bits).permute(0, 3, 1, 2)
         next(images, None)  # reads to the end, which checks the checksum
 
     def _read(self, positions: set[int]) -> Iterator[np.ndarray]:
         """Yields the images [H, W, C] at `positions`. It reads the whole file, since the checksum covers all of it."""
-        length = int(np.prod(self.shape[1:]))
+        length = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.name) as file:
                 file.read(self._start)
@@ -170,7 +182,7 @@ class SampleArray(SampleFiles):
                     if len(content) < length:
                         raise UserError(f"samples={self.path}: the file ends before its {len(self)} images do")
                     if position in positions:
-                        yield np.frombuffer(content, dtype=np.uint8).reshape(self.shape[1:])
+                        yield np.frombuffer(content, dtype=self.dtype).reshape(self.shape[1:])
         except DAMAGED as error:
             raise UserError(f"samples={self.path}: {unreadable_message(self.name, error)}") from error
 

@@ -88,7 +88,8 @@ class Likelihood:
         """Raises UserError for a model without a likelihood, or a setting that does nothing for it."""
         codec, schedule = pipeline.codec, pipeline.model.denoiser.schedule
         if not codec.has_pixel_likelihood:
-            raise UserError(f"metric=bpd: need a model of pixels, got one whose codec is {type(codec).__name__}")
+            wide = " of 16 bits" * (codec.bits == 16)
+            raise UserError(f"metric=bpd: need a model of pixels of 8 bits, got one whose codec is {type(codec).__name__}{wide}")
         if not schedule.is_discrete:
             for key in BOUND_KEYS:
                 if vars(self)[key] != type(self).__dataclass_fields__[key].default:

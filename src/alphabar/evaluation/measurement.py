@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from alphabar.bits import rounded_to_uint8
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics.collector import Batch, collect
 from alphabar.metrics.feature_set import FeatureSet
@@ -55,16 +56,17 @@ def measure_images(
             num_nonfinite.add_(int((~finite).sum()))
             first = [place for place, index in enumerate(part.indices) if index < num_examples]
             if first:
-                examples.append(SampleBatch([part.indices[place] for place in first], part.images[first].cpu(), finite[first]))
+                shown = rounded_to_uint8(part.images[first].cpu())
+                examples.append(SampleBatch([part.indices[place] for place in first], shown, finite[first]))
             indices = torch.tensor(part.indices)[finite]
-            yield Batch(indices, part.images[part.finite], targets(indices))
+            yield Batch(indices, part.images[part.finite.to(part.images.device)], targets(indices))
 
     features, pixels, content = collect(finite_images(), collectors, size[0])
     return Measurement(
         {reference.extractor.name: reference.figures(each) for reference, each in zip(references, features, strict=True)},
         features[0],
         pixels,
-        gather_images(size, num_examples, examples, device),
+        gather_images(size, num_examples, examples, device, bits=8),
         int(sum_over_ranks(num_nonfinite)),
         content,
     )

@@ -22,15 +22,14 @@ class ArrayHeader(NamedTuple):
     dtype: np.dtype
     start: int
 
-    @property
-    def holds_images(self) -> bool:
-        """Returns whether it is an array uint8 [N, H, W, C] with N, H, W, C >= 1."""
-        return len(self.shape) == 4 and self.dtype == np.uint8 and min(self.shape) > 0
+    def holds_images(self, wide: bool = False) -> bool:
+        """Returns whether it is an array uint8, or if wide also uint16, [N, H, W, C] with N, H, W, C >= 1."""
+        return len(self.shape) == 4 and self.dtype in (np.uint8, *((np.uint16,) if wide else ())) and min(self.shape) > 0
 
     def problem(self) -> str:
         """Returns why an array of images is not whole, or too large to be read; "" if it can be read."""
         num, height, width, channels = self.shape
-        if self.entry.file_size < self.start + prod(self.shape):
+        if self.entry.file_size < self.start + prod(self.shape) * self.dtype.itemsize:
             return f"the file ends before its {num} images do"
         if num > MAX_IMAGES or height * width * channels > MAX_PIXELS:
             return f"need at most {MAX_IMAGES:,} images, of at most {MAX_PIXELS:,} numbers each, got {list(self.shape)}"

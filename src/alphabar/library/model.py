@@ -132,7 +132,7 @@ class Model:
         first: int = 0,
         batch_size: int = 64,
     ) -> Tensor:
-        """Returns images, uint8 [num, C, H, W] on the CPU: those that sample.py draws with the same settings.
+        """Returns images, [num, C, H, W] on the CPU, uint8 or of 16 bits uint16: those that sample.py draws with these settings.
 
         labels, vectors, negative, seed, first, batch_size: as in `Inference`. prompts: texts, or a file with one a line.
         images: the files that a model of images is conditioned on. sampler: a sampler, or the name of one in conf/sampler; None:
@@ -158,7 +158,7 @@ class Model:
         batches = list(pipeline.images(self.fabric, conditions))
         if num_nonfinite := sum(int((~batch.finite).sum()) for batch in batches):
             warnings.warn(f"{num_nonfinite} of {num} images had NaN or infinity in them, and are black", stacklevel=2)
-        return gather_images(self.shape, num, batches, self.fabric.device, first)
+        return gather_images(self.shape, num, batches, self.fabric.device, first, bits=self.pipeline.codec.bits)
 
     def guided(self, guidance: Guide | str | float, negative: str | None = None) -> Denoiser:
         """Returns the denoiser with guidance; the arguments are those of `sample`. Raises UserError if it cannot be guided so."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from alphabar.bits import rounded_to_uint8
 from alphabar.metrics.content import content_hash, hash_to_hex
 from alphabar.metrics.extractor import Extracted, Extractor, in_float32
 from alphabar.metrics.feature_set import NUM_PARTS, ClassSums, FeatureSet, Sums
@@ -16,7 +17,7 @@ from alphabar.runs.distributed import sum_over_ranks, sum_over_ranks_
 
 
 class Batch(NamedTuple):
-    """Images uint8 [B, C, H, W] with their places [B] in the set and their conditions, see `Collector.add`."""
+    """Images uint8 or uint16 [B, C, H, W] with their places [B] in the set and their conditions, see `Collector.add`."""
 
     indices: Sequence[int] | Tensor
     images: Tensor
@@ -52,13 +53,13 @@ class Collector:
         )
 
     def add(self, indices: Sequence[int] | Tensor, images: Tensor, targets: Mapping[str, Tensor] | None = None) -> None:
-        """Adds uint8 images [B, C, H, W], whose places among the `num` images are `indices`.
+        """Adds images [B, C, H, W], uint8 or uint16, whose places among the `num` images are `indices`.
 
         targets: the conditions of the images: "label" int64 [B], their classes, or "caption" int64 [B], their captions.
         """
         if len(images) == 0:
             return
-        extracted = self.extractor.extract(images.to(self.device))
+        extracted = self.extractor.extract(rounded_to_uint8(images).to(self.device))
         features, logits = extracted
         places = torch.as_tensor(indices, dtype=torch.int64)
         parts = ((self.num_parts * (places + 1) - 1) // self.num).to(self.device)
@@ -112,7 +113,7 @@ def collect(
     pixels = ImageStatistics.empty(num_channels, device)
     content = torch.zeros((), dtype=torch.int64, device=device)
     for batch in batches:
-        pixels += ImageStatistics.of(batch.images)
+        pixels += ImageStatistics.of(rounded_to_uint8(batch.images))
         content += content_hash(batch.images)
         for collector in collectors:
             collector.add(*batch)

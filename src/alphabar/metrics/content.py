@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def content_hash(images: Tensor) -> int:
-    """Returns the sum of the hashes of single images, uint8 [B, C, H, W], modulo 2^64. It depends neither on their order nor on the
+    """Returns the sum of the hashes of single images, [B, C, H, W], modulo 2^64. It depends neither on their order nor on the
     size of batches, and the hashes of two sets add up to that of their union."""
     rows = images.cpu().contiguous().numpy()
     whole = sum(int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest()) for row in rows) + _shape(images)

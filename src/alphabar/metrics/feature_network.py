@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alphabar.bits import rounded_to_uint8
 from alphabar.data import ImageSet, Shape
 from alphabar.files.cache import DiskCache
 from alphabar.files.paths import user_path
@@ -77,12 +78,12 @@ def unit_variance(features: Tensor) -> Tensor:
 
 
 def load_images(images: ImageSet, max_num: int, max_side: int) -> dict[str, Tensor]:
-    """Returns the batch of the first images, at most max_num, on the CPU, reduced in size."""
+    """Returns the batch of the first images, at most max_num, on the CPU, reduced in size and, of 16 bits, to uint8."""
     num, parts = min(max_num, len(images)), []
     with show_progress("reading images for features", num, "img") as bar:
         for indices in torch.arange(num).split(READ_CHUNK):
             part = images.batch(indices)
-            parts.append({**part, "image": downscale(part["image"].cpu(), max_side)})
+            parts.append({**part, "image": downscale(rounded_to_uint8(part["image"].cpu()), max_side)})
             bar.update(len(indices))
     return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
 

@@ -8,6 +8,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from alphabar.bits import rounded_to_uint8
 from alphabar.data import Shape
 from alphabar.data.user_images import common_size, read_user_images
 from alphabar.diffusion.denoiser import Denoiser
@@ -39,7 +40,8 @@ class UpstreamSamples:
         x = self.job.sample(self.denoiser, indices, self.device, self.on_step)
         finite = x.isfinite().flatten(1).all(1).tolist()
         self.nonfinite.update(index for index, is_finite in zip(indices, finite, strict=True) if not is_finite)
-        return self.job.codec.decode(x)
+        images = self.job.codec.decode(x)
+        return rounded_to_uint8(images) if self.job.codec.bits == 16 else images
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,13 @@ def samplers_for(stages: Sequence[LoadedModel], sampler: Sampler) -> list[Sample
 
 
 def source_images(loaded: LoadedModel, files: str | None, data_root: str | None, fabric: Fabric, num: int) -> Tensor:
-    """Returns at most `num` images, uint8 [n, C, H, W], on every process: from files, or else held-out images of the model's data.
+    """Returns at most `num` images, [n, C, H, W], on every process: from files, or else held-out images of the model's data.
 
     Files are read in the size in which an earlier model would make them, if the model is conditioned on images of that size.
     Raises UserError if there are none, or one cannot be read.
     """
     if files is not None:
-        return read_user_images(files, _accepted_shape(loaded, files, num), num)
+        return read_user_images(files, _accepted_shape(loaded, files, num), num, loaded.model.codec.bits)
     held_out = load_data(loaded, data_root, fabric).source.held_out()
     if len(held_out) == 0:
         raise UserError("this checkpoint's data has no images that it was not trained on: give images=PATH")

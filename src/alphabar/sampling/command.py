@@ -20,7 +20,7 @@ from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.film import num_film_frames, record_film, write_film
 from alphabar.sampling.image_grid import grid, grid_with_captions, grid_with_row_names, save_png, side_by_side
 from alphabar.sampling.inference import Inference
-from alphabar.sampling.model import LoadedModel
+from alphabar.sampling.model import LoadedModel, must_fit_png
 from alphabar.sampling.pipeline import Pipeline, start_pipeline
 from alphabar.sampling.prepare import removed_on_error
 from alphabar.sampling.preview import source_columns
@@ -35,7 +35,7 @@ FILM_COLUMNS = 12
 class Sampling:
     """Draws images and writes all of them, `grid.png` (the first 256 with their conditions), `film.png` and `film.gif`.
 
-    format: "png", one file for each image in images/, or "npz", one array `images` [num, H, W, C] uint8 in images.npz.
+    format: "png", one file for each image in images/, or "npz", one array `images` [num, H, W, C] in images.npz.
     film: the number of images in the film; 0 for no film.
     Raises ValueError unless film >= 0.
     """
@@ -50,10 +50,16 @@ class Sampling:
 
     def run(self) -> dict[str, object]:
         """Draws and writes the images; returns their folder, their number, and how many of them have NaN or infinity."""
-        fabric, pipeline = start_pipeline(self.inference)
+        fabric, pipeline = start_pipeline(self.inference, self._check)
         with recorded_sampling(fabric, pipeline) as (start, record):
             start["result"] = self._draw(fabric, pipeline, record)
         return start["result"]
+
+    def _check(self, pipeline: Pipeline) -> None:
+        """Raises UserError for models that cannot draw with these settings, and for images that are none of PNG."""
+        pipeline.check()
+        if self.format == "png":
+            must_fit_png(pipeline.loaded, "format=npz")
 
     def _draw(self, fabric: Fabric, pipeline: Pipeline, record: PictureRecord) -> dict[str, object]:
         """Does what `run` does with a pipeline that is ready."""
@@ -67,7 +73,7 @@ class Sampling:
             fabric, conditions, wrap_upstream=lambda images: RecordingSamples(images, settings.first + MAX_IN_GRID, upstream)
         )
         written = self._written(batches, folder, num_nonfinite, record)
-        images = gather_images(pipeline.loaded.shape, kept, written, fabric.device, settings.first)
+        images = gather_images(pipeline.loaded.shape, kept, written, fabric.device, settings.first, bits=pipeline.codec.bits)
         total_nonfinite = int(sum_over_ranks(num_nonfinite))
         columns = self._upstream_column(fabric, pipeline.loaded, upstream)
         if fabric.is_global_zero:
@@ -87,7 +93,7 @@ class Sampling:
         mine = [SampleBatch(indices, images, torch.ones(len(indices)).bool())] if indices else []
         return [
             gather_images(
-                loaded.upstream[-1].shape, min(self.inference.num, MAX_IN_GRID), mine, fabric.device, self.inference.first
+                loaded.upstream[-1].shape, min(self.inference.num, MAX_IN_GRID), mine, fabric.device, self.inference.first, bits=8
             )
         ]
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from alphabar.bits import rounded_to_uint8
 from alphabar.files.atomic import atomic_writer, make_folder
 from alphabar.files.picture_text import PictureText, gif_comment, write_png
 from alphabar.sampling.drawn_text import BACKGROUND, LINE_HEIGHT, draw_text, wrap_text, write_on
@@ -25,11 +26,11 @@ MOVING, RESTING, SHORTEST = 3000, 2000, 60  # milliseconds of a film, of its las
 
 
 def visible(images: Tensor) -> Tensor:
-    """Returns images uint8 [..., C, H, W] as a screen can show them: [..., 1, H, C * W] or [..., 3, H, W].
+    """Returns images [..., C, H, W] as a screen can show them: uint8 [..., 1, H, C * W] or [..., 3, H, W].
 
-    Grey and RGB are as they are, RGBA stands on white; of other images the channels stand side by side, in grey.
+    Grey and RGB are as they are, with 8 bits, RGBA stands on white; of other images the channels stand side by side, in grey.
     """
-    channels = images.shape[-3]
+    images, channels = rounded_to_uint8(images), images.shape[-3]
     if channels in (1, 3):
         return images
     if channels != 4:
@@ -123,14 +124,17 @@ def resize_nearest(images: Tensor, height: int) -> Tensor:
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """Returns the Pillow image of uint8 [C, H, W], RGBA of four channels; channels that make no colour stand side by side."""
-    image = image if image.shape[0] == 4 else visible(image)
+    """Returns the Pillow image of uint8 [C, H, W], RGBA of four channels, or of uint16 [1, H, W], which is grey of 16 bits.
+
+    Channels that make no colour stand side by side.
+    """
+    image = image if image.shape[0] == 4 or image.dtype == torch.uint16 else visible(image)
     array = image.cpu().permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def save_png(image: Tensor, path: Path, text: PictureText = NO_TEXT) -> None:
-    """Writes uint8 [C, H, W] as PNG, and makes its folder, though not the one above, if there is none. Raises WriteError.
+    """Writes an image, see `to_pil`, as PNG, and makes its folder, though not the one above, if there is none. Raises WriteError.
 
     text: what the file says of itself.
     """

@@ -116,6 +116,14 @@ def load_model(
     return LoadedModel(model.eval().requires_grad_(False), config, shape, content["global_step"])
 
 
+def must_fit_png(loaded: LoadedModel, instead: str) -> None:
+    """Raises UserError, which names what to use instead, if samples of a model, with 16 bits in several channels, are no PNGs."""
+    if loaded.model.codec.bits == 16 and loaded.shape.channels != 1:
+        raise UserError(
+            f"PNGs are written with 16 bits of grey alone, this model makes {loaded.shape.channels} channels: {instead}"
+        )
+
+
 def must_be_all_averages(averages: dict[str, Tensor], model: nn.Module, path: str | Path) -> dict[str, Tensor]:
     """Returns the averages of a checkpoint. Raises UserError if one of a parameter that is trained is not among them."""
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alphabar.bits import rounded_to_uint8
 from alphabar.data import ImageSet
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.models.codecs.pixels import to_uint8
@@ -22,8 +23,8 @@ MAX_CLASSES = 100  # rows of a grid
 class Preview:
     """Conditions of `num` images, and how a grid shows them.
 
-    classes: the names of the rows. captions: one for each image. sources: uint8 [num, C, H, W], the images that conditions are of.
-    real: images of the data, uint8 [M, C, H, W]: those of the captions, or else so many for each row; None if there are none.
+    classes: the names of the rows. captions: one for each image. sources: [num, C, H, W], the images that conditions are of.
+    real: images of the data, [M, C, H, W]: those of the captions, or else so many for each row; None if there are none.
     """
 
     conditions: Conditions
@@ -112,7 +113,7 @@ def images_of_classes(images: ImageSet, num_classes: int, num_each: int) -> Tens
     for label, row in enumerate(shown):
         indices = (labels.cpu() == label).nonzero().flatten()[:num_each]
         if len(indices):
-            row[: len(indices)] = images.images(indices).cpu()
+            row[: len(indices)] = rounded_to_uint8(images.images(indices).cpu())
     return shown.flatten(0, 1)
 
 

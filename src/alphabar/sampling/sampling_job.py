@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from alphabar.bits import DTYPE_OF_BITS, Bits
 from alphabar.data import Shape
 from alphabar.diffusion.denoiser import Cond, Denoiser
 from alphabar.diffusion.errors import NeedsContinuousSchedule, NeedsLearnedVariance, NeedsNoiseRange, NeedsNumSteps
@@ -29,7 +30,7 @@ SAMPLER_ADVICE: Advice = {
 
 
 class SampleBatch(NamedTuple):
-    """A batch of samples: images uint8 [B, C, H, W], their indices, and bool [B], whether each is free of NaN and infinity."""
+    """A batch of samples: images [B, C, H, W] as the codec decodes them, their indices, and whether each is finite, bool [B]."""
 
     indices: list[int]
     images: Tensor
@@ -121,15 +122,19 @@ def sampler_for_codec(sampler: Sampler, codec: Codec, is_in_cascade: bool = Fals
 
 
 def gather_images(
-    size: tuple[int, int, int], num: int, batches: Iterable[SampleBatch], device: torch.device, first: int = 0
+    size: tuple[int, int, int], num: int, batches: Iterable[SampleBatch], device: torch.device, first: int = 0, *, bits: Bits
 ) -> Tensor:
-    """Returns `num` images from index `first` on, on every process, from the batches of each: uint8 [num, C, H, W] on the CPU."""
-    images = torch.zeros(num, *size, dtype=torch.uint8)
+    """Returns `num` images from index `first` on, on every process, from the batches of each: [num, C, H, W] on the CPU.
+
+    bits: those of the images of the batches, and of what is returned.
+    """
+    # Devices and other processes may not know uint16.
+    images = torch.zeros(num, *size, dtype=torch.uint8 if bits == 8 else torch.int32)
     for batch in batches:
         kept = [index - first for index in batch.indices if index < first + num]
-        images[kept] = batch.images[: len(kept)].cpu()
+        images[kept] = batch.images[: len(kept)].cpu().to(images.dtype)
     # Each image is zero on all processes but one.
-    return sum_over_ranks(images.to(device)).cpu()
+    return sum_over_ranks(images.to(device)).cpu().to(DTYPE_OF_BITS[bits])
 
 
 def check_sampler(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape, cond: Cond = None) -> None:

@@ -138,6 +138,8 @@ def fill_derived_keys(cfg: DictConfig, datamodule: ImageDataModule) -> None:
     that a resumed run began with.
     """
     cfg.shape = {"channels": datamodule.shape.channels, "resolution": datamodule.shape.resolution}
+    if "bits" in cfg.codec:
+        cfg.codec.bits = None if datamodule.bits == 8 else datamodule.bits
     cfg.space = model_space(cfg, datamodule)
     for name, part in (("tokens", "conditioner.encoder"), ("vector", "conditioner.clip")):
         if "conditioning" in cfg and OmegaConf.is_missing(cfg.conditioning, name):
@@ -200,6 +202,8 @@ def build_module(cfg: DictConfig, datamodule: ImageDataModule, bound: AbstractCo
     torch.manual_seed(derive_seed("weights", cfg.seed))
     with bound:
         module: BaseModule = build(cfg.module, "module")
+    if datamodule.bits != 8 and (part := module.part_of_8_bits) is not None:
+        raise UserError(f"data.bits={datamodule.bits}: {part} takes images of 8 bits; need data.bits=8")
     if not module.reads_captions:
         datamodule.leave_out_captions()
     module.attach_data(datamodule)

@@ -39,7 +39,8 @@ class Transformation(NamedTuple):
         return torch.stack([self.x_flip, self.y_flip, self.scale, *angle, *stretch, self.right, self.down], 1)
 
     def apply(self, images: Tensor) -> Tensor:
-        """Returns images uint8 or in [-1, 1], [B, C, H, W], as they were made: those of which nothing is changed to the bit."""
+        """Returns images [B, C, H, W], uint8 or else in [-1, 1], as they were made: to the bit where nothing is changed."""
+        images = images if images.dtype == torch.uint8 else to_model_range(images)
         images = torch.where(_wide(self.x_flip) > 0, images.flip(3), images)
         images = torch.where(_wide(self.y_flip) > 0, images.flip(2), images)
         moved = torch.stack([self.scale, self.angle, self.stretch, self.right, self.down], 1).any(1)

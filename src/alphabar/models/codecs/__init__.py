@@ -6,12 +6,18 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from alphabar.bits import Bits
 from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.models.clip import CLIP
 
 
 class Codec(nn.Module, ABC):
-    """Encodes uint8 images [B, C, H, W] into the space that diffusion runs in, and decodes them."""
+    """Encodes images [B, C, H, W], uint8 or, of 16 bits, uint16, into the space that diffusion runs in, and decodes them."""
+
+    @property
+    def bits(self) -> Bits:
+        """The bits of each number of the images that `decode` returns: 8 for uint8, 16 for uint16."""
+        return 8
 
     @property
     @abstractmethod
@@ -51,17 +57,17 @@ class Codec(nn.Module, ABC):
     def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Tensor:
         """Returns float32 [B, ...] in model space from a training batch.
 
-        batch: has "image" uint8 [B, C, H, W] or, if latents are cached, "latent". share: the random numbers that it may draw.
+        batch: has "image" [B, C, H, W] of `bits` or, if latents are cached, "latent". share: the random numbers that it may draw.
         Raises ValueError if the batch lacks the entry that is needed.
         """
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """Returns float32 [B, ...] in model space from images [B, C, H, W], uint8 or floats in [-1, 1]; deterministic."""
+        """Returns float32 [B, ...] in model space from images [B, C, H, W], of `bits` or floats in [-1, 1]; deterministic."""
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
-        """Returns uint8 images [B, C, H, W] from model space [B, ...]; a codec that makes no images documents what it returns."""
+        """Returns images [B, C, H, W] of `bits` from model space [B, ...]; a codec that makes none documents what it returns."""
 
 
 class LatentCodec(Codec, ABC):

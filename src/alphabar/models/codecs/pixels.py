@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from alphabar.bits import DTYPE_OF_BITS, WIDE_MAX, Bits, plain_integers
 from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.models.codecs import Codec
 
@@ -17,12 +18,21 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().nan_to_num(0).to(torch.uint8)
 
 
+def to_uint16(x: Tensor) -> Tensor:
+    """Returns uint16 in 0..65535 from floats in [-1, 1], otherwise as `to_uint8`; on the CPU, where torch knows this dtype best."""
+    return ((x.float().clamp(-1, 1) + 1) * (WIDE_MAX / 2)).round().nan_to_num(0).cpu().to(torch.uint16)
+
+
 def to_model_range(images: Tensor) -> Tensor:
-    """Returns float32 images in [-1, 1] from uint8 ones, image / 127.5 - 1, or from floats, which are in [-1, 1] already.
+    """Returns float32 images in [-1, 1] from uint8 ones, image / 127.5 - 1, from uint16 ones, image / 32767.5 - 1, or from floats,
+    which are in [-1, 1] already.
 
     Raises ValueError for another dtype. It does not look at values, since that would make every training step wait for the device:
     `check_images` does, once.
     """
+    if images.dtype == torch.uint16:
+        levels = plain_integers(images).int() & WIDE_MAX
+        return levels.float() / (WIDE_MAX / 2) - 1
     if images.dtype != torch.uint8:
         if not images.is_floating_point():
             raise ValueError(f"need images as uint8 in 0..255 or as floats in [-1, 1], got {images.dtype}")
@@ -31,11 +41,11 @@ def to_model_range(images: Tensor) -> Tensor:
 
 
 def check_images(images: Tensor) -> None:
-    """Raises ValueError unless a batch of images is uint8, or floats of which some are negative and all lie in [-1, 1].
+    """Raises ValueError unless a batch of images is uint8 or uint16, or floats of which some are negative and all lie in [-1, 1].
 
     A batch of floats without a negative value is one in [0, 1], or 0..255, which would be trained on as images brighter than grey.
     """
-    if images.dtype == torch.uint8:
+    if images.dtype in DTYPE_OF_BITS.values():
         return
     low, high = to_model_range(images).aminmax()
     if not (-1 <= low < 0 and high <= 1):
@@ -43,7 +53,18 @@ def check_images(images: Tensor) -> None:
 
 
 class Pixels(Codec):
-    """The codec x = image / 127.5 - 1, in [-1, 1]; exact both ways. Floats in [-1, 1] are taken as they are."""
+    """The codec x = image / 127.5 - 1, in [-1, 1], or image / 32767.5 - 1; exact both ways. Floats in [-1, 1] stay as they are.
+
+    bits: those of the images that are decoded, 16 for uint16; None: 8.
+    """
+
+    def __init__(self, bits: Bits | None = None) -> None:
+        super().__init__()
+        self._bits: Bits = bits or 8
+
+    @property
+    def bits(self) -> Bits:
+        return self._bits
 
     @property
     def is_bounded(self) -> bool:
@@ -55,7 +76,7 @@ class Pixels(Codec):
 
     @property
     def has_pixel_likelihood(self) -> bool:
-        return True
+        return self.bits == 8  # the noise of a grey level of 16 bits is less than any that a model is trained with
 
     def space(self, channels: int, height: int, width: int) -> Sequence[int]:
         return channels, height, width
@@ -67,4 +88,4 @@ class Pixels(Codec):
         return to_model_range(images)
 
     def decode(self, x: Tensor) -> Tensor:
-        return to_uint8(x)
+        return to_uint8(x) if self.bits == 8 else to_uint16(x)

@@ -26,6 +26,7 @@ from alphabar.sampling.cascade import CONDITION_STREAM, source_conditions, sourc
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.image_grid import grid, save_png
 from alphabar.sampling.inference import Inference
+from alphabar.sampling.model import must_fit_png
 from alphabar.sampling.pipeline import Pipeline, start_pipeline
 from alphabar.sampling.prepare import removed_on_error
 from alphabar.sampling.record import recorded_sampling
@@ -42,7 +43,7 @@ class EditPlan(NamedTuple):
     end: the index that follows that of the last row; the first one is `inference.first`, and num_rows are between them.
     num_columns: the number of tensors that `edit` yields for each row.
     edit: for the indices [B] of rows, yields their columns, each [B, ...] in the space of the model.
-    pictures: returns the pictures of the edited rows [num_rows, num_columns, ...], by name and from left to right, each uint8
+    pictures: returns the pictures of the edited rows [num_rows, num_columns, ...], by name and from left to right, each
         [num_rows, C, H, W]. finish: returns further results of these rows; called on all processes when the pictures are written.
     other_files: the names of the files that `finish` writes into the folder.
     """
@@ -72,10 +73,15 @@ class ImageTask(ABC):
 
     def run(self) -> dict[str, object]:
         """Edits and writes; returns the folder, the number of rows and the further results of the task."""
-        fabric, pipeline = start_pipeline(self.inference)
+        fabric, pipeline = start_pipeline(self.inference, self._check)
         with recorded_sampling(fabric, pipeline) as (start, record):
             start["result"] = self._edit(fabric, pipeline, record)
         return start["result"]
+
+    def _check(self, pipeline: Pipeline) -> None:
+        """Raises UserError for models that cannot draw with these settings, and for images that are none of PNG."""
+        pipeline.check()
+        must_fit_png(pipeline.loaded, "need task=generate format=npz")
 
     def _edit(self, fabric: Fabric, pipeline: Pipeline, record: PictureRecord) -> dict[str, object]:
         """Does what `run` does with a pipeline that is ready."""
@@ -93,13 +99,13 @@ class ImageTask(ABC):
         return {"folder": folder, "num": num, **plan.finish(rows)}
 
     def originals(self, fabric: Fabric, pipeline: Pipeline, num: int) -> Tensor:
-        """Returns at most `num` images, uint8 [n, C, H, W], on every process.
+        """Returns at most `num` images, [n, C, H, W], on every process.
 
         Raises UserError if there are none, or one cannot be read.
         """
         loaded = pipeline.loaded
         if self.inference.files is not None:
-            return read_user_images(self.inference.files, loaded.shape, num)
+            return read_user_images(self.inference.files, loaded.shape, num, loaded.model.codec.bits)
         return source_images(loaded, None, self.inference.data_root, fabric, num)
 
     def row_conditions(self, pipeline: Pipeline, originals: Tensor) -> Conditions:
@@ -139,7 +145,7 @@ def edited_rows(fabric: Fabric, pipeline: Pipeline, plan: EditPlan) -> Tensor:
 
 
 def write_pictures(columns: Mapping[str, Tensor], folder: Path, settings: Inference, record: PictureRecord) -> None:
-    """Writes `grid.png` with the first 16 rows, and all pictures, uint8 [num, C, H, W] by name, as images/<row>_<column>.png."""
+    """Writes `grid.png` with the first 16 rows, and all pictures, [num, C, H, W] by name, as images/<row>_<column>.png."""
     rows = torch.stack([images.cpu() for images in columns.values()], dim=1)
     save_png(grid(rows[:MAX_ROWS].flatten(0, 1), num_columns=len(columns)), folder / "grid.png", record.text())
     for index, row in enumerate(rows, settings.first):

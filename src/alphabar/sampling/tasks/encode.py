@@ -52,7 +52,8 @@ class Encode(ImageTask):
                 with atomic_writer(Path(self.inference.run_dir) / "latents.npz") as file:
                     np.savez(file, latents=latents.cpu().numpy())
                 label = sampler.label(denoiser.schedule)
-                print(f"reconstruction by {label}: off by {mean:.2f} of 255 grey levels on average, by {largest:.0f} at most")
+                levels = 2**codec.bits - 1
+                print(f"reconstruction by {label}: off by {mean:.2f} of {levels} grey levels on average, by {largest:.0f} at most")
             return {"mean_error": mean, "max_error": largest}
 
         return EditPlan(len(originals), 2, edit, pictures, finish, ["latents.npz"])

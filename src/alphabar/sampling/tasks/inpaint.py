@@ -7,6 +7,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from alphabar.bits import with_bits
 from alphabar.diffusion.noise import ImageNoise
 from alphabar.diffusion.samplers.inpainting import RePaint
 from alphabar.errors import UserError
@@ -55,7 +56,8 @@ class Inpaint(ImageTask):
         def pictures(rows: Tensor) -> dict[str, Tensor]:
             fillings = {f"filling{index}": codec.decode(x) for index, x in enumerate(rows.unbind(1))}
             shown = originals[self.inference.first :]
-            return {"original": shown, "masked": torch.where(known, shown, GREY), **fillings}
+            grey = with_bits(torch.tensor(GREY, dtype=torch.uint8), codec.bits)
+            return {"original": shown, "masked": torch.where(known, shown, grey), **fillings}
 
         return EditPlan(len(originals), self.num_fillings, edit, pictures)
 

@@ -59,6 +59,8 @@ def describe_data(data: ImageDataModule) -> str:
     """Returns the number of training images, their size, and what is known of them: "797 images 8x8 grey, 10 classes (Digits)"."""
     channels, height, width = data.shape
     parts = [f"{len(data.train_set):,} images {height}x{width} {COLORS.get(channels, f'of {channels} channels')}"]
+    if data.bits != 8:
+        parts.append(f"{data.bits} bits, of which pictures and features show 8")
     if data.classes is not None:
         parts.append(f"{len(data.classes)} classes")
     if data.captions is not None:

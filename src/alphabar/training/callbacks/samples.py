@@ -33,7 +33,7 @@ class Samples(SamplingCallback):
         shown = preview(module.conditioner, image_data(trainer), self.num)
         with evaluation(trainer, module):
             job, batches = self.sample_batches(trainer, module, shown.conditions, shown.num)
-            picture = shown.picture(gather_images(job.shape, shown.num, batches, module.device))
+            picture = shown.picture(gather_images(job.shape, shown.num, batches, module.device, bits=job.codec.bits))
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png"
             save_png(picture, path, text_of_samples(trainer, self.sampler, self.guidance, self.seed))

@@ -78,6 +78,11 @@ class BaseModule(LightningModule, ABC):
         return False
 
     @property
+    def part_of_8_bits(self) -> str | None:
+        """Returns the name of what takes images of 8 bits alone, by default the module, or None if nothing does."""
+        return type(self).__name__
+
+    @property
     def learned_parts(self) -> tuple[str, ...]:
         """Returns the prefixes of the names of weights that another run, or a network of diffusers, may give; by default of all."""
         return ("",)

@@ -130,6 +130,11 @@ class DiffusionModule(BaseModule):
         return self.codec.makes_images
 
     @property
+    def part_of_8_bits(self) -> str | None:
+        part = self.conditioner if self.conditioner.takes_images else None if self.codec.bits == 16 else self.codec
+        return None if part is None else type(part).__name__
+
+    @property
     def learned_parts(self) -> tuple[str, ...]:
         return ("denoiser.network.", "conditioner.")
 
