@@ -220,7 +220,10 @@ RUN_ONLY = {
     "a logger of the trainer that writes elsewhere": (("trainer", "logger"), node("alphabar.training.loggers.wandb_run.WandbRun", run_dir="canary", name="x"), "trainer.logger: need _partial_: true"),
     "a dataset of others": (("data",), node("alphabar.data.dataset.MapDataset", dataset=node("torchvision.datasets.FakeData")), "data.dataset: _target_ torchvision.datasets.FakeData is refused"),
     "data that are a function": (("data", "_partial_"), True, "data: _partial_: true makes a function"),
-    "data that are a list": (("data",), [], "need a LightningDataModule, got list"),
+    "data that are a list": (("data",), [], "data: need an object, a node with _target_, got []"),
+    "a text as the sampler": (("sampler",), "x", "sampler: need an object, a node with _target_, got 'x'"),
+    "a list of callbacks": (("callbacks",), [], "callbacks: need a mapping of objects by their names, got []"),
+    "a number as the logger": (("logger",), 3, "logger: need a mapping of objects by their names, got 3"),
     "a trainer that is no function": (("trainer", "_partial_"), False, "trainer: need _partial_: true"),
     "an object as the whole": (("_target_",), "os.system", "_target_ is refused: a configuration as a whole is no object"),
     "an argument that is missing": (UNET, node("mylab.Net", width="???"), "trust=[mylab]"),
@@ -515,6 +518,8 @@ SWEEPS = {
     "this folder": (["-m", "seed=1,2", "name='${hydra.runtime.cwd}'"], "name="),
     "an absolute folder": (["-m", "seed=1,2", "hydra.sweep.subdir=/elsewhere/${hydra.job.num}"], "hydra.sweep.subdir=/elsewhere/"),
     "a model of the hub": (["-m", "seed=1,2", "codec=autoencoder", "codec.name=somebody/latents"], "codec.name=somebody/latents"),
+    "weights of the hub": (["-m", "seed=1,2", "init_from=somebody/unet"], "init_from=somebody/unet"),
+    "a server": (["-m", "seed=1,2", "logger=mlflow", "logger.mlflow.tracking_uri=databricks"], "logger.mlflow.tracking_uri=databricks"),
     "a dataset of the hub": (["-m", "seed=1,2", "data=huggingface", "data.name=somebody/images"], "data.name=somebody/images"),
     "many workers": (["-m", "seed=1,2", "data.num_workers=1000000"], "data.num_workers=1000000"),
     "many samples in a list": (["-m", "seed=1,2", "callbacks.samples.num=4,1e9"], "callbacks.samples.num=4,1e9"),
@@ -547,12 +552,41 @@ def test_a_hostile_job_of_a_sweep(command_refusal, tmp_path, folder):
 def test_what_is_risky_in_ones_own_sweep_is_named_again(tmp_path):
     risky = ["--config-dir=mine", "+callbacks.mine._target_=mylab.Callback"]
     arguments = ["-m", "seed=1,2", "hydra.sweep.subdir=${hydra.job.num}", *risky]
-    with pytest.raises(UserError, match=r"go on with sweep.resume=gift --config-dir=mine$"):
-        check_recorded_command(arguments, ["sweep.resume=gift", risky[1]], "gift")
+    for word in (risky[1], "trust=[mylab]"):
+        with pytest.raises(UserError, match=r"go on with sweep.resume=gift --config-dir=mine$"):
+            check_recorded_command(arguments, ["sweep.resume=gift", word], "gift")
     check_recorded_command(arguments, ["sweep.resume=gift", *risky], "gift")
     check_recorded_command(arguments, ["sweep.resume=gift"], "gift")  # once is enough
     with pytest.raises(UserError, match="its record does not have that"):
         check_recorded_command(["-m", "seed=1,2"], ["sweep.resume=gift", risky[0]], "gift")
+
+
+def test_one_word_trusts_the_package_of_somebody_elses_sweep():
+    """It stands for what runs its modules, and for nothing else."""
+    words = [
+        "network._target_=mylab.nets.Net,mylab.nets.Other",
+        "+callbacks.mine={_target_: mylab.Callback, width: 3}",
+        "hydra.searchpath=[pkg://mylab.conf]",
+        "trust=[mylab]",
+    ]
+    with pytest.raises(UserError, match=r"go on with sweep.resume=gift 'trust=\[mylab\]'$"):
+        check_recorded_command(["-m", "seed=1,2", *words], ["sweep.resume=gift"], "gift")
+    check_recorded_command(["-m", "seed=1,2", *words], ["sweep.resume=gift", "trust=[mylab]"], "gift")
+    check_recorded_command(["-m", "seed=1,2", *words], ["sweep.resume=gift"], "gift")  # once is enough
+    others = [
+        "network._target_=mylabor.Net",
+        "network._target_=mylab.Net,os.system",
+        "+callbacks.mine={_target_: mylab.Callback, log: {_target_: logging.FileHandler}}",
+        "+callbacks.mine={_target_: mylab.Callback, dirpath: elsewhere}",
+        "+callbacks.mine={_target_: mylab.Callback, path: /elsewhere}",
+        "hydra.searchpath=[pkg://mylab.conf,file://evil]",
+        "hydra.searchpath=[file://mylab]",
+        "--config-dir=mylab",
+        "trust=[mylab,evil]",
+    ]
+    for word in others:
+        with pytest.raises(UserError, match="if it is yours, go on with sweep.resume=gift "):
+            check_recorded_command(["-m", "seed=1,2", *words, word], ["sweep.resume=gift", "trust=[mylab]"], "gift")
 
 
 def test_ones_own_sweep_goes_on_without_a_word():
@@ -573,7 +607,7 @@ def test_ones_own_sweep_goes_on_without_a_word():
     ]
     for folder in ("mine", "/data/mine", "../mine"):
         check_recorded_command(["-m", *words, *places], [f"sweep.resume={folder}"], folder)
-    check_recorded_command(["-m", "checkpoint=/a,/b", "data_root=../data"], ["sweep.resume=mine", "-m"], "mine")
+    check_recorded_command(["-m", "checkpoint=/a,/b", "data_root=../data", "init_from=/c"], ["sweep.resume=mine", "-m"], "mine")
     fetched = ["data.root=/my/data", "data.download=true"]
     check_recorded_command(["-m", *fetched], ["sweep.resume=mine", *fetched], "mine")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
-from alphabar.cli.overrides import RESUMED_SWEEP, config_options, split_override, without_prefix
+from alphabar.cli.overrides import RESUMED_SWEEP, config_options, override_value, split_override, without_prefix
 from alphabar.config.bounds import SEPARATORS, exceeds_bounds
 from alphabar.config.trust import is_known, remember, words_hash
 from alphabar.errors import UserError
@@ -21,7 +21,7 @@ KEYS_OF_JOBS = ("hydra.mode", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.sw
 RESOLVER = re.compile(r"\$\{(?![\w.]+\})")  # an interpolation that is not of another key: ${oc.env:NAME}, or one inside another
 OPTIONS = ("overrides", "multirun", "config_name", "config_path", "config_dir")
 # Keys that say where files are written, and what is fetched; their last parts, wherever they stand.
-WRITTEN = re.compile(r"\b(download|cache_dir|dirpath|save_dir|default_root_dir)\b")
+WRITTEN = re.compile(r"\b(download|cache_dir|dirpath|save_dir|default_root_dir|tracking_uri)\b")
 # Keys whose files are read and never written, so that they may lie anywhere; data.root, too, but where a download writes it.
 READ = (
     "checkpoint",
@@ -31,11 +31,15 @@ READ = (
     "data.root",
     "data_root",
     "images",
+    "init_from",
     "prompts",
     "samples",
     "vectors",
 )
-MODELS = re.compile(r"(.*\.)?(codec_name|clip_name|clip|weights)|.+\.name")  # keys that may name a model or dataset of the hub
+MODELS = re.compile(r"(.*\.)?(codec_name|clip_name|clip|weights|init_from)|.+\.name")  # keys that may name a model or dataset of the hub
+# What names a class in an override: network._target_=mylab.Net,mylab.Other or +callbacks.mine={_target_:mylab.Callback}.
+CLASS = re.compile(r"^[\w.+]*\._target_=(?P<several>[\w.]+(,[\w.]+)*)$|\b_target_\s*:\s*(?P<one>[\w.]+)")
+PACKAGE = re.compile(r"hydra\.searchpath=\[pkg://([\w.]+)\]")  # YAML files in a package
 # Interpolations of what the job itself has; those of paths and of most of Hydra's keys give folders of this machine.
 OF_A_JOB = re.compile(r"\$\{(?!hydra\.|paths\.)[\w.]+\}|\$\{hydra\.job\.(num|override_dirname)\}")
 
@@ -58,6 +62,23 @@ def is_risky(word: str) -> bool:
         return True
     is_of_hydra = key.partition(".")[0].partition("/")[0] == "hydra" and not key.startswith(KEYS_OF_JOBS)
     return is_of_hydra or (key not in READ and leads_elsewhere(value))
+
+
+def modules_that_run(word: str) -> list[str]:
+    """Returns the names whose modules are run if a risky override is accepted; none if it can do anything else."""
+    if is_trust(word):
+        modules = override_value(word)
+        return [f"{module}." for module in modules] if isinstance(modules, list) else []
+    if package := PACKAGE.fullmatch(word):
+        return [f"{package[1]}."]
+    names = [name for found in CLASS.finditer(word) for name in (found["several"] or found["one"]).split(",")]
+    return names if names and not is_risky(CLASS.sub("x=x", word)) else []
+
+
+def is_covered(word: str, modules: Sequence[str]) -> bool:
+    """Returns whether a risky override can run these modules, and no more."""
+    names = modules_that_run(word)
+    return bool(names) and all(any(name.startswith(f"{module}.") for module in modules) for name in names)
 
 
 def may_be_repeated(word: str) -> bool:
@@ -87,10 +108,25 @@ def _command_hash(arguments: Sequence[str]) -> str:
     return words_hash([Path(sys.argv[0]).name, os.getcwd(), *arguments])
 
 
+def is_trust(word: str) -> bool:
+    """Returns whether an override trusts modules."""
+    return without_prefix(split_override(word)[0]) == "trust"
+
+
+def with_trust(words: Sequence[str], trusted: Sequence[str]) -> list[str]:
+    """Returns the words that accept risky ones: `trust` for those that run packages of others, and the rest as it is."""
+    own = (*sys.stdlib_module_names, "torch", "alphabar")
+    named = {word: {name.partition(".")[0] for name in modules_that_run(word)} for word in words}
+    covered = {word: packages for word, packages in named.items() if packages and packages.isdisjoint(own)}
+    packages = dict.fromkeys([*trusted, *sorted(set().union(*covered.values()))])
+    return [*([f"trust=[{','.join(packages)}]"] if covered else []), *(word for word in words if word not in covered)]
+
+
 def check_recorded_command(arguments: Sequence[str], given: Sequence[str], folder: str) -> None:
     """Raises UserError unless the command line in a sweep's record sets values alone, but for words that are given once more.
 
-    One that the user has given before, in the same working directory, may do what it did then.
+    One that the user has given before, in the same working directory, may do what it did then. `trust=[mylab]` stands for all words
+    that name classes and YAML files of this package.
     arguments: of the record. given: those of this command, which goes on with the sweep in `folder`.
     """
     parser = get_args_parser()
@@ -100,13 +136,13 @@ def check_recorded_command(arguments: Sequence[str], given: Sequence[str], folde
         raise UserError(f"{RESUMED_SWEEP}={folder}: its record has --{min(unknown).replace('_', '-')}, which no sweep has")
     risky = risky_words(arguments)
     again = [*config_options(given), *filter(may_be_repeated, given)]
-    missing = [word for word in risky if word not in again]
+    trusted = [name.removesuffix(".") for word in again if is_trust(word) for name in modules_that_run(word)]
+    missing = [word for word in risky if word not in again and not is_covered(word, trusted)]
     if missing and not is_known(_command_hash(arguments)):
-        words = shlex.join(missing)
         raise UserError(
-            f"{RESUMED_SWEEP}={folder}: its record has {words}, which could run, fetch, write or take what is not of the "
-            f"sweep; if it is yours, go on with {RESUMED_SWEEP}={folder} {words}"
+            f"{RESUMED_SWEEP}={folder}: its record has {shlex.join(missing)}, which could run, fetch, write or take what is not of the "
+            f"sweep; if it is yours, go on with {RESUMED_SWEEP}={folder} {shlex.join(with_trust(missing, trusted))}"
         )
-    if others := [word for word in again if word not in (*risky, *arguments)]:
+    if others := [word for word in again if word not in (*risky, *arguments) and not is_trust(word)]:
         raise UserError(f"{others[0]}: a sweep goes on as it was begun, and its record does not have that")
     remember_command(arguments)

@@ -18,9 +18,9 @@ from alphabar.config.interpolation import (
     unresolved_container,
     walk,
 )
-from alphabar.config.roles import check_roles, wrong_role
+from alphabar.config.roles import check_roles, misplaced, wrong_role
 from alphabar.config.signatures import MISSING, argument_problems
-from alphabar.config.type_hints import TargetInstance
+from alphabar.config.type_hints import TargetInstance, describe_value
 from alphabar.errors import UserError
 
 SPECIAL_KEYS = ("_target_", "_partial_")
@@ -31,12 +31,13 @@ class ConfigError(UserError):
     """An invalid configuration; the message has one line for each problem, with its dotted path."""
 
 
-def check(cfg: DictConfig, choices: Choices | None = None) -> None:
+def check(cfg: DictConfig, choices: Choices | None = None, is_whole: bool = True) -> None:
     """Compares every `_target_` node with the signature and type hints of its class, before anything is built.
 
     A value that several nodes interpolate is reported once, at the path at which it is defined.
 
-    choices: the choices of each group, which are listed where a value should have come from a group.
+    choices: the choices of each group, which are listed where a value should have come from a group. is_whole: whether it is the
+    configuration of a command, in which objects have to stand at the keys of `ROLES`, and not a part of one.
     Raises ConfigError with all problems; if a `_target_` is not allowed, before anything is imported.
     """
     raw, content = unresolved_container(cfg), resolved_container(cfg)
@@ -48,6 +49,7 @@ def check(cfg: DictConfig, choices: Choices | None = None) -> None:
     nodes = [(path, node) for path, node in nodes if path not in unnamed]
     refused = [with_path(path, reason) for path, node in nodes if (reason := reason_for_refusal(node["_target_"]))]
     if not refused:
+        lines += [with_path(path, reason) for path, reason in (misplaced(content) if is_whole else ())]
         for path, node in nodes:
             lines += _check_node(path, node, raw, choices or {})
     if refused or lines:
@@ -61,7 +63,7 @@ def check_file(config: dict[str, Any], name: str) -> None:
     """
     check_roles(config, name)
     try:
-        check(OmegaConf.create(config))
+        check(OmegaConf.create(config), is_whole=False)
     except ConfigError as error:
         raise UserError(f"{name}: {in_one_line(str(error).splitlines())}") from error
 
@@ -124,8 +126,11 @@ def build(node: DictConfig, path: str = "") -> Any:
     that an error names its path. Null members of a mapping of objects are left out: `callbacks.fid=null`.
 
     path: the dotted path of the node in messages; by default its path in the configuration that it is part of.
-    Raises ConfigError for a `_target_` that is not allowed, before anything is imported, or with the message of a constructor.
+    Raises ConfigError for a `_target_` that is not allowed, before anything is imported, with the message of a constructor, or if
+    there is no node.
     """
+    if not isinstance(node, DictConfig):
+        raise ConfigError(with_path(tuple(path.split(".")), f"need an object, a node with _target_, got {describe_value(node)}"))
     place: Path = tuple(key for key in (path or node._get_full_key(None)).split(".") if key)
     root = unresolved_container(node._get_root())  # type: ignore[arg-type]
     try:

@@ -13,10 +13,10 @@ from typing import Any
 
 from alphabar.config.allowed_targets import OF_LIGHTNING, SHOWN, WATCHING, allow, locate
 from alphabar.config.former_names import current_target
-from alphabar.config.interpolation import Path, dotted_path, value_at, walk
+from alphabar.config.interpolation import MissingValue, Path, Unresolvable, dotted_path, value_at, walk
 from alphabar.config.signatures import type_hints
 from alphabar.config.trust import is_known, is_trusted, node_hash, remember
-from alphabar.config.type_hints import classes_in
+from alphabar.config.type_hints import classes_in, describe_value
 from alphabar.errors import UserError
 
 # The modules that define the classes which any file may name; torch.nn has others that do more than compute.
@@ -42,6 +42,7 @@ ROLES = {
     "statistics.*": "alphabar.metrics.statistics.Statistic",
     "trainer": TRAINER,
 }
+OPTIONAL = ("data", "guidance")  # of these keys: null where a command can do without
 
 
 def check_roles(config: dict[str, Any], name: str, approved: Collection[Path] = (), before: dict[str, Any] | None = None) -> None:
@@ -140,6 +141,19 @@ def _refusal(target: object) -> str:
     ):
         return text
     return f"{text}; if it is yours, or you trust whoever wrote it to run code here: trust=[{package[:SHOWN]}]"
+
+
+def misplaced(config: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    """Yields the paths of a composed configuration at which no object stands although one has to, with the reason."""
+    for key in ROLES:
+        group, star, _ = key.partition(".*")
+        if group not in config or isinstance(config[group], MissingValue | Unresolvable):
+            continue
+        value = config[group]
+        if star and (not isinstance(value, dict) or "_target_" in value):
+            yield (group,), f"need a mapping of objects by their names, got {describe_value(value)[:SHOWN]}"
+        elif not star and not (isinstance(value, dict) and "_target_" in value) and (value is not None or group not in OPTIONAL):
+            yield (group,), f"need an object, a node with _target_, got {describe_value(value)[:SHOWN]}"
 
 
 def wrong_role(cls: type, is_partial: bool, path: Path) -> str | None:

@@ -24,9 +24,7 @@ def build_data(config: DictConfig) -> ImageDataModule:
 
     Raises UserError as `adapted` and `build` do.
     """
-    found = build(config.data, "data")
-    if not isinstance(found, LightningDataModule):
-        raise UserError(f"data: need a LightningDataModule, got {type(found).__name__}")
+    found: LightningDataModule = build(config.data, "data")
     return found if isinstance(found, ImageDataModule) else adapted(found, config.seed)
 
 

@@ -13,7 +13,7 @@ def give_folders(cfg: DictConfig, former: str | None = None) -> None:
 
     former: the folder that the run had when its configuration was written. A class that is refused is left to `check`.
     """
-    for node in (cfg.logger or {}).values():
+    for node in cfg.logger.values() if isinstance(cfg.logger, DictConfig) else ():
         if not isinstance(node, DictConfig) or "_target_" not in node or node.get("_partial_") or reason_for_refusal(node._target_):
             continue
         try:

@@ -142,7 +142,7 @@ def fill_derived_keys(cfg: DictConfig, datamodule: ImageDataModule) -> None:
         cfg.codec.bits = None if datamodule.bits == 8 else datamodule.bits
     cfg.space = model_space(cfg, datamodule)
     for name, part in (("tokens", "conditioner.encoder"), ("vector", "conditioner.clip")):
-        if "conditioning" in cfg and OmegaConf.is_missing(cfg.conditioning, name):
+        if isinstance(cfg.get("conditioning"), DictConfig) and OmegaConf.is_missing(cfg.conditioning, name):
             cfg.conditioning[name] = build(OmegaConf.select(cfg, part), part).width
     for key in ("codec", "conditioner"):
         if "digest" in cfg[key]:
