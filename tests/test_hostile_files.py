@@ -479,6 +479,7 @@ DATA = {
     "a download": (node("alphabar.data.torchvision.Torchvision", name="MNIST", root="canary", download="yes"), "no MNIST under "),
     "an argument of another type": (node("alphabar.data.arrays.Arrays", path="x.npy", num_workers="many"), "checkpoint: data.num_workers: expected int or null, got 'many'"),
     "a function": (node("alphabar.data.arrays.Arrays", path="x.npy", _partial_=True), "checkpoint: data: _partial_: true makes a function"),
+    "a path for each number": (node("alphabar.data.webdataset.WebDataset", shards="*{0..99999999999}", resolution=8), "need at most 1,000,000 files"),
     "a named pipe": (node("alphabar.data.arrays.Arrays", path="pipe.npy"), "it is a named pipe, not a file"),
     "a device": (node("alphabar.data.arrays.Arrays", path="zero.npy"), "it is a device, not a file"),
 }  # fmt: skip
@@ -585,7 +586,7 @@ def test_one_word_trusts_the_package_of_somebody_elses_sweep():
         "trust=[mylab,evil]",
     ]
     for word in others:
-        with pytest.raises(UserError, match="if it is yours, go on with sweep.resume=gift "):
+        with pytest.raises(UserError, match=r"if it is yours, go on with sweep\.resume=gift "):
             check_recorded_command(["-m", "seed=1,2", *words, word], ["sweep.resume=gift", "trust=[mylab]"], "gift")
 
 

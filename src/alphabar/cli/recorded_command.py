@@ -36,7 +36,8 @@ READ = (
     "samples",
     "vectors",
 )
-MODELS = re.compile(r"(.*\.)?(codec_name|clip_name|clip|weights|init_from)|.+\.name")  # keys that may name a model or dataset of the hub
+# Keys that may name a model or dataset of the hub.
+MODELS = re.compile(r"(.*\.)?(codec_name|clip_name|clip|weights|init_from)|.+\.name")
 # What names a class in an override: network._target_=mylab.Net,mylab.Other or +callbacks.mine={_target_:mylab.Callback}.
 CLASS = re.compile(r"^[\w.+]*\._target_=(?P<several>[\w.]+(,[\w.]+)*)$|\b_target_\s*:\s*(?P<one>[\w.]+)")
 PACKAGE = re.compile(r"hydra\.searchpath=\[pkg://([\w.]+)\]")  # YAML files in a package
@@ -140,8 +141,8 @@ def check_recorded_command(arguments: Sequence[str], given: Sequence[str], folde
     missing = [word for word in risky if word not in again and not is_covered(word, trusted)]
     if missing and not is_known(_command_hash(arguments)):
         raise UserError(
-            f"{RESUMED_SWEEP}={folder}: its record has {shlex.join(missing)}, which could run, fetch, write or take what is not of the "
-            f"sweep; if it is yours, go on with {RESUMED_SWEEP}={folder} {shlex.join(with_trust(missing, trusted))}"
+            f"{RESUMED_SWEEP}={folder}: its record has {shlex.join(missing)}, which could run, fetch, write or take what is not of "
+            f"the sweep; if it is yours, go on with {RESUMED_SWEEP}={folder} {shlex.join(with_trust(missing, trusted))}"
         )
     if others := [word for word in again if word not in (*risky, *arguments) and not is_trust(word)]:
         raise UserError(f"{others[0]}: a sweep goes on as it was begun, and its record does not have that")

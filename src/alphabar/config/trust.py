@@ -65,7 +65,9 @@ def _hash(content: object) -> str:
 
 def _comparable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _comparable(item) for key, item in value.items() if key not in NOT_COMPARED or isinstance(item, dict | list)}
+        return {
+            str(key): _comparable(item) for key, item in value.items() if key not in NOT_COMPARED or isinstance(item, dict | list)
+        }
     return [_comparable(item) for item in value] if isinstance(value, list) else value
 
 

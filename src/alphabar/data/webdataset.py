@@ -3,9 +3,11 @@
 import hashlib
 import io
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from alphabar.resolution import Resolution
 ADVICE = ": data.shards names .tar files, photos-{000..009}.tar or photos-*.tar, or a folder of them"
 END = bytes(512)  # the block after the last file in a tar file
 KEY, URL = "__key__", "__url__"  # of an item, as the library has it
+RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
+MAX_SHARDS, MAX_BRACES = 10**6, 2  # which a path out of a file could multiply without end
+SHOWN = 100  # the most characters of a path in a message
 Sample = dict[str, Any]
 
 
@@ -131,7 +136,10 @@ def _small_files(path: Path, keys: Sequence[str | None]) -> Iterator[Sample]:
 
 
 def find_shards(shards: str | Sequence[str]) -> list[Path]:
-    """Returns the files that `data.shards` names, in order. Raises DataNotFound if there are none, UserError without a library."""
+    """Returns the files that `data.shards` names, in order.
+
+    Raises DataNotFound if there are none, and UserError without the library, or for too many.
+    """
     try:
         from braceexpand import braceexpand
         from webdataset import tariterators  # noqa: F401
@@ -139,7 +147,9 @@ def find_shards(shards: str | Sequence[str]) -> list[Path]:
         raise UserError("data=webdataset needs the library of that name: pip install 'alphabar[webdataset]'") from error
     found: list[Path] = []
     for name in [shards] if isinstance(shards, str) else shards:
-        for each in braceexpand(name):
+        if any(abs(int(last) - int(first)) >= MAX_SHARDS for first, last in RANGE.findall(name)) or name.count("{") > MAX_BRACES:
+            raise UserError(f"data.shards={name[:SHOWN]}: need at most {MAX_SHARDS:,} files and {MAX_BRACES} braces")
+        for each in islice(braceexpand(name), MAX_SHARDS):
             path = user_path(each).absolute()
             if path.is_dir():
                 found += sorted(path.glob("*.tar"))

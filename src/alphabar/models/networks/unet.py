@@ -109,7 +109,8 @@ class UNet(Network):
         if not self.attention_resolutions or any(self.attends):
             return ()
         own = ", ".join(map(str, self._longer_sides()))
-        return [f"attention_resolutions={list(self.attention_resolutions)}: this network has the resolutions {own}; [] is for no attention"]
+        given = list(self.attention_resolutions)
+        return [f"attention_resolutions={given}: this network has the resolutions {own}; [] is for no attention"]
 
     def _longer_sides(self) -> list[int]:
         """Returns the longer side of the images at each level, in pixels."""
