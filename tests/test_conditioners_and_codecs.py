@@ -36,6 +36,7 @@ def configured(group: str, name: str, settings: dict[str, object]) -> DictConfig
     config = OmegaConf.create(
         {"shape": {"channels": 3, "resolution": SIDE}, "num_classes": 10, "class_names": None, "paths": {"cache": "cache"}}
     )
+    config.vector_length = 2
     config = OmegaConf.merge(config, node if group in node else {group: node})
     for key, value in settings.items():
         OmegaConf.update(config, key, value if isinstance(value, int) else str(value))
@@ -46,7 +47,8 @@ def configured(group: str, name: str, settings: dict[str, object]) -> DictConfig
 def batch(num: int = 3) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (num, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
-    return {"image": images, "label": torch.arange(num), "caption": torch.arange(num)}
+    vectors = torch.rand(num, 2, generator=generator)
+    return {"image": images, "label": torch.arange(num), "caption": torch.arange(num), "vector": vectors}
 
 
 def shapes(cond) -> dict[str, tuple[int, ...]]:

@@ -143,7 +143,7 @@ def test_library_constructors_are_judged_as_far_as_they_can_be():
     found = lines(
         """
         optimizer: {_target_: torch.optim.Adam, _partial_: true, lr: fast, momentum: 1}
-        trainer: {_target_: lightning.pytorch.Trainer, device: 3, max_steps: 1.5, precision: bf16-mixed, devices: auto}
+        trainer: {_target_: lightning.pytorch.Trainer, _partial_: true, device: 3, max_steps: 1.5, precision: bf16-mixed, devices: auto}
         layer: {_target_: torch.nn.Linear, in_features: 1}
         """
     )
