@@ -78,7 +78,8 @@ def images() -> Iterator[tuple[str, bytes, Read]]:
 def read_image(path: Path) -> None:
     """Reads an image as one of a user and as a sample."""
     common_size(str(path), 1)
-    read_user_images(str(path), Shape(3, 8, 8), 1)
+    read_user_images(str(path), Shape(3, 8, 8), 1, bits=8)
+    read_user_images(str(path), Shape(1, 8, 8), 1, bits=16)
 
 
 def read_caption_table(path: Path) -> None:
