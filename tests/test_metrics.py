@@ -79,7 +79,9 @@ def test_images_reach_the_network_as_they_are(channels):
     ids=["float", "four_channels", "no_batch"],
 )
 def test_other_images_are_refused(images, got):
-    with pytest.raises(ValueError, match=r"^need (torch.uint8 images \[B, C, H, W\] with C = 1|images as torch.uint8 or torch.uint16)") as error:
+    with pytest.raises(
+        ValueError, match=r"^need (torch.uint8 images \[B, C, H, W\] with C = 1|images as torch.uint8 or torch.uint16)"
+    ) as error:
         collected(images, pixels_as_features(4))
     assert str(error.value).endswith(got)
 

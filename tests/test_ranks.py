@@ -184,13 +184,13 @@ def test_a_process_that_waits_for_others_in_vain_ends(monkeypatch, tmp_path, cap
 
 
 class Broken:
-    def batch(self, indices, flips):
+    def batch(self, places):
         return {}["there is none"]
 
 
 def test_a_bug_in_a_process_that_decodes_is_shown_once(capsys):
     """With its own traceback, and without that of the process that reads."""
-    returned = _BatchDataset(Broken())[(np.array([0]), None)]
+    returned = _BatchDataset(Broken())[[np.array([0]), None, None]]
     error = pickle.loads(pickle.dumps(returned))
     assert isinstance(error, WorkerError)
     outcome = outcome_of(error)

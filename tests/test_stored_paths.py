@@ -40,7 +40,7 @@ def test_what_is_stored_neither_downloads_nor_writes_among_other_files(tmp_path)
         for folder, place in (("elsewhere/text", "text"), ("scratch/mine", "mine"), ("src/latents", "latents")):
             assert confined({"cache_dir": str(tmp_path / folder)}) == {"cache_dir": str(tmp_path / "scratch" / place)}
     given = {"data": {"download": True, "root": "x"}, "download": "a name"}
-    assert confined(given) == {"data": {"download": False, "root": "x"}, "download": "a name"}
+    assert confined(given) == {"data": {"download": False, "root": "x"}, "download": False}
     assert given["data"]["download"] is True
     assert confined({"features": {"download": 1}, "x": [{"download": True}]}) == {
         "features": {"download": False},
