@@ -1,4 +1,4 @@
-"""Which classes of others a configuration out of a file may name: those that the user trusts, or has used before.
+"""Configurations out of files may name those classes of others that the user trusts, or has used before.
 
 `trust=[mylab]` trusts modules for one command. What the user has composed or trusted is noted in `known_classes`, in the user's own
 configuration folder, so that the word is needed once: a line for each object, with a hash of its class, of the place of its package

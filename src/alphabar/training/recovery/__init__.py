@@ -1,1 +1,1 @@
-"""What keeps the weights of a run sound: a test that they are numbers, the record of skipped steps, and the way back."""
+"""This folder keeps the weights of a run sound: it tests that they are finite, records skipped steps, and leads a run back."""
