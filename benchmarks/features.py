@@ -20,16 +20,16 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur, pil_to_tensor, to_pil_image
 
+from alphabar.cli.composition.resolvers import register
 from alphabar.cli.console import configure_logging
-from alphabar.cli.resolvers import register
 from alphabar.config.build import build
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.evaluation.files import open_samples
 from alphabar.metrics import Extractor, Splits, build_extractors
-from alphabar.metrics.automatic import AutomaticFeatures
 from alphabar.metrics.collector import Batch, Collector, collect
-from alphabar.metrics.pixels import PixelFeatures
-from alphabar.metrics.self_supervised import SelfSupervisedFeatures
+from alphabar.metrics.features.automatic import AutomaticFeatures
+from alphabar.metrics.features.pixels import PixelFeatures
+from alphabar.metrics.features.self_supervised import SelfSupervisedFeatures
 from alphabar.metrics.statistics.frechet import Reference
 from alphabar.runs.text_table import format_table
 

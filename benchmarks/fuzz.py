@@ -26,15 +26,15 @@ import torch
 from PIL import Image
 
 from alphabar.data import Shape
-from alphabar.data.captions import find_caption_files
+from alphabar.data.folders.captions import find_caption_files
 from alphabar.data.user_images import common_size, read_user_images
 from alphabar.errors import UserError
 from alphabar.evaluation.files import open_samples
 from alphabar.evaluation.receipt import Receipt, read_receipt, write_receipt
 from alphabar.files.reading import known_formats
 from alphabar.reports.report import report_command
+from alphabar.runs.folders.run_dir import stored_config
 from alphabar.runs.metrics_csv import read_metrics
-from alphabar.runs.run_dir import stored_config
 from alphabar.sampling.model import load_model
 
 Read = Callable[[Path], object]

@@ -24,11 +24,11 @@ from alphabar.config.build import build
 from alphabar.evaluation.measurement import measure_images
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import Splits, build_extractors
-from alphabar.metrics.classifier import ClassifierFeatures
+from alphabar.metrics.features.classifier import ClassifierFeatures
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
 from alphabar.models.conditioners.low_resolution import LowResolution
-from alphabar.runs.picture_record import picture_record
+from alphabar.runs.provenance.picture_record import picture_record
 from alphabar.runs.text_table import format_table
 from alphabar.sampling.cascade import source_conditions
 from alphabar.sampling.image_grid import grid, save_png, side_by_side

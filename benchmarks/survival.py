@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import train  # noqa: E402
 
 import alphabar.training.run  # noqa: E402, F401  with all that a run imports, once for all
-from alphabar.data.digits import DigitsSource  # noqa: E402
+from alphabar.data.sources.digits import DigitsSource  # noqa: E402
 from alphabar.runs.metrics_csv import read_metrics  # noqa: E402
 
 RUN = (

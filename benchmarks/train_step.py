@@ -25,12 +25,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from alphabar.cli.composition.resolvers import register
 from alphabar.cli.console import configure_logging
-from alphabar.cli.resolvers import register
 from alphabar.config.build import build
 from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.models.networks.diffusers import to_diffusers
 from alphabar.models.networks.unet import UNet
 from alphabar.training.ema import trainable_parameters

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import parts
-from alphabar.data.digits import DigitsSource
+from alphabar.data.sources.digits import DigitsSource
 
 SCHEDULES, DATA = (f"{group} takes: {', '.join(parts.choices(group))}" for group in ("schedule", "data"))
 # Overrides that are answered before the command begins.

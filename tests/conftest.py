@@ -171,7 +171,7 @@ def command(monkeypatch, tmp_path, capsys):
 
     import runs
     from alphabar.cli.command import execute
-    from alphabar.cli.hydra_app import App
+    from alphabar.cli.composition.hydra_app import App
 
     monkeypatch.chdir(tmp_path)
 

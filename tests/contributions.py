@@ -141,7 +141,7 @@ import torch
 
 from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
 
 
 class StripesSource(ImageSource):

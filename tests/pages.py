@@ -32,7 +32,7 @@ network:
   _target_: alphabar.models.networks.unet.UNet
   channel_multipliers: [1, 2]
 data:
-  _target_: alphabar.data.digits.Digits
+  _target_: alphabar.data.sources.digits.Digits
 shape: {channels: 1, resolution: 8}
 seed: 0
 """

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 import runs
 import tiny_texts
 from alphabar.cli.command import execute
-from alphabar.cli.hydra_app import App
+from alphabar.cli.composition.hydra_app import App
 
 SIDE = 16
 # What the tokenizer of tiny_texts knows, and how it looks.

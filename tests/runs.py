@@ -13,7 +13,7 @@ from filelock import FileLock
 from PIL import Image, ImageSequence
 
 from alphabar.cli.command import execute
-from alphabar.cli.hydra_app import App
+from alphabar.cli.composition.hydra_app import App
 from alphabar.evaluation import receipt
 from warm_process import WarmProcess
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.metrics import Splits
 from alphabar.metrics.collector import Collector
 from alphabar.metrics.extractor import Extractor

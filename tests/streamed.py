@@ -6,7 +6,7 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from alphabar.data.folder import FolderSource
+from alphabar.data.sources.folder import FolderSource
 
 NUM, PER_SHARD = 60, 7
 PIXELS = np.random.RandomState(0).randint(0, 256, (NUM, 8, 8, 3)).astype(np.uint8)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import runs
 import toy
-from alphabar.data.digits import Digits
+from alphabar.data.sources.digits import Digits
 from alphabar.files.picture_text import read_picture_text
 from alphabar.metrics import Features
 from alphabar.metrics.statistics.frechet import Frechet

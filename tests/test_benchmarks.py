@@ -8,7 +8,7 @@ import pytest
 import document_files
 import documents
 import runs
-from alphabar.data.digits import DigitsSource
+from alphabar.data.sources.digits import DigitsSource
 
 BENCHMARKS = sorted(path.stem for path in (runs.ROOT / "benchmarks").glob("*.py"))
 

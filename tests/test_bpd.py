@@ -10,8 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 import runs
 from alphabar.cli.command import execute
-from alphabar.cli.hydra_app import App
-from alphabar.data.digits import DigitsSource
+from alphabar.cli.composition.hydra_app import App
+from alphabar.data.sources.digits import DigitsSource
 from alphabar.diffusion.likelihood import bits_of_density, dequantised, flow_times, probability_flow, rademacher, variational_bound
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.thresholdings import Static, Thresholded

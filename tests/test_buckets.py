@@ -10,10 +10,10 @@ from PIL import Image
 
 import runs
 from alphabar.data import Shape
-from alphabar.data.bucket_order import BucketOrder
-from alphabar.data.buckets import BucketedImages, nearest_buckets
-from alphabar.data.folder import Folder
-from alphabar.data.loader import ImageBatches, ImageLoader
+from alphabar.data.image_sets.buckets import BucketedImages, nearest_buckets
+from alphabar.data.loading.bucket_order import BucketOrder
+from alphabar.data.loading.loader import ImageBatches, ImageLoader
+from alphabar.data.sources.folder import Folder
 from alphabar.errors import UserError
 
 SIZES = ([8, 12], [12, 8], [8, 8])

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import runs
-from alphabar.data.captions import find_caption_files
-from alphabar.data.folder import Folder, FolderSource
+from alphabar.data.folders.captions import find_caption_files
+from alphabar.data.sources.folder import Folder, FolderSource
 from alphabar.errors import UserError
 
 TEXTS = {"a.png": "a cat, red", "b/c.PNG": 'a "dog"', "b/é.png": "two\nlines"}

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 import runs
-from alphabar.data.digits import DigitsSource
-from alphabar.data.folder import Folder, FolderSource
-from alphabar.data.loader import ImageBatches, ImageLoader
-from alphabar.data.order import EpochOrder
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
+from alphabar.data.loading.loader import ImageBatches, ImageLoader
+from alphabar.data.loading.order import EpochOrder
+from alphabar.data.sources.digits import DigitsSource
+from alphabar.data.sources.folder import Folder, FolderSource
 from alphabar.errors import UserError
 
 NUM = 24

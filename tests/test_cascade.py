@@ -13,7 +13,7 @@ from PIL import Image
 import runs
 import tiny_texts
 from alphabar.cli.command import execute
-from alphabar.cli.hydra_app import App
+from alphabar.cli.composition.hydra_app import App
 from alphabar.evaluation import receipt
 
 MAINS = {"sample": sample.main, "evaluate": evaluate.main}

@@ -7,9 +7,9 @@ from PIL import Image
 
 import runs
 from alphabar.data import Shape
-from alphabar.data.folder import Folder
-from alphabar.data.pixels import to_pixels
-from alphabar.data.resident import ResidentImages
+from alphabar.data.decoding.pixels import to_pixels
+from alphabar.data.image_sets.resident import ResidentImages
+from alphabar.data.sources.folder import Folder
 from alphabar.errors import UserError
 from alphabar.metrics import Splits, build_extractors
 from alphabar.metrics.extractor import Extractor

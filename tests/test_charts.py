@@ -87,6 +87,6 @@ def test_a_picture_has_a_panel_for_each_chart_that_has_points(tmp_path):
 
 
 def test_matplotlib_is_loaded_only_to_draw():
-    names = ("alphabar.plotting.run_curves", "alphabar.plotting.sweep", "alphabar.plotting.pareto", "alphabar.runs.pareto")
+    names = ("alphabar.plotting.run_curves", "alphabar.plotting.sweep", "alphabar.plotting.pareto", "alphabar.runs.sweeps.pareto")
     code = f"import sys, {', '.join(names)}; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -12,8 +12,8 @@ from PIL import Image
 
 import runs
 from alphabar.cli.command import execute
-from alphabar.cli.hydra_app import App
-from alphabar.data.digits import DigitsSource
+from alphabar.cli.composition.hydra_app import App
+from alphabar.data.sources.digits import DigitsSource
 from alphabar.evaluation import receipt
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.unconditional import Unconditional

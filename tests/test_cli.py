@@ -12,10 +12,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
 import parts
-from alphabar.cli.hydra_app import App
-from alphabar.cli.overrides import quoted
+from alphabar.cli.composition.hydra_app import App
+from alphabar.cli.composition.overrides import quoted
 from alphabar.errors import UserError
-from alphabar.runs.run_dir import claim, must_be_resumable
+from alphabar.runs.folders.run_dir import claim, must_be_resumable
 from runs import ROOT, say
 
 pytestmark = pytest.mark.usefixtures("shell")
@@ -310,7 +310,7 @@ def test_a_new_run_leaves_another_run_s_folder_as_it_is(monkeypatch, capfd, tmp_
 
 def test_of_two_runs_in_one_folder_at_once_exactly_one_wins(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from alphabar.runs.run_dir import claim\n"
+        "import sys, time; from pathlib import Path; from alphabar.runs.folders.run_dir import claim\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
         "try: claim(Path(sys.argv[1])); print('mine')\n"
         "except ValueError as error: print('taken')"

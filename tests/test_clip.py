@@ -26,7 +26,7 @@ from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.conditioners.image_embedding import ImageEmbedding
 from alphabar.models.frozen import silence
 from alphabar.models.text import TextEncoder
-from alphabar.runs.checkpoint import frozen_parts
+from alphabar.runs.checkpoints.checkpoint import frozen_parts
 from alphabar.runs.resume import set_given_paths
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import tiny_autoencoders
 import tiny_texts
 from alphabar.config.build import build
 from alphabar.diffusion.noise import ImageNoise
-from alphabar.runs.checkpoint import FrozenPartPaths
+from alphabar.runs.checkpoints.checkpoint import FrozenPartPaths
 from parts import choices
 
 CAPTIONS = ["a cat", "dog", "red heart"]

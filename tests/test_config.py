@@ -9,9 +9,9 @@ import sys
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from alphabar.cli import preset as preset_module
-from alphabar.cli.hydra_app import App
-from alphabar.cli.resolvers import register
+from alphabar.cli.composition import preset as preset_module
+from alphabar.cli.composition.hydra_app import App
+from alphabar.cli.composition.resolvers import register
 from alphabar.config.build import ConfigError, build, check
 from alphabar.config.interpolation import resolved_container, unresolved_container
 from alphabar.config.roles import check_roles
@@ -187,7 +187,7 @@ def test_a_foreign_target_is_refused_wherever_it_stands(target):
         ("alphabar.toys.os", "is refused"),
         ("alphabar.toys.function", "is refused"),
         ("alphabar.toys.Tree.__init__", "there is no module"),
-        ("alphabar.runs.run_dir.Path", "is refused"),
+        ("alphabar.runs.folders.run_dir.Path", "is refused"),
         ("alphabar.config.build.partial", "is refused"),
         ("torch.nn.init.constant_", "is refused"),
         ("alphabar.toys.Leef", "there is no class Leef in alphabar.toys. Did you mean Leaf?"),
@@ -231,7 +231,7 @@ def choices_of(command: str) -> list[tuple[str, str, str]]:
     return [(command, group, name) for group, names in groups.items() for name in names]
 
 
-STAND_INS = {"data._target_": "alphabar.data.digits.Digits", "data.dataset._target_": "torch.nn.ModuleList"}
+STAND_INS = {"data._target_": "alphabar.data.sources.digits.Digits", "data.dataset._target_": "torch.nn.ModuleList"}
 
 
 def completed(cfg: DictConfig) -> DictConfig:

@@ -9,11 +9,11 @@ from PIL import Image
 
 import runs
 from alphabar.data import Shape
-from alphabar.data.arrays import Arrays
-from alphabar.data.folder import Folder
-from alphabar.data.loader import ImageBatches, ImageLoader
-from alphabar.data.order import EpochOrder
-from alphabar.data.pixels import to_pixels
+from alphabar.data.decoding.pixels import to_pixels
+from alphabar.data.loading.loader import ImageBatches, ImageLoader
+from alphabar.data.loading.order import EpochOrder
+from alphabar.data.sources.arrays import Arrays
+from alphabar.data.sources.folder import Folder
 from alphabar.errors import UserError
 
 NUM = 12

@@ -13,12 +13,12 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from alphabar.data import Shape
-from alphabar.data.digits import Digits, DigitsSource
-from alphabar.data.files import folder_entries
-from alphabar.data.folder import Folder, FolderSource
-from alphabar.data.pixels import to_pixels
-from alphabar.data.resident import ResidentImages
-from alphabar.data.torchvision import Torchvision, TorchvisionSource
+from alphabar.data.decoding.pixels import to_pixels
+from alphabar.data.folders.files import folder_entries
+from alphabar.data.image_sets.resident import ResidentImages
+from alphabar.data.sources.digits import Digits, DigitsSource
+from alphabar.data.sources.folder import Folder, FolderSource
+from alphabar.data.sources.torchvision import Torchvision, TorchvisionSource
 from alphabar.errors import UserError
 
 GREY = Image.new("L", (9, 7), 100)

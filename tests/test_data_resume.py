@@ -11,11 +11,11 @@ from torch import Tensor
 
 from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.data.decoded import DecodedImages
-from alphabar.data.folder import Folder
-from alphabar.data.loader import ImageBatches, ImageLoader
-from alphabar.data.order import EpochOrder
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.decoded import DecodedImages
+from alphabar.data.image_sets.resident import ResidentImages
+from alphabar.data.loading.loader import ImageBatches, ImageLoader
+from alphabar.data.loading.order import EpochOrder
+from alphabar.data.sources.folder import Folder
 from alphabar.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # Lightning 2.6 with torch 2.14

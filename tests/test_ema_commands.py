@@ -11,12 +11,12 @@ from PIL import Image
 
 import runs
 from alphabar.cli.command import execute
-from alphabar.cli.hydra_app import App
-from alphabar.cli.sweep_summary import results_table
+from alphabar.cli.composition.hydra_app import App
+from alphabar.cli.summaries.sweep_summary import results_table
 from alphabar.evaluation import receipt
 from alphabar.plotting.sweep import draw_sweep
 from alphabar.runs.ema import posthoc
-from alphabar.runs.sweep import Job, Sweep
+from alphabar.runs.sweeps.sweep import Job, Sweep
 from alphabar.sampling.image_grid import save_png
 
 

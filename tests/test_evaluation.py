@@ -12,10 +12,10 @@ from PIL import Image
 
 import runs
 from alphabar.cli.command import execute
-from alphabar.cli.hydra_app import App
-from alphabar.data.digits import DigitsSource
+from alphabar.cli.composition.hydra_app import App
+from alphabar.data.sources.digits import DigitsSource
 from alphabar.evaluation import receipt
-from alphabar.runs.receipt import json_content
+from alphabar.runs.provenance.receipt import json_content
 from alphabar.sampling.guidance_config import ClassifierFree
 
 FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")

@@ -11,8 +11,8 @@ from PIL import Image
 
 import runs
 from alphabar.cli.command import execute
-from alphabar.cli.hydra_app import App
-from alphabar.cli.resolvers import register
+from alphabar.cli.composition.hydra_app import App
+from alphabar.cli.composition.resolvers import register
 from alphabar.config.interpolation import unresolved_container
 
 register()

@@ -8,17 +8,18 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
-from alphabar.data.digits import DigitsSource
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
+from alphabar.data.sources.digits import DigitsSource
 from alphabar.errors import DataNotFound, UserError
-from alphabar.metrics import Features, Splits, TooFewImages, build_extractors, classifier
-from alphabar.metrics.automatic import AutomaticFeatures
-from alphabar.metrics.classifier import ClassifierFeatures
-from alphabar.metrics.clip import CLIPFeatures
-from alphabar.metrics.dinov2 import DINOv2Features
-from alphabar.metrics.inception import InceptionFeatures
-from alphabar.metrics.pixels import PixelFeatures
-from alphabar.metrics.self_supervised import SelfSupervisedFeatures
+from alphabar.metrics import Features, Splits, TooFewImages, build_extractors
+from alphabar.metrics.features import classifier
+from alphabar.metrics.features.automatic import AutomaticFeatures
+from alphabar.metrics.features.classifier import ClassifierFeatures
+from alphabar.metrics.features.clip import CLIPFeatures
+from alphabar.metrics.features.dinov2 import DINOv2Features
+from alphabar.metrics.features.inception import InceptionFeatures
+from alphabar.metrics.features.pixels import PixelFeatures
+from alphabar.metrics.features.self_supervised import SelfSupervisedFeatures
 from alphabar.metrics.statistics.frechet import frechet_distance
 
 CONF = Path(__file__).parents[1] / "conf"

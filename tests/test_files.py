@@ -14,7 +14,7 @@ import torch
 from alphabar.errors import UserError
 from alphabar.files.atomic import atomic_writer, remove_temporaries, replaced_folder, write_text
 from alphabar.files.cache import DiskCache
-from alphabar.runs import run_dir
+from alphabar.runs.folders import run_dir
 
 
 def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
@@ -88,7 +88,7 @@ def test_a_folder_that_fails_half_way_leaves_the_old_one(tmp_path):
 def test_a_lock_ends_with_its_holder_and_not_with_the_processes_that_it_forked(tmp_path):
     """A forked child (as a DataLoader worker) outlives the holder that is killed, and nobody waits for it."""
     holder = (
-        "import os, sys, time; from pathlib import Path; from alphabar.runs.run_dir import lock\n"
+        "import os, sys, time; from pathlib import Path; from alphabar.runs.folders.run_dir import lock\n"
         f"lock(Path({str(tmp_path)!r}))\n"
         "child = os.fork()\n"
         "if child == 0:\n    print(os.getpid(), flush=True)\n"  # it has run, and so has let go of what it inherited

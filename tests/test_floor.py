@@ -10,7 +10,7 @@ from alphabar.plotting import run_curves
 from alphabar.plotting.sweep import draw_floor
 from alphabar.runs.floor import FloorPair, against_floor, floor_name, floor_pair
 from alphabar.runs.metrics_csv import RunMetrics
-from alphabar.runs.sweep import Job, Sweep, read_sweep
+from alphabar.runs.sweeps.sweep import Job, Sweep, read_sweep
 from alphabar.training.run_summary import result_line, run_result
 
 FID, FLOOR = "fid/n1000-selfsup-ema-ddim50-eta0.5", "fid/floor-n20-selfsup"

@@ -13,7 +13,7 @@ from PIL import Image
 
 import runs
 from alphabar.cli import exit_status
-from alphabar.data.folder import Folder
+from alphabar.data.sources.folder import Folder
 from alphabar.errors import UserError
 from alphabar.files.atomic import WriteError, atomic_writer, changed_in_place, make_folder, replaced_folder, write_text
 from alphabar.sampling.image_grid import save_gif, save_png

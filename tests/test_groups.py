@@ -7,9 +7,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 import runs
-from alphabar.cli.hydra_app import App
-from alphabar.cli.resolvers import register
-from alphabar.cli.usage import usage
+from alphabar.cli.composition.hydra_app import App
+from alphabar.cli.composition.resolvers import register
+from alphabar.cli.composition.usage import usage
 from alphabar.config.interpolation import unresolved_container
 
 register()

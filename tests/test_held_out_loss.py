@@ -19,7 +19,7 @@ from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.diffusion.schedules.shifted_cosine import ShiftedCosineSchedule
 from alphabar.diffusion.schedules.straight import StraightSchedule
 from alphabar.models.codecs.pixels import Pixels
-from alphabar.runs.distributed import rank_and_size
+from alphabar.runs.processes.distributed import rank_and_size
 from alphabar.training.callbacks.held_out_loss import BINS, HeldOutLoss, levels, loss_figures
 from alphabar.training.modules.diffusion import DiffusionModule
 from warm_process import warm_context

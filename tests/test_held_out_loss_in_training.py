@@ -5,8 +5,8 @@ import torch
 from lightning.pytorch import Callback
 
 import toy
-from alphabar.data.digits import Digits
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
+from alphabar.data.sources.digits import Digits
 from alphabar.plotting.run_curves import draw_curves
 from alphabar.runs.metrics_csv import read_metrics
 from alphabar.training.callbacks.checkpoints import Checkpoints

@@ -15,9 +15,9 @@ import torch
 from numpy.lib import format as npy
 from PIL import EpsImagePlugin, Image
 
-from alphabar.data.folder import FolderSource
-from alphabar.data.huggingface import HuggingFaceSource
-from alphabar.data.torchvision_catalogue import CATALOGUE
+from alphabar.data.sources.folder import FolderSource
+from alphabar.data.sources.huggingface import HuggingFaceSource
+from alphabar.data.sources.torchvision_catalogue import CATALOGUE
 from alphabar.data.user_images import read_user_images
 from alphabar.errors import UserError
 from alphabar.evaluation.files import open_samples
@@ -25,7 +25,7 @@ from alphabar.evaluation.receipt import read_receipt
 from alphabar.files.reading import FORMATS, open_image
 from alphabar.reports.images import embed_image
 from alphabar.runs.metrics_csv import read_metrics
-from alphabar.runs.receipt import FILE_NAME, FORMAT, json_sha256
+from alphabar.runs.provenance.receipt import FILE_NAME, FORMAT, json_sha256
 from alphabar.sampling.tasks.mask import known_pixels
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"

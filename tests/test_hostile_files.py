@@ -23,7 +23,7 @@ import runs
 import tiny_autoencoders
 import tiny_models
 import tiny_texts
-from alphabar.cli.recorded_command import check_recorded_command
+from alphabar.cli.composition.recorded_command import check_recorded_command
 from alphabar.errors import UserError
 from alphabar.models.autoencoder_files import FrozenAutoencoder
 from alphabar.models.clip.small import SmallCLIP, save_clip
@@ -31,8 +31,8 @@ from alphabar.models.clip.towers import Towers
 from alphabar.models.frozen import load_transformers
 from alphabar.models.text import TextEncoder
 from alphabar.reports.report import report_command
-from alphabar.runs.checkpoint import must_be_at_hand, read_checkpoint
-from alphabar.runs.run_dir import stored_config
+from alphabar.runs.checkpoints.checkpoint import must_be_at_hand, read_checkpoint
+from alphabar.runs.folders.run_dir import stored_config
 from alphabar.sampling.model import load_model
 from alphabar.sampling.prepare import load_data
 from alphabar.training.run import train_until_stopped
@@ -155,11 +155,11 @@ CONFIGS = {
     "a class of others": (UNET, node("mylab.Net", width=64), "if it is yours, or you trust whoever wrote it to run code here: trust=[mylab]"),
     "a class of others in a list": ((*UNET, "channel_multipliers"), [1, node("mylab.Net")], "channel_multipliers[1]: _target_ mylab.Net is refused"),
     "an interface": (UNET, node("alphabar.models.networks.Network"), "Network is an interface without forward"),
-    "data as the network": (UNET, node("alphabar.data.folder.Folder", root="canary"), "a subclass of Module goes there"),
+    "data as the network": (UNET, node("alphabar.data.sources.folder.Folder", root="canary"), "a subclass of Module goes there"),
     "our callback as the codec": (("module", "codec"), node("alphabar.training.callbacks.film.Film"), "a subclass of Codec goes there"),
     "trust in the file": (("trust",), ["torchmetrics", "evil"], None),
     "a function in torch.nn": (UNET, node("torch.nn.init.constant_", tensor=1, val=2), "torch.nn.init.constant_ is refused"),
-    "what alphabar imports": (UNET, node("alphabar.runs.run_dir.Path", a=1), "is refused"),
+    "what alphabar imports": (UNET, node("alphabar.runs.folders.run_dir.Path", a=1), "is refused"),
     "a strategy as the schedule": (SCHEDULE, node("lightning.pytorch.strategies.DeepSpeedStrategy", config="canary"), "is refused"),
     "a profiler as the codec": (("module", "codec"), node("lightning.pytorch.profilers.AdvancedProfiler", dirpath="canary"), "is refused"),
     "a logger as the codec": (("module", "codec"), node("lightning.pytorch.loggers.CSVLogger", save_dir="canary"), "is refused"),
@@ -218,7 +218,7 @@ RUN_ONLY = {
     "a module as a callback": (("callbacks", "mine"), node("torch.nn.Linear", in_features=1, out_features=1), "a subclass of Callback goes there"),
     "our logger that writes elsewhere": (("logger",), {"mine": node("alphabar.training.loggers.tensorboard.TensorBoardRun", run_dir="canary", name="x")}, "logger.mine: need _partial_: true"),
     "a logger of the trainer that writes elsewhere": (("trainer", "logger"), node("alphabar.training.loggers.wandb_run.WandbRun", run_dir="canary", name="x"), "trainer.logger: need _partial_: true"),
-    "a dataset of others": (("data",), node("alphabar.data.dataset.MapDataset", dataset=node("torchvision.datasets.FakeData")), "data.dataset: _target_ torchvision.datasets.FakeData is refused"),
+    "a dataset of others": (("data",), node("alphabar.data.sources.dataset.MapDataset", dataset=node("torchvision.datasets.FakeData")), "data.dataset: _target_ torchvision.datasets.FakeData is refused"),
     "data that are a function": (("data", "_partial_"), True, "data: _partial_: true makes a function"),
     "data that are a list": (("data",), [], "data: need an object, a node with _target_, got []"),
     "a text as the sampler": (("sampler",), "x", "sampler: need an object, a node with _target_, got 'x'"),
@@ -238,7 +238,7 @@ RUN_ONLY = {
     "many steps of a sampler": (("sampler", "num_steps"), 10**12, "sampler.num_steps: expected a number up to 1,000,000"),
     "large batches": (("data", "batch_size"), 10**9, "data.batch_size: expected a number up to 65,536"),
     "many samples": (("callbacks", "samples"), node("alphabar.training.callbacks.samples.Samples", num=10**9), "callbacks.samples.num: expected a number up to 10,000,000"),
-    "large batches of large images": (("data",), node("alphabar.data.folder.Folder", root="x", batch_size=2**16, resolution=2**14), "config.yaml: data.batch_size: 65,536 images of 16384x16384 take 196,608.0 GB, and this machine has"),
+    "large batches of large images": (("data",), node("alphabar.data.sources.folder.Folder", root="x", batch_size=2**16, resolution=2**14), "config.yaml: data.batch_size: 65,536 images of 16384x16384 take 196,608.0 GB, and this machine has"),
     "a film of many states": (
         ("callbacks", "film"),
         node("alphabar.training.callbacks.film.Film", sampler=node("alphabar.diffusion.samplers.ddim.DDIM", num_steps=10**6), seed=0, num=10**6),
@@ -475,13 +475,13 @@ def test_data_of_a_hostile_checkpoint(command_refusal, run, tmp_path):
 
 
 DATA = {
-    "a dataset of others": (node("alphabar.data.dataset.MapDataset", dataset=node("evil.Images")), "data.dataset: _target_ evil.Images is refused"),
-    "a download": (node("alphabar.data.torchvision.Torchvision", name="MNIST", root="canary", download="yes"), "no MNIST under "),
-    "an argument of another type": (node("alphabar.data.arrays.Arrays", path="x.npy", num_workers="many"), "checkpoint: data.num_workers: expected int or null, got 'many'"),
-    "a function": (node("alphabar.data.arrays.Arrays", path="x.npy", _partial_=True), "checkpoint: data: _partial_: true makes a function"),
-    "a path for each number": (node("alphabar.data.webdataset.WebDataset", shards="*{0..99999999999}", resolution=8), "need at most 1,000,000 files"),
-    "a named pipe": (node("alphabar.data.arrays.Arrays", path="pipe.npy"), "it is a named pipe, not a file"),
-    "a device": (node("alphabar.data.arrays.Arrays", path="zero.npy"), "it is a device, not a file"),
+    "a dataset of others": (node("alphabar.data.sources.dataset.MapDataset", dataset=node("evil.Images")), "data.dataset: _target_ evil.Images is refused"),
+    "a download": (node("alphabar.data.sources.torchvision.Torchvision", name="MNIST", root="canary", download="yes"), "no MNIST under "),
+    "an argument of another type": (node("alphabar.data.sources.arrays.Arrays", path="x.npy", num_workers="many"), "checkpoint: data.num_workers: expected int or null, got 'many'"),
+    "a function": (node("alphabar.data.sources.arrays.Arrays", path="x.npy", _partial_=True), "checkpoint: data: _partial_: true makes a function"),
+    "a path for each number": (node("alphabar.data.sources.webdataset.WebDataset", shards="*{0..99999999999}", resolution=8), "need at most 1,000,000 files"),
+    "a named pipe": (node("alphabar.data.sources.arrays.Arrays", path="pipe.npy"), "it is a named pipe, not a file"),
+    "a device": (node("alphabar.data.sources.arrays.Arrays", path="zero.npy"), "it is a device, not a file"),
 }  # fmt: skip
 
 
@@ -676,7 +676,7 @@ def test_only_a_whole_value_of_the_command_line_names_a_model(hub):
 
 
 def test_a_dataset_that_a_file_names_is_not_downloaded(refusal, hub, run, tmp_path):
-    data = node("alphabar.data.huggingface.HuggingFace", name="somebody/images", resolution=8, channels=1, download=True)
+    data = node("alphabar.data.sources.huggingface.HuggingFace", name="somebody/images", resolution=8, channels=1, download=True)
     gift(run, tmp_path / "gift", ("data",), data)
     for read in (lambda: resume("gift"), lambda: evaluate("gift/checkpoints/last.ckpt")):
         assert "not fetched; data.download=true fetches it, or data_root=somebody/images for the data of" in refusal(read)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from alphabar.data.huggingface import HuggingFace, HuggingFaceSource
-from alphabar.data.loader import ImageBatches, ImageLoader
-from alphabar.data.order import EpochOrder
+from alphabar.data.loading.loader import ImageBatches, ImageLoader
+from alphabar.data.loading.order import EpochOrder
+from alphabar.data.sources.huggingface import HuggingFace, HuggingFaceSource
 from alphabar.errors import UserError
 
 datasets = pytest.importorskip("datasets")

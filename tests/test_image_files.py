@@ -11,9 +11,9 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from alphabar.data import Shape
-from alphabar.data.folder import FolderSource
-from alphabar.data.huggingface_files import stored_image
-from alphabar.data.pixels import to_pixels
+from alphabar.data.decoding.pixels import to_pixels
+from alphabar.data.folders.huggingface_files import stored_image
+from alphabar.data.sources.folder import FolderSource
 from alphabar.files.reading import MAX_PIXELS, image_suffixes, known_formats, open_image
 from test_hostile_data import png_of
 

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.errors import UserError
-from alphabar.metrics import Splits, inception
-from alphabar.metrics.inception import FILE_NAME, InceptionFeatures
+from alphabar.metrics import Splits
+from alphabar.metrics.features import inception
+from alphabar.metrics.features.inception import FILE_NAME, InceptionFeatures
 
 NO_IMAGES = ResidentImages(torch.empty(0, 1, 8, 8, dtype=torch.uint8), None)
 SPLITS = Splits(NO_IMAGES, NO_IMAGES, "data")

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 
 import toy
 from alphabar.diffusion.samplers.ddim import DDIM
-from alphabar.runs.torch_files import load_torch_file
+from alphabar.runs.checkpoints.torch_files import load_torch_file
 from alphabar.training.callbacks import stall
 from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.held_out_loss import HeldOutLoss

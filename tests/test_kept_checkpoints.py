@@ -13,9 +13,9 @@ import runs
 import toy
 from alphabar.errors import UserError
 from alphabar.files.versions import existing_versions, insert_version, version_path
-from alphabar.runs import torch_files
-from alphabar.runs.kept_checkpoints import newest_checkpoint, take_up_best
-from alphabar.runs.torch_files import load_torch_file
+from alphabar.runs.checkpoints import torch_files
+from alphabar.runs.checkpoints.kept_checkpoints import newest_checkpoint, take_up_best
+from alphabar.runs.checkpoints.torch_files import load_torch_file
 from alphabar.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from test_resume import equal, rows
 

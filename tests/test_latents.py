@@ -12,10 +12,10 @@ from diffusers import AutoencoderKL
 
 import toy
 from alphabar.data import latents
+from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.data.latents import cached_latents, mean_and_std, moment_sums, prepare_latents
-from alphabar.data.loader import ImageLoader, LatentBatches
-from alphabar.data.order import EpochOrder
-from alphabar.data.resident import ResidentImages
+from alphabar.data.loading.loader import ImageLoader, LatentBatches
+from alphabar.data.loading.order import EpochOrder
 from alphabar.errors import UserError
 from alphabar.models import autoencoder_files
 from alphabar.models.autoencoder_files import FrozenAutoencoder

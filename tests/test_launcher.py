@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from alphabar.cli.overrides import quoted
+from alphabar.cli.composition.overrides import quoted
 from runs import ROOT, table
 
 CONF = """
@@ -34,7 +34,7 @@ hydra:
 SCRIPT = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
-from alphabar.cli import sweep_summary
+from alphabar.cli.summaries import sweep_summary
 from alphabar.errors import UserError
 from alphabar.cli.command import command
 

@@ -18,7 +18,7 @@ from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.thresholdings import Static
 from alphabar.evaluation import receipt
 from alphabar.reports import report
-from alphabar.runs.receipt import json_content
+from alphabar.runs.provenance.receipt import json_content
 
 LEGACY = Path(__file__).parent / "legacy"
 

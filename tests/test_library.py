@@ -146,7 +146,7 @@ def test_training_leaves_the_process_as_it_was(here, monkeypatch):
     before = state()
     run = alphabar.train(BRIEF)
     assert state() == before
-    code = "import sys; from alphabar.runs.run_dir import lock; from pathlib import Path; lock(Path(sys.argv[1]))"
+    code = "import sys; from alphabar.runs.folders.run_dir import lock; from pathlib import Path; lock(Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, run.folder], check=True)  # another process may go on with it
 
 

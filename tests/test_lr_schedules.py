@@ -14,7 +14,7 @@ from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.callbacks.validation import ValidationHooks
 from alphabar.training.loggers.log_helpers import log_figures
-from alphabar.training.lr_schedules import ConstantRate, CosineRate, InverseSqrtRate, LinearRate, PlateauRate, StepRate
+from alphabar.training.optimization.lr_schedules import ConstantRate, CosineRate, InverseSqrtRate, LinearRate, PlateauRate, StepRate
 from test_resume import CRASH, equal
 
 CLOSED = {
@@ -151,7 +151,7 @@ def test_bad_input_is_one_line(command, words, line):
 
 
 def test_the_warm_up_of_an_earlier_version_is_that_of_its_run():
-    node = {"_target_": "alphabar.training.lr_schedules.ConstantRate", "warmup_steps": 7}
+    node = {"_target_": "alphabar.training.optimization.lr_schedules.ConstantRate", "warmup_steps": 7}
     old = {"module": {"_target_": "alphabar.training.module.DiffusionModule", "warmup_steps": 7}, "seed": 0}
     target = "alphabar.training.modules.diffusion.DiffusionModule"
     assert upgrade_config(old) == {"seed": 0, "lr_scheduler": node, "module": {"_target_": target, "lr_scheduler": node}}

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import runs
 import toy
-from alphabar.data.order import EpochOrder
+from alphabar.data.loading.order import EpochOrder
 from alphabar.errors import UserError
 from alphabar.runs.ema.profiles import Exponential
 from alphabar.training.callbacks.checkpoints import Checkpoints

@@ -7,7 +7,7 @@ from torch import nn
 import runs
 import toy
 from alphabar.training.callbacks.checkpoints import Checkpoints
-from alphabar.training.optimizers import GroupedAdamW, MuonWithAdamW
+from alphabar.training.optimization.optimizers import GroupedAdamW, MuonWithAdamW
 from test_resume import equal
 
 

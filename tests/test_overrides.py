@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 
 from alphabar.cli import command as cli
 from alphabar.cli import exit_status
-from alphabar.cli.hydra_app import App
-from alphabar.cli.overrides import choice_sweep_values, quoted, repair_lightning_quotes
-from alphabar.cli.unused_keys import referenced_keys
+from alphabar.cli.composition.hydra_app import App
+from alphabar.cli.composition.overrides import choice_sweep_values, quoted, repair_lightning_quotes
+from alphabar.cli.composition.unused_keys import referenced_keys
 from alphabar.config.interpolation import unresolved_container
 from runs import ROOT, say
 

@@ -10,9 +10,9 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 import runs
-from alphabar.data.arrays import Arrays
-from alphabar.data.dataset import MapDataset
-from alphabar.data.folder import Folder
+from alphabar.data.sources.arrays import Arrays
+from alphabar.data.sources.dataset import MapDataset
+from alphabar.data.sources.folder import Folder
 from alphabar.errors import UserError
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (40, 8, 8, 3)).astype(np.uint8)
@@ -367,7 +367,7 @@ def test_other_mistakes_with_ones_own_data_end_in_one_line(command, lab, words, 
 def test_the_validation_data_of_a_data_module_are_held_out(lab):
     import own_lab
 
-    from alphabar.data.own_datamodule import adapted
+    from alphabar.data.sources.own_datamodule import adapted
 
     data = adapted(own_lab.Both(lab, batch_size=7), seed=3)
     assert (len(data.train_set), len(data.held_out_set), data.batch_size, data.seed) == (40, 5, 7, 3)

@@ -3,9 +3,9 @@
 import pytest
 from PIL import Image
 
-from alphabar.cli.sweep_summary import print_cost_trade_off, results_table
-from alphabar.runs.pareto import cost_trade_off, pareto_front
-from alphabar.runs.sweep import Job, Sweep
+from alphabar.cli.summaries.sweep_summary import print_cost_trade_off, results_table
+from alphabar.runs.sweeps.pareto import cost_trade_off, pareto_front
+from alphabar.runs.sweeps.sweep import Job, Sweep
 from runs import table
 
 NAMES = "fid/n1000-toy-ema-{}"

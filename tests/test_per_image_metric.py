@@ -8,7 +8,7 @@ from alphabar.errors import UserError
 from alphabar.evaluation.reference_statistics import reference_statistics
 from alphabar.metrics.statistics import PerImageMetric
 from alphabar.metrics.statistics.frechet import Frechet
-from alphabar.runs.receipt import json_content
+from alphabar.runs.provenance.receipt import json_content
 from simple_features import CPU, gaussian_images, pixels_as_features, splits_of
 
 

@@ -11,11 +11,11 @@ from PIL.PngImagePlugin import PngInfo
 
 import alphabar
 import runs
-from alphabar.cli.show_record import record_command
+from alphabar.cli.summaries.show_record import record_command
 from alphabar.errors import UserError
 from alphabar.files.picture_text import MAX_LENGTH, read_picture_text
-from alphabar.runs.checkpoint import checkpoint_hash
-from alphabar.runs.picture_record import without_home
+from alphabar.runs.checkpoints.checkpoint import checkpoint_hash
+from alphabar.runs.provenance.picture_record import without_home
 from alphabar.sampling.image_grid import save_gif, save_png
 
 CLASSES = (*runs.BRIEF, "conditioner=class_label")

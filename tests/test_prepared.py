@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from alphabar.data import preparation
-from alphabar.data.folder import Folder
-from alphabar.data.prepared import HEAD, HEADER, Prepared
+from alphabar.data.sources.folder import Folder
+from alphabar.data.sources.prepared import HEAD, HEADER, Prepared
 from alphabar.errors import UserError
 
 NUM = 60
@@ -188,7 +188,7 @@ def test_data_of_any_kind_are_prepared(command, tmp_path):
         code, _, err = command("prepare", *words, f"to={name}")
         assert code == 0, err
     assert len(Prepared("digits").train_set) == 797
-    from alphabar.data.arrays import Arrays
+    from alphabar.data.sources.arrays import Arrays
 
     assert_equal_data(Prepared("arrays", resident=False), Arrays(str(tmp_path / "x.npz"), resident=True))
     assert Prepared("arrays").source.vector_length == 2

@@ -10,9 +10,9 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection, Dinov2Model
 
-from alphabar.metrics.clip import CLIPFeatures
-from alphabar.metrics.dinov2 import DINOv2Features
-from alphabar.metrics.pretrained import Colours, Preprocessing, resize
+from alphabar.metrics.features.clip import CLIPFeatures
+from alphabar.metrics.features.dinov2 import DINOv2Features
+from alphabar.metrics.features.pretrained import Colours, Preprocessing, resize
 from alphabar.models.frozen import silence
 from tiny_models import SPLITS, complaint, pictures, save
 

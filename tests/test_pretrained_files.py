@@ -8,8 +8,8 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from alphabar.metrics.clip import CLIPFeatures
-from alphabar.metrics.dinov2 import DINOv2Features
+from alphabar.metrics.features.clip import CLIPFeatures
+from alphabar.metrics.features.dinov2 import DINOv2Features
 from alphabar.models import hub as hub_files
 from tiny_models import SPLITS, complaint, put_into
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from alphabar.data.digits import Digits
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
+from alphabar.data.sources.digits import Digits
 from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.models.conditioners.unconditional import Unconditional

@@ -12,9 +12,9 @@ import pytest
 
 import runs
 from alphabar.cli.program import MODULE, run_program
-from alphabar.cli.show_record import record_command
+from alphabar.cli.summaries.show_record import record_command
 from alphabar.files.picture_text import read_picture_text
-from alphabar.runs.current_command import PROGRAM, invocation, with_invocations
+from alphabar.runs.provenance.current_command import PROGRAM, invocation, with_invocations
 from document_files import EVALUATION
 from test_run_lines import lines
 

@@ -15,12 +15,12 @@ import pytest
 import runs
 from alphabar.cli.console import print_exception
 from alphabar.cli.exit_status import outcome_of
-from alphabar.data.loader import _BatchDataset
+from alphabar.data.loading.loader import _BatchDataset
 from alphabar.errors import WorkerError
-from alphabar.runs import ranks
-from alphabar.runs.failures import FOLDER, remove_error_folder, set_error_folder
-from alphabar.runs.ranks import FailedRank, meeting
-from alphabar.runs.run_dir import RANKS
+from alphabar.runs.folders.run_dir import RANKS
+from alphabar.runs.processes import ranks
+from alphabar.runs.processes.failures import FOLDER, remove_error_folder, set_error_folder
+from alphabar.runs.processes.ranks import FailedRank, meeting
 from test_launcher import is_alive, wait_for
 from test_resume import CRASH
 from test_resume_auto import FOURTEEN
@@ -151,7 +151,7 @@ def test_a_killed_process_that_decodes_is_one_line():
 
 @pytest.mark.parametrize(("variables", "is_bug"), [({}, True), ({"LOCAL_RANK": "1"}, False)])
 def test_a_lost_connection_is_a_bug_only_where_nobody_can_have_ended_it(monkeypatch, tmp_path, variables, is_bug):
-    monkeypatch.setattr("alphabar.runs.ranks.PATIENCE", 0.0)
+    monkeypatch.setattr("alphabar.runs.processes.ranks.PATIENCE", 0.0)
     monkeypatch.setenv("ALPHABAR_ERRORS", str(tmp_path / "errors"))
     for name in RANKS:
         monkeypatch.delenv(name, raising=False)

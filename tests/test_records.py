@@ -16,10 +16,10 @@ import runs
 from alphabar.errors import UserError
 from alphabar.evaluation.receipt import read_receipt
 from alphabar.files.paths import starting_in
-from alphabar.runs import source_code
-from alphabar.runs.current_command import carrying_out, command_config, command_text
-from alphabar.runs.masking import masked_code, masked_config, masked_word
-from alphabar.runs.receipt import FILE_NAME, describe_start, read_starts, recorded, write_content
+from alphabar.runs.provenance import source_code
+from alphabar.runs.provenance.current_command import carrying_out, command_config, command_text
+from alphabar.runs.provenance.masking import masked_code, masked_config, masked_word
+from alphabar.runs.provenance.receipt import FILE_NAME, describe_start, read_starts, recorded, write_content
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 CPU = torch.device("cpu")

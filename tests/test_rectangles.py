@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 import runs
 from alphabar.data import Shape
-from alphabar.data.folder import FolderSource
-from alphabar.data.order import EpochOrder
-from alphabar.data.pixels import to_pixels
+from alphabar.data.decoding.pixels import to_pixels
+from alphabar.data.loading.order import EpochOrder
+from alphabar.data.sources.folder import FolderSource
 from alphabar.diffusion.noise import ImageNoise, RankShare, derive_seed
 from alphabar.diffusion.samplers.dpmpp_2m import DPMpp2M
 from alphabar.diffusion.schedules.linear import LinearSchedule

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.errors import UserError
 from alphabar.evaluation import reference_statistics
 from alphabar.evaluation.diagnostics import diagnose_images
@@ -19,7 +19,7 @@ from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import names
 from alphabar.metrics.real import indices_of_rank, real_image_features
 from alphabar.metrics.statistics.frechet import Frechet, mean_over_sets
-from alphabar.runs.distributed import from_first, rank_and_size
+from alphabar.runs.processes.distributed import from_first, rank_and_size
 from alphabar.sampling.sampling_job import SampleBatch
 from simple_features import CPU, Witness, collected, fid, gaussian_images, pixels_as_features, splits_of
 from warm_process import warm_context

@@ -204,7 +204,7 @@ def test_classes_that_differ_are_named_without_their_modules(tmp_path):
     changed = config.read_text().replace("weightings.MinSNR", "weightings.Uniform").replace("digits.Digits", "mine.Digits")
     config.write_text(changed)
     page = report(sweep)
-    assert "job objective.weighting data._target_ job 0 MinSNR alphabar.data.digits.Digits" in page.text
+    assert "job objective.weighting data._target_ job 0 MinSNR alphabar.data.sources.digits.Digits" in page.text
     assert "job 1 Uniform alphabar.data.mine.Digits" in page.text
     assert "objective Denoising sampler" in page.text  # without a weighting that has no name
 

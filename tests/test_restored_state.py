@@ -9,8 +9,8 @@ from torch import nn
 
 import runs
 import toy
-from alphabar.data.loader import ImageBatches, ImageLoader
-from alphabar.data.order import EpochOrder
+from alphabar.data.loading.loader import ImageBatches, ImageLoader
+from alphabar.data.loading.order import EpochOrder
 from alphabar.errors import UserError
 from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.modules.restored_state import must_be_training_state

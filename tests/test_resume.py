@@ -141,7 +141,7 @@ def test_a_run_is_not_taken_up_twice_at_once(tmp_path):
     assert code == 0, err
     before = (folder / "metrics.csv").read_bytes()
     holder = subprocess.Popen(
-        [sys.executable, "-c", f"from pathlib import Path; from alphabar.runs.run_dir import lock; lock(Path({str(folder)!r})); print(1, flush=True); input()"],
+        [sys.executable, "-c", f"from pathlib import Path; from alphabar.runs.folders.run_dir import lock; lock(Path({str(folder)!r})); print(1, flush=True); input()"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=runs.ROOT / "src",
     )  # fmt: skip
     try:

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 import runs
-from alphabar.runs.run_dir import EARLIER_ATTEMPT, OWNER, claim, lock, run_dir, unlock
+from alphabar.runs.folders.run_dir import EARLIER_ATTEMPT, OWNER, claim, lock, run_dir, unlock
 from test_resume import CRASH, equal, rows
 
 BRIEF = (*runs.BRIEF, "callbacks.held_out_loss=null", "resume=auto")
@@ -72,7 +72,7 @@ def test_another_command_is_refused_in_one_line(command, tmp_path):
 
 def test_a_run_that_another_process_trains_is_left_alone(command, tmp_path, monkeypatch):
     claim(tmp_path / "run")
-    monkeypatch.setattr("alphabar.runs.run_dir.FileLock", Taken)
+    monkeypatch.setattr("alphabar.runs.folders.run_dir.FileLock", Taken)
     code, _, err = command("train", *auto("hydra.run.dir=run"))
     assert (code, err) == (2, f"error: {tmp_path / 'run'}: another process is training this run just now\n")
     unlock(tmp_path / "run")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.metrics.collector import Collector
 from alphabar.metrics.extractor import Extractor
 from alphabar.metrics.real import real_image_features

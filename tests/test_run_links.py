@@ -8,7 +8,7 @@ import pytest
 
 import runs
 from alphabar.errors import UserError
-from alphabar.runs.run_links import refuse_links
+from alphabar.runs.folders.run_links import refuse_links
 
 LINKS = {
     "checkpoints": "../elsewhere",

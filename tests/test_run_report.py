@@ -6,10 +6,10 @@ import pytest
 from lightning.pytorch import Callback
 
 import runs
-from alphabar.cli import sweep_summary
 from alphabar.cli.exit_status import FINISHED
+from alphabar.cli.summaries import sweep_summary
 from alphabar.reports import report
-from alphabar.runs.sweep import read_sweep
+from alphabar.runs.sweeps.sweep import read_sweep
 from alphabar.training.callbacks.stopping import STOP_SIGNALS
 from pages import Page, make_sweep
 

@@ -14,14 +14,14 @@ from PIL import Image
 
 import runs
 from alphabar.cli.command import execute
-from alphabar.cli.hydra_app import App
+from alphabar.cli.composition.hydra_app import App
 from alphabar.data import Shape
-from alphabar.data.digits import DigitsSource
-from alphabar.data.pixels import to_pixels
+from alphabar.data.decoding.pixels import to_pixels
+from alphabar.data.sources.digits import DigitsSource
 from alphabar.errors import UserError
 from alphabar.evaluation import files as files_module
 from alphabar.evaluation.files import SampleFolder, open_samples
-from alphabar.runs.distributed import raise_together
+from alphabar.runs.processes.distributed import raise_together
 
 FEATURES = (f"features.cache_dir={runs.CACHE}", "features.max_images=200")
 

@@ -8,15 +8,16 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch.nn import functional as F
 
-from alphabar.data.digits import DigitsSource
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
+from alphabar.data.sources.digits import DigitsSource
 from alphabar.evaluation.receipt import Figure
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.evaluation.table import metric_title
-from alphabar.metrics import Splits, TooFewImages, self_supervised
-from alphabar.metrics.automatic import AutomaticFeatures
-from alphabar.metrics.pixels import PixelFeatures
-from alphabar.metrics.self_supervised import SelfSupervisedFeatures, nt_xent, random_crops
+from alphabar.metrics import Splits, TooFewImages
+from alphabar.metrics.features import self_supervised
+from alphabar.metrics.features.automatic import AutomaticFeatures
+from alphabar.metrics.features.pixels import PixelFeatures
+from alphabar.metrics.features.self_supervised import SelfSupervisedFeatures, nt_xent, random_crops
 from alphabar.metrics.statistics.frechet import Frechet, frechet_distance
 
 KINDS = {"selfsup": SelfSupervisedFeatures, "pixels": PixelFeatures}
@@ -198,8 +199,8 @@ def test_principal_components_are_those_of_an_svd(tmp_path):
     ("labels", "name"), [(torch.arange(80) % 2, "classifier"), (None, "selfsup"), (torch.zeros(80).long(), "selfsup")]
 )
 def test_auto_takes_the_classifier_where_there_are_classes(tmp_path, brief, monkeypatch, labels, name):
-    monkeypatch.setattr("alphabar.metrics.classifier.MIN_STEPS", 3)
-    monkeypatch.setattr("alphabar.metrics.classifier.MIN_EPOCHS", 0)
+    monkeypatch.setattr("alphabar.metrics.features.classifier.MIN_STEPS", 3)
+    monkeypatch.setattr("alphabar.metrics.features.classifier.MIN_EPOCHS", 0)
     splits = splits_of(80, num_held_out=0, labels=labels)
     assert AutomaticFeatures(str(tmp_path), 200).extractors(splits)[0].name == name
 

@@ -8,9 +8,9 @@ from torch import nn
 from alphabar.config.build import build, check
 from alphabar.errors import UserError
 from alphabar.metrics import Extractor, Features
-from alphabar.metrics.dinov2 import DINOv2Features
-from alphabar.metrics.inception import InceptionFeatures
-from alphabar.metrics.several import Several
+from alphabar.metrics.features.dinov2 import DINOv2Features
+from alphabar.metrics.features.inception import InceptionFeatures
+from alphabar.metrics.features.several import Several
 from runs import ROOT
 from tiny_models import SPLITS
 

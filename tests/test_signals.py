@@ -7,8 +7,8 @@ import time
 import pytest
 
 import runs
-from alphabar.cli.overrides import goes_on_if_repeated
-from alphabar.runs import slurm
+from alphabar.cli.composition.overrides import goes_on_if_repeated
+from alphabar.runs.processes import slurm
 from alphabar.training import run
 from alphabar.training.callbacks.stopping import is_same
 from test_launcher import wait_for

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 import alphabar
 import runs
 from alphabar.bits import rounded_to_uint8, with_bits
-from alphabar.data.arrays import Arrays
-from alphabar.data.dataset import MapDataset
-from alphabar.data.folder import Folder
-from alphabar.data.own_datamodule import adapted
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
+from alphabar.data.sources.arrays import Arrays
+from alphabar.data.sources.dataset import MapDataset
+from alphabar.data.sources.folder import Folder
+from alphabar.data.sources.own_datamodule import adapted
 from alphabar.errors import UserError
 from alphabar.models.augmentations.edm import EDMAugmentation
 from alphabar.models.codecs.pixels import Pixels, to_uint16

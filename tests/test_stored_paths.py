@@ -14,9 +14,9 @@ from alphabar.errors import UserError
 from alphabar.files.bounded_allocation import BoundedAllocation
 from alphabar.files.cache import DiskCache
 from alphabar.files.paths import caching_in
-from alphabar.runs.checkpoint import read_checkpoint
+from alphabar.runs.checkpoints.checkpoint import read_checkpoint
+from alphabar.runs.folders.run_dir import stored_config
 from alphabar.runs.resume import apply_override
-from alphabar.runs.run_dir import stored_config
 from alphabar.training.modules.diffusion import DiffusionModule
 
 CACHE = "outputs/cache"
@@ -67,7 +67,12 @@ def test_run_folders_and_checkpoints_are_read_so(tmp_path, monkeypatch):
 
 def test_a_download_of_a_resumed_run_is_that_of_the_command_line(tmp_path):
     """The data are missing; whoever resumes the run may have them fetched, the one who began it may not."""
-    data = {"_target_": "alphabar.data.torchvision.Torchvision", "name": "MNIST", "root": str(tmp_path / "data"), "download": True}
+    data = {
+        "_target_": "alphabar.data.sources.torchvision.Torchvision",
+        "name": "MNIST",
+        "root": str(tmp_path / "data"),
+        "download": True,
+    }
     OmegaConf.save({"data": data}, tmp_path / "config.yaml")
     stored = stored_config(tmp_path)
     with pytest.raises(UserError, match=r"no MNIST under .*: missing"):

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import runs
-from alphabar.data import stream_source, streams
-from alphabar.data.folder import Folder
-from alphabar.data.huggingface import HuggingFace
-from alphabar.data.loader import ImageBatches, ImageLoader
-from alphabar.data.order import EpochOrder
-from alphabar.data.webdataset import WebDataset, WebDatasetStream
+from alphabar.data.loading.loader import ImageBatches, ImageLoader
+from alphabar.data.loading.order import EpochOrder
+from alphabar.data.sources.folder import Folder
+from alphabar.data.sources.huggingface import HuggingFace
+from alphabar.data.sources.webdataset import WebDataset, WebDatasetStream
+from alphabar.data.streaming import stream_source, streams
 from alphabar.errors import UserError
 from alphabar.files.paths import caching_in
 from streamed import NUM, PER_SHARD, PIXELS, png, write_all, write_parquet, write_shards, write_tar
@@ -205,7 +205,7 @@ def test_a_stream_can_be_prepared(command, home, tmp_path):
     words = sources(home)["webdataset"]
     code, _, err = command("prepare", *words, "data.resolution=8", "to=ready")
     assert code == 0, err
-    from alphabar.data.prepared import Prepared
+    from alphabar.data.sources.prepared import Prepared
 
     assert Prepared("ready").train_set.load().pixels.equal(stream(home, "webdataset").train_set.load().pixels)
 

@@ -5,10 +5,10 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from alphabar.cli.sweep_summary import results_table
+from alphabar.cli.summaries.sweep_summary import results_table
 from alphabar.plotting.sample_corner import newest_samples
 from alphabar.plotting.sweep import SweepLayout, draw_sweep, plot_lines
-from alphabar.runs.sweep import Job, Sweep, read_sweep
+from alphabar.runs.sweeps.sweep import Job, Sweep, read_sweep
 from alphabar.runs.text_table import format_table
 from alphabar.sampling.image_grid import grid, save_png
 from runs import table

@@ -8,7 +8,7 @@ import pytest
 
 import runs
 from alphabar.errors import UserError
-from alphabar.runs.sweep_record import read_record
+from alphabar.runs.sweeps.sweep_record import read_record
 from hydra_plugins.alphabar_process_launcher import _finished_result, _job_result
 from runs import table
 from test_launcher import is_alive, start, wait_for  # noqa: F401

@@ -10,7 +10,7 @@ from PIL import Image
 
 import runs
 from alphabar.cli.command import execute
-from alphabar.cli.hydra_app import App
+from alphabar.cli.composition.hydra_app import App
 from alphabar.sampling.tasks.mask import known_pixels
 
 

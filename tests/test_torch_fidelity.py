@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import Splits
-from alphabar.metrics.inception import InceptionFeatures
+from alphabar.metrics.features.inception import InceptionFeatures
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.metrics.statistics.inception_score import InceptionScore
 from alphabar.metrics.statistics.kid import KID

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import runs
-from alphabar.data.digits import DigitsSource
-from alphabar.metrics import self_supervised
+from alphabar.data.sources.digits import DigitsSource
+from alphabar.metrics.features import self_supervised
 
 SMALL = ("data.resolution=8", "data.channels=1", f"features.cache_dir={runs.CACHE}")
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 import runs
-from alphabar.data.arrays import Arrays
-from alphabar.data.folder import Folder
+from alphabar.data.sources.arrays import Arrays
+from alphabar.data.sources.folder import Folder
 from alphabar.diffusion.guidance import CFGDenoiser, Linear
 from alphabar.diffusion.samplers.heun import Heun
 from alphabar.diffusion.schedules.straight import StraightSchedule

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from alphabar.metrics import inception
+from alphabar.metrics.features import inception
 from alphabar.reports.run_record import RunRecord, read_run_record, record_rows
 from alphabar.reports.verdict import USUAL_NUM_FEATURES, end_sentence, fid_sentence, loss_sentence, run_verdict, samples_sentence
 from alphabar.runs.metrics_csv import RunMetrics
-from alphabar.runs.receipt import write_content
+from alphabar.runs.provenance.receipt import write_content
 from pages import EVIL, make_run, report
 
 FID, FLOOR = "fid/n1000-classifier-ema-ddim50", "fid/floor-n1000-classifier"

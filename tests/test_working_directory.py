@@ -62,8 +62,8 @@ def photos(tmp_path_factory):
 
 
 def test_every_command_does_what_it_does_without(command, tmp_path, photos, monkeypatch):
-    monkeypatch.setattr("alphabar.metrics.classifier.MIN_STEPS", 3)
-    monkeypatch.setattr("alphabar.metrics.classifier.MIN_EPOCHS", 0)
+    monkeypatch.setattr("alphabar.metrics.features.classifier.MIN_STEPS", 3)
+    monkeypatch.setattr("alphabar.metrics.features.classifier.MIN_EPOCHS", 0)
     (tmp_path / "photos").symlink_to(photos)
     (tmp_path / "sigmas.txt").write_text("80 20 5 1\n")
     outputs, figures = {}, {}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.errors import UserError
 from alphabar.metrics import Splits
 from alphabar.models.frozen import silence

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from lightning.pytorch import Trainer
 
-from alphabar.data.digits import Digits
+from alphabar.data.sources.digits import Digits
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.objectives.denoising import Denoising
 from alphabar.diffusion.objectives.weightings import UniformWeighting
@@ -14,8 +14,8 @@ from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.networks.unet import UNet
 from alphabar.training.callbacks.checkpoints import AtomicCheckpointIO
-from alphabar.training.lr_schedules import ConstantRate
 from alphabar.training.modules.diffusion import DiffusionModule
+from alphabar.training.optimization.lr_schedules import ConstantRate
 
 
 def network(seed=0, dropout=0.0):

@@ -23,7 +23,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from alphabar.cli.overrides import (
+from alphabar.cli.composition.overrides import (
     config_options,
     goes_on_if_repeated,
     hydra_overrides_for_jobs,
@@ -32,17 +32,17 @@ from alphabar.cli.overrides import (
     restore_number_formats,
     split_override,
 )
+from alphabar.cli.composition.recorded_command import remember_command
 from alphabar.cli.processes import Stop, run_job, stoppable, this_command
-from alphabar.cli.recorded_command import remember_command
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable
 from alphabar.files.paths import unused_path
-from alphabar.runs.run_dir import AUTO, EARLIER_ATTEMPT, has_checkpoint
-from alphabar.runs.run_links import refuse_links_to
-from alphabar.runs.signals import signal_name
-from alphabar.runs.slurm import REQUEUE_SIGNALS, OutOfTime
-from alphabar.runs.sweep import ERROR, Job, write_error
-from alphabar.runs.sweep_record import is_result, open_sweep, save_sweep
+from alphabar.runs.folders.run_dir import AUTO, EARLIER_ATTEMPT, has_checkpoint
+from alphabar.runs.folders.run_links import refuse_links_to
+from alphabar.runs.processes.signals import signal_name
+from alphabar.runs.processes.slurm import REQUEUE_SIGNALS, OutOfTime
+from alphabar.runs.sweeps.sweep import ERROR, Job, write_error
+from alphabar.runs.sweeps.sweep_record import is_result, open_sweep, save_sweep
 
 # Variables that a job must not inherit: ranks, results and wandb runs of other processes.
 OF_THIS_PROCESS = re.compile(

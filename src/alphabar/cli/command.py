@@ -22,12 +22,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from alphabar.cli import exit_status, resolvers
-from alphabar.cli.complete_config import complete_config, config_as_yaml
-from alphabar.cli.console import configure_logging
-from alphabar.cli.diagnose import diagnose
-from alphabar.cli.hydra_app import App, accept_any_config
-from alphabar.cli.overrides import (
+from alphabar.cli import exit_status
+from alphabar.cli.composition import resolvers
+from alphabar.cli.composition.complete_config import complete_config, config_as_yaml
+from alphabar.cli.composition.diagnose import diagnose
+from alphabar.cli.composition.hydra_app import App, accept_any_config
+from alphabar.cli.composition.overrides import (
     goes_on_if_repeated,
     is_sweep,
     null_as_deletion,
@@ -41,23 +41,24 @@ from alphabar.cli.overrides import (
     split_override,
     without_prefix,
 )
-from alphabar.cli.preset import method_of_preset
+from alphabar.cli.composition.preset import method_of_preset
+from alphabar.cli.composition.recorded_command import check_recorded_command, may_be_repeated
+from alphabar.cli.composition.unused_keys import unused_overrides
+from alphabar.cli.composition.usage import group_usage, usage
+from alphabar.cli.composition.user_classes import user_classes
+from alphabar.cli.console import configure_logging
 from alphabar.cli.processes import this_command
-from alphabar.cli.recorded_command import check_recorded_command, may_be_repeated
-from alphabar.cli.sweep_summary import finish_sweeps
-from alphabar.cli.unused_keys import unused_overrides
-from alphabar.cli.usage import group_usage, usage
-from alphabar.cli.user_classes import user_classes
+from alphabar.cli.summaries.sweep_summary import finish_sweeps
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable_lines
 from alphabar.files.paths import caching_in, starting_in
-from alphabar.runs.current_command import PROGRAM, carrying_out, invocation
-from alphabar.runs.failures import is_first_to_tell
-from alphabar.runs.parent import end_with_parent
-from alphabar.runs.ranks import failures_noted
-from alphabar.runs.run_dir import is_first_process
-from alphabar.runs.slurm import OutOfTime, ended_by_requeue_signals, requeue_job
-from alphabar.runs.sweep_record import read_record, reopen_sweep
+from alphabar.runs.folders.run_dir import is_first_process
+from alphabar.runs.processes.failures import is_first_to_tell
+from alphabar.runs.processes.parent import end_with_parent
+from alphabar.runs.processes.ranks import failures_noted
+from alphabar.runs.processes.slurm import OutOfTime, ended_by_requeue_signals, requeue_job
+from alphabar.runs.provenance.current_command import PROGRAM, carrying_out, invocation
+from alphabar.runs.sweeps.sweep_record import read_record, reopen_sweep
 
 Main = Callable[[DictConfig], dict[str, object]]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from alphabar.errors import printable, printable_lines, traceback_of
-from alphabar.runs.run_dir import is_first_process
+from alphabar.runs.folders.run_dir import is_first_process
 
 # Lightning sets the levels of its own loggers when it is imported, but not those of the loggers below them, which it writes to.
 LIGHTNING_LOGGERS = tuple(

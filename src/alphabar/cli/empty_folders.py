@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from alphabar.runs.run_dir import OWNER
+from alphabar.runs.folders.run_dir import OWNER
 
 OF_A_REFUSED_SWEEP = (OWNER, "multirun.yaml")  # the files in the folder of a sweep that has no jobs
 _new_sweep_folders: list[Path] = []  # the folder of this process's sweep and those above it that did not exist before

@@ -15,9 +15,9 @@ from alphabar.config.build import first_line
 from alphabar.errors import UserError, printable, traceback_of
 from alphabar.files.atomic import WriteError, write_text
 from alphabar.files.paths import display_path
-from alphabar.runs.failures import is_first_to_tell, is_told
-from alphabar.runs.ranks import failed_rank
-from alphabar.runs.run_dir import RANKS, is_first_process
+from alphabar.runs.folders.run_dir import RANKS, is_first_process
+from alphabar.runs.processes.failures import is_first_to_tell, is_told
+from alphabar.runs.processes.ranks import failed_rank
 
 BAD_INPUT, CTRL_C = 2, 130
 LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|connection was closed|Socket closed|[Gg]loo|NCCL")

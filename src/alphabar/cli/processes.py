@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from alphabar.runs.parent import GRACE, PARENT
-from alphabar.runs.signals import STOPPING
-from alphabar.runs.sweep import SweepCommand
+from alphabar.runs.processes.parent import GRACE, PARENT
+from alphabar.runs.processes.signals import STOPPING
+from alphabar.runs.sweeps.sweep import SweepCommand
 
 LINGER = 5.0  # seconds until the child processes of a job that has ended are killed
 

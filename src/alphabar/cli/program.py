@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from alphabar.errors import did_you_mean, printable
 from alphabar.files.paths import display_path
-from alphabar.runs.current_command import COMMANDS, PROGRAM, scripts_folder
+from alphabar.runs.provenance.current_command import COMMANDS, PROGRAM, scripts_folder
 
 MODULE = "python -m alphabar"
 COMPLETION = {"-sc", "--shell-completion"}  # options of Hydra

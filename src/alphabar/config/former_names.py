@@ -5,15 +5,38 @@ from typing import Any
 
 # Former modules and packages of classes that configurations name -> the current ones; the longest match applies.
 FORMER_MODULES = {
+    "alphabar.data.arrays": "alphabar.data.sources.arrays",
+    "alphabar.data.dataset": "alphabar.data.sources.dataset",
+    "alphabar.data.digits": "alphabar.data.sources.digits",
+    "alphabar.data.folder": "alphabar.data.sources.folder",
+    "alphabar.data.huggingface": "alphabar.data.sources.huggingface",
+    "alphabar.data.own_datamodule": "alphabar.data.sources.own_datamodule",
+    "alphabar.data.prepared": "alphabar.data.sources.prepared",
+    "alphabar.data.torchvision": "alphabar.data.sources.torchvision",
+    "alphabar.data.torchvision_catalogue": "alphabar.data.sources.torchvision_catalogue",
+    "alphabar.data.webdataset": "alphabar.data.sources.webdataset",
     "alphabar.diffusion.grids": "alphabar.diffusion.timesteps",
+    "alphabar.metrics.automatic": "alphabar.metrics.features.automatic",
+    "alphabar.metrics.classifier": "alphabar.metrics.features.classifier",
+    "alphabar.metrics.clip": "alphabar.metrics.features.clip",
+    "alphabar.metrics.contrastive": "alphabar.metrics.features.contrastive",
+    "alphabar.metrics.dinov2": "alphabar.metrics.features.dinov2",
+    "alphabar.metrics.feature_network": "alphabar.metrics.features.feature_network",
+    "alphabar.metrics.inception": "alphabar.metrics.features.inception",
+    "alphabar.metrics.pixels": "alphabar.metrics.features.pixels",
+    "alphabar.metrics.pretrained": "alphabar.metrics.features.pretrained",
+    "alphabar.metrics.self_supervised": "alphabar.metrics.features.self_supervised",
+    "alphabar.metrics.several": "alphabar.metrics.features.several",
     "alphabar.training.autoencoding": "alphabar.training.modules.autoencoder",
     "alphabar.training.contrastive": "alphabar.training.modules.contrastive",
     "alphabar.training.data": "alphabar.data",
     "alphabar.training.evaluation": "alphabar.evaluation",
     "alphabar.training.guiding": "alphabar.sampling.guidance_config",
     "alphabar.training.likelihood": "alphabar.evaluation.likelihood",
+    "alphabar.training.lr_schedules": "alphabar.training.optimization.lr_schedules",
     "alphabar.training.metrics": "alphabar.metrics",
     "alphabar.training.module": "alphabar.training.modules.diffusion",
+    "alphabar.training.optimizers": "alphabar.training.optimization.optimizers",
     "alphabar.training.perceptual": "alphabar.metrics.perceptual",
     "alphabar.training.sampling": "alphabar.sampling.command",
     "alphabar.training.tasks": "alphabar.sampling.tasks",
@@ -21,7 +44,7 @@ FORMER_MODULES = {
 # Former names of classes that have been renamed or moved, with the current name of the module they were in -> the current names.
 FORMER_CLASSES: dict[str, str] = {
     "alphabar.diffusion.objectives.weightings.Uniform": "alphabar.diffusion.objectives.weightings.UniformWeighting",
-    "alphabar.metrics.pair.PairFeatures": "alphabar.metrics.contrastive.ContrastiveFeatures",
+    "alphabar.metrics.pair.PairFeatures": "alphabar.metrics.features.contrastive.ContrastiveFeatures",
     "alphabar.models.codecs.embedding.ImageEmbedding": "alphabar.models.codecs.clip_embeddings.CLIPEmbeddings",
     "alphabar.models.pairs.stored.StoredPair": "alphabar.models.clip.stored.StoredCLIP",
     "alphabar.models.pairs.towers.Towers": "alphabar.models.clip.towers.Towers",
@@ -47,8 +70,9 @@ FORMER_PLACES = {f"module.{WARMUP}": f"lr_scheduler.{WARMUP}"}
 def current_target(target: str) -> str:
     """Returns the current dotted name of a class, which differs if the class has been moved or renamed."""
     former = next((place for place in sorted(FORMER_MODULES, reverse=True) if target.startswith(f"{place}.")), None)
-    moved = target if former is None else FORMER_MODULES[former] + target.removeprefix(former)
-    return FORMER_CLASSES.get(moved, moved)
+    if former is None:
+        return FORMER_CLASSES.get(target, target)
+    return current_target(FORMER_MODULES[former] + target.removeprefix(former))
 
 
 def upgrade_config(content: Any) -> Any:
@@ -64,7 +88,7 @@ def _with_lr_scheduler(config: dict[Any, Any]) -> dict[Any, Any]:
     module = config.get("module")
     if not isinstance(module, dict) or WARMUP not in module:
         return config
-    node = {"_target_": "alphabar.training.lr_schedules.ConstantRate", WARMUP: module[WARMUP]}
+    node = {"_target_": "alphabar.training.optimization.lr_schedules.ConstantRate", WARMUP: module[WARMUP]}
     rest = {key: value for key, value in module.items() if key != WARMUP}
     return {**config, "lr_scheduler": node, "module": {**rest, "lr_scheduler": dict(node)}}
 

@@ -2,7 +2,7 @@
 
 A source (`digits`, `folder`, `huggingface`, `prepared`, `torchvision`) knows the shape of its images before it reads any, and gives
 two splits of them: `train()` and `held_out()`. A split is an `ImageSet`: `resident` in memory, or `decoded` when its images are
-asked for. `order` says which image comes when, `loader` hands out batches in that order, `datamodule` shows it to Lightning.
+asked for. `loading` says which image comes when and hands out batches in that order, `datamodule` shows it to Lightning.
 """
 
 from abc import ABC, abstractmethod

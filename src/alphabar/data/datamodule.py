@@ -12,13 +12,13 @@ from torch import Tensor
 
 from alphabar.bits import Bits
 from alphabar.data import ImageSet, ImageSource, Shape
-from alphabar.data.bucket_order import BucketOrder
-from alphabar.data.buckets import BucketedImages
-from alphabar.data.decoded import DecodedImages
-from alphabar.data.folder_layout import abbreviated
-from alphabar.data.loader import ImageBatches, ImageLoader, LatentBatches
-from alphabar.data.order import BatchOrder, EpochOrder
-from alphabar.data.resident import ResidentImages
+from alphabar.data.folders.folder_layout import abbreviated
+from alphabar.data.image_sets.buckets import BucketedImages
+from alphabar.data.image_sets.decoded import DecodedImages
+from alphabar.data.image_sets.resident import ResidentImages
+from alphabar.data.loading.bucket_order import BucketOrder
+from alphabar.data.loading.loader import ImageBatches, ImageLoader, LatentBatches
+from alphabar.data.loading.order import BatchOrder, EpochOrder
 from alphabar.errors import UserError
 from alphabar.resolution import Resolution, format_resolution, sides
 

@@ -14,7 +14,7 @@ from alphabar.errors import UserError
 from alphabar.files.cache import DiskCache
 from alphabar.models.codecs import LatentCodec
 from alphabar.progress import show_progress
-from alphabar.runs.distributed import from_first, raise_together, rank_and_size, sum_over_ranks
+from alphabar.runs.processes.distributed import from_first, raise_together, rank_and_size, sum_over_ranks
 
 VERSION = 2  # the version of the cached files
 CHUNK = 64  # images that each process encodes at a time

@@ -21,9 +21,9 @@ from lightning.pytorch import LightningDataModule
 
 from alphabar.data import ImageSet, ImageSource, ReadImages
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.data.decoded import CHUNK, NUM_THREADS
-from alphabar.data.own_datamodule import adapted
-from alphabar.data.prepared import (
+from alphabar.data.image_sets.decoded import CHUNK, NUM_THREADS
+from alphabar.data.sources.own_datamodule import adapted
+from alphabar.data.sources.prepared import (
     HEADER,
     IMAGES,
     MANIFEST,
@@ -42,7 +42,7 @@ from alphabar.files.atomic import atomic_writer, changed_in_place, remove_tempor
 from alphabar.files.paths import user_path
 from alphabar.files.reading import read_bytes
 from alphabar.progress import show_progress
-from alphabar.runs.restored import must_be_like
+from alphabar.runs.checkpoints.restored import must_be_like
 
 JOURNAL, LOCK = "progress.json", ".lock"
 GROWING = (IMAGES, NAMES, SKIPPED)  # files that are written from the beginning to the end

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from alphabar.bits import Bits
 from alphabar.data import Shape
-from alphabar.data.decoded import DecodedImages
-from alphabar.data.files import EXAMPLES, image_files
-from alphabar.data.folder import FileReader
-from alphabar.data.unreadable import unreadable_message
+from alphabar.data.decoding.unreadable import unreadable_message
+from alphabar.data.folders.files import EXAMPLES, image_files
+from alphabar.data.image_sets.decoded import DecodedImages
+from alphabar.data.sources.folder import FileReader
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 from alphabar.files.reading import open_image

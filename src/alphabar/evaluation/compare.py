@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, NoReturn
 from alphabar.errors import UserError
 from alphabar.evaluation.receipt import Figure, Receipt, differences, flatten_mapping, read_receipt
 from alphabar.evaluation.table import floor_words, format_mean, metric_title
-from alphabar.runs.current_command import with_invocations
-from alphabar.runs.receipt import FILE_NAME
+from alphabar.runs.provenance.current_command import with_invocations
+from alphabar.runs.provenance.receipt import FILE_NAME
 from alphabar.runs.text_table import format_table
 
 MAX_LENGTH = 60  # characters of a value in the table

@@ -15,7 +15,7 @@ from alphabar.evaluation.reference_statistics import NUM_ROWS, ReferenceStatisti
 from alphabar.metrics.health import diversity, image_warnings
 from alphabar.metrics.memorisation import Memorisation, Neighbours, compare_distances, nearest_neighbours
 from alphabar.plotting.memorisation import MemorisationPanel
-from alphabar.runs.distributed import from_first
+from alphabar.runs.processes.distributed import from_first
 from alphabar.sampling.image_grid import grid
 
 NUM_SHOWN = 8  # images in each part of the picture

@@ -27,7 +27,7 @@ from alphabar.metrics import Features, Splits, build_extractors
 from alphabar.metrics.names import figure_name, floor_figure_name
 from alphabar.metrics.statistics import Statistic
 from alphabar.runs.floor import MEAN_FID
-from alphabar.runs.receipt import json_sha256
+from alphabar.runs.provenance.receipt import json_sha256
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.prepare import removed_on_error
 

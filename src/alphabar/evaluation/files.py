@@ -15,12 +15,11 @@ from torch import Tensor
 
 from alphabar.bits import Bits, with_bits
 from alphabar.data import Shape
-from alphabar.data.files import image_files
-from alphabar.data.folder import hash_position
-from alphabar.data.pixel_values import WIDE_MODES
-from alphabar.data.pixels import flattened, pixels_of
-from alphabar.data.unreadable import unreadable_message
-from alphabar.data.wide_pixels import to_pixels_of_bits
+from alphabar.data.decoding.pixel_values import WIDE_MODES
+from alphabar.data.decoding.pixels import flattened, pixels_of
+from alphabar.data.decoding.unreadable import unreadable_message
+from alphabar.data.decoding.wide_pixels import to_pixels_of_bits
+from alphabar.data.folders.files import hash_position, image_files
 from alphabar.errors import UserError
 from alphabar.files.array_header import read_array_header
 from alphabar.files.reading import must_be_file, open_image

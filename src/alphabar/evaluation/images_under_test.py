@@ -18,7 +18,7 @@ from alphabar.errors import UserError
 from alphabar.evaluation.cost import Cost, counted_evaluations
 from alphabar.evaluation.files import SampleFiles, format_size
 from alphabar.progress import show_progress
-from alphabar.runs.distributed import raise_together
+from alphabar.runs.processes.distributed import raise_together
 from alphabar.sampling.conditions import dataset_conditions, dataset_targets, evaluation_images, null_conditions
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.pipeline import launch, start_pipeline

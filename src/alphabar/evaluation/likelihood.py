@@ -31,7 +31,7 @@ from alphabar.metrics.content import content_hash, hash_to_hex
 from alphabar.metrics.names import bound_name, flow_name
 from alphabar.metrics.real import indices_of_rank
 from alphabar.progress import show_progress
-from alphabar.runs.distributed import sum_over_ranks
+from alphabar.runs.processes.distributed import sum_over_ranks
 from alphabar.runs.text_table import format_table
 from alphabar.sampling.conditions import Conditions, dataset_conditions
 from alphabar.sampling.inference import Inference

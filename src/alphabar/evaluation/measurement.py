@@ -11,7 +11,7 @@ from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics.collector import Batch, collect
 from alphabar.metrics.feature_set import FeatureSet
 from alphabar.metrics.health import ImageStatistics
-from alphabar.runs.distributed import sum_over_ranks
+from alphabar.runs.processes.distributed import sum_over_ranks
 from alphabar.sampling.sampling_job import SampleBatch, gather_images
 
 EXAMPLE_BYTES = 64 * 2**20

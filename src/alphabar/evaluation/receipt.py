@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alphabar.config.former_names import current_protocol
 from alphabar.errors import UserError
-from alphabar.runs.current_command import command_config
 from alphabar.runs.floor import BIASED
-from alphabar.runs.receipt import FILE_NAME, complete_start, describe_start, read_content, receipt_path, starts_in, write_content
+from alphabar.runs.provenance.current_command import command_config
+from alphabar.runs.provenance.receipt import (
+    FILE_NAME,
+    complete_start,
+    describe_start,
+    read_content,
+    receipt_path,
+    starts_in,
+    write_content,
+)
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

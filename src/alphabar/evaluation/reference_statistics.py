@@ -14,8 +14,8 @@ from alphabar.metrics.feature_set import FeatureSet
 from alphabar.metrics.real import RealImages, real_image_features
 from alphabar.metrics.statistics import Statistic
 from alphabar.metrics.statistics.frechet import mean_over_sets
-from alphabar.runs.distributed import from_first, rank_and_size
 from alphabar.runs.floor import BIASED, MEAN_FID, MORE_HELD_OUT
+from alphabar.runs.processes.distributed import from_first, rank_and_size
 
 log = logging.getLogger(__name__)
 NUM_ROWS = 10_000  # the number of images whose single features are kept, for figures that compare pairs of images

@@ -8,14 +8,15 @@ from pathlib import Path
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
-from alphabar.cli import exit_status, resolvers
+from alphabar.cli import exit_status
 from alphabar.cli.command import Main, explain_error, run
+from alphabar.cli.composition import resolvers
+from alphabar.cli.composition.hydra_app import App
+from alphabar.cli.composition.overrides import null_as_deletion, quote_text_value
 from alphabar.cli.console import messages_shown
-from alphabar.cli.hydra_app import App
-from alphabar.cli.overrides import null_as_deletion, quote_text_value
 from alphabar.errors import UserError
-from alphabar.runs.current_command import scripts_folder
-from alphabar.runs.run_dir import begin_another_run, locks_released
+from alphabar.runs.folders.run_dir import begin_another_run, locks_released
+from alphabar.runs.provenance.current_command import scripts_folder
 
 
 def run_command(command: str, main: Main, overrides: Sequence[str], config_dir: str | Path | None = None) -> dict[str, object]:

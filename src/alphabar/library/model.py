@@ -12,7 +12,7 @@ from lightning.fabric import Fabric
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from alphabar.cli.complete_config import last_checkpoint
+from alphabar.cli.composition.complete_config import last_checkpoint
 from alphabar.config.build import build
 from alphabar.config.trust import trusting
 from alphabar.data import Shape

@@ -15,9 +15,9 @@ from alphabar.files.paths import display_path, user_path
 from alphabar.library.composition import run_command
 from alphabar.library.model import Model, load
 from alphabar.reports.at_end import leave_report
+from alphabar.runs.folders.run_dir import CONFIG, stored_config
 from alphabar.runs.metrics_csv import read_rows
-from alphabar.runs.receipt import read_starts
-from alphabar.runs.run_dir import CONFIG, stored_config
+from alphabar.runs.provenance.receipt import read_starts
 from alphabar.training.callbacks.stopping import STOP_SIGNALS
 from alphabar.training.run import run_training
 

@@ -13,7 +13,7 @@ from alphabar.metrics.feature_set import NUM_PARTS, ClassSums, FeatureSet, Sums
 from alphabar.metrics.health import ImageStatistics
 from alphabar.metrics.retrieval import candidates, is_retrieved
 from alphabar.metrics.statistics.inception_score import class_sums
-from alphabar.runs.distributed import sum_over_ranks, sum_over_ranks_
+from alphabar.runs.processes.distributed import sum_over_ranks, sum_over_ranks_
 
 
 class Batch(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from alphabar.metrics.feature_set import Sums
-from alphabar.runs.distributed import sum_over_ranks
+from alphabar.runs.processes.distributed import sum_over_ranks
 
 CAST_ERRORS = 4.0  # standard errors of the difference: by chance once in 16,000 channels
 CAST_LEVELS = 2.5  # grey levels: about what an eye notices on an even surface

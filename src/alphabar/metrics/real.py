@@ -16,7 +16,7 @@ from alphabar.metrics.extractor import Extractor
 from alphabar.metrics.feature_set import ClassSums, FeatureSet, Sums
 from alphabar.metrics.health import ImageStatistics
 from alphabar.progress import show_progress
-from alphabar.runs.distributed import from_first, rank_and_size
+from alphabar.runs.processes.distributed import from_first, rank_and_size
 
 VERSION = 5  # the version of the cached files
 MAX_ROWS = 50_000  # the number of images whose single features are kept, among which nearest neighbours are searched

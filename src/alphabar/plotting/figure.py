@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alphabar.files.atomic import atomic_writer
 from alphabar.files.picture_text import cut
-from alphabar.runs.picture_record import picture_record
+from alphabar.runs.provenance.picture_record import picture_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

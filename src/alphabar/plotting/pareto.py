@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from alphabar.plotting.figure import figure_file, round_ticks, scale_y, set_ticks
 from alphabar.plotting.sweep import draw_floor
-from alphabar.runs.pareto import CostTradeOff, Setting, pareto_front
-from alphabar.runs.sweep import METRICS, NETWORK_EVALUATIONS
+from alphabar.runs.sweeps.pareto import CostTradeOff, Setting, pareto_front
+from alphabar.runs.sweeps.sweep import METRICS, NETWORK_EVALUATIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alphabar.plotting.figure import figure_file, round_ticks, scale_y, set_ticks, spans_decades
 from alphabar.plotting.sample_corner import newest_samples
-from alphabar.runs.sweep import METRICS, SEED_KEY, Job, Sweep, mean_and_deviation, parse_number
+from alphabar.runs.sweeps.sweep import METRICS, SEED_KEY, Job, Sweep, mean_and_deviation, parse_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from alphabar.plotting.figure import STYLE
 from alphabar.plotting.line_chart import AXIS, GRID, MAIN, PALETTE, SIZE, SOFT, svg_for_page
 from alphabar.plotting.sweep import SweepLayout, plot_lines
-from alphabar.runs.sweep import Sweep
+from alphabar.runs.sweeps.sweep import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType

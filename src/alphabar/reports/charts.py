@@ -13,7 +13,7 @@ from alphabar.plotting.sweep_svg import sweep_svg
 from alphabar.reports.html import render
 from alphabar.reports.images import EmbeddedImage
 from alphabar.runs.metrics_csv import RunMetrics
-from alphabar.runs.sweep import Sweep
+from alphabar.runs.sweeps.sweep import Sweep
 
 
 def render_curves(metrics: RunMetrics, picture: EmbeddedImage | None = None) -> Markup:

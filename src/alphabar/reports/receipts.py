@@ -18,7 +18,7 @@ from alphabar.plotting.memorisation import PANEL
 from alphabar.progress import format_duration
 from alphabar.reports.html import render
 from alphabar.reports.images import EmbeddedImage, embed_image
-from alphabar.runs.receipt import FILE_NAME, MAX_BYTES, receipt_path
+from alphabar.runs.provenance.receipt import FILE_NAME, MAX_BYTES, receipt_path
 
 COMPARABLE_KEYS = ("weights", "sampler", "guidance")  # keys of protocols whose values are compared on purpose
 

@@ -12,8 +12,8 @@ from alphabar.reports.html import GENERATOR
 from alphabar.reports.receipts import FoundReceipt, find_receipt, receipt_files
 from alphabar.reports.run_page import render_run
 from alphabar.reports.sweep_page import render_sweep
-from alphabar.runs.current_command import with_invocations
-from alphabar.runs.sweep import TABLE
+from alphabar.runs.provenance.current_command import with_invocations
+from alphabar.runs.sweeps.sweep import TABLE
 
 REPORT = "report.html"
 RUN_FILES = ("config.yaml", "metrics.csv")

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from alphabar.errors import UserError
 from alphabar.progress import counted, format_duration
-from alphabar.runs.receipt import FILE_NAME, read_starts
-from alphabar.runs.sweep import finite_number
+from alphabar.runs.provenance.receipt import FILE_NAME, read_starts
+from alphabar.runs.sweeps.sweep import finite_number
 
 VERSIONS = ("alphabar", "python", "torch", "lightning")
 

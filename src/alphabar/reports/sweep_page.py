@@ -23,8 +23,8 @@ from alphabar.reports.sweep_config import common_config
 from alphabar.reports.verdict import run_verdict
 from alphabar.runs.floor import ratio_words
 from alphabar.runs.metrics_csv import RunMetrics, read_metrics
-from alphabar.runs.receipt import FILE_NAME
-from alphabar.runs.sweep import METRICS, PARETO_PICTURE, TABLE, Job, Sweep, comparable_part, read_sweep
+from alphabar.runs.provenance.receipt import FILE_NAME
+from alphabar.runs.sweeps.sweep import METRICS, PARETO_PICTURE, TABLE, Job, Sweep, comparable_part, read_sweep
 
 SAME_IMAGES = ("data.batch_size", "data.num_workers", "data.resident", "data.max_resident_mb")  # these do not change the data
 PARETO_ALT = "FID over network evaluations and over seconds, with the settings that none beats in both"

@@ -9,7 +9,7 @@ from alphabar.reports.health import health_rows
 from alphabar.reports.run_record import RunRecord
 from alphabar.runs.floor import MORE_HELD_OUT
 from alphabar.runs.metrics_csv import RunMetrics
-from alphabar.runs.sweep import finite_number
+from alphabar.runs.sweeps.sweep import finite_number
 
 NEAR_COPIES = "near copies"
 # Up to how many times the floor a FID is called what; they are words for a reader, and no statistics.

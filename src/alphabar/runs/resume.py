@@ -17,11 +17,11 @@ from alphabar.config.roles import check_roles
 from alphabar.config.stored_paths import confined
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path
-from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, frozen_parts, must_be_at_hand, set_frozen_part_paths
-from alphabar.runs.data_root import set_data_root
-from alphabar.runs.kept_checkpoints import LastCheckpoint, newest_checkpoint
-from alphabar.runs.logger_folders import give_folders
-from alphabar.runs.run_dir import CONFIG, has_checkpoint, lock, must_be_resumable, readable_config
+from alphabar.runs.checkpoints.checkpoint import LACKS, FrozenPartPaths, frozen_parts, must_be_at_hand, set_frozen_part_paths
+from alphabar.runs.checkpoints.data_root import set_data_root
+from alphabar.runs.checkpoints.kept_checkpoints import LastCheckpoint, newest_checkpoint
+from alphabar.runs.folders.logger_folders import give_folders
+from alphabar.runs.folders.run_dir import CONFIG, has_checkpoint, lock, must_be_resumable, readable_config
 
 log = logging.getLogger(__name__)
 RUN_KEYS = ("trainer", "callbacks", "logger", "profiler", "stall_seconds", "report", "name", "data.num_workers", "data.download")

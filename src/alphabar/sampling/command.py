@@ -13,8 +13,8 @@ from torch import Tensor
 
 from alphabar.files.atomic import atomic_writer, write_text
 from alphabar.files.paths import display_path
-from alphabar.runs.distributed import sum_over_ranks
-from alphabar.runs.picture_record import PictureRecord
+from alphabar.runs.processes.distributed import sum_over_ranks
+from alphabar.runs.provenance.picture_record import PictureRecord
 from alphabar.sampling.cascade import RecordingSamples
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.film import num_film_frames, record_film, write_film

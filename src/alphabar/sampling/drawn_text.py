@@ -6,7 +6,7 @@ import unicodedata
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from alphabar.data.pixels import pixels_of
+from alphabar.data.decoding.pixels import pixels_of
 
 BACKGROUND = 255  # what is between images, and behind text, is white
 FONT_SIZE = 14  # pixels

@@ -16,7 +16,7 @@ from alphabar.files.paths import user_path
 from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
-from alphabar.runs.checkpoint import (
+from alphabar.runs.checkpoints.checkpoint import (
     PATHS_OF_TRAINING,
     FrozenPartPaths,
     frozen_parts,

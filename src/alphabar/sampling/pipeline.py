@@ -20,9 +20,9 @@ from alphabar.errors import UserError
 from alphabar.models.codecs import Codec
 from alphabar.progress import counted, show_progress
 from alphabar.resolution import Resolution, format_resolution
-from alphabar.runs.checkpoint import LACKS, FrozenPartPaths, checkpoint_hash, frozen_parts
-from alphabar.runs.ranks import watch_ranks
-from alphabar.runs.run_dir import claim
+from alphabar.runs.checkpoints.checkpoint import LACKS, FrozenPartPaths, checkpoint_hash, frozen_parts
+from alphabar.runs.folders.run_dir import claim
+from alphabar.runs.processes.ranks import watch_ranks
 from alphabar.sampling.cascade import (
     CONDITION_STREAM,
     cascade_job,

@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 from alphabar.config.build import check_file
 from alphabar.config.interpolation import unresolved_container
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.data.own_datamodule import build_data
+from alphabar.data.sources.own_datamodule import build_data
 from alphabar.errors import UserError
-from alphabar.runs.data_root import names_data_root, set_data_root
-from alphabar.runs.run_dir import withdraw
+from alphabar.runs.checkpoints.data_root import names_data_root, set_data_root
+from alphabar.runs.folders.run_dir import withdraw
 from alphabar.sampling.conditions import attach_captions
 from alphabar.sampling.model import LoadedModel
 

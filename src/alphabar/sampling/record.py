@@ -7,10 +7,10 @@ from typing import Any
 
 from lightning.fabric import Fabric
 
-from alphabar.runs.current_command import command_config
-from alphabar.runs.distributed import from_first
-from alphabar.runs.picture_record import PictureRecord, picture_record
-from alphabar.runs.receipt import describe_start, recorded
+from alphabar.runs.processes.distributed import from_first
+from alphabar.runs.provenance.current_command import command_config
+from alphabar.runs.provenance.picture_record import PictureRecord, picture_record
+from alphabar.runs.provenance.receipt import describe_start, recorded
 from alphabar.sampling.pipeline import Pipeline
 
 

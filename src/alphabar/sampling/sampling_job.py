@@ -16,7 +16,7 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import Advice, UserError, advised
 from alphabar.models.codecs import Codec
-from alphabar.runs.distributed import sum_over_ranks
+from alphabar.runs.processes.distributed import sum_over_ranks
 from alphabar.sampling.conditions import Conditions
 
 SAMPLER_ADVICE: Advice = {

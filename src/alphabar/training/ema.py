@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from alphabar.errors import UserError
-from alphabar.runs.checkpoint import must_have_types, weight_shapes
+from alphabar.runs.checkpoints.checkpoint import must_have_types, weight_shapes
 from alphabar.runs.ema.profiles import Exponential, PowerFunction, Profile
 
 

@@ -10,11 +10,11 @@ from lightning.pytorch import Trainer
 from alphabar.config.stored_paths import confined
 from alphabar.errors import UserError
 from alphabar.evaluation.receipt import differences
-from alphabar.runs.checkpoint import checkpoint_hash
-from alphabar.runs.kept_checkpoints import LastCheckpoint
-from alphabar.runs.receipt import describe_start, recorded
+from alphabar.runs.checkpoints.checkpoint import checkpoint_hash
+from alphabar.runs.checkpoints.kept_checkpoints import LastCheckpoint
+from alphabar.runs.folders.run_dir import BEST_CHECKPOINT, CONFIG, LAST_CHECKPOINT
+from alphabar.runs.provenance.receipt import describe_start, recorded
 from alphabar.runs.resume import NOT_COMPARED, is_in_module
-from alphabar.runs.run_dir import BEST_CHECKPOINT, CONFIG, LAST_CHECKPOINT
 from alphabar.training.callbacks.composition import composition_lines
 from alphabar.training.hooks import image_data
 from alphabar.training.modules.base import BaseModule

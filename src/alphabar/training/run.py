@@ -17,7 +17,7 @@ from alphabar.config.interpolation import unresolved_container
 from alphabar.config.roles import remember_classes
 from alphabar.config.stored import plain_config
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.data.own_datamodule import build_data
+from alphabar.data.sources.own_datamodule import build_data
 from alphabar.diffusion.noise import derive_seed
 from alphabar.errors import UserError
 from alphabar.files.atomic import remove_temporaries
@@ -25,8 +25,10 @@ from alphabar.files.bounded_allocation import BoundedAllocation
 from alphabar.files.paths import display_path
 from alphabar.models.codecs import Codec
 from alphabar.resolution import resolution_of
-from alphabar.runs.checkpoint import must_fit, weight_shapes
-from alphabar.runs.data_root import compare_image_files, names_data_root
+from alphabar.runs.checkpoints.checkpoint import must_fit, weight_shapes
+from alphabar.runs.checkpoints.data_root import compare_image_files, names_data_root
+from alphabar.runs.folders.run_dir import AUTO, LAST_CHECKPOINT, claim, is_first_process, withdraw
+from alphabar.runs.processes.slurm import requeue_job
 from alphabar.runs.resume import (
     LastCheckpoint,
     checkpoint_to_go_on_from,
@@ -34,8 +36,6 @@ from alphabar.runs.resume import (
     refuse_moved_paths,
     resumed_config,
 )
-from alphabar.runs.run_dir import AUTO, LAST_CHECKPOINT, claim, is_first_process, withdraw
-from alphabar.runs.slurm import requeue_job
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.callbacks.nonfinite import ADVICE, NonFiniteSteps
 from alphabar.training.callbacks.stopping import STOP_SIGNALS

@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import WandbLogger
 
 from alphabar.files.paths import display_path
 from alphabar.progress import counted, format_duration
-from alphabar.runs.current_command import with_invocations
 from alphabar.runs.floor import MEAN_FID, FloorPair, against_floor, floor_pair
+from alphabar.runs.provenance.current_command import with_invocations
 from alphabar.training.modules.base import BaseModule
 
 LAST = "checkpoints/last.ckpt"

@@ -15,9 +15,9 @@ from alphabar.config.stored_paths import confined
 from alphabar.errors import UserError
 from alphabar.files.atomic import atomic_writer, write_text
 from alphabar.files.paths import display_path, unused_path
-from alphabar.runs.ranks import meeting, watch_ranks
+from alphabar.runs.folders.run_dir import readable_config
+from alphabar.runs.processes.ranks import meeting, watch_ranks
 from alphabar.runs.resume import LastCheckpoint
-from alphabar.runs.run_dir import readable_config
 from alphabar.training.callbacks.composition import Composition
 from alphabar.training.callbacks.progress import Progress
 from alphabar.training.callbacks.recurring import is_any_due

@@ -17,9 +17,9 @@ from alphabar.models.hub import CONFIG, DIFFUSERS, Wanted, first_sentence, model
 from alphabar.models.networks.diffusers import from_diffusers, unet_arguments
 from alphabar.models.networks.diffusers_dit import dit_from_diffusers
 from alphabar.models.networks.lora import LoRA, is_of_adapter, name_without_lora
-from alphabar.runs.checkpoint import checkpoint_hash, read_checkpoint, weight_differences, weight_shapes
-from alphabar.runs.run_dir import LAST_CHECKPOINT
-from alphabar.runs.torch_files import load_torch_file
+from alphabar.runs.checkpoints.checkpoint import checkpoint_hash, read_checkpoint, weight_differences, weight_shapes
+from alphabar.runs.checkpoints.torch_files import load_torch_file
+from alphabar.runs.folders.run_dir import LAST_CHECKPOINT
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.modules.diffusion import DiffusionModule
 

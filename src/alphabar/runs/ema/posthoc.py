@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from alphabar.errors import UserError
+from alphabar.runs.checkpoints.torch_files import load_torch_file
 from alphabar.runs.ema.profiles import MAX_LENGTH, fit, gamma_of
-from alphabar.runs.torch_files import load_torch_file
 
 FOLDER = "ema"
 # Relative error of a profile. For weights that walk at random, the reconstruction is then off by a few hundredths of the distance

@@ -20,8 +20,8 @@ from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path
 from alphabar.progress import counted, show_progress
-from alphabar.runs.distributed import sum_over_ranks
-from alphabar.runs.picture_record import PictureRecord
+from alphabar.runs.processes.distributed import sum_over_ranks
+from alphabar.runs.provenance.picture_record import PictureRecord
 from alphabar.sampling.cascade import CONDITION_STREAM, source_conditions, source_images
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.image_grid import grid, save_png

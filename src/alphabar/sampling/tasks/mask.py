@@ -7,8 +7,8 @@ from PIL import Image
 from torch import Tensor
 
 from alphabar.data import Shape
-from alphabar.data.pixels import to_pixels
-from alphabar.data.unreadable import unreadable_message
+from alphabar.data.decoding.pixels import to_pixels
+from alphabar.data.decoding.unreadable import unreadable_message
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 from alphabar.files.reading import open_image

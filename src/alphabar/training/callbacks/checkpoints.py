@@ -14,10 +14,10 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from alphabar.files.atomic import atomic_writer, make_folder, write_errors
 from alphabar.files.versions import insert_version
-from alphabar.runs.distributed import from_first
-from alphabar.runs.kept_checkpoints import UNNAMED, make_last, remove_unfinished, take_up_best
-from alphabar.runs.run_dir import BEST_CHECKPOINT, LAST_CHECKPOINT
-from alphabar.runs.torch_files import load_torch_file, verify_checksums
+from alphabar.runs.checkpoints.kept_checkpoints import UNNAMED, make_last, remove_unfinished, take_up_best
+from alphabar.runs.checkpoints.torch_files import load_torch_file, verify_checksums
+from alphabar.runs.folders.run_dir import BEST_CHECKPOINT, LAST_CHECKPOINT
+from alphabar.runs.processes.distributed import from_first
 from alphabar.training.callbacks.nonfinite import nonfinite_steps
 from alphabar.training.callbacks.recurring import Recurring, is_any_due
 from alphabar.training.callbacks.stopping import STOP_SIGNALS, stop

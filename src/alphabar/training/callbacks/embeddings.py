@@ -10,7 +10,7 @@ from alphabar.diffusion.denoiser import Cond
 from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.metrics.retrieval import candidates, is_retrieved
-from alphabar.runs.distributed import sum_over_ranks
+from alphabar.runs.processes.distributed import sum_over_ranks
 from alphabar.sampling.conditions import dataset_conditions
 from alphabar.sampling.guidance_config import Guide
 from alphabar.training.callbacks.retrieval import first_of_each_caption

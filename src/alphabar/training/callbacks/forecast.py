@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from alphabar.runs.distributed import from_first
+from alphabar.runs.processes.distributed import from_first
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.hooks import image_data
 from alphabar.training.modules.base import BaseModule

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alphabar.diffusion.noise import ImageNoise, derive_seed
 from alphabar.diffusion.objectives import regress
-from alphabar.runs.distributed import rank_and_size, sum_over_ranks
+from alphabar.runs.processes.distributed import rank_and_size, sum_over_ranks
 from alphabar.training.callbacks.progress import show_phase
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.callbacks.stopping import interruptible

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path
-from alphabar.runs.checkpoint import must_have_types
+from alphabar.runs.checkpoints.checkpoint import must_have_types
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.hooks import base_module, image_data, log_every_n_steps
 from alphabar.training.loggers.log_helpers import log_figures

@@ -9,14 +9,14 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from alphabar.data import ImageSet
-from alphabar.data.resident import ResidentImages
+from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.metrics import Features, Splits, TooFewImages, build_extractors
 from alphabar.metrics.names import figure_name
 from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.models.codecs.pixels import to_uint8
-from alphabar.runs.distributed import rank_and_size, sum_over_ranks
-from alphabar.runs.picture_record import picture_record
+from alphabar.runs.processes.distributed import rank_and_size, sum_over_ranks
+from alphabar.runs.provenance.picture_record import picture_record
 from alphabar.sampling.image_grid import grid, save_png
 from alphabar.training.callbacks.progress import show_phase
 from alphabar.training.callbacks.recurring import Recurring

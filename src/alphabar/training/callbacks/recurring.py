@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from alphabar.runs.checkpoint import Types, must_have_types
+from alphabar.runs.checkpoints.checkpoint import Types, must_have_types
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.callbacks.stopping import Interrupted
 

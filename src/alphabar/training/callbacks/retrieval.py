@@ -8,7 +8,7 @@ from alphabar.data import ImageSet
 from alphabar.errors import UserError
 from alphabar.metrics.retrieval import candidates, ranks_first
 from alphabar.models.clip import must_be_images
-from alphabar.runs.distributed import from_first
+from alphabar.runs.processes.distributed import from_first
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.hooks import checked_module, evaluation, image_data
 from alphabar.training.loggers.log_helpers import log_figures

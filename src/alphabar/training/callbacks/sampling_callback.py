@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from alphabar.diffusion.samplers import Sampler
 from alphabar.evaluation.cost import Cost, counted_evaluations
 from alphabar.files.picture_text import PictureText
-from alphabar.runs.picture_record import picture_record
+from alphabar.runs.provenance.picture_record import picture_record
 from alphabar.sampling.conditions import Conditions
 from alphabar.sampling.guidance_config import Guide, guided
 from alphabar.sampling.sampling_job import SampleBatch, SamplingJob, sampler_for_codec

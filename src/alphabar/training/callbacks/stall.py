@@ -16,9 +16,9 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.files.atomic import WriteError, atomic_writer
 from alphabar.files.paths import display_path
-from alphabar.runs.distributed import rank_and_size
-from alphabar.runs.failures import is_first_to_tell, is_told
-from alphabar.runs.ranks import end_now
+from alphabar.runs.processes.distributed import rank_and_size
+from alphabar.runs.processes.failures import is_first_to_tell, is_told
+from alphabar.runs.processes.ranks import end_now
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.callbacks.stopping import STOP_SIGNALS
 from alphabar.training.hooks import image_data

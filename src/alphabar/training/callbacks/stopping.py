@@ -13,10 +13,10 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from alphabar.runs.distributed import rank_and_size
-from alphabar.runs.ranks import end_now, expect_end
-from alphabar.runs.signals import STOPPING
-from alphabar.runs.slurm import OF_A_SWEEP
+from alphabar.runs.processes.distributed import rank_and_size
+from alphabar.runs.processes.ranks import end_now, expect_end
+from alphabar.runs.processes.signals import STOPPING
+from alphabar.runs.processes.slurm import OF_A_SWEEP
 
 T = TypeVar("T")
 PATIENCE = 10.0  # seconds until a process ends that was to stop before training, and is still waiting for something

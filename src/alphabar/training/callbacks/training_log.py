@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.errors import UserError
-from alphabar.runs.checkpoint import must_have_types
-from alphabar.runs.distributed import rank_and_size, sum_over_ranks
+from alphabar.runs.checkpoints.checkpoint import must_have_types
+from alphabar.runs.processes.distributed import rank_and_size, sum_over_ranks
 from alphabar.training.callbacks.nonfinite import ADVICE, nonfinite_steps
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.hooks import base_module, log_every_n_steps

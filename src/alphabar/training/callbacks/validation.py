@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from alphabar.errors import did_you_mean
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.hooks import base_module
-from alphabar.training.lr_schedules import PlateauScheduler
 from alphabar.training.modules.base import BaseModule
+from alphabar.training.optimization.lr_schedules import PlateauScheduler
 
 log = logging.getLogger(__name__)
 TRAINING = "train/"  # the prefix of figures that training yields by itself

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from alphabar.config.build import build
 from alphabar.errors import UserError
 from alphabar.files.paths import unused_path
-from alphabar.runs.run_dir import is_first_process
+from alphabar.runs.folders.run_dir import is_first_process
 from alphabar.training.loggers.metrics_file import MetricsFile
 
 

@@ -12,8 +12,8 @@ from alphabar.models.autoencoder import KLAutoencoder
 from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.discriminator import PatchDiscriminator, hinge
 from alphabar.resolution import format_resolution, is_multiple, nearest_multiples
-from alphabar.training.lr_schedules import LRSchedule, MakeLRScheduler
 from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
+from alphabar.training.optimization.lr_schedules import LRSchedule, MakeLRScheduler
 
 
 class AutoencoderModule(BaseModule):

@@ -19,10 +19,10 @@ from alphabar.diffusion.noise import RankShare, derive_seed
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path
 from alphabar.models.codecs.pixels import check_images
-from alphabar.runs.distributed import rank_and_size
-from alphabar.training.lr_schedules import LRSchedule, MakeLRScheduler, make_scheduler, set_rates
+from alphabar.runs.processes.distributed import rank_and_size
 from alphabar.training.modules.restored_state import must_be_training_state
-from alphabar.training.optimizers import MakeOptimizer, ModuleOptimizer
+from alphabar.training.optimization.lr_schedules import LRSchedule, MakeLRScheduler, make_scheduler, set_rates
+from alphabar.training.optimization.optimizers import MakeOptimizer, ModuleOptimizer
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from alphabar.models.clip import must_be_images
 from alphabar.models.clip.towers import Towers, pool
 from alphabar.models.embeddings import cached_embeddings
 from alphabar.models.resize import resize
-from alphabar.training.lr_schedules import LRSchedule, MakeLRScheduler
 from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
+from alphabar.training.optimization.lr_schedules import LRSchedule, MakeLRScheduler
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.models.networks import Network
-from alphabar.runs.run_dir import AUTO
+from alphabar.runs.folders.run_dir import AUTO
 from alphabar.sampling.conditions import attach_captions
 from alphabar.sampling.guidance_config import guided
 from alphabar.sampling.sampling_job import check_sampler
-from alphabar.training.lr_schedules import LRSchedule, MakeLRScheduler
 from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
+from alphabar.training.optimization.lr_schedules import LRSchedule, MakeLRScheduler
 
 OBJECTIVE_ADVICE: Advice = {
     LeavesVarianceUntrained: "choose objective=hybrid, or network.learned_variance=false",

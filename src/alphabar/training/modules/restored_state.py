@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alphabar.errors import UserError
-from alphabar.runs.restored import must_be_like
-from alphabar.training.optimizers import MakeOptimizer
+from alphabar.runs.checkpoints.restored import must_be_like
+from alphabar.training.optimization.optimizers import MakeOptimizer
 
 
 def must_be_training_state(checkpoint: Mapping[str, Any], trainer: Trainer, make_optimizer: MakeOptimizer, name: str) -> None:

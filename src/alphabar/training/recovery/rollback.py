@@ -8,9 +8,9 @@ from lightning.pytorch import Trainer
 
 from alphabar.errors import UserError
 from alphabar.files.versions import existing_versions
-from alphabar.runs.distributed import from_first
-from alphabar.runs.run_dir import LAST_CHECKPOINT
-from alphabar.runs.torch_files import load_torch_file
+from alphabar.runs.checkpoints.torch_files import load_torch_file
+from alphabar.runs.folders.run_dir import LAST_CHECKPOINT
+from alphabar.runs.processes.distributed import from_first
 from alphabar.training.ema import weight_averages
 from alphabar.training.modules.base import BaseModule
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.files.atomic import write_text
-from alphabar.runs.distributed import rank_and_size
 from alphabar.runs.metrics_csv import rows_to_go_on_with
+from alphabar.runs.processes.distributed import rank_and_size
 
 FILE = "nonfinite.csv"
 COLUMNS = ("step", "rank", "batch", "seed", "loss", "grad_norm", "num_nonfinite", "images", "levels")

@@ -1,0 +1,68 @@
+"""Classes of the user's own: those that they compose may be built, and those of the modules that they trust may stand in files."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from alphabar.cli.composition.overrides import override_texts
+from alphabar.config.allowed_targets import allowing, locate
+from alphabar.config.interpolation import dotted_path, unresolved_container, walk
+from alphabar.config.signatures import accepted_parameters
+from alphabar.config.trust import trusting
+from alphabar.errors import UserError
+
+MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")  # the dotted name of a module
+TARGET = "._target_"
+
+
+@contextmanager
+def user_classes(cfg: DictConfig) -> Iterator[None]:
+    """Allows the classes that the user has composed, and trusts the modules in `trust`.
+
+    Raises UserError unless `trust` is a list of names.
+    """
+    with allowing(composed_targets(cfg)), trusting(trusted_modules(cfg)):
+        yield
+
+
+def composed_targets(cfg: DictConfig) -> set[str]:
+    """Returns the names of the classes in a composed configuration, without those of Hydra's own part."""
+    content = {key: value for key, value in unresolved_container(cfg).items() if key != "hydra"}
+    nodes = [(path, node) for path, node in walk(content, content) if isinstance(node, dict) and "_target_" in node]
+    names = [
+        OmegaConf.select(cfg, dotted_path((*path, "_target_")), throw_on_resolution_failure=False)
+        if "${" in str(node["_target_"])  # to resolve all of it would take longer
+        else node["_target_"]
+        for path, node in nodes
+    ]
+    return {name for name in names if isinstance(name, str)}
+
+
+def trusted_modules(cfg: DictConfig) -> list[str]:
+    """Returns the modules in `trust`. Raises UserError unless they are a list of names."""
+    modules = unresolved_container(cfg).get("trust") or []
+    if not isinstance(modules, list) or not all(isinstance(each, str) and MODULE.fullmatch(each) for each in modules):
+        raise UserError(f"trust={modules}: need a list of modules, as in trust=[mylab]")
+    return modules
+
+
+def leave_out_former_arguments(cfg: DictConfig, words: Sequence[str]) -> None:
+    """Removes the arguments of the former class where the command line names another, as in `network._target_=mylab.Net`.
+
+    Those that the new class takes, too, stay, and so do all that the command line gives.
+    """
+    given = override_texts(words)
+    for place in [key.removesuffix(TARGET) for key in given if key.endswith(TARGET)]:
+        node = OmegaConf.select(cfg, place, throw_on_resolution_failure=False)
+        if not isinstance(node, DictConfig):
+            continue
+        try:
+            taken = {*accepted_parameters(locate(node.get("_target_")))[0], "_target_", "_partial_"}
+        except ValueError:  # which `check` explains
+            continue
+        with open_dict(cfg):
+            for name in [str(name) for name in node if name not in taken]:
+                if not any(key == f"{place}.{name}" or key.startswith(f"{place}.{name}.") for key in given):
+                    del node[name]

@@ -1,0 +1,1 @@
+"""What a command prints when it has ended."""

@@ -1,0 +1,85 @@
+"""Images of several sizes: each belongs to the bucket whose proportions are nearest to its own."""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from alphabar.bits import Bits
+from alphabar.data import ImageSet, LoadedImages, ReadImages, Shape
+from alphabar.data.image_sets.decoded import CHUNK, NUM_THREADS, DecodedImages
+from alphabar.errors import UserError
+from alphabar.progress import show_progress
+from alphabar.resolution import format_resolution
+
+
+class BucketedImages(ImageSet):
+    """The images of a set, which in training come in the shape of their bucket, and else in that of the set.
+
+    shapes: one for each bucket. buckets: that of each image, int64 [N].
+    Raises UserError for a bucket without images.
+    """
+
+    def __init__(self, images: DecodedImages, shapes: Sequence[Shape]) -> None:
+        super().__init__(images.shape, images.labels, images.captions, images.vectors)
+        self.decoded, self.shapes = images, list(shapes)
+        self.buckets = nearest_buckets(image_sizes(images), self.shapes)
+        for bucket, shape in enumerate(self.shapes):
+            if not (self.buckets == bucket).any():
+                size = format_resolution(shape.resolution)
+                raise UserError(f"data.buckets: no training image has the proportions of {size}: leave it out")
+
+    def __len__(self) -> int:
+        return len(self.decoded)
+
+    @property
+    def bits(self) -> Bits:
+        return self.decoded.bits
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        return self.decoded.batch(indices)
+
+    @property
+    def can_crop(self) -> bool:
+        return True
+
+    def training_batch(self, indices: Tensor, crops: Tensor | None) -> dict[str, Tensor]:
+        return self.decoded.shaped_batch(indices, crops, self.shapes[int(self.buckets[indices[0]])])
+
+    def describe(self) -> str:
+        """Returns how many images each bucket has, such as "48x64: 913, 64x48: 211"."""
+        counts = self.buckets.bincount(minlength=len(self.shapes)).tolist()
+        return ", ".join(f"{shape.height}x{shape.width}: {num:,}" for shape, num in zip(self.shapes, counts, strict=True))
+
+    def read(self, start: int, stop: int) -> ReadImages:
+        return self.decoded.read(start, stop)
+
+    def load(self) -> LoadedImages:
+        return self.decoded.load()
+
+
+def image_sizes(images: DecodedImages) -> Tensor:
+    """Returns (height, width) of each image, int64 [N, 2], as its file says; that of the set for one that cannot be read."""
+
+    def sizes(start: int) -> list[tuple[int, int]]:
+        return [images.size(index) for index in range(start, min(start + CHUNK, len(images)))]
+
+    found: list[tuple[int, int]] = []
+    with (
+        ThreadPoolExecutor(NUM_THREADS) as pool,
+        show_progress("measuring images", len(images), "img", rank_zero_only.rank == 0) as bar,
+    ):
+        for part in pool.map(sizes, range(0, len(images), CHUNK)):
+            found += part
+            bar.update(len(part))
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def nearest_buckets(sizes: Tensor, shapes: Sequence[Shape]) -> Tensor:
+    """Returns the bucket of each size [N, 2], int64 [N]: the one whose proportions differ from it by the smallest factor."""
+    proportions = torch.tensor([math.log(shape.height / shape.width) for shape in shapes], dtype=torch.float64)
+    own = (sizes[:, 0].double() / sizes[:, 1]).log()
+    return (own[:, None] - proportions).abs().argmin(1)

@@ -1,0 +1,1 @@
+"""The sources that `data=...` names, each with its data module."""

@@ -1,0 +1,1 @@
+"""The record of a sweep, and the setting that it recommends."""
