@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli import exit_status
+from alphabar.cli.arguments import parse_args, recorded_args
 from alphabar.cli.composition import resolvers
 from alphabar.cli.composition.complete_config import complete_config, config_as_yaml
 from alphabar.cli.composition.diagnose import diagnose
@@ -30,11 +31,7 @@ from alphabar.cli.composition.hydra_app import App, accept_any_config
 from alphabar.cli.composition.overrides import (
     goes_on_if_repeated,
     is_sweep,
-    null_as_deletion,
     overrides_of_resumed_run,
-    quote_text_value,
-    quoted,
-    repair_lightning_quotes,
     restore_number_formats,
     resumed_folder,
     resumed_sweep,
@@ -42,12 +39,11 @@ from alphabar.cli.composition.overrides import (
     without_prefix,
 )
 from alphabar.cli.composition.preset import method_of_preset
-from alphabar.cli.composition.recorded_command import check_recorded_command, may_be_repeated
+from alphabar.cli.composition.recorded_command import may_be_repeated
 from alphabar.cli.composition.unused_keys import unused_overrides
 from alphabar.cli.composition.usage import group_usage, usage
 from alphabar.cli.composition.user_classes import user_classes
 from alphabar.cli.console import configure_logging
-from alphabar.cli.processes import this_command
 from alphabar.cli.summaries.sweep_summary import finish_sweeps
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable_lines
@@ -57,8 +53,7 @@ from alphabar.runs.processes.failures import is_first_to_tell
 from alphabar.runs.processes.parent import end_with_parent
 from alphabar.runs.processes.ranks import failures_noted
 from alphabar.runs.processes.slurm import OutOfTime, ended_by_requeue_signals, requeue_job
-from alphabar.runs.provenance.current_command import PROGRAM, carrying_out, invocation
-from alphabar.runs.sweeps.sweep_record import read_record, reopen_sweep
+from alphabar.runs.provenance.current_command import carrying_out, invocation
 
 Main = Callable[[DictConfig], dict[str, object]]
 
@@ -137,42 +132,6 @@ def run_and_conclude(main: Main, app: App, result: exit_status.CommandResult) ->
     except BaseException as error:  # such as a full disk, or Ctrl-C
         result.error = result.error or error
         return exit_status.outcome_of(result.error)
-
-
-def parse_args() -> Namespace:
-    """Parses the command line with Hydra's own parser and returns the result; options may stand anywhere.
-
-    Reorders `sys.argv` so that Hydra and processes that are started later can read it. Raises UserError for invalid options.
-    """
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(message)
-
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    words = [quote_text_value(null_as_deletion(word)) for word in repair_lightning_quotes(sys.argv[1:])]
-    args, unknown = parser.parse_known_intermixed_args(words)
-    args.overrides += unknown
-    options = [word for word in words if word not in args.overrides]
-    sys.argv[1:] = [*options, *args.overrides]
-    if args.config_path and "://" not in args.config_path and PROGRAM in os.environ:  # a script's is relative to the script
-        args.config_path = os.path.abspath(args.config_path)
-    return args
-
-
-def recorded_args(folder: str) -> Namespace:
-    """Reopens the sweep in the folder and returns the parsed command line that began it.
-
-    Raises UserError if the sweep cannot go on, or if its record could run something else than a sweep.
-    """
-    recorded = read_record(Path(folder).absolute()).command
-    assert recorded is not None
-    check_recorded_command(recorded.arguments, sys.argv[1:], folder)
-    command = reopen_sweep(Path(folder), this_command()).command
-    assert command is not None
-    words = [word for word in command.arguments if without_prefix(split_override(word)[0]) != "hydra.sweep.dir"]
-    sys.argv[1:] = [*words, f"hydra.sweep.dir={quoted(str(Path(folder).absolute()))}"]
-    return parse_args()
 
 
 def run(main: Main, app: App, args: Namespace, result: exit_status.CommandResult, typed: list[str]) -> None:
