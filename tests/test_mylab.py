@@ -1,5 +1,6 @@
 """The package of examples/mylab, installed beside the project and used from an empty folder: each of its parts, and all together."""
 
+import importlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 import documents
@@ -110,7 +112,7 @@ def test_the_page_shows_every_file_as_it_is():
     shown = dict(re.findall(r"^`(mylab/\S+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
     files = [path for path in (LAB / "mylab").rglob("*") if path.suffix in (".py", ".yaml") and path.name != "__init__.py"]
     assert shown == {str(path.relative_to(LAB)): path.read_text() for path in files}
-    assert len(shown) == 15
+    assert len(shown) == 16
     assert documents.blocks(PAGE, "toml") == [(LAB / "pyproject.toml").read_text()]
 
 
@@ -165,6 +167,17 @@ def test_the_page_can_be_followed_and_a_stranger_has_to_trust(lab, monkeypatch, 
     assert "_target_ mylab." in err
     assert err.endswith("trust=[mylab]\n")
     assert lab("sample", *draw, "trust=[mylab]")[::2] == (0, "")
+
+
+def test_a_condition_of_classes_is_dropped_in_training_alone(lab):
+    sys.path.insert(0, ".")
+    module = importlib.import_module("mylab.conditioners")
+    conditioner = module.OneHot(num_classes=4, dropout=0.5)
+    batch = {"label": torch.arange(4).repeat(100)}
+    rows = conditioner(batch)["vector"]
+    assert 150 < (rows == 0).all(1).sum() < 250
+    assert torch.equal(conditioner.eval()(batch)["vector"], conditioner.from_prompts(list("0123") * 100)["vector"])
+    assert not conditioner.null(2)["vector"].any()
 
 
 def test_a_callback_needs_no_file(lab):
