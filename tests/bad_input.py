@@ -25,6 +25,7 @@ COMMAND_LINES = [
     (["-m", "trainer.device=1,2"], "there is no key trainer.device. Did you mean trainer.devices?"),
     (["+trainer.device=4"], "trainer: Trainer has no argument 'device'. Did you mean 'devices'?"),
     (["++trainer.device=4"], "trainer: Trainer has no argument 'device'. Did you mean 'devices'?"),
+    (["+data.batchsize=4"], "data: Digits has no argument 'batchsize'. Did you mean 'batch_size'?"),
     (["+schedule.beta_stop=0.1"], "schedule: LinearSchedule has no argument 'beta_stop'. Did you mean 'beta_start'?"),
     (["trainer.limit_val_batches=0"], "needs a +: +trainer.limit_val_batches=0"),
     (["optimiser.lr=1"], "optimiser.lr=1: there is no key optimiser.lr. Did you mean optimizer.lr?"),

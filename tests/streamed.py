@@ -4,12 +4,25 @@ import io
 import tarfile
 
 import numpy as np
+import torch
 from PIL import Image
 
 from alphabar.data.sources.folder import FolderSource
 
 NUM, PER_SHARD = 60, 7
 PIXELS = np.random.RandomState(0).randint(0, 256, (NUM, 8, 8, 3)).astype(np.uint8)
+
+
+def assert_equal_data(ours, theirs, *more):
+    """Both data have the same images in the same places, and the same is known of them; so it is with the attributes `more`."""
+    for name in ("shape", "classes", "captions", *more):
+        assert getattr(ours, name) == getattr(theirs, name)
+    for mine, other in ((ours.train_set, theirs.train_set), (ours.held_out_set, theirs.held_out_set)):
+        assert len(mine) == len(other) > 0
+        rows = torch.randperm(len(mine))
+        batch, expected = mine.batch(rows), other.batch(rows)
+        assert batch.keys() == expected.keys()
+        assert all(batch[name].equal(expected[name]) for name in batch)
 
 
 def png(number):

@@ -399,9 +399,9 @@ BAD = {
         "no SVHN under {p}: missing train_32x32.mat, test_32x32.mat (data.down",
     ),
     "corrupt": (lambda p: TorchvisionSource("Flowers102", f"{p}/bad").train(), "cannot read Flowers102 under {p}/bad: "),
-    "batch-size": (lambda p: Digits(0, seed=0), "need batch_size >= 1, got 0"),
-    "workers": (lambda p: Digits(1, seed=0, num_workers=-1), "need num_workers >= 0, got -1"),
-    "few": (lambda p: Digits(798, seed=0).setup("fit"), "need at least batch_size * devices = 798 * 1 = 798 training"),
+    "batch-size": (lambda p: Digits(batch_size=0, seed=0), "need batch_size >= 1, got 0"),
+    "workers": (lambda p: Digits(batch_size=1, seed=0, num_workers=-1), "need num_workers >= 0, got -1"),
+    "few": (lambda p: Digits(batch_size=798, seed=0).setup("fit"), "need at least batch_size * devices = 798 * 1 = 798 training"),
 }
 
 

@@ -14,6 +14,7 @@ from alphabar.data import preparation
 from alphabar.data.sources.folder import Folder
 from alphabar.data.sources.prepared import HEAD, HEADER, Prepared
 from alphabar.errors import UserError
+from streamed import assert_equal_data
 
 NUM = 60
 PIXELS = np.random.RandomState(0).randint(0, 256, (NUM, 10, 9, 3)).astype(np.uint8)
@@ -47,24 +48,12 @@ def folder(photos, **settings):
     return Folder(str(photos), 8, held_out=0.2, resident=True, **settings)
 
 
-def assert_equal_data(ours, theirs):
-    """Both data have the same images in the same places, and the same is known of them."""
-    for name in ("shape", "classes", "captions", "flip"):
-        assert getattr(ours, name) == getattr(theirs, name)
-    for mine, other in ((ours.train_set, theirs.train_set), (ours.held_out_set, theirs.held_out_set)):
-        assert len(mine) == len(other) > 0
-        rows = torch.randperm(len(mine))
-        batch, expected = mine.batch(rows), other.batch(rows)
-        assert batch.keys() == expected.keys()
-        assert all(batch[name].equal(expected[name]) for name in batch)
-
-
 @pytest.mark.parametrize("resident", [True, False])
 def test_prepared_images_are_those_of_the_folder_in_the_same_places(command, photos, resident):
     out = prepared(command)
     assert f"cannot read {photos / BROKEN}: UnidentifiedImageError" in out
     data = Prepared("ready", resident=resident)
-    assert_equal_data(data, folder(photos))
+    assert_equal_data(data, folder(photos), "flip")
     assert {"label", "caption", "image"} == set(data.train_set.batch(torch.arange(2)))
     assert len((photos.parent / "ready/names.txt").read_text().splitlines()) == NUM - 1
     array = np.load("ready/images.npy", mmap_mode="r")

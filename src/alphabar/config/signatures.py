@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from inspect import Parameter
-from typing import Any
+from typing import Any, Unpack
 
 from alphabar.config.interpolation import MissingValue
 from alphabar.config.type_hints import describe_hint, describe_value, fits, literal_values
@@ -60,15 +60,30 @@ def accepted_parameters(cls: type) -> tuple[dict[str, Parameter], bool]:
         return {}, True
     parameters = signature.parameters.values()
     named = {parameter.name: parameter for parameter in parameters if parameter.kind in GIVEN_BY_NAME}
-    return named, any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters)
+    options = _typed_options(cls)
+    named |= {name: Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in options}
+    return named, not options and any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def type_hints(cls: type) -> dict[str, Any]:
-    """Returns the hints of the constructor's parameters; an empty dict if they cannot be resolved."""
+    """Returns the hints of the constructor's parameters; an empty dict if they cannot be resolved.
+
+    Those of `**options: Unpack[Options]` (PEP 692) are the hints of the keys of Options, a TypedDict.
+    """
+    return {name: hint for name, hint in _all_hints(cls).items() if typing.get_origin(hint) is not Unpack} | _typed_options(cls)
+
+
+def _all_hints(cls: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(cls.__init__)
     except (NameError, TypeError, AttributeError):
         return {}
+
+
+def _typed_options(cls: type) -> dict[str, Any]:
+    """Returns the hints of the optional arguments that the constructor takes as the keys of a TypedDict."""
+    options = next((typing.get_args(hint)[0] for hint in _all_hints(cls).values() if typing.get_origin(hint) is Unpack), None)
+    return {} if options is None else typing.get_type_hints(options)
 
 
 def _unknown(cls: type, name: str, parameters: Mapping[str, Parameter]) -> str:

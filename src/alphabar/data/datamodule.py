@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
@@ -25,6 +25,19 @@ from alphabar.resolution import Resolution, format_resolution, sides
 MB = 2**20
 MAX_WORKERS = 8
 Cropping = Literal["center", "random"]
+
+
+class Loading(TypedDict, total=False):
+    """The arguments, by name, that each data module takes beside those of its source; see `ImageDataModule`."""
+
+    batch_size: int
+    seed: int
+    flip: bool | None
+    num_workers: int | None
+    resident: bool | None
+    max_resident_mb: int
+    crop: Cropping
+    buckets: Sequence[Resolution] | None
 
 
 class ImageDataModule(LightningDataModule):
@@ -64,12 +77,16 @@ class ImageDataModule(LightningDataModule):
             raise ValueError(f"need num_workers >= 0, got {num_workers}")
         if max_resident_mb < 0:
             raise ValueError(f"need max_resident_mb >= 0, got {max_resident_mb}")
+        if source.block_size and buckets is not None:
+            raise ValueError("data.buckets: a stream is read in its own order, not by proportions; need null")
+        if source.block_size and num_workers:
+            raise ValueError(f"data.num_workers={num_workers}: threads of one process read and decode a stream, need null or 0")
         self.source = source
         self.title = type(self).__name__ if title is None else title
         self.batch_size = batch_size
         self.seed = seed
         self.flip = source.symmetric if flip is None else flip
-        self.num_workers = num_workers
+        self.num_workers = 0 if source.block_size else num_workers
         self.resident = resident
         self.max_resident_mb = max_resident_mb
         self.crops = crop == "random"

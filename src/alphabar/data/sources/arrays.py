@@ -5,13 +5,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
 
 from alphabar.bits import Bits
-from alphabar.data.datamodule import Cropping, ImageDataModule
+from alphabar.data.datamodule import ImageDataModule, Loading
 from alphabar.data.decoding.raw_images import DTYPES, PICTURE_CHANNELS, RawImage, to_tensor
 from alphabar.data.folders.files import FileStates
 from alphabar.data.image_sets.numbered import Metadata, NumberedImages, NumberedSource
@@ -143,22 +143,17 @@ class Arrays(ImageDataModule):
     def __init__(
         self,
         path: str,
-        batch_size: int = 64,
-        seed: int = 0,
+        *,
         layout: Layout | None = None,
         held_out_path: str | None = None,
         held_out: float = 0.1,
         resolution: Resolution | None = None,
         channels: int | None = None,
         classes: Sequence[str] | None = None,
-        flip: bool | None = None,
-        num_workers: int | None = None,
-        resident: bool | None = None,
-        max_resident_mb: int = 1024,
-        crop: Cropping = "center",
         bits: Bits = 8,
+        **loading: Unpack[Loading],
     ) -> None:
         images = ArrayImages(user_path(path).absolute(), layout)
         others = None if held_out_path is None else ArrayImages(user_path(held_out_path).absolute(), layout)
         source = NumberedSource(images, others, held_out, resolution, channels, classes, bits=bits)
-        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop)
+        super().__init__(source, **loading)

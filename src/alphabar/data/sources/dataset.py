@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from alphabar.bits import Bits
-from alphabar.data.datamodule import Cropping, ImageDataModule
+from alphabar.data.datamodule import ImageDataModule, Loading
 from alphabar.data.decoding.raw_images import RawImage, content_of, to_raw_image
 from alphabar.data.decoding.unreadable import unreadable_message
 from alphabar.data.image_sets.numbered import Metadata, NumberedImages, NumberedSource
@@ -233,20 +233,15 @@ class MapDataset(ImageDataModule):
         self,
         dataset: MapStyleDataset,
         held_out_dataset: MapStyleDataset | None = None,
-        batch_size: int = 64,
-        seed: int = 0,
+        *,
         held_out: float = 0.1,
         resolution: Resolution | None = None,
         channels: int | None = None,
         classes: Sequence[str] | None = None,
-        flip: bool | None = None,
-        num_workers: int | None = None,
-        resident: bool | None = None,
-        max_resident_mb: int = 1024,
-        crop: Cropping = "center",
         bits: Bits = 8,
+        **loading: Unpack[Loading],
     ) -> None:
         images = DatasetImages(dataset, "dataset")
         others = None if held_out_dataset is None else DatasetImages(held_out_dataset, "held_out_dataset")
         source = NumberedSource(images, others, held_out, resolution, channels, classes, bits=bits)
-        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop, title=type(dataset).__name__)
+        super().__init__(source, title=type(dataset).__name__, **loading)

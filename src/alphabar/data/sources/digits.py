@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import cached_property
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from alphabar.data import ImageSet, ImageSource, Shape
-from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.datamodule import ImageDataModule, Loading
 from alphabar.data.image_sets.resident import ResidentImages
 
 NUM_DIGITS = 1797
@@ -62,15 +63,5 @@ class DigitsSource(ImageSource):
 class Digits(ImageDataModule):
     """The data module of `DigitsSource`."""
 
-    def __init__(
-        self,
-        batch_size: int = 64,
-        seed: int = 0,
-        num_held_out: int = 1000,
-        flip: bool | None = None,
-        num_workers: int | None = None,
-        resident: bool | None = None,
-        max_resident_mb: int = 1024,
-    ) -> None:
-        source = DigitsSource(num_held_out)
-        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb)
+    def __init__(self, *, num_held_out: int = 1000, **loading: Unpack[Loading]) -> None:
+        super().__init__(DigitsSource(num_held_out), **loading)

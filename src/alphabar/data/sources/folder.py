@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from PIL.Image import Image
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alphabar.bits import Bits
 from alphabar.data import ImageSet
-from alphabar.data.datamodule import Cropping, ImageDataModule
+from alphabar.data.datamodule import ImageDataModule, Loading
 from alphabar.data.folders.captions import CaptionFiles, find_caption_files
 from alphabar.data.folders.files import (
     EXAMPLES,
@@ -242,20 +242,14 @@ class Folder(ImageDataModule):
         self,
         root: str,
         resolution: Resolution,
-        batch_size: int = 64,
-        seed: int = 0,
+        *,
         channels: int = 3,
         held_out: float = 0.1,
         strict: bool = False,
-        flip: bool | None = None,
-        num_workers: int | None = None,
-        resident: bool | None = None,
-        max_resident_mb: int = 1024,
         caption_key: str | None = "text",
         vector_keys: Sequence[str] | None = None,
-        crop: Cropping = "center",
-        buckets: Sequence[Resolution] | None = None,
         bits: Bits = 8,
+        **loading: Unpack[Loading],
     ) -> None:
         source = FolderSource(root, resolution, channels, held_out, strict, caption_key, vector_keys, bits)
-        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop, buckets)
+        super().__init__(source, **loading)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alphabar.bits import Bits
 from alphabar.data import ImageSet, ImageSource
-from alphabar.data.datamodule import Cropping, ImageDataModule
+from alphabar.data.datamodule import ImageDataModule, Loading
 from alphabar.data.folders.huggingface_files import (
     cached_dataset,
     dataset_folders,
@@ -244,8 +244,7 @@ class HuggingFace(ImageDataModule):
         self,
         name: str,
         resolution: Resolution,
-        batch_size: int = 64,
-        seed: int = 0,
+        *,
         channels: int = 3,
         subset: str | None = None,
         split: str = "train",
@@ -255,28 +254,18 @@ class HuggingFace(ImageDataModule):
         caption_key: str | None = "text",
         label_key: str | None = None,
         strict: bool = False,
-        flip: bool | None = None,
-        num_workers: int | None = None,
-        resident: bool | None = None,
-        max_resident_mb: int = 1024,
         download: bool = False,
-        crop: Cropping = "center",
-        buckets: Sequence[Resolution] | None = None,
         streaming: bool = False,
         num_images: int | None = None,
         shuffle_buffer: int = 5000,
         bits: Bits = 8,
+        **loading: Unpack[Loading],
     ) -> None:
         columns = image_key, caption_key, label_key
         source: ImageSource
         if streaming:
-            if buckets is not None:
-                raise ValueError("data.buckets: a stream is read in its own order, not by proportions; need null")
-            if num_workers:
-                raise ValueError(f"data.num_workers={num_workers}: threads of one process read and decode a stream, need null or 0")
             if bits != 8:
                 raise ValueError(f"data.bits={bits}: the images of a stream have 8 bits; need 8, or data.streaming=false")
-            num_workers = 0
             streams = [HuggingFaceStream(name, subset, each, columns, download) for each in (split, held_out_split) if each]
             others = streams[1] if len(streams) > 1 else None
             source = StreamSource(streams[0], others, resolution, channels, held_out, strict, num_images, shuffle_buffer)
@@ -284,4 +273,4 @@ class HuggingFace(ImageDataModule):
             source = HuggingFaceSource(
                 name, resolution, channels, subset, split, held_out_split, held_out, *columns, strict, download, bits
             )
-        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop, buckets)
+        super().__init__(source, **loading)

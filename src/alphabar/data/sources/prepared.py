@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from alphabar.data import ImageSet, ImageSource, LoadedImages, ReadImages, Shape
-from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.datamodule import ImageDataModule, Loading
 from alphabar.data.sources.arrays import DAMAGED, read_arrays
 from alphabar.errors import DataNotFound, UserError
 from alphabar.files.paths import user_path
@@ -243,14 +243,5 @@ def _are_texts(value: object) -> bool:
 class Prepared(ImageDataModule):
     """The data module of `PreparedSource`."""
 
-    def __init__(
-        self,
-        root: str,
-        batch_size: int = 64,
-        seed: int = 0,
-        flip: bool | None = None,
-        num_workers: int | None = None,
-        resident: bool | None = None,
-        max_resident_mb: int = 1024,
-    ) -> None:
-        super().__init__(PreparedSource(root), batch_size, seed, flip, num_workers, resident, max_resident_mb)
+    def __init__(self, root: str, **loading: Unpack[Loading]) -> None:
+        super().__init__(PreparedSource(root), **loading)

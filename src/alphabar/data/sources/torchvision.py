@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from alphabar.data import ImageSet, ImageSource, Shape
-from alphabar.data.datamodule import Cropping, ImageDataModule
+from alphabar.data.datamodule import ImageDataModule, Loading
 from alphabar.data.decoding.pixels import image_shape
 from alphabar.data.folders.files import FileStates
 from alphabar.data.image_sets.decoded import DecodedImages, PictureReader
@@ -147,16 +147,11 @@ class Torchvision(ImageDataModule):
         self,
         name: str,
         root: str,
-        batch_size: int = 64,
-        seed: int = 0,
+        *,
         download: bool = False,
         resolution: Resolution | None = None,
         channels: int | None = None,
-        flip: bool | None = None,
-        num_workers: int | None = None,
-        resident: bool | None = None,
-        max_resident_mb: int = 1024,
-        crop: Cropping = "center",
+        **loading: Unpack[Loading],
     ) -> None:
         source = TorchvisionSource(name, root, download, resolution, channels)
-        super().__init__(source, batch_size, seed, flip, num_workers, resident, max_resident_mb, crop)
+        super().__init__(source, **loading)

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from PIL import Image
 
-from alphabar.data.datamodule import Cropping, ImageDataModule
+from alphabar.data.datamodule import ImageDataModule, Loading
 from alphabar.data.folders.files import FileStates
 from alphabar.data.streaming.stream_source import StreamSource
 from alphabar.data.streaming.streams import ImageStream, Known, StreamItem
@@ -180,8 +180,7 @@ class WebDataset(ImageDataModule):
         self,
         shards: str | Sequence[str],
         resolution: Resolution,
-        batch_size: int = 64,
-        seed: int = 0,
+        *,
         channels: int = 3,
         held_out_shards: str | Sequence[str] | None = None,
         held_out: float = 0.1,
@@ -192,13 +191,10 @@ class WebDataset(ImageDataModule):
         num_images: int | None = None,
         shuffle_buffer: int = 5000,
         strict: bool = False,
-        flip: bool | None = None,
-        resident: bool | None = None,
-        max_resident_mb: int = 1024,
-        crop: Cropping = "center",
+        **loading: Unpack[Loading],
     ) -> None:
         keys = image_key, caption_key, label_key
         others = None if held_out_shards is None else WebDatasetStream(held_out_shards, *keys)
         shape = resolution, channels, held_out, strict
         source = WebDatasetSource(WebDatasetStream(shards, *keys), others, *shape, num_images, shuffle_buffer, classes)
-        super().__init__(source, batch_size, seed, flip, 0, resident, max_resident_mb, crop)
+        super().__init__(source, **loading)
