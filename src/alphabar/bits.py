@@ -1,4 +1,4 @@
-"""Images of 8 and of 16 bits: uint8 and uint16, whose largest values, 255 and 65,535, are both white."""
+"""Images of 8 and 16 bits per channel: uint8 and uint16, whose largest values, 255 and 65,535, are both white."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -9,11 +9,11 @@ from torch import Tensor
 Bits = Literal[8, 16]
 DTYPE_OF_BITS: Mapping[Bits, torch.dtype] = {8: torch.uint8, 16: torch.uint16}
 WIDE_MAX = 2**16 - 1  # the largest value of 16 bits
-WIDE_STEP = 257  # of 16 bits between two neighbours of 8: 65,535 = 257 * 255
+WIDE_STEP = 257  # the step of 16-bit values that equals 1 of 8 bits: 65,535 = 257 * 255
 
 
 def rounded_to_uint8(images: Tensor) -> Tensor:
-    """Returns uint8 images as they are, and uint16 ones divided by 257 and rounded: what screens and feature networks see.
+    """Returns uint8 images unchanged, and uint16 ones divided by 257 and rounded, for screens and feature networks.
 
     Raises ValueError for another dtype, since floats would be misread silently.
     """
@@ -25,15 +25,15 @@ def rounded_to_uint8(images: Tensor) -> Tensor:
 
 
 def with_bits(images: Tensor, bits: Bits) -> Tensor:
-    """Returns uint8 or uint16 images with so many bits. Raises ValueError for another dtype."""
+    """Returns uint8 or uint16 images converted to 8 or 16 bits. Raises ValueError for another dtype."""
     if bits == 16 and images.dtype != torch.uint16:
         return (rounded_to_uint8(images).int() * WIDE_STEP).to(torch.uint16)
     return images if bits == 16 else rounded_to_uint8(images)
 
 
 def plain_integers(images: Tensor) -> Tensor:
-    """Returns uint8 images as they are, and uint16 ones as a view int16 of the same bytes, since devices may not know uint16.
+    """Returns uint8 images unchanged, and uint16 ones as an int16 view of the same bytes, since some devices lack uint16.
 
-    What only moves pixels gives the same of the view, and `.view(images.dtype)` leads back.
+    Operations that only move pixels give the same result on the view; `.view(images.dtype)` restores the dtype.
     """
     return images.view(torch.int16) if images.dtype == torch.uint16 else images

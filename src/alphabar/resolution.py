@@ -20,7 +20,7 @@ def _pair(resolution: Sequence[int]) -> tuple[int, int]:
 
 
 def resolution_of(height: int, width: int) -> int | list[int]:
-    """Returns the sides as configurations have them: the inverse of `sides`."""
+    """Returns a resolution as configurations write it, one number for a square: the inverse of `sides`."""
     return height if height == width else [height, width]
 
 

@@ -1,8 +1,8 @@
 """The classes that `_target_` may name.
 
-Our own, those of `torch.nn` and `torch.optim`, the Trainer, and callbacks of Lightning that only watch a run may always be named.
-Any other class may be named once it has been allowed in this process: `allowing` is entered for what the user composes, and `allow`
-is called for what `config.roles` accepts of a file. Nothing else is imported, since importing a module runs its code.
+Classes of alphabar, `torch.nn` and `torch.optim`, the Trainer, and callbacks of Lightning that only watch a run are always allowed.
+Other classes have to be allowed in this process first: `allowing` is entered for the classes that the user composes, and `allow` is
+called for those that `config.roles` accepts from a file. Nothing else is imported, since importing a module runs its code.
 """
 
 import importlib
@@ -39,7 +39,7 @@ _allowed: set[str] = set()  # further names, as they are written
 
 @contextmanager
 def allowing(targets: Collection[str]) -> Iterator[None]:
-    """Allows further classes by their dotted names; afterwards those are allowed that were before."""
+    """Allows, inside the context, further classes by their dotted names."""
     global _allowed
     before = _allowed
     _allowed = {*before, *targets}
@@ -55,7 +55,7 @@ def allow(target: str) -> None:
 
 
 def is_own(name: str) -> bool:
-    """Returns whether a dotted name may always be given: it is of alphabar, torch.nn, torch.optim, or in `OF_LIGHTNING`."""
+    """Returns whether a dotted name is always allowed: it is of alphabar, torch.nn or torch.optim, or in `OF_LIGHTNING`."""
     return name.startswith(OWN_PREFIXES) or name in OF_LIGHTNING
 
 
@@ -88,9 +88,9 @@ def locate(target: str) -> type:
 
 
 def find_package(target: str) -> ModuleSpec | None:
-    """Returns where the outermost package of a dotted name lies, without importing it; None if there is none.
+    """Returns the location of the outermost package of a dotted name, without importing it; None if there is none.
 
-    It is looked for on the path of Python and, after that, in the folder in which the command was started.
+    It is searched for on the path of Python and then in the folder in which the command was started.
     """
     package = target.partition(".")[0]
     try:
@@ -107,7 +107,7 @@ def _own_module(name: str, target: str) -> ModuleType:
 
 
 def _foreign_module(name: str, target: str) -> ModuleType:
-    """Returns somebody else's module. Raises ValueError if it does not exist, or its import fails for whatever reason."""
+    """Returns a module of others. Raises ValueError if it does not exist, or its import fails for any reason."""
     folder = str(user_path("").absolute())
     package = name.partition(".")[0]
     if package not in sys.modules and find_package(name) is None:

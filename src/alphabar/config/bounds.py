@@ -1,6 +1,6 @@
-"""How much a configuration out of a file, which somebody else may have written, may ask of this machine.
+"""Bounds on the resources that a configuration from a file, which somebody else may have written, can demand of this machine.
 
-What networks and schedules take is bounded by the weights beside them; this is about numbers of images, processes and steps.
+The size of networks and schedules is bounded by the weights in the file; this module bounds numbers of images, processes and steps.
 """
 
 import math
@@ -33,7 +33,7 @@ PARTS = re.compile(r"(?P<key>[\w.+]+)\s*[:=]|(?P<value>[^\s,'\"\[\](){}:=]+)")
 
 
 def exceeds_bounds(word: str) -> bool:
-    """Returns whether an override gives a key more than `MOST` of it, in a list, range or mapping, too, or what another key has."""
+    """Returns whether an override sets a key to more than its bound in `MOST`, even in a list or mapping, or interpolates it."""
     most: int | None = None
     for part in PARTS.finditer(word):
         if part["key"] is not None:
@@ -51,7 +51,7 @@ def _exceeds(text: str, most: int) -> bool:
 
 
 def memory_of_machine() -> int | None:
-    """Returns the bytes of memory of the machine; None where the system does not tell."""
+    """Returns the memory of the machine in bytes, or None if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -59,7 +59,7 @@ def memory_of_machine() -> int | None:
 
 
 def must_fit_in_memory(config: dict[str, Any], name: str) -> None:
-    """Raises UserError, with the key, if the images that a run has in memory at a time are more than this machine holds.
+    """Raises UserError, with the key, if the images that a run holds in memory at a time exceed the memory of this machine.
 
     config: of the run, plain. name: the file in messages.
     """

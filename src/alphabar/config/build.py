@@ -57,7 +57,7 @@ def check(cfg: DictConfig, choices: Choices | None = None, is_whole: bool = True
 
 
 def check_file(config: dict[str, Any], name: str) -> None:
-    """Raises UserError, with one line, if a resolved configuration out of a file names what it may not, or with wrong arguments.
+    """Raises UserError if a resolved configuration from a file names a class that is not allowed, or gives it wrong arguments.
 
     Nothing is built; see `check_roles`. name: the file in messages.
     """
@@ -69,7 +69,7 @@ def check_file(config: dict[str, Any], name: str) -> None:
 
 
 def in_one_line(lines: Sequence[str]) -> str:
-    """Returns the first of some lines, and how many follow."""
+    """Returns the first line, with the number of those that follow."""
     return lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
 
 

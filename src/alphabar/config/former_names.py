@@ -84,7 +84,7 @@ def upgrade_config(content: Any) -> Any:
 
 
 def _with_lr_scheduler(config: dict[Any, Any]) -> dict[Any, Any]:
-    """Returns a configuration in which the steps of warm-up, once an argument of the module, are those of its lr_scheduler."""
+    """Returns a configuration whose `module.warmup_steps` has become `warmup_steps` of the lr_scheduler."""
     module = config.get("module")
     if not isinstance(module, dict) or WARMUP not in module:
         return config

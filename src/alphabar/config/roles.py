@@ -1,7 +1,7 @@
-"""The classes that a configuration may name, by the role that they have where they stand.
+"""The classes that a configuration may name at each of its keys, their roles.
 
-What the user composes may name any class of the role. A configuration out of a file may name only our own, and others that the user
-trusts or has used before.
+A configuration that the user composes may name any class of the right role. One that is read from a file may name only classes of
+alphabar, and others that the user trusts or has used before.
 """
 
 import pkgutil
@@ -23,7 +23,7 @@ from alphabar.errors import UserError
 MODULES_OF_FILES = ("alphabar.", "torch.nn.modules.", "torch.optim.")
 NAME_OF_FILES = re.compile(r"(alphabar|torch\.nn|torch\.optim)(\.\w+)+")  # by this alone nothing is imported from elsewhere
 DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-ANYTHING = object()  # stands for the hint of an argument that somebody else's class takes
+ANYTHING = object()  # the type hint of the arguments of a class of others: any class may stand there
 TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 LOGGERS = "logger.*"
 # The class that may stand at each key that a command builds (*: at any key); arguments have the class of their type hint.
@@ -42,13 +42,13 @@ ROLES = {
     "statistics.*": "alphabar.metrics.statistics.Statistic",
     "trainer": TRAINER,
 }
-OPTIONAL = ("data", "guidance")  # of these keys: null where a command can do without
+OPTIONAL = ("data", "guidance")  # keys that may be null
 
 
 def check_roles(config: dict[str, Any], name: str, approved: Collection[Path] = (), before: dict[str, Any] | None = None) -> None:
-    """Raises UserError if a resolved configuration out of a file names a class that has no business where it stands.
+    """Raises UserError if a resolved configuration from a file names a class that is not allowed at its key.
 
-    Builds nothing, and imports nothing but what is ours, trusted or known. The classes that it accepts are allowed from now on.
+    Nothing is built, and only modules that are ours, trusted or known are imported. Accepted classes are allowed from now on.
     name: the file in messages. approved: the paths of nodes whose class the user has named. before: the configuration as it was
     in the file, if the user has changed arguments since.
     """
@@ -61,13 +61,16 @@ def check_roles(config: dict[str, Any], name: str, approved: Collection[Path] = 
 
 
 def remember_classes(config: dict[str, Any]) -> None:
-    """Notes the objects in the resolved configuration of the user's own run whose classes no file of others may name."""
+    """Records, for later files, the objects of the user's own run whose classes a file may not name by itself.
+
+    config: the resolved configuration of the run.
+    """
     nodes = (node for _, node in walk(config, config) if isinstance(node, dict) and isinstance(node.get("_target_"), str))
     remember((node_hash(node), node["_target_"]) for node in nodes if not _may_stand_in_files(node["_target_"]))
 
 
 class _FileCheck:
-    """A walk through a configuration out of a file; see `check_roles`. trusted: hashes of what only `trust` allows, with names."""
+    """A check of a configuration from a file; see `check_roles`. trusted: classes that only `trust` allows, by node hash."""
 
     def __init__(self, approved: Collection[Path], before: dict[str, Any]) -> None:
         self.approved = approved
@@ -75,7 +78,7 @@ class _FileCheck:
         self.trusted: dict[str, str] = {}
 
     def refusals(self, value: Any, path: Path, hint: Any) -> Iterator[tuple[Path, str]]:
-        """Yields the path of every node whose class is refused, with the reason. hint: the type of what may stand here."""
+        """Yields the path of every node whose class is refused, with the reason. hint: the type that is allowed here."""
         if isinstance(value, list):
             for index, item in enumerate(value):
                 yield from self.refusals(item, (*path, index), hint)
@@ -98,7 +101,7 @@ class _FileCheck:
             yield from self.refusals(item, (*path, key), _role((*path, key)) or hints.get(str(key), others))
 
     def _class(self, node: dict[str, Any], path: Path) -> tuple[type, bool]:
-        """Returns the class of a node, and whether any file may name it. Raises ValueError, with one line, if it is refused."""
+        """Returns the class of a node, and whether any file may name it. Raises ValueError if it is refused."""
         target = node["_target_"]
         if isinstance(target, str) and _may_stand_in_files(target):
             return locate(current_target(target)), True
@@ -110,7 +113,7 @@ class _FileCheck:
         return locate(target), False
 
     def _is_known(self, node: dict[str, Any], path: Path) -> bool:
-        """Returns whether the user has used the object of a node, as it is or as it was before its arguments were changed."""
+        """Returns whether the user has used the object of a node before, with its present or its earlier arguments."""
         try:
             before = value_at(self.before, path)
         except (LookupError, ValueError, TypeError):
@@ -121,7 +124,7 @@ class _FileCheck:
 
 
 def _may_stand_in_files(target: str) -> bool:
-    """Returns whether any file may name the class. Raises ValueError for a name of ours that leads nowhere."""
+    """Returns whether any file may name the class. Raises ValueError for a class of ours that does not exist."""
     if target in OF_LIGHTNING:
         return True
     if not NAME_OF_FILES.fullmatch(target) or not target.startswith(("alphabar.", "torch.nn.", "torch.optim.")):
@@ -130,7 +133,7 @@ def _may_stand_in_files(target: str) -> bool:
 
 
 def _refusal(target: object) -> str:
-    """Returns the reason for which a class of a file is refused, with the word that allows it."""
+    """Returns the message for a class that a file may not name, with the override that allows it."""
     text = f"_target_ {str(target)[:SHOWN]} is refused: a file may name only classes of alphabar, torch.nn and torch.optim, and "
     text += ", ".join(WATCHING)
     package = str(target).partition(".")[0]
@@ -144,7 +147,7 @@ def _refusal(target: object) -> str:
 
 
 def misplaced(config: dict[str, Any]) -> Iterator[tuple[Path, str]]:
-    """Yields the paths of a composed configuration at which no object stands although one has to, with the reason."""
+    """Yields the paths of a composed configuration at which a required object is missing, with the reason."""
     for key in ROLES:
         group, star, _ = key.partition(".*")
         if group not in config or isinstance(config[group], MissingValue | Unresolvable):
@@ -172,14 +175,14 @@ def wrong_role(cls: type, is_partial: bool, path: Path) -> str | None:
 
 
 def _leads_elsewhere(cls: type, node: dict[str, Any]) -> str | None:
-    """Returns why an object of ours out of a file would write into a folder of its own choice; None if it would not."""
+    """Returns why an object from a file could write into a folder of its own choice; None if it could not."""
     if not issubclass(cls, _role_class(ROLES[LOGGERS])) or node.get("_partial_") is True:
         return None
     return "need _partial_: true: a logger of a file writes into the folder of the run"
 
 
 def _wrong_role(cls: type, path: Path, hint: Any) -> str | None:
-    """Returns why the class may not stand at the path; None if it may. At the root only what has a role is ever built."""
+    """Returns why the class may not stand at the path; None if it may. At the root, only keys with a role are ever built."""
     is_root = len(path) == 1 and hint is None
     expected = classes_in(hint) if hint is not ANYTHING else set()
     if is_root or hint is ANYTHING or any(issubclass(cls, each) for each in expected):
@@ -189,7 +192,7 @@ def _wrong_role(cls: type, path: Path, hint: Any) -> str | None:
 
 
 def _role(path: Path) -> type | None:
-    """Returns the class of what may stand at a path that has a role, else None."""
+    """Returns the base class of the objects that are allowed at a path, or None if the path has no role."""
     key = _key_of_role(path)
     return None if key is None else _role_class(ROLES[key])
 

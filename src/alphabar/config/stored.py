@@ -1,6 +1,6 @@
-"""Configurations that come out of files: checkpoints, run folders and sweeps, which somebody else may have written.
+"""Configurations from files: checkpoints, run folders and sweeps, which somebody else may have written.
 
-They are plain values of a bounded size, without interpolations. Which classes they may name is in `roles`.
+They are plain values of a bounded size, without interpolations; `roles` has the classes that they may name.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ SHOWN = 100  # the most characters of a key or of a value in a message
 
 
 class UnreadableConfig(UserError):
-    """A file of a configuration that is cut off, damaged or of another kind, and not one whose content is refused."""
+    """An error about a configuration file that is truncated, damaged or of another kind, rather than of refused content."""
 
 
 def read_stored_yaml(path: Path, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where a configuration out of a file may write and what it may fetch: nowhere but in caches, and nothing."""
+"""Confines a configuration from a file: it writes only into caches, and downloads nothing."""
 
 from typing import Any
 
@@ -9,11 +9,10 @@ KINDS = ("features", "latents", "text")  # the folders of a command's caches
 
 
 def confined(config: Any) -> Any:
-    """Returns a copy of the plain content of a stored configuration that neither downloads data nor writes but in caches.
+    """Returns a copy of the plain content of a stored configuration that downloads nothing and writes only into caches.
 
-    `download` is false: whoever made the file does not decide what is fetched here. A `cache_dir` that is neither in this command's
-    `paths.cache` nor a cache already becomes the folder of its kind in `paths.cache`. A
-    `tracking_uri`, to which figures would be sent, is null.
+    `download` becomes false. A `cache_dir` that is neither in this command's `paths.cache` nor a cache already becomes the folder
+    of its kind in `paths.cache`. A `tracking_uri`, the address that figures are sent to, becomes null.
     """
     if isinstance(config, list):
         return [confined(item) for item in config]

@@ -1,8 +1,8 @@
-"""Configurations out of files may name those classes of others that the user trusts, or has used before.
+"""The classes of others that configurations from files may name: those that the user trusts, or has used before.
 
-`trust=[mylab]` trusts modules for one command. What the user has composed or trusted is noted in `known_classes`, in the user's own
-configuration folder, so that the word is needed once: a line for each object, with a hash of its class, of the place of its package
-and of its arguments. There is no secret in it, and nothing of it is read but the hashes.
+`trust=[mylab]` trusts modules for one command. Objects that the user has composed or trusted are recorded in the file
+`known_classes` in the user's own configuration folder, so that `trust` is needed once. It has a line for each object, with a hash
+of its class, the location of its package and its arguments. It holds no secrets, and only the hashes are read.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from alphabar.files.paths import display_path
 
 log = logging.getLogger(__name__)
 FILE_NAME = "known_classes"
-NOT_COMPARED = ("download", "cache_dir")  # arguments that a configuration out of a file does not decide, see `stored_paths`
+NOT_COMPARED = ("download", "cache_dir")  # arguments that a configuration from a file cannot set, see `stored_paths`
 _trusted: tuple[str, ...] = ()
 
 
 @contextmanager
 def trusting(modules: Sequence[str]) -> Iterator[None]:
-    """Trusts the modules, and all modules in them, where a configuration out of a file names their classes."""
+    """Allows, inside the context, configurations from files to name classes of these modules and their submodules."""
     global _trusted
     before = _trusted
     _trusted = tuple(modules)
@@ -48,14 +48,14 @@ def config_home() -> Path:
 
 
 def node_hash(node: dict[str, Any]) -> str:
-    """Returns the hash of an object of a resolved configuration: its class, the place of its package, and its arguments."""
+    """Returns the hash of an object of a resolved configuration: of its class, the location of its package and its arguments."""
     spec = find_package(node["_target_"])
     places = [] if spec is None else [spec.origin] if spec.has_location else list(spec.submodule_search_locations or ())
     return _hash([*(os.path.realpath(str(place)) for place in places), _comparable(node)])
 
 
 def words_hash(words: Sequence[str]) -> str:
-    """Returns the hash of a command line, by which that of a sweep is known."""
+    """Returns the hash of a command line, such as that of a sweep."""
     return _hash(list(words))
 
 
@@ -72,7 +72,7 @@ def _comparable(value: Any) -> Any:
 
 
 def is_known(found: str) -> bool:
-    """Returns whether a hash stands in the user's file, which counts only if nobody else can write it."""
+    """Returns whether a hash is in the user's file, which is ignored if anybody else can write it."""
     return found in _known_hashes()
 
 
@@ -90,9 +90,9 @@ def _known_hashes() -> set[str]:
 
 
 def remember(entries: Iterable[tuple[str, str]]) -> None:
-    """Adds hashes, each with a word for whoever reads the file, unless they are known; a line says so if that cannot be written.
+    """Adds hashes that are new to the file, each with a comment; warns if the file cannot be written.
 
-    Each line is appended by one call, so that those of several processes do not mix.
+    Each line is appended by one call, so that lines of several processes do not mix.
     """
     known = _known_hashes()
     new = {found: word for found, word in entries if found not in known}

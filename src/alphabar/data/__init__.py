@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 
 
 class LoadedImages(NamedTuple):
-    """Images in memory, uint8 or uint16 [n, C, H, W], with what an `ImageSet` knows of them, [n] each, or None."""
+    """Images in memory, uint8 or uint16 [n, C, H, W], with the metadata of an `ImageSet`, [n] each, or None."""
 
     pixels: Tensor
     labels: Tensor | None
@@ -44,7 +44,7 @@ class LoadedImages(NamedTuple):
 
 
 class ReadImages(NamedTuple):
-    """Some images of an `ImageSet` in order: pixels uint8 or uint16 [n, C, H, W] and names [n] of those that can be read.
+    """Consecutive images of an `ImageSet`: pixels uint8 or uint16 [n, C, H, W] and names [n] of the readable ones.
 
     problems: why the others cannot be read, by their indices.
     """
@@ -61,7 +61,7 @@ class ImageSet(ABC):
 
     labels: class ids, int64 [N], where every image has exactly one class, else None.
     captions: the index of each image's caption in the source's captions, int64 [N]; None unless every image has one.
-    vectors: the numbers that are known of each image, float32 [N, D]; None unless every image has D of them.
+    vectors: the vector of each image, float32 [N, D]; None unless every image has one.
     """
 
     def __init__(self, shape: Shape, labels: Tensor | None, captions: Tensor | None, vectors: Tensor | None = None) -> None:
@@ -75,7 +75,7 @@ class ImageSet(ABC):
 
     @property
     def bits(self) -> Bits:
-        """Returns the bits of each number of an image: 8 if images are uint8, 16 if they are uint16."""
+        """Returns the bits per channel: 8 if images are uint8, 16 if they are uint16."""
         return 8
 
     @abstractmethod
@@ -84,7 +84,7 @@ class ImageSet(ABC):
 
     @property
     def max_reference(self) -> int | None:
-        """Returns the number of images, the first ones, with which generated ones are compared, at most; None: all."""
+        """Returns the maximal number of images, the first ones, that generated images are compared with; None: all."""
         return None
 
     @property
@@ -103,8 +103,8 @@ class ImageSet(ABC):
         return self.batch(indices)
 
     def metadata(self, indices: Tensor) -> dict[str, Tensor]:
-        """Returns what is known of the images `indices` [B]: "label" int64 [B], "caption" int64 [B], which is the index in the
-        source's captions, and "vector" float32 [B, D]; without what the images do not have."""
+        """Returns the metadata of the images `indices` [B] that the set has: "label" int64 [B], "caption" int64 [B], which is the
+        index in the source's captions, and "vector" float32 [B, D]."""
         known = {"label": self.labels, "caption": self.captions, "vector": self.vectors}
         return {name: rows.index_select(0, indices.to(rows.device)) for name, rows in known.items() if rows is not None}
 
@@ -114,7 +114,7 @@ class ImageSet(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> ReadImages:
-        """Returns the images `start` to `stop` - 1; several threads may call it. Raises UserError where one has to be readable."""
+        """Returns the images `start` to `stop` - 1; thread-safe. Raises UserError for an unreadable image of a strict set."""
 
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
         """Returns the images `indices`, [len(indices), C, H, W] of `bits`; `range(n)` gives the fixed sample of n."""
@@ -126,7 +126,7 @@ class ImageSource(ABC):
 
     A source must give its shape, its two splits and a fingerprint; classes, captions, vectors and symmetry have a default.
 
-    reads_captions: whether anything wants captions; where nothing does, they are neither read nor missed. Set before the splits.
+    reads_captions: whether captions are used; if not, they are not read. It is set before the splits are asked for.
     """
 
     reads_captions: bool = True
@@ -138,7 +138,7 @@ class ImageSource(ABC):
 
     @property
     def bits(self) -> Bits:
-        """Returns the bits of each number of an image, see `ImageSet.bits`."""
+        """Returns the bits per channel, see `ImageSet.bits`."""
         return 8
 
     @property
@@ -148,7 +148,7 @@ class ImageSource(ABC):
 
     @property
     def block_size(self) -> int:
-        """Returns the number of images that are shuffled together, where they are read one after the other; 0: all."""
+        """Returns the number of images that are shuffled together if they are read sequentially; 0: all."""
         return 0
 
     @property
@@ -163,12 +163,12 @@ class ImageSource(ABC):
 
     @property
     def vector_length(self) -> int | None:
-        """Returns the number D of numbers that are known of each image, or None if there are none; may read the files."""
+        """Returns the length D of the vector of each image, or None if images have none; may read the files."""
         return None
 
     @property
     def remarks(self) -> Mapping[str, str]:
-        """Returns lines on what a user may not expect of the data, such as {"not used": "30 .heic"}; may read the files' names."""
+        """Returns remarks for the user by their subjects, such as {"not used": "30 .heic"}; may read the names of the files."""
         return {}
 
     def image_files(self) -> Mapping[str, Any] | None:

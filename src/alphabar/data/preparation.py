@@ -45,13 +45,13 @@ from alphabar.progress import show_progress
 from alphabar.runs.checkpoints.restored import must_be_like
 
 JOURNAL, LOCK = "progress.json", ".lock"
-GROWING = (IMAGES, NAMES, SKIPPED)  # files that are written from the beginning to the end
-SECONDS = 5.0  # between two notes of how far the work is
+GROWING = (IMAGES, NAMES, SKIPPED)  # files that are only appended to
+SECONDS = 5.0  # between two writes of the journal
 MOST_JOURNAL = 2**16  # bytes
 
 
 class PreparedFolder(NamedTuple):
-    """The outcome of a preparation. num_read: images that this command read; none where the folder was finished before."""
+    """The outcome of a preparation. num_read: the number of images that this command read; 0 if the folder was finished before."""
 
     folder: Path
     manifest: Manifest
@@ -62,9 +62,9 @@ class PreparedFolder(NamedTuple):
 
 @dataclass
 class Journal:
-    """The state of a preparation, as far as it is flushed to the disk.
+    """The state of a preparation, as far as its files are flushed to the disk.
 
-    source: the fingerprint of its data. content: a hash of the images. sizes: bytes of `GROWING`.
+    source: the fingerprint of the data. content: a hash of the images. sizes: the sizes of the files `GROWING`, in bytes.
     """
 
     source: str
@@ -78,8 +78,8 @@ class Journal:
 class Preparation:
     """The command that decodes all images of `data`, once, into the folder `to`, see `PreparedSource`.
 
-    When it is repeated it goes on where it was stopped, after the images that are on the disk for certain; a folder that holds
-    other images is not touched. Images that cannot be read are left out and named in `skipped.jsonl`, with the reason.
+    A command that was stopped goes on when it is repeated, after the last images that were flushed to the disk. A folder that
+    holds anything else is not touched. Images that cannot be read are left out and named in `skipped.jsonl`, with the reason.
     """
 
     data: LightningDataModule
@@ -97,7 +97,7 @@ class Preparation:
             raise ValueError(f"data.bits={self.data.bits}: prepared images have 8 bits; use the data as they are")
 
     def run(self) -> PreparedFolder:
-        """Prepares the images. Raises UserError for a folder of something else, and where the disk has no room for all."""
+        """Prepares the images. Raises UserError if the folder holds anything else, or the disk has no room for all images."""
         begin, folder = time.monotonic(), user_path(self.to).absolute()
         source = (self.data if isinstance(self.data, ImageDataModule) else adapted(self.data, seed=0)).source
         source.prepare()
@@ -123,7 +123,7 @@ class Preparation:
         return _outcome(folder, journal.num_read - before, begin)
 
     def _begun(self, folder: Path, fingerprint: str) -> Journal:
-        """Returns how far an earlier command came. Raises UserError if the folder is of something else."""
+        """Returns the journal of an earlier command, or a new one. Raises UserError if the folder holds anything else."""
         new = Journal(fingerprint, 0, 0, "", [0] * len(GROWING))
         if not folder.exists() or (folder.is_dir() and all(name.startswith(".") for name in os.listdir(folder))):
             return new
@@ -174,7 +174,7 @@ def _made_alone(folder: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def _continued(path: Path, size: int) -> Iterator[BinaryIO]:
-    """Opens a growing file behind its first `size` bytes, and cuts off what a stopped command wrote after them."""
+    """Opens a file for appending after its first `size` bytes; bytes that a stopped command wrote after them are cut off."""
     with write_errors(path):
         path.touch()
     with changed_in_place(path) as file:
@@ -184,7 +184,7 @@ def _continued(path: Path, size: int) -> Iterator[BinaryIO]:
 
 
 def _write_images(splits: Sequence[ImageSet], journal: Journal, files: Sequence[BinaryIO], folder: Path) -> None:
-    """Appends all images that are still to come, and notes from time to time how far it is."""
+    """Appends all images that are not written yet, and writes the journal every few seconds."""
     images, names, skipped = files
     total = sum(map(len, splits))
     noted_at = time.monotonic()
@@ -208,7 +208,7 @@ def _write_images(splits: Sequence[ImageSet], journal: Journal, files: Sequence[
 
 
 def _flush(journal: Journal, files: Sequence[BinaryIO], folder: Path) -> None:
-    """Flushes the files to the disk and then notes their sizes, so that what is noted is there whatever happens."""
+    """Flushes the files to the disk and then writes their sizes to the journal, which so never promises too much."""
     with write_errors(folder):
         for file in files:
             file.flush()
@@ -222,9 +222,9 @@ def _write_journal(folder: Path, journal: Journal) -> None:
 
 
 def _pieces(splits: Sequence[ImageSet], start: int) -> Iterator[tuple[int, ReadImages]]:
-    """Yields the number of images of a piece and what could be read of it, in order, from image `start` of all splits on.
+    """Yields chunks of the images of all splits, from image `start` on: the number of images, and those that can be read.
 
-    Threads read ahead, a few pieces. The indices of `ReadImages.problems` are counted over all splits.
+    Threads read a few chunks ahead. The indices in `ReadImages.problems` are counted over all splits.
     """
     pool, waiting = ThreadPoolExecutor(NUM_THREADS), deque[tuple[int, int, Future[ReadImages]]]()
     try:
@@ -250,7 +250,7 @@ def _piece(num: int, offset: int, future: "Future[ReadImages]") -> tuple[int, Re
 
 
 def _finish(folder: Path, source: ImageSource, splits: Sequence[ImageSet], journal: Journal) -> None:
-    """Writes what is known of the images, the header of their file and, last, the manifest. Raises UserError if there are none."""
+    """Writes the metadata, the header of the image file and, last, the manifest. Raises UserError if no image can be read."""
     lines = (folder / SKIPPED).read_text(encoding="utf-8").splitlines()
     skipped = [json.loads(line)["image"] for line in lines]
     if not journal.num_kept:

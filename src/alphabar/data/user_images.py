@@ -1,4 +1,4 @@
-"""Images whose path a user gives: one file, or a folder of them."""
+"""Images at a path that the user gives, a file or a folder."""
 
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from alphabar.files.reading import open_image
 
 
 def read_user_images(path: str, shape: Shape, num: int, bits: Bits) -> Tensor:
-    """Returns the first `num` images, or as many as there are, by name: [n, C, H, W] of so many bits, read as data=folder does.
+    """Returns the first `num` images by name, or as many as there are: [n, C, H, W] of `bits`, read as data=folder does.
 
     Raises UserError if there are none, or one cannot be read.
     """

@@ -44,8 +44,8 @@ def to_pixels(
 ) -> Tensor:
     """Returns the largest part of `image` with the proportions of `shape`, scaled to it: uint8 [C, H, W].
 
-    The way up is taken from EXIF, what is transparent becomes white unless `shape` has 4 channels, which keep it; of an animation
-    only the first frame is used.
+    EXIF orientation is applied. Transparent pixels become white, unless `shape` has 4 channels. Of an animation, the first frame
+    is used.
 
     crop: where the part lies, in [0, 1]: (0, 0) is top left, (1, 1) bottom right.
     resample: Lanczos averages over all source pixels (no aliasing, whatever the factor) and keeps more of the fine detail
@@ -64,7 +64,7 @@ def to_pixels(
 def _resized(
     image: Image.Image, size: tuple[int, int], resample: Image.Resampling, box: tuple[float, float, float, float]
 ) -> Image.Image:
-    """Returns the part of an image in `box`, scaled; the colour of what cannot be seen does not reach what can."""
+    """Returns the part of an image in `box`, scaled; colours of transparent pixels do not bleed into visible ones."""
     if image.mode != "RGBA":
         return image.resize(size, resample, box=box, reducing_gap=3.0)
     return image.convert("RGBa").resize(size, resample, box=box, reducing_gap=3.0).convert("RGBA")
@@ -83,7 +83,7 @@ def crop_box(image: Image.Image, shape: Shape, crop: Crop) -> tuple[float, float
 def flattened(image: Image.Image, num_channels: int) -> Image.Image:
     """Returns `image` the right way up, with 8 bits in each of 1 (grey), 3 (RGB) or 4 (RGBA) channels.
 
-    What is transparent is white, but in RGBA. Raises ValueError for pixels without a known range, see `to_eight_bits`.
+    Transparent pixels become white, except in RGBA. Raises ValueError for pixels without a known range, see `to_eight_bits`.
     """
     mode = MODES[num_channels]
     flat, turn = image if _is_seen_through(image) and mode == "RGBA" else _flat(image), orientation(image)
@@ -92,19 +92,19 @@ def flattened(image: Image.Image, num_channels: int) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Returns (height, width) of the image the right way up, as far as what stands before its pixels tells; decodes none."""
+    """Returns (height, width) of the upright image according to the header of the file; nothing is decoded."""
     is_on_its_side = _turn(image) in {TURNS[tag] for tag in (5, 6, 7, 8)}
     return (image.width, image.height) if is_on_its_side else (image.height, image.width)
 
 
 def orientation(image: Image.Image) -> Image.Transpose | None:
-    """Returns how the image has to be turned according to its EXIF, or None; damaged EXIF says nothing. Decodes the image."""
+    """Returns the transposition that makes the image upright according to its EXIF, or None; decodes the image."""
     image.load()  # some formats say only then
     return _turn(image)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Returns how the image has to be turned according to the EXIF that has been read."""
+    """Returns the transposition that makes the image upright according to the EXIF that has been read, or None."""
     try:
         return TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # any kind: a file may contain any bytes

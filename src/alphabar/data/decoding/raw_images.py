@@ -1,4 +1,4 @@
-"""Images as other people's code gives them: as Pillow images, arrays or tensors, of any number of channels."""
+"""Images that the code of others returns: Pillow images, arrays or tensors with any number of channels."""
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ DTYPES = "uint8 in 0..255 (or uint16, rounded to 8 bits unless data.bits=16)"
 
 
 def to_raw_image(value: object) -> RawImage:
-    """Returns a Pillow image as it is, and an array [H, W] or [H, W, C] or a tensor [H, W] or [C, H, W] as a tensor [C, H, W].
+    """Returns a Pillow image unchanged, and an array [H, W] or [H, W, C] or a tensor [H, W] or [C, H, W] as a tensor [C, H, W].
 
     Raises ValueError for anything else.
     """
@@ -44,17 +44,17 @@ def to_tensor(values: np.ndarray) -> Tensor:
 
 
 def shape_of(image: RawImage) -> tuple[int, int, int]:
-    """Returns (C, H, W) of an image as it is; of a Pillow image, C is 1 (grey) or 3."""
+    """Returns the shape (C, H, W) of an image; for a Pillow image, C is 1 (grey) or 3."""
     if isinstance(image, Tensor):
         return tuple(image.shape)  # type: ignore[return-value]
     return 1 if image.mode in GREY_MODES else 3, image.height, image.width
 
 
 def fit_pixels(image: RawImage, shape: Shape, crop: Crop = CENTER, bits: Bits = 8) -> Tensor:
-    """Returns the largest part of an image that has the form of `shape`, scaled to it, [C, H, W] of so many bits.
+    """Returns the largest part of an image with the aspect ratio of `shape`, scaled to it: [C, H, W] of `bits`.
 
-    Grey, RGB and RGBA of 8 bits are converted into one another. Raises ValueError for other numbers of channels than those of
-    `shape`. crop: see `to_pixels`.
+    Grey, RGB and RGBA of 8 bits are converted into one another. crop: see `to_pixels`. Raises ValueError if any other image has
+    another number of channels than `shape`.
     """
     if not isinstance(image, Tensor):
         return to_pixels_of_bits(image, shape, crop, bits)
@@ -70,7 +70,7 @@ def fit_pixels(image: RawImage, shape: Shape, crop: Crop = CENTER, bits: Bits = 
 
 
 def must_have_shape(image: RawImage, shape: Shape, bits: Bits = 8) -> Tensor:
-    """Returns the pixels of an image that is of this shape, with so many bits. Raises ValueError for another one."""
+    """Returns the pixels of an image as `bits`. Raises ValueError unless it has this shape."""
     found = shape_of(image)
     if found[1:] != shape[1:] or (isinstance(image, Tensor) and found[0] != shape.channels):
         raise ValueError(
@@ -81,7 +81,7 @@ def must_have_shape(image: RawImage, shape: Shape, bits: Bits = 8) -> Tensor:
 
 
 def content_of(image: RawImage) -> bytes:
-    """Returns bytes that are equal for equal images."""
+    """Returns the content of an image as bytes; equal images give equal bytes."""
     pixels = image if isinstance(image, Tensor) else pixels_of(image)
     return repr((tuple(pixels.shape), isinstance(image, Tensor) or image.mode)).encode() + pixels.numpy().tobytes()
 

@@ -13,9 +13,9 @@ from alphabar.data.decoding.pixels import CENTER, Crop, alone_if_large, crop_box
 
 
 def to_pixels_of_bits(image: Image.Image, shape: Shape, crop: Crop = CENTER, bits: Bits = 8) -> Tensor:
-    """Returns what `to_pixels` does if bits is 8, else the same as uint16 [C, H, W].
+    """Returns the result of `to_pixels` if bits is 8, else the same part of the image as uint16 [C, H, W].
 
-    Nothing is guessed: of 16 or 32-bit integers 65,535 is white, of floating-point numbers 1, and of images of 8 bits 255.
+    White is 65,535 for integers of 16 or 32 bits, 1 for floating-point numbers and 255 for images of 8 bits.
     Raises ValueError for integers outside 0..65535 and real numbers outside 0..1, for grey of more than 8 bits unless `shape` has
     one channel, and for colours of 16 bits, which Pillow would round to 8.
     """
@@ -37,7 +37,7 @@ def to_pixels_of_bits(image: Image.Image, shape: Shape, crop: Crop = CENTER, bit
 
 
 def must_not_be_rounded(image: Image.Image) -> None:
-    """Raises ValueError for an image, not decoded yet, of colours or transparency with 16 bits, of which Pillow keeps 8."""
+    """Raises ValueError for an undecoded image whose colours or transparency have 16 bits, of which Pillow would keep 8."""
     if image.mode in WIDE_MODES or not isinstance(image, ImageFile):
         return
     arguments = [part for tile in image.tile for part in (tile.args if isinstance(tile.args, tuple) else (tile.args,))]
@@ -46,7 +46,7 @@ def must_not_be_rounded(image: Image.Image) -> None:
 
 
 def _wide_grey(image: Image.Image) -> Image.Image:
-    """Returns an image of one of `WIDE_MODES` as real numbers in 0..65535, in which what is transparent is white."""
+    """Returns an image of one of `WIDE_MODES` as real numbers in 0..65535; transparent pixels become white."""
     values, most = np.asarray(image), 1 if image.mode == "F" else WIDE_MAX
     low, high = values.min(), values.max()
     if not 0 <= low <= high <= most:  # neither is NaN

@@ -1,4 +1,4 @@
-"""Vectors of the images in a folder: columns of numbers in its metadata.csv or metadata.jsonl."""
+"""The vectors of the images in a folder, read from columns of its metadata.csv or metadata.jsonl."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ ALLOWED = ("metadata.csv", "metadata.jsonl")
 def read_vector_columns(root: Path, tables: Sequence[str], names: Sequence[str], keys: Sequence[str]) -> Tensor:
     """Returns the numbers in the columns `keys` for each image of `names`, float32 [N, D].
 
-    tables: those of `TABLES` that are there. Raises UserError unless one of `ALLOWED` has a finite number in every column for
+    tables: the names of the tables in the folder. Raises UserError unless one of `ALLOWED` has a finite number in every column for
     every image.
     """
     if len(tables) != 1 or tables[0] not in ALLOWED:

@@ -1,4 +1,4 @@
-"""Images of several sizes: each belongs to the bucket whose proportions are nearest to its own."""
+"""Aspect-ratio buckets: each image belongs to the bucket whose aspect ratio is nearest to its own."""
 
 import math
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from alphabar.resolution import format_resolution
 
 
 class BucketedImages(ImageSet):
-    """The images of a set, which in training come in the shape of their bucket, and else in that of the set.
+    """An image set whose training batches have the shape of a bucket; everything else sees the shape of the set.
 
-    shapes: one for each bucket. buckets: that of each image, int64 [N].
+    shapes: the shape of each bucket. buckets: the bucket of each image, int64 [N].
     Raises UserError for a bucket without images.
     """
 
@@ -50,7 +50,7 @@ class BucketedImages(ImageSet):
         return self.decoded.shaped_batch(indices, crops, self.shapes[int(self.buckets[indices[0]])])
 
     def describe(self) -> str:
-        """Returns how many images each bucket has, such as "48x64: 913, 64x48: 211"."""
+        """Returns the number of images in each bucket as text, such as "48x64: 913, 64x48: 211"."""
         counts = self.buckets.bincount(minlength=len(self.shapes)).tolist()
         return ", ".join(f"{shape.height}x{shape.width}: {num:,}" for shape, num in zip(self.shapes, counts, strict=True))
 
@@ -62,7 +62,7 @@ class BucketedImages(ImageSet):
 
 
 def image_sizes(images: DecodedImages) -> Tensor:
-    """Returns (height, width) of each image, int64 [N, 2], as its file says; that of the set for one that cannot be read."""
+    """Returns (height, width) of each image file, int64 [N, 2]; that of the set for a file that cannot be read."""
 
     def sizes(start: int) -> list[tuple[int, int]]:
         return [images.size(index) for index in range(start, min(start + CHUNK, len(images)))]
@@ -79,7 +79,7 @@ def image_sizes(images: DecodedImages) -> Tensor:
 
 
 def nearest_buckets(sizes: Tensor, shapes: Sequence[Shape]) -> Tensor:
-    """Returns the bucket of each size [N, 2], int64 [N]: the one whose proportions differ from it by the smallest factor."""
+    """Returns the bucket of each size [N, 2], int64 [N]: the one with the smallest |log(aspect ratio / its aspect ratio)|."""
     proportions = torch.tensor([math.log(shape.height / shape.width) for shape in shapes], dtype=torch.float64)
     own = (sizes[:, 0].double() / sizes[:, 1]).log()
     return (own[:, None] - proportions).abs().argmin(1)

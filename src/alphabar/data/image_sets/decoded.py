@@ -24,9 +24,9 @@ from alphabar.progress import show_progress
 from alphabar.resolution import Resolution
 
 log = logging.getLogger(__name__)
-CHUNK = 64  # images of one piece of work for a thread
+CHUNK = 64  # images that a thread decodes at a time
 NUM_THREADS = min(8, os.cpu_count() or 1)
-MANY = 16  # images, for which it is worth it to start threads
+MANY = 16  # images in a batch from which on threads are started
 
 
 class ImageReader(ABC):
@@ -37,11 +37,11 @@ class ImageReader(ABC):
 
     @abstractmethod
     def pixels(self, index: int, shape: Shape, crop: Crop = CENTER) -> Tensor:
-        """Returns the image as [C, H, W] of this shape and of `bits`. Raises any kind of error for one that cannot be read."""
+        """Returns the image as a tensor [C, H, W] of `bits`. Raises an error of any kind if it cannot be read."""
 
     @abstractmethod
     def size(self, index: int) -> tuple[int, int]:
-        """Returns (height, width) of the image before it is cropped. Raises any kind of error for one that cannot be read."""
+        """Returns (height, width) of the image before it is cropped. Raises an error of any kind if it cannot be read."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -49,17 +49,17 @@ class ImageReader(ABC):
 
     @property
     def max_reference(self) -> int | None:
-        """The number of images with which others are compared, at most; None: all."""
+        """The maximal number of images that serve as the reference of figures; None: all."""
         return None
 
     @property
     def bits(self) -> Bits:
-        """The bits of each number of an image, see `ImageSet.bits`."""
+        """The bits per channel, see `ImageSet.bits`."""
         return 8
 
     @property
     def can_crop(self) -> bool:
-        """Whether images of other proportions are cropped, rather than refused."""
+        """Whether images of another aspect ratio are cropped rather than refused."""
         return True
 
     def folder(self) -> Path | None:
@@ -68,7 +68,7 @@ class ImageReader(ABC):
 
 
 class PictureReader(ImageReader, ABC):
-    """Reads N images that Pillow can open, each cropped to the proportions that are wanted and scaled."""
+    """Reads N images that Pillow can open, each cropped to the aspect ratio of the requested shape and scaled to it."""
 
     @abstractmethod
     def read(self, index: int) -> Image.Image: ...
@@ -83,13 +83,13 @@ class PictureReader(ImageReader, ABC):
 
 
 class DecodedSource(ImageSource):
-    """A source of image files, each cropped to its largest centred part of the proportions of `resolution`, and scaled to it.
+    """A source of image files, each cropped to the largest centred part with the aspect ratio of `resolution`, and scaled to it.
 
-    Mirrored images do not count as likely: there may be writing in the images.
+    It is not `symmetric`, since there may be writing in the images.
 
     channels: 1 grey, 3 RGB. held_out: the fraction of the images that is held out. strict: see `DecodedImages`.
-    bits: those that each number of an image has, see `to_pixels_of_bits`; 16 of grey images alone.
-    Raises ValueError as `image_shape` does, unless 0 <= held_out < 1, and for 16 bits of colours.
+    bits: the bits per channel, see `to_pixels_of_bits`; 16 for grey images only.
+    Raises ValueError as `image_shape` does, unless 0 <= held_out < 1, and for colours of 16 bits.
     """
 
     def __init__(self, resolution: Resolution, channels: int, held_out: float, strict: bool, bits: Bits = 8) -> None:
@@ -175,14 +175,14 @@ class DecodedImages(ImageSet):
         return {"image": torch.stack(pixels), **self.metadata(torch.tensor(used))}
 
     def size(self, index: int) -> tuple[int, int]:
-        """Returns (height, width) of an image before it is cropped; those of the set for one that cannot be read."""
+        """Returns (height, width) of an image before it is cropped, or those of the set if it cannot be read."""
         try:
             return self.reader.size(index)
         except Exception:  # any kind: a file may contain any bytes; it is named when it is to be used
             return self.shape.height, self.shape.width
 
     def _readable(self, indices: list[int], crops: list[Crop], shape: Shape) -> list[tuple[int, Tensor]]:
-        """Returns index and pixels of each image, or of the next one that can be read; in threads, unless it is in a worker."""
+        """Returns the index and pixels of each image, or of the next readable one; threads decode, except in a worker process."""
         if len(indices) < MANY or get_worker_info() is not None:
             return [self._next_readable(index, crop, shape) for index, crop in zip(indices, crops, strict=True)]
         with ThreadPoolExecutor(NUM_THREADS) as pool:
@@ -220,7 +220,7 @@ class DecodedImages(ImageSet):
         return ReadImages(pixels[[index - start for index in kept]] if problems else pixels, names, problems)
 
     def _fill(self, pixels: Tensor, start: int) -> dict[int, Exception]:
-        """Decodes images into `pixels` [n, C, H, W], the first of which is image `start`; returns the errors by image."""
+        """Decodes n images from index `start` on into `pixels` [n, C, H, W]; returns the errors by index."""
         errors = {}
         for place in range(len(pixels)):
             index = start + place

@@ -1,4 +1,4 @@
-"""Images that have numbers in place of names: those of somebody's dataset, and those in an array."""
+"""Images that are identified by numbers instead of file names: the items of a dataset or the rows of an array."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ NO_NOTES: Mapping[str, str] = {}
 
 
 class Metadata(NamedTuple):
-    """A record of what is known of N images: labels int64 [N], captions [N], vectors float32 [N, D]; None for what is not."""
+    """The metadata of N images: labels int64 [N], captions [N], vectors float32 [N, D]; None for those that they do not have."""
 
     labels: Tensor | None = None
     captions: Sequence[str] | None = None
@@ -32,19 +32,19 @@ class Metadata(NamedTuple):
 
     @property
     def kinds(self) -> list[str]:
-        """The names of what is known."""
+        """The names of the fields that are not None."""
         return [name for name, values in self._asdict().items() if values is not None]
 
 
 class NumberedImages(ABC):
-    """A set of N images of any sizes, which are the same whenever they are read."""
+    """A set of N images of any sizes; reading an image twice gives the same pixels."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def read(self, number: int) -> RawImage:
-        """Returns an image. Raises any kind of error where there is none."""
+        """Returns an image. Raises an error of any kind if it cannot be read."""
 
     @abstractmethod
     def name(self, number: int) -> str:
@@ -52,7 +52,7 @@ class NumberedImages(ABC):
 
     @abstractmethod
     def metadata(self, reads_captions: bool) -> Metadata:
-        """Returns what is known of all images. Raises UserError. reads_captions: whether anything wants captions."""
+        """Returns the metadata of all images. reads_captions: whether captions are used. Raises UserError for invalid metadata."""
 
     @property
     @abstractmethod
@@ -62,22 +62,22 @@ class NumberedImages(ABC):
     @property
     @abstractmethod
     def remarks(self) -> Mapping[str, str]:
-        """Lines on what a user may not expect, see `ImageSource.remarks`."""
+        """The remarks for the user, see `ImageSource.remarks`."""
 
     @abstractmethod
     def fingerprint(self) -> str:
         """Returns a key that is equal for equal images, as far as a look at a few of them tells."""
 
     def image_files(self) -> dict[str, Any] | None:
-        """Returns what `ImageSource.image_files` does."""
+        """Returns the record of the user's files, see `ImageSource.image_files`; by default None."""
         return None
 
 
 @dataclass(frozen=True)
 class NumberedReader(ImageReader):
-    """Reads the images of these numbers, in this order, with so many bits.
+    """Reads the images with these numbers, in this order.
 
-    is_scaled: whether they are cropped and scaled to the shape.
+    is_scaled: whether images are cropped and scaled to the shape; otherwise they must have it. bits: the bits per channel.
     """
 
     images: NumberedImages
@@ -105,15 +105,15 @@ class NumberedReader(ImageReader):
 
 
 class NumberedSource(ImageSource):
-    """A source of numbered images, in the order and with the split of a folder in which they lie as 000000.png, 000001.png, ...
+    """A source of numbered images, with the order and the split of a folder that holds them as 000000.png, 000001.png, ...
 
-    So equal images are equal batches wherever they come from, and images that are added to the end move no others. An image that
-    cannot be read ends the run: its number, label and place belong together.
+    So equal images give equal batches whatever their source, and images that are added at the end do not move others. An image
+    that cannot be read ends the run.
 
     held_out_images: images that are never trained on; None: the fraction `held_out` of `images`, chosen by number.
     resolution: images are cropped and scaled to it; None: that of the first image, which all must have. channels: 1 grey, 3 RGB,
-    4 RGBA; None: those of the first image. classes: the names of the classes; None: what the images say, or else their numbers.
-    notes: further remarks. bits: those that each number of an image has, see `to_pixels_of_bits`.
+    4 RGBA; None: those of the first image. classes: the names of the classes; None: those of `images`, or else their numbers.
+    notes: further remarks. bits: the bits per channel, see `to_pixels_of_bits`.
     Raises ValueError unless 0 <= held_out < 1, and UserError if there are no images.
     """
 
@@ -228,7 +228,7 @@ class NumberedSource(ImageSource):
 
     @cached_property
     def _metadata(self) -> list[Metadata]:
-        """Returns what is known of the images of each part. Raises UserError unless it is the same of all parts."""
+        """Returns the metadata of each part. Raises UserError unless all parts have the same kinds of it."""
         found = [part.metadata(self.reads_captions) for part in self._parts]
         sizes = [None if part.vectors is None else part.vectors.shape[1] for part in found]
         if found[-1].kinds != found[0].kinds or sizes[-1] != sizes[0]:

@@ -1,4 +1,4 @@
-"""Images that live in memory as one tensor: a batch is one `index_select`, on whatever device the tensor is."""
+"""Images in memory as one tensor, on any device; a batch is one `index_select`."""
 
 import torch
 from torch import Tensor

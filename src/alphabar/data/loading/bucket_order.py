@@ -1,4 +1,4 @@
-"""The order of images of several sizes, of which a batch has one: a function of (seed, epoch) and of nothing else."""
+"""The order of images in buckets, a function of (seed, epoch) alone; all images of a batch are of one bucket."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -13,12 +13,12 @@ from alphabar.errors import UserError
 
 
 class BucketOrder(BatchOrder):
-    """A fresh permutation of every bucket for every epoch, one after the other, cut into batches, which come in random order.
+    """An order that permutes every bucket anew in each epoch and cuts it into batches, which come in random order.
 
-    Every image is seen once an epoch: the rest of a bucket that fills no batch comes first in its next one, with images of the next
-    epoch. All ranks have images of the same bucket in a step, and which images make up a global batch depends on its size alone.
+    Every image is seen once an epoch: images left over at the end of a bucket begin its first batch of the next epoch. In a step
+    all ranks have images of the same bucket, and the images of a global batch depend on its size alone.
 
-    buckets: that of each image, int64 [N]. batch_size, num_repeated: see `EpochOrder`.
+    buckets: the bucket of each image, int64 [N]. batch_size, num_repeated: see `EpochOrder`.
     Raises UserError unless there are images for one batch.
     """
 
@@ -71,11 +71,11 @@ class BucketOrder(BatchOrder):
         return torch.cat(parts)[begin : begin + self.global_batch_size]
 
     def _num_before(self, epoch: int) -> int:
-        """Returns the number of batches that the images of all earlier epochs fill."""
+        """Returns the number of batches in all epochs before this one."""
         return sum(epoch * size // self.global_batch_size for size in self.sizes)
 
     def _batches_of_epoch(self, epoch: int) -> list[tuple[int, int]]:
-        """Returns the batches that an epoch fills, in their order: of which bucket, and its number in that over all epochs."""
+        """Returns the batches of an epoch in order: (bucket, number of the batch in the bucket, counted over all epochs)."""
         ends = [[(epoch + more) * size // self.global_batch_size for more in (0, 1)] for size in self.sizes]
         buckets = [bucket for bucket, (first, last) in enumerate(ends) for _ in range(first, last)]
         places = [count(first) for first, _ in ends]

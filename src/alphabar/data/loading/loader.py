@@ -70,9 +70,9 @@ class LatentBatches(BatchSource):
 class ImageLoader:
     """An iterable over the batches of `source` in the order of `order`, an epoch per `iter`, which Lightning takes as a DataLoader.
 
-    Behind it is one endless stream of batches, and the state of the loader is the number of batches that it has handed out, not
-    the number that workers have prepared. So a resumed run sees what an uninterrupted one sees even where Lightning counts epochs
-    otherwise: after a checkpoint from `on_train_epoch_end` it trains one batch more in the epoch that had ended. And workers do not
+    It draws on one endless stream of batches, and its state is the number of batches that it has handed out, not the number that
+    workers have prepared. So a resumed run sees the batches of an uninterrupted one even where Lightning counts epochs
+    differently: after a checkpoint from `on_train_epoch_end` it trains one more batch in the epoch that had ended. Workers do not
     pause between epochs. It is no `DataLoader`, since Lightning asks for an iterator before it says which epoch it is: here nothing
     is read until the first batch is asked for.
 
@@ -108,7 +108,7 @@ class ImageLoader:
         self.batches_per_step = batches_per_step
         self.batches_per_epoch = batches_per_epoch
         self.crop = crop
-        self.is_reading = False  # whether somebody waits for a batch
+        self.is_reading = False  # whether training waits for a batch
         self._num_batches = 0
         self._is_positioned = False  # whether _num_batches is known, from a checkpoint or because the stream runs
         self._stream: Iterator[Batch] | None = None

@@ -1,4 +1,4 @@
-"""The order of images in training: a function of (seed, epoch) and of nothing else."""
+"""The order of images in training, a function of (seed, epoch) alone."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator

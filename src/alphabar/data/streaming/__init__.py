@@ -1,1 +1,1 @@
-"""Images that are read one after the other, because they do not fit on the disk or are not listed file by file."""
+"""Images that are read sequentially, because they do not fit on the disk or are not listed file by file."""

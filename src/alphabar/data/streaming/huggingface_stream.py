@@ -1,4 +1,4 @@
-"""Datasets of Hugging Face that are read one row after the other, from the hub or from files, and never stored as a whole."""
+"""Datasets of Hugging Face that are streamed row by row, from the hub or from files, and never stored as a whole."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -16,11 +16,9 @@ from alphabar.models.hub import first_sentence
 
 
 class HuggingFaceStream(ImageStream):
-    """The rows of a split of a dataset; its name and its columns are as in `HuggingFaceSource`.
+    """The rows of a split of a dataset; name, subset and split are as in `HuggingFaceSource`.
 
-    columns: those of images, captions and classes.
-
-    download: whether a dataset of the hub is fetched, row by row.
+    columns: the columns of the images, captions and classes. download: whether a dataset of the hub may be fetched.
     """
 
     def __init__(
@@ -76,13 +74,13 @@ class HuggingFaceStream(ImageStream):
 
     @property
     def _states(self) -> list[tuple[str, int, int]]:
-        """The names, sizes and times of change of the files on this machine."""
+        """The names, sizes and modification times of the local files."""
         paths = [Path(name) for name in self.shards if Path(name).is_file()]
         return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
 
     @cached_property
     def _builder(self) -> Any:
-        """The dataset, not loaded. Raises UserError for one that cannot be had, or that names files elsewhere."""
+        """The dataset before it is loaded. Raises UserError if it cannot be found, or names files outside its folder."""
         folder = user_path(self.name)
         if folder.is_dir():
             refuse_foreign_files(folder)
@@ -96,7 +94,7 @@ class HuggingFaceStream(ImageStream):
 
     @cached_property
     def _rows(self) -> Any:
-        """The rows of the split, with their images undecoded. Raises UserError if a column is missing, or of another type."""
+        """The rows of the split, with undecoded images. Raises UserError if a column is missing or of another type."""
         rows, columns = self._load(), {"image_key": self.image_key, "caption_key": self.caption_key, "label_key": self.label_key}
         if rows.features is None:
             raise UserError(f"data.name={self.name}: does not say which columns it has, and cannot be streamed")
@@ -131,7 +129,7 @@ class HuggingFaceStream(ImageStream):
             raise UserError(f"data.name={self.name}: cannot load this dataset ({first_sentence(error)})") from error
 
     def _read(self, rows: Any, shard: int) -> Iterator[dict[str, Any]]:
-        """Yields the rows of a shard. Raises UserError, which names it, if it cannot be read."""
+        """Yields the rows of a shard. Raises UserError, with the name of the shard, if it cannot be read."""
         try:
             yield from rows.shard(len(self.shards), shard)
         except Exception as error:  # any kind, as above

@@ -1,4 +1,4 @@
-"""The number of items of a stream and what is known of them, from one pass in which no image is decoded."""
+"""The number of items of a stream and their metadata, from one pass that decodes no image."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -24,7 +24,10 @@ class StreamIndex(NamedTuple):
 
 
 def read_index(stream: ImageStream, reads_captions: bool) -> StreamIndex:
-    """Reads a stream to its end, without decoding. Raises UserError where some items have a label or a caption and others none."""
+    """Returns the index of a stream, which is read to its end without decoding.
+
+    Raises UserError if some items have a label or a caption and others do not.
+    """
     counts: list[int] = []
     known: list[Known] = []
     with show_progress("counting images", stream.num_items, "img", rank_and_size()[0] == 0) as bar:
@@ -40,7 +43,7 @@ def read_index(stream: ImageStream, reads_captions: bool) -> StreamIndex:
 
 
 def _all_or_none(stream: ImageStream, counts: Sequence[int], kind: str, values: list[Any]) -> list[Any] | None:
-    """Returns the values unless all are None. Raises UserError, which names the shard, where only some are."""
+    """Returns the values, or None if all are None. Raises UserError, with the name of the shard, if only some are."""
     lacking = [place for place, value in enumerate(values) if value is None]
     if not lacking:
         return values or None

@@ -1,4 +1,4 @@
-"""Sources of what does not fit on the disk, or is not listed file by file: images that are read one after the other."""
+"""Sources of images that are read sequentially: they do not fit on the disk, or are not listed file by file."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ class StreamSource(DecodedSource):
     Their number, labels and captions are taken from a cache, or the stream is read once without decoding its images.
 
     held_out_stream: images that are never trained on; None: the first round(held_out * N) of `stream`.
-    num_images: the first images of `stream` alone are used, so many; they are not counted where neither labels nor captions are
-        wanted. None: all. class_names: the names of the classes; None: what the stream says, or their numbers.
+    num_images: the number of images that are used, the first ones of `stream`, which are then not counted unless labels or
+        captions are read; None: all. class_names: the names of the classes; None: those of the stream, or their numbers.
     resolution, channels, held_out, strict: see `DecodedSource`, which raises ValueError; also unless num_images and
         shuffle_buffer are 1 or more.
     """
@@ -109,7 +109,7 @@ class StreamSource(DecodedSource):
         return [self._index(stream, limit) for stream, limit in zip(self.streams, (self.num_images, None), strict=False)]
 
     def _index(self, stream: ImageStream, limit: int | None) -> StreamIndex:
-        """Returns the index of a stream, from the cache where it is there. Raises UserError for a stream without images."""
+        """Returns the index of a stream, from the cache if it has been read before. Raises UserError if there are no images."""
         has_labels, has_captions = stream.has_metadata
         has_captions = has_captions and self.reads_captions
         num = stream.num_items if limit is None else limit

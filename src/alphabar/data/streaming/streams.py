@@ -1,4 +1,4 @@
-"""Images that are read one after the other, and the places at which they are."""
+"""Streams of images that are read sequentially, and the positions at which they are read."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ NUM_CURSORS = 2  # places at which a stream is read at once: training, and what 
 
 
 class Known(NamedTuple):
-    """Label and caption of an item; None for what is not known."""
+    """The label and the caption of an item; None for those that it does not have."""
 
     label: int | None
     caption: str | None
@@ -32,7 +32,7 @@ class StreamItem(NamedTuple):
 
 
 class ImageStream(ABC):
-    """Items in a fixed order, in one or several shards, which are read one after the other and decoded one by one."""
+    """A sequence of items in a fixed order, in one or several shards, which are read sequentially."""
 
     @property
     @abstractmethod
@@ -45,11 +45,11 @@ class ImageStream(ABC):
 
     @abstractmethod
     def known(self, shard: int, reads_captions: bool) -> Iterator[Known]:
-        """Yields what is known of the same items, without their images where these can be left out. Raises UserError likewise."""
+        """Yields the metadata of the same items, if possible without reading their images. Raises UserError as `items` does."""
 
     @abstractmethod
     def open(self, item: StreamItem) -> Image.Image:
-        """Returns the image of an item. Raises any kind of error where there is none."""
+        """Returns the image of an item. Raises an error of any kind if it cannot be decoded."""
 
     @property
     @abstractmethod
@@ -59,12 +59,12 @@ class ImageStream(ABC):
     @property
     @abstractmethod
     def has_metadata(self) -> tuple[bool, bool]:
-        """Whether items are to have a label, and whether they are to have a caption."""
+        """Whether items must have a label, and whether they must have a caption."""
 
     @property
     @abstractmethod
     def num_items(self) -> int | None:
-        """The number of items where it is known without reading them."""
+        """The number of items, or None if it is not known without reading them."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -72,9 +72,9 @@ class ImageStream(ABC):
 
 
 class Cursor:
-    """A place in a stream at which it is read, with the items of the last blocks.
+    """A position in a stream from which it is read on, with the items of the last blocks.
 
-    counts: the number of items of each shard, so that shards before `start` are not even opened; None where it is not known.
+    counts: the number of items of each shard, by which shards before `start` are skipped unopened; None if it is not known.
     """
 
     def __init__(self, stream: ImageStream, counts: Sequence[int] | None, start: int, window: int) -> None:
@@ -84,11 +84,11 @@ class Cursor:
         self._items = _items_from(stream, counts, start)
 
     def is_near(self, position: int) -> bool:
-        """Returns whether an item is there, or is soon to come."""
+        """Returns whether an item is kept, or comes within the next `window` items."""
         return position in self.kept or self.next <= position < self.next + self.window
 
     def item(self, position: int) -> StreamItem | None:
-        """Returns the item at a position that is near; None if the stream ends before it."""
+        """Returns the item at an index for which `is_near` holds; None if the stream ends before it."""
         while self.next <= position:
             item = next(self._items, None)
             if item is None:
@@ -100,7 +100,7 @@ class Cursor:
 
 
 def _items_from(stream: ImageStream, counts: Sequence[int] | None, start: int) -> Iterator[StreamItem]:
-    """Yields the items of a stream from one on; of the shard that it is in, those before it are read and not decoded."""
+    """Yields the items of a stream from index `start` on; earlier items of the same shard are read and not decoded."""
     for shard in range(len(stream.shards)):
         if counts is not None and start >= counts[shard]:
             start -= counts[shard]
@@ -116,9 +116,9 @@ def _items_from(stream: ImageStream, counts: Sequence[int] | None, start: int) -
 
 
 class StreamReader(PictureReader):
-    """Reads the images `first` to `first + num` - 1 of a stream, wherever they are asked for, but fast only one after the other.
+    """Reads the images `first` to `first + num` - 1 of a stream in any order; only sequential access is fast.
 
-    At each place at which it is read, 2 * max(block_size, NEARBY) items are kept, undecoded.
+    Each `Cursor` keeps 2 * max(block_size, NEARBY) undecoded items.
     """
 
     def __init__(self, stream: ImageStream, counts: Sequence[int] | None, first: int, num: int, block_size: int) -> None:
