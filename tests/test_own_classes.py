@@ -40,6 +40,45 @@ class MyDDIM(DDIM):
 def make_net(channels):
     return Net(channels, 3)
 """
+PARTS = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+from alphabar.diffusion.samplers import Sampler
+from alphabar.diffusion.samplers.ddim import DDIM
+from alphabar.diffusion.schedules.continuous import ContinuousSchedule
+from alphabar.models.codecs import Codec
+
+class Poly(ContinuousSchedule):
+    def alpha(self, t):
+        return 1 - t**2
+
+class SetsLayer(ContinuousSchedule):
+    def __init__(self):
+        self.layer = nn.Linear(1, 1)
+
+    alpha = sigma = lambda self, t: t
+
+class SetsNumber(SetsLayer):
+    def __init__(self):
+        self.last = 1.0
+
+class Breaks(SetsLayer):
+    def __init__(self):
+        super(SetsLayer, self).__init__()
+        self.table = {}["table"]
+
+class Encode(Codec):
+    def encode(self, images):
+        return images
+
+class Fields(DDIM):
+    num_steps: int | None = 20
+
+@dataclass(frozen=True, kw_only=True)
+class Bare(DDIM):
+    num_steps = 20
+"""
 SMALL = [word for word in runs.words(*runs.BRIEF, logger="csv") if not word.startswith("network.")]
 OWN = ["network._target_=mylab.nets.Net", "+network.width=4"]
 
@@ -59,6 +98,7 @@ def _own_imports(monkeypatch):
 def lab(command, tmp_path):
     """A folder with the package `mylab`, and no more, in which commands are started."""
     write(tmp_path / "mylab" / "nets.py", NET)
+    write(tmp_path / "mylab" / "parts.py", PARTS)
     write(tmp_path / "mylab" / "__init__.py", "")
     return tmp_path
 
@@ -226,6 +266,13 @@ BAD = {
     "network._target_=mylab.nets.Blind": "need a network that is called as network(x, label, cond), and Blind.forward takes (x)",
     "sampler._target_=mylab.nets.Net": "sampler: a subclass of Sampler goes there, and Net is none",
     "sampler._target_=alphabar.diffusion.samplers.Sampler": "sampler: Sampler is an interface without ",
+    "schedule._target_=mylab.parts.Poly": "schedule: mylab.parts.Poly has no method sigma, which ContinuousSchedule asks for",
+    "schedule._target_=mylab.parts.SetsLayer": "schedule: mylab.parts.SetsLayer.__init__ has to call super().__init__() first",
+    "schedule._target_=mylab.parts.SetsNumber": "schedule: mylab.parts.SetsNumber.__init__ has to call super().__init__() first",
+    "schedule._target_=mylab.parts.Breaks": "schedule: Breaks.__init__: KeyError: 'table' (mylab/parts.py, line 27)",
+    "codec._target_=mylab.parts.Encode": "codec: mylab.parts.Encode has no method decode, forward, space and no property is_bounded, makes_images, which Codec asks for",
+    "sampler._target_=mylab.parts.Fields": "sampler: mylab.parts.Fields has fields (num_steps) and is no dataclass: put @dataclass(frozen=True, kw_only=True) above the class",
+    "sampler._target_=mylab.parts.Bare": "sampler: mylab.parts.Bare sets num_steps without a type, which changes nothing: write num_steps: TYPE = VALUE",
     "+callbacks.mine._target_=torch.nn.Identity": "callbacks.mine: a subclass of Callback goes there, and Identity is none",
     "data._target_=collections.OrderedDict": "data: a subclass of LightningDataModule goes there, and OrderedDict is none",
     "trust=mylab": "trust=mylab: need a list of modules, as in trust=[mylab]",

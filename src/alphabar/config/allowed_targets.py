@@ -59,6 +59,12 @@ def is_own(name: str) -> bool:
     return name.startswith(OWN_PREFIXES) or name in OF_LIGHTNING
 
 
+def is_foreign(module: str) -> bool:
+    """Returns whether a module is of a package of somebody else's, of which a class has been allowed in this process."""
+    packages = {target.partition(".")[0] for target in _allowed} - {"alphabar", "torch", "lightning"}
+    return module.partition(".")[0] in packages
+
+
 def reason_for_refusal(target: object) -> str | None:
     """Returns why this `_target_` is refused by its name alone, without importing anything; None if it is not refused."""
     if not isinstance(target, str):

@@ -8,6 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.config.allowed_targets import locate, reason_for_refusal
+from alphabar.config.foreign_code import foreign_error
+from alphabar.config.incomplete import dotted_name
 from alphabar.config.interpolation import (
     MissingValue,
     Path,
@@ -23,6 +25,7 @@ from alphabar.config.signatures import MISSING, argument_problems
 from alphabar.config.type_hints import TargetInstance, describe_value
 from alphabar.errors import UserError
 
+FORGOTTEN = "{}.__init__ has to call super().__init__() first"
 SPECIAL_KEYS = ("_target_", "_partial_")
 Choices = Mapping[str, Sequence[str]]
 
@@ -162,23 +165,35 @@ def _build_content(content: Any, path: Path, root: Any) -> Any:
 
 
 def construct(cls: type, place: Path, root: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Returns cls(*args, **kwargs). Raises ConfigError, with the place in the configuration, if the arguments are invalid.
+    """Returns cls(*args, **kwargs). Raises ConfigError, with the place in the configuration, if the arguments are invalid, and for
+    any error of somebody else's constructor.
 
     A message that begins with an argument, `project=a/b: ...`, gets the key of the argument: `logger.wandb.project=a/b: ...`.
     root: the unresolved container of the whole configuration.
     """
     try:
-        return cls(*args, **kwargs)
+        made = cls(*args, **kwargs)
     except ConfigError:
         raise
     except Exception as error:
-        if not is_argument_error(error):
+        if is_module(cls) and "before Module.__init__() call" in str(error):
+            raise ConfigError(with_path(place, FORGOTTEN.format(dotted_name(cls)))) from error
+        line = None if isinstance(error, ValueError) else foreign_error(error)
+        if line is None and not is_argument_error(error):
             raise
-        line = first_line(error)
+        line = line or first_line(error)
         name = line.partition("=")[0]
         if name in kwargs:
             raise ConfigError(dotted_path(definition_path(root, (*place, name))) + line.removeprefix(name)) from error
         raise ConfigError(with_path(place, line)) from error
+    if is_module(cls) and "_parameters" not in vars(made):
+        raise ConfigError(with_path(place, FORGOTTEN.format(dotted_name(cls))))
+    return made
+
+
+def is_module(cls: type) -> bool:
+    """Returns whether a class derives from `torch.nn.Module`, without importing torch."""
+    return any(base.__module__ == "torch.nn.modules.module" for base in cls.__mro__)
 
 
 def is_argument_error(error: BaseException) -> bool:

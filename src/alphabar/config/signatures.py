@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from inspect import Parameter
 from typing import Any, Unpack
 
+from alphabar.config.incomplete import reason_incomplete
 from alphabar.config.interpolation import MissingValue
 from alphabar.config.type_hints import describe_hint, describe_value, fits, literal_values
 from alphabar.errors import did_you_mean
@@ -18,9 +19,8 @@ GIVEN_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 def argument_problems(cls: type, arguments: Mapping[str, Any], partial: bool) -> Iterator[tuple[str | None, str]]:
     """Yields the problems of calling `cls(**arguments)` as (name of the argument, or None for the call itself; one line)."""
-    if inspect.isabstract(cls):
-        missing = ", ".join(sorted(cls.__abstractmethods__))  # type: ignore[attr-defined]
-        yield None, f"{cls.__name__} is an interface without {missing}: name one of its implementations"
+    if reason := reason_incomplete(cls):
+        yield None, reason
         return
     parameters, open_ended = accepted_parameters(cls)
     hints = type_hints(cls)

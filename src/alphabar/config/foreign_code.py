@@ -1,0 +1,25 @@
+"""Errors that classes of somebody else raise: where they were raised, in one line."""
+
+import traceback
+
+from alphabar.config.allowed_targets import is_foreign
+from alphabar.errors import UserError
+from alphabar.files.paths import display_path
+
+
+def foreign_error(error: Exception) -> str | None:
+    """Returns one line on an error that somebody else's class raised: "Net.forward: KeyError: 'x' (mylab/nets.py, line 12)".
+
+    None if no frame of the traceback is of such a class, and for a ValueError of ours, which says itself what to change.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in frames]
+    if isinstance(error, UserError) or (isinstance(error, ValueError) and modules and modules[-1].startswith("alphabar.")):
+        return None
+    found = [each for each, module in zip(frames, modules, strict=True) if is_foreign(module)]
+    if not found:
+        return None
+    frame, line = found[-1]
+    code = frame.f_code
+    text = " ".join(str(error).split())[:300]
+    return f"{code.co_qualname}: {type(error).__name__}: {text} ({display_path(code.co_filename)}, line {line})"
