@@ -48,6 +48,7 @@ from alphabar.cli.summaries.sweep_summary import finish_sweeps
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError, printable_lines
 from alphabar.files.paths import caching_in, starting_in
+from alphabar.on_demand import load_torchmetrics_on_demand
 from alphabar.runs.folders.run_dir import is_first_process
 from alphabar.runs.processes.failures import is_first_to_tell
 from alphabar.runs.processes.parent import end_with_parent
@@ -100,6 +101,7 @@ def execute(main: Main, app: App) -> int:
 def run_and_report(main: Main, app: App, result: exit_status.CommandResult) -> int:
     """Does what the command line says, writes and prints what came of it, and returns the exit code; see `execute`."""
     end_with_parent()
+    load_torchmetrics_on_demand()
     resolvers.register()
     with failures_noted():
         outcome = run_and_conclude(main, app, result)

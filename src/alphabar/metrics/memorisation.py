@@ -8,7 +8,6 @@ import math
 from typing import NamedTuple
 
 import torch
-from scipy.stats import betabinom
 from torch import Tensor
 
 QUANTILE = 0.01  # the share of held-out images within the threshold distance of a training image
@@ -65,6 +64,8 @@ def _nearest(queries: Tensor, bank: Tensor, device: torch.device) -> Neighbours:
 
 def compare_distances(generated: Neighbours, held_out: Neighbours, num_searched: int) -> Memorisation:
     """Compares the nearest distances of generated images with those of held-out ones, at least one of each."""
+    from scipy.stats import betabinom  # here, since a report that only shows such figures does not need all of scipy.stats
+
     ours, theirs = generated.distances[:, 0].double(), held_out.distances[:, 0].double()
     rank = max(1, math.ceil(QUANTILE * len(theirs)))
     threshold = float(theirs.kthvalue(rank).values)

@@ -2,17 +2,20 @@
 
 import hashlib
 from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.datamodule import ImageDataModule, Loading
 from alphabar.data.image_sets.resident import ResidentImages
 
+FloatArray = NDArray[np.float64]
 NUM_DIGITS = 1797
 SPLIT_SEED = 0  # the split belongs to the data: every run of every seed has the same
 
@@ -54,10 +57,21 @@ class DigitsSource(ImageSource):
 
     @cached_property
     def _images_and_labels(self) -> tuple[Tensor, Tensor]:
-        images, labels = load_digits(return_X_y=True)
+        images, labels = scanned_digits()
         order = np.random.RandomState(SPLIT_SEED).permutation(NUM_DIGITS)  # the one numpy stream that never changes
         pixels = np.rint(images[order] * (255 / 16)).astype(np.uint8).reshape(NUM_DIGITS, 1, 8, 8)
         return torch.from_numpy(pixels), torch.from_numpy(labels[order].astype(np.int64))
+
+
+def scanned_digits() -> tuple[FloatArray, FloatArray]:
+    """Returns grey levels, float64 [1797, 64] in 0..16, and labels, float64 [1797], as scikit-learn's `load_digits` does.
+
+    The file is read directly: scikit-learn itself takes longer to import than all else that a run on digits needs beside torch.
+    """
+    spec = find_spec("sklearn")
+    assert spec is not None
+    table = np.loadtxt(Path(str(spec.origin)).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return table[:, :-1], table[:, -1]
 
 
 class Digits(ImageDataModule):
