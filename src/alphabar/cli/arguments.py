@@ -1,4 +1,4 @@
-"""The arguments of a command: those that are typed, or those that the record of a sweep has, parsed with Hydra's own parser."""
+"""The arguments of a command, typed or from the record of a sweep, parsed with Hydra's own parser."""
 
 import os
 import sys
@@ -47,7 +47,7 @@ def parse_args() -> Namespace:
 def recorded_args(folder: str) -> Namespace:
     """Reopens the sweep in the folder and returns the parsed command line that began it.
 
-    Raises UserError if the sweep cannot go on, or if its record could run something else than a sweep.
+    Raises UserError if the sweep cannot be resumed, or its record is refused by `check_recorded_command`.
     """
     recorded = read_record(Path(folder).absolute()).command
     assert recorded is not None

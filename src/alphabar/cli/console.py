@@ -20,7 +20,7 @@ STOCK_CALLBACKS = "lightning.pytorch.callbacks"  # whose messages are what they 
 
 
 class Stderr(logging.Handler):
-    """Writes to the sys.stderr of the moment, which progress bars and tests exchange."""
+    """Writes to the current sys.stderr, which progress bars and tests replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
         show = printable if record.exc_info is None else printable_lines
@@ -43,7 +43,7 @@ _format_warning = warnings.formatwarning
 def configure_logging() -> None:
     """Shows the messages of alphabar on the first process of a run; hides Lightning's advertisements and harmless warnings.
 
-    Names out of files are shown without control characters, in warnings and in tracebacks too.
+    Control characters, which names from files may contain, are removed from messages, warnings and tracebacks.
     """
     sys.excepthook, warnings.formatwarning = print_exception, format_warning
     own = logging.getLogger("alphabar")
@@ -65,7 +65,7 @@ def configure_logging() -> None:
 
 @contextmanager
 def messages_shown() -> Iterator[None]:
-    """Shows messages inside as `configure_logging` does, and leaves logging and warnings of a program of one's own as they were."""
+    """Shows messages as `configure_logging` does inside the context; afterwards logging and warnings are as before."""
     own = logging.getLogger("alphabar")
     before = (list(own.handlers), own.propagate, sys.excepthook, warnings.formatwarning)
     levels = {logger: logger.level for logger in map(logging.getLogger, ("alphabar", STOCK_CALLBACKS, *LIGHTNING_LOGGERS))}

@@ -21,7 +21,7 @@ from alphabar.runs.processes.ranks import failed_rank
 
 BAD_INPUT, CTRL_C = 2, 130
 LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|connection was closed|Socket closed|[Gg]loo|NCCL")
-# What torch, on the CPU and on GPUs, and NumPy say of memory that they do not get, and how much they asked for.
+# The out-of-memory messages of torch, on the CPU and on GPUs, and of NumPy, with the size of the allocation.
 NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|Storage size calculation overflowed|array is too big"
 )
@@ -92,7 +92,7 @@ def user_error_lines(error: BaseException) -> tuple[str, ...]:
 
 
 def no_memory_line(message: str) -> str:
-    """Returns the line for memory that the machine or its GPU does not have, with how much it was, if the message says so."""
+    """Returns the message for an out-of-memory error of the machine or its GPU, with the size of the allocation if it is known."""
     asked = ASKED.search(message)
     size = "" if asked is None else asked["text"] or f"{int(asked['bytes']) / 2**30:,.1f} GiB"
     device = "of the GPU " if "CUDA" in message or "MPS" in message else ""
@@ -103,7 +103,7 @@ def no_memory_line(message: str) -> str:
 
 
 def dead_worker_line(error: BaseException) -> str | None:
-    """Returns the line for a process of the data that was killed, of which torch raises several errors; None for other errors."""
+    """Returns the message for a DataLoader worker that was killed, for which torch has several errors; None for other errors."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, RuntimeError) and str(link).startswith("DataLoader worker (pid"):
@@ -114,7 +114,7 @@ def dead_worker_line(error: BaseException) -> str | None:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Returns whether the error is what a process of a run sees of another one that has ended."""
+    """Returns whether the error is the lost connection to another process of the run, which has ended."""
     is_of_collective = type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
     is_one_of_several = not os.environ.keys().isdisjoint(RANKS)
     return is_one_of_several and isinstance(error, RuntimeError) and (is_of_collective or LOST.search(str(error)) is not None)

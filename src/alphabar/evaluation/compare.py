@@ -62,7 +62,7 @@ class Comparison(NamedTuple):
         return [list(row) for row in zip(*columns, strict=True)]
 
     def refused(self, allowed: Sequence[str]) -> dict[str, list[Any]]:
-        """Returns what differs in other keys than the allowed ones and those within them; "all" allows all."""
+        """Returns the differences in keys that are neither allowed nor below an allowed one; "all" allows all."""
 
         def is_allowed(key: str) -> bool:
             return any(each == "all" or key == each or key.startswith(f"{each}.") for each in allowed)
@@ -71,7 +71,7 @@ class Comparison(NamedTuple):
 
 
 def compare_receipts(receipts: Sequence[Receipt]) -> Comparison:
-    """Returns the figures that all receipts have, and what differs in their protocols."""
+    """Returns the figures that all receipts have, and the differences between their protocols."""
     tables = [
         {(metric_title(each), each.extractor): each for each in receipt.figures if not each.name.endswith("-noise")}
         for receipt in receipts

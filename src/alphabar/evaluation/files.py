@@ -1,4 +1,4 @@
-"""Readers of samples in files: those of another model, or of an earlier `sample.py`."""
+"""Readers of images in files, such as the samples of another program or of `sample.py`."""
 
 import zipfile
 import zlib
@@ -53,8 +53,8 @@ class SampleFiles(ABC):
 def open_samples(path: Path, is_rgba: bool = False, bits: Bits = 8) -> SampleFiles:
     """Returns the images of a folder or of an .npz file. Raises UserError if there are none, or if they are not all of one size.
 
-    is_rgba: whether images with transparency in a folder have 4 channels; else what is transparent is white. bits: those that the
-    images are read with; an array uint16 needs 16.
+    is_rgba: whether images in a folder are read as RGBA; otherwise transparent pixels become white. bits: the bits per channel that
+    images are read with; a uint16 array needs 16.
     """
     if path.is_dir():
         return SampleFolder(path, is_rgba, bits)

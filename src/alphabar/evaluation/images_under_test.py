@@ -163,7 +163,7 @@ class CheckpointSamples(ImagesUnderTest):
         return Description(self.pipeline.label, protocol, identity, costs, run)
 
     def _average(self) -> Mapping[str, Any] | None:
-        """Returns how the weights were averaged, as the run was configured; None for raw weights."""
+        """Returns the configuration of the average of the weights, or None for raw weights."""
         if self.inference.weights == "raw":
             return None
         if self.inference.ema_length is not None or self.inference.ema_decay is not None:

@@ -89,7 +89,7 @@ def write_receipt(receipt: Receipt, folder: Path) -> Path:
 
 
 def has_figures(path: Path) -> bool:
-    """Returns whether a receipt is one of evaluate.py, or cannot be read; those of training and of samples have no figures."""
+    """Returns whether a receipt is one of evaluate.py, which has figures, or cannot be read."""
     try:
         return "figures" in read_content(path)
     except UserError:

@@ -1,4 +1,4 @@
-"""The configuration that a command line would compose, in a program of one's own."""
+"""Runs a command from Python with the configuration that its command line would compose."""
 
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,8 @@ from alphabar.runs.provenance.current_command import scripts_folder
 def run_command(command: str, main: Main, overrides: Sequence[str], config_dir: str | Path | None = None) -> dict[str, object]:
     """Returns what `main` returns for the configuration of a command with these overrides.
 
-    Nothing of the process is changed for good: neither its folder, its logging and its warnings, nor Hydra's state.
-    Raises UserError for bad input, and KeyboardInterrupt if Ctrl-C stopped it.
+    Afterwards the working directory, logging, warnings and Hydra's state are as before.
+    Raises UserError for bad input, and KeyboardInterrupt after Ctrl-C.
     """
     app, args = parsed(command, overrides, config_dir)
     result = exit_status.CommandResult()
@@ -37,16 +37,16 @@ def run_command(command: str, main: Main, overrides: Sequence[str], config_dir: 
 
 
 def compose(command: str, overrides: Sequence[str]) -> DictConfig:
-    """Returns the configuration of a command with these overrides, of which nothing is built. Raises UserError for bad input."""
+    """Returns the configuration of a command with these overrides; builds nothing. Raises UserError for bad input."""
     app, args = parsed(command, overrides, None)
     with errors_explained(app, args):
         return app.compose(args.overrides)
 
 
 def parsed(command: str, overrides: Sequence[str], config_dir: str | Path | None) -> tuple[App, Namespace]:
-    """Returns the app of a command, and what Hydra's parser would make of the overrides.
+    """Returns the app of a command, and the overrides as Hydra's parser would return them.
 
-    Raises UserError for an option, since there is no command line, or for one text in place of a list.
+    Raises UserError for an option of the command line, or for a text in place of the list.
     """
     if isinstance(overrides, str):
         raise UserError(f"overrides: need a list, such as [{overrides!r}], got one text")
@@ -61,7 +61,7 @@ def parsed(command: str, overrides: Sequence[str], config_dir: str | Path | None
 
 @contextmanager
 def errors_explained(app: App, args: Namespace) -> Iterator[None]:
-    """Raises UserError with the lines that the command line would print in the place of an error that the user can correct."""
+    """Replaces an error that the user can correct by a UserError with the message that the command line would print."""
     try:
         yield
     except (Exception, SystemExit) as error:

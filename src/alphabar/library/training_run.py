@@ -1,4 +1,4 @@
-"""A run of train.py in a program of one's own, and the folder that it leaves."""
+"""Training from Python, and the folder of a run."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,7 +27,7 @@ def train(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -
 
     config_dir: a folder with YAML files of one's own, as --config-dir. Ctrl-C stops after the step with a checkpoint, and a second
     one at once, both with KeyboardInterrupt; train(["resume=FOLDER"]) goes on.
-    Raises UserError for bad input, and for several devices, which are for train.py: it starts itself once for each.
+    Raises UserError for bad input, and for several devices, for which train.py starts a process each.
     """
     result = run_command("train", train_on_one_device, overrides, config_dir)
     return TrainingRun(str(result["folder"]))
@@ -48,9 +48,9 @@ def train_on_one_device(cfg: DictConfig) -> dict[str, object]:
 
 
 class TrainingRun:
-    """The folder of a run, of this process or of another: TrainingRun("outputs/train/NAME").
+    """The folder of a run, which any process may have trained: TrainingRun("outputs/train/NAME").
 
-    Raises UserError if it is none.
+    Raises UserError if it is not the folder of a run.
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -53,7 +53,7 @@ class Collector:
         )
 
     def add(self, indices: Sequence[int] | Tensor, images: Tensor, targets: Mapping[str, Tensor] | None = None) -> None:
-        """Adds images [B, C, H, W], uint8 or uint16, whose places among the `num` images are `indices`.
+        """Adds images [B, C, H, W], uint8 or uint16, whose indices among the `num` images are `indices`.
 
         targets: the conditions of the images: "label" int64 [B], their classes, or "caption" int64 [B], their captions.
         """

@@ -66,7 +66,7 @@ def real_image_features(
 
 
 def _load_stored(cache: DiskCache, path: Path, num_features: int) -> tuple[dict[str, Any], Tensor]:
-    """Returns what `_to_dict` gave an earlier run, and the rows, float32 [n, num_features]; both empty if either is not at hand."""
+    """Returns the cached result of `_to_dict` and the rows, float32 [n, num_features]; both empty unless both are cached."""
     stored = cache.load(path)
     if stored is not None and cache.is_intact(_path_of_rows(path)):
         with suppress(OSError, ValueError):  # removed or replaced in between: they are made again

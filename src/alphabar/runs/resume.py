@@ -26,8 +26,8 @@ from alphabar.runs.folders.run_dir import CONFIG, has_checkpoint, lock, must_be_
 log = logging.getLogger(__name__)
 RUN_KEYS = ("trainer", "callbacks", "logger", "profiler", "stall_seconds", "report", "name", "data.num_workers", "data.download")
 MAY_CHANGE = (*RUN_KEYS, *FrozenPartPaths._fields, "data_root", "trust")
-DOWNLOAD = "download"  # a key of whatever can be fetched, with which the user says so
-# What follows from the place of the run, what shows in other keys, and what runs of an earlier version did not keep.
+DOWNLOAD = "download"  # the key by which the user allows downloads
+# Keys that depend on the location of the run or on other keys, or that earlier versions did not store.
 NOT_COMPARED = ("resume", "run_dir", "choices", "image_files", "class_names", "conditioner.names", "module.conditioner.names")
 
 
@@ -198,7 +198,7 @@ def apply_override(saved: DictConfig, cfg: DictConfig, word: str) -> None:
 
 
 def refuse_moved_paths(cfg: DictConfig) -> None:
-    """Raises UserError if a new run is given the paths of what has moved, which only a resumed run can have."""
+    """Raises UserError if a new run is given paths of moved data or parts, which only a resumed run can have."""
     for key, instead in (("codec_name", "codec.name"), ("clip_name", "clip"), ("data_root", "data.root")):
         if cfg[key] is not None:
             raise UserError(f"{key}={cfg[key]}: is for a run that is resumed; one that begins takes {instead}=...")

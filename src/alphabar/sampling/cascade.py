@@ -1,4 +1,4 @@
-"""Cascades: each model is conditioned on the samples of the one before, the first on what the user gives."""
+"""Cascades: each model is conditioned on the samples of the one before, the first on the user's conditions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ class RecordingSamples:
         return output
 
 
-CONDITION_STREAM = "told"  # of random numbers; with another name, cascades and edits would draw other samples than before
+CONDITION_STREAM = "told"  # the name of a random stream; another name would change the samples of cascades and edits
 
 
 def cascade_job(
@@ -117,7 +117,7 @@ def samplers_for(stages: Sequence[LoadedModel], sampler: Sampler) -> list[Sample
 def source_images(loaded: LoadedModel, files: str | None, data_root: str | None, fabric: Fabric, num: int) -> Tensor:
     """Returns at most `num` images, [n, C, H, W], on every process: from files, or else held-out images of the model's data.
 
-    Files are read in the size in which an earlier model would make them, if the model is conditioned on images of that size.
+    Files are read in the size of an earlier model's samples, if the model is conditioned on images of that size.
     Raises UserError if there are none, or one cannot be read.
     """
     if files is not None:
@@ -134,7 +134,7 @@ def source_images(loaded: LoadedModel, files: str | None, data_root: str | None,
 
 
 def _accepted_shape(loaded: LoadedModel, files: str, num: int) -> Shape:
-    """Returns the shape in which files are read: their own if the model can be conditioned on it, else that of the model."""
+    """Returns the shape in which files are read: their own if the model accepts it as a condition, else that of the model."""
     size = common_size(files, num) if loaded.model.conditioner.takes_images else None
     if size is None:
         return loaded.shape

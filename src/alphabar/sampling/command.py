@@ -56,13 +56,13 @@ class Sampling:
         return start["result"]
 
     def _check(self, pipeline: Pipeline) -> None:
-        """Raises UserError for models that cannot draw with these settings, and for images that are none of PNG."""
+        """Raises UserError for models that cannot draw with these settings, and for images that PNG cannot store."""
         pipeline.check()
         if self.format == "png":
             must_fit_png(pipeline.loaded, "format=npz")
 
     def _draw(self, fabric: Fabric, pipeline: Pipeline, record: PictureRecord) -> dict[str, object]:
-        """Does what `run` does with a pipeline that is ready."""
+        """Draws and writes the images with a pipeline on its device; returns the results of `run`."""
         settings, folder = self.inference, Path(self.inference.run_dir)
         with removed_on_error(settings.run_dir):
             conditions, sources = pipeline.conditions_and_sources(fabric)

@@ -37,16 +37,16 @@ def dataset_conditions(conditioner: Conditioner, images: ImageSet) -> Conditions
 
 
 def dataset_targets(conditioner: Conditioner, images: ImageSet, indices: Tensor) -> dict[str, Tensor]:
-    """Returns what samples with the `dataset_conditions` of int64 indices [B] should show: {"label": ...} or {"caption": ...} [B].
+    """Returns the metadata that samples with the `dataset_conditions` of int64 indices [B] should match: {"label": ...} or
+    {"caption": ...} [B]; empty for conditions that imply neither.
 
-    It is empty for conditions that imply neither.
     """
     metadata = {} if conditioner.depicts is None else images.metadata(indices % len(images))
     return {name: ids for name, ids in metadata.items() if name == conditioner.depicts}
 
 
 def attach_captions(conditioner: Conditioner, data: ImageDataModule) -> None:
-    """Gives a conditioner the captions of the data. Raises UserError as it does, and says why there may be none."""
+    """Attaches the captions of the data to a conditioner. Raises UserError, with the reason if the data have none."""
     try:
         conditioner.attach_captions(data.captions)
     except NeedsCaptions as error:
@@ -84,9 +84,9 @@ def prompt_conditions(conditioner: Conditioner, prompts: Sequence[str], key: str
 
 
 def expand_labels(labels: Sequence[int | str] | int | str, classes: Sequence[str]) -> list[str]:
-    """Returns labels as names of classes, from "all", "0-9", 3, "cat" or ["cat", 5]; what is none of them stays as it is.
+    """Returns the names of classes for "all", "0-9", 3, "cat" or ["cat", 5]; unknown labels are returned unchanged.
 
-    A number is that of a class unless a class is called so. Raises ValueError if there are none.
+    A number is the index of a class, unless a class has it as its name. Raises ValueError if there are no labels.
     """
     if labels == "all":
         return list(classes)
@@ -103,7 +103,7 @@ def expand_labels(labels: Sequence[int | str] | int | str, classes: Sequence[str
 
 
 def _class_name(number: str, classes: Sequence[str]) -> str:
-    """Returns the name of the class of a number, or the text itself if it is none."""
+    """Returns the name of the class with this index, or the text itself if it is no index."""
     return classes[int(number)] if number.isdecimal() and int(number) < len(classes) else number
 
 
@@ -119,7 +119,7 @@ def read_prompts(path: str, key: str = "prompts") -> list[str]:
 
 
 def read_vectors(path: str) -> list[str]:
-    """Returns the vectors in a file as prompts: of a .npy file [N, D], or of a text file with one a line. Raises UserError."""
+    """Returns the vectors in a .npy file [N, D], or a text file with one a line, as prompts. Raises UserError if it is invalid."""
     if user_path(path).suffix != ".npy":
         return read_prompts(path, "vectors")
     try:
@@ -132,6 +132,6 @@ def read_vectors(path: str) -> list[str]:
 
 
 def vector_prompt(vector: Sequence[float] | float) -> str:
-    """Returns a vector, of one number perhaps, as a prompt, "0.3, 1.2", with as many digits as single precision needs."""
+    """Returns a vector or a number as a prompt, "0.3, 1.2", with the digits of single precision."""
     numbers = vector if isinstance(vector, Sequence) else [vector]
     return ", ".join(str(np.float32(number)) for number in numbers)

@@ -1,4 +1,4 @@
-"""Pictures of many uint8 images, and files of them."""
+"""Grids of images, and files of pictures."""
 
 import io
 import math
@@ -26,9 +26,9 @@ MOVING, RESTING, SHORTEST = 3000, 2000, 60  # milliseconds of a film, of its las
 
 
 def visible(images: Tensor) -> Tensor:
-    """Returns images [..., C, H, W] as a screen can show them: uint8 [..., 1, H, C * W] or [..., 3, H, W].
+    """Returns images [..., C, H, W] in a form that a screen can show: uint8 [..., 1, H, C * W] or [..., 3, H, W].
 
-    Grey and RGB are as they are, with 8 bits, RGBA stands on white; of other images the channels stand side by side, in grey.
+    Grey and RGB are converted to 8 bits, RGBA is blended with white; the channels of other images are put side by side in grey.
     """
     images, channels = rounded_to_uint8(images), images.shape[-3]
     if channels in (1, 3):
@@ -40,7 +40,7 @@ def visible(images: Tensor) -> Tensor:
 
 
 def enlarge(images: Tensor, smallest: int) -> Tensor:
-    """Repeats pixels until images [..., H, W] are at least `smallest` high: small images stay sharp."""
+    """Returns images [..., H, W] enlarged by repeating pixels, so that their height is at least `smallest`."""
     factor = max(1, math.ceil(smallest / images.shape[-2]))
     return images.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
@@ -126,7 +126,7 @@ def resize_nearest(images: Tensor, height: int) -> Tensor:
 def to_pil(image: Tensor) -> Image.Image:
     """Returns the Pillow image of uint8 [C, H, W], RGBA of four channels, or of uint16 [1, H, W], which is grey of 16 bits.
 
-    Channels that make no colour stand side by side.
+    Other channels are put side by side in grey.
     """
     image = image if image.shape[0] == 4 or image.dtype == torch.uint16 else visible(image)
     array = image.cpu().permute(1, 2, 0).contiguous().numpy()
@@ -134,9 +134,9 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def save_png(image: Tensor, path: Path, text: PictureText = NO_TEXT) -> None:
-    """Writes an image, see `to_pil`, as PNG, and makes its folder, though not the one above, if there is none. Raises WriteError.
+    """Writes an image, see `to_pil`, as PNG, and creates its folder, but not the parents of that. Raises WriteError.
 
-    text: what the file says of itself.
+    text: the metadata of the file.
     """
     buffer = io.BytesIO()
     write_png(to_pil(image), buffer, text)

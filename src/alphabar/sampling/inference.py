@@ -18,7 +18,7 @@ DEFAULT_SAMPLER = DDIM(num_steps=50, thresholding=Static())  # the default of th
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:
-    """Settings of inference: which checkpoint, with which weights, on which devices, and how images are drawn from it.
+    """The settings of inference: checkpoint, weights, devices, sampler, guidance and conditions.
 
     Image i depends on the weights, the sampler, the guidance, the condition of image i, the seed and i alone.
 
@@ -33,7 +33,7 @@ class Inference:
     labels: for models of classes, 3, "cat", ["cat", 5], "all" or "0-9". prompt: for models of texts; prompts: several, or a file
         with one a line. vector: for models of numbers, 0.3 or [0.3, 1.2]; vectors: several, or a file of them. Image i has label,
         prompt or vector i, modulo their number; without any it has no condition. negative: a prompt to be led away from.
-    resolution: of the images that are drawn, of which the network has to be able to make some; None: that of training.
+    resolution: that of the images that are drawn, which has to suit the network; None: that of training.
     files: an image, or a folder of images; None: held-out images of the checkpoint's data.
     Raises ValueError unless num >= 1, first >= 0, batch_size >= 1, for an average that is none or that weights=raw leaves out, for
     more than one of labels, prompt, prompts, vector and vectors, or of files and data_root, and for a negative prompt without

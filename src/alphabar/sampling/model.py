@@ -117,7 +117,7 @@ def load_model(
 
 
 def must_fit_png(loaded: LoadedModel, instead: str) -> None:
-    """Raises UserError, which names what to use instead, if samples of a model, with 16 bits in several channels, are no PNGs."""
+    """Raises UserError, with the alternative, if samples have several channels of 16 bits, which PNG cannot store here."""
     if loaded.model.codec.bits == 16 and loaded.shape.channels != 1:
         raise UserError(
             f"PNGs are written with 16 bits of grey alone, this model makes {loaded.shape.channels} channels: {instead}"
@@ -136,9 +136,9 @@ def must_be_all_averages(averages: dict[str, Tensor], model: nn.Module, path: st
 
 
 def diffusion_config(content: dict[str, Any], name: str) -> DictConfig:
-    """Returns the configuration of a checkpoint, of which the parts of the model are checked before anything is built.
+    """Returns the configuration of a checkpoint after a check of the parts of the model; builds nothing.
 
-    name: the file in messages. Raises UserError if it is not that of a diffusion model, or names what has no business in one.
+    name: the file in messages. Raises UserError if it is not that of a diffusion model, or names classes that are not allowed.
     """
     module, shape = content.get("module"), content.get("shape")
     if not isinstance(module, dict) or not is_shape(shape):
@@ -153,7 +153,7 @@ def diffusion_config(content: dict[str, Any], name: str) -> DictConfig:
 
 
 def is_shape(value: object) -> TypeGuard[dict[str, Any]]:
-    """Returns whether this is what configurations have as the shape of images: channels, and one resolution or two."""
+    """Returns whether a value is an image shape as configurations have it: channels, and a resolution of one or two numbers."""
     if not isinstance(value, dict) or type(value.get("channels")) is not int:
         return False
     resolution = value.get("resolution")

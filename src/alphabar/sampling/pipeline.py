@@ -85,7 +85,7 @@ class Pipeline:
         return f"{self.settings.weights_label}-{sampler}{guidance_label(self.settings.guidance)}{stages}"
 
     def record(self) -> dict[str, Any]:
-        """Returns what receipts say of the models: the file of each with its hash and its step, the sampler and the guidance."""
+        """Returns the record of the models for receipts: the file of each with its hash and step, the sampler and the guidance."""
         paths = zip(self.settings.checkpoints, self.loaded.cascade, strict=True)
         return {
             "checkpoints": [{"checkpoint": path, "sha256": checkpoint_hash(path), "step": each.step} for path, each in paths],
@@ -150,7 +150,7 @@ class Pipeline:
         return conditions, None if self.loaded.upstream else sources
 
     def denoisers(self) -> list[Denoiser]:
-        """Returns the denoiser of each model, guided if there is guidance. Raises UserError if they cannot be guided so."""
+        """Returns the denoiser of each model, with guidance if there is any. Raises UserError for unsuitable guidance."""
         null = None
         if self.settings.negative is not None:
             null = prompt_conditions(self.loaded.first.model.conditioner, [self.settings.negative], "negative")([0])
@@ -243,7 +243,7 @@ def resized(loaded: LoadedModel, resolution: Resolution) -> LoadedModel:
 def start_pipeline(settings: Inference, check: Callable[[Pipeline], None] = Pipeline.check) -> tuple[Fabric, Pipeline]:
     """Returns the Fabric of this process, and the pipeline on its device.
 
-    check: is called before anything is written, and raises UserError if the models do not do.
+    check: is called before anything is written, and raises UserError if the models are not suitable.
     Raises UserError for a bad checkpoint, devices that do not exist, or a folder that is not empty.
     """
     pipeline = load_pipeline(settings)

@@ -35,7 +35,7 @@ class Preview:
     real: Tensor | None = None
 
     def picture(self, images: Tensor) -> Tensor:
-        """Returns the grid [C, H, W] of images [num, C, H, W], beside real ones, with words below that say which are which."""
+        """Returns the grid [C, H, W] of images [num, C, H, W] beside real ones, each with a title below it."""
         if self.sources is not None:
             columns = source_columns(self.conditions, self.sources, images)
             return titled_blocks({f"each: {' | '.join(columns)}": grid(side_by_side(*columns.values()))})
@@ -86,7 +86,7 @@ def preview(conditioner: Conditioner, data: ImageDataModule, num: int) -> Previe
 
 
 def preview_size(conditioner: Conditioner, num: int) -> int:
-    """Returns how many images a preview of about `num` has: as many for each class that is shown, and one at least."""
+    """Returns the number of images in a preview of about `num`: equally many, and at least one, for each class that is shown."""
     rows = min(len(conditioner.classes), MAX_CLASSES)
     return max(1, num // rows) * rows if rows else num
 
@@ -97,7 +97,7 @@ def num_grid_rows(num: int) -> int:
 
 
 def num_real_columns(num_columns: int) -> int:
-    """Returns how many columns of real images stand beside so many columns of samples: half as many."""
+    """Returns the number of columns of real images beside columns of samples: half as many."""
     return math.ceil(num_columns / 2)
 
 

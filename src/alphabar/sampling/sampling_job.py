@@ -49,7 +49,7 @@ class SamplingJob:
     """Draws images by their indices: image i is a function of the weights, the sampler, its condition, the seed and i.
 
     codec: the codec of the model. shape: the shape of an image. conditions: return the condition of each image, by its index.
-    batch_size: images at a time. Every batch has this size, the last one padded, since the shape of a batch can move the last bit.
+    batch_size: images at a time. Every batch is padded to this size, since rounding can depend on the shape of a batch.
     """
 
     sampler: Sampler
@@ -126,7 +126,7 @@ def gather_images(
 ) -> Tensor:
     """Returns `num` images from index `first` on, on every process, from the batches of each: [num, C, H, W] on the CPU.
 
-    bits: those of the images of the batches, and of what is returned.
+    bits: the bits per channel of the images.
     """
     # Devices and other processes may not know uint16.
     images = torch.zeros(num, *size, dtype=torch.uint8 if bits == 8 else torch.int32)

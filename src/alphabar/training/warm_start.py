@@ -1,4 +1,4 @@
-"""A warm start: a run that begins with weights of another run, or of a network of diffusers."""
+"""Warm starts: a run begins with the weights of another run, or of a network of diffusers."""
 
 from collections.abc import Mapping
 from inspect import Parameter, signature
@@ -26,11 +26,11 @@ from alphabar.training.modules.diffusion import DiffusionModule
 NETWORK = "denoiser.network."
 SUBFOLDERS = ("unet", "transformer")  # of a pipeline of diffusers
 WEIGHTS = ("ema", "raw", None)
-NOT_COMPARED = ("_target_", "dropout")  # what a network is called, and what changes no weight's meaning
+NOT_COMPARED = ("_target_", "dropout")  # arguments that do not change the meaning of weights
 
 
 class Source(NamedTuple):
-    """Weights by the names that they have in a module, what they are, and the arguments of their network, as far as known."""
+    """Weights by their names in a module, a description of them, and the known arguments of their network."""
 
     weights: Mapping[str, Tensor]
     description: str
@@ -38,9 +38,9 @@ class Source(NamedTuple):
 
 
 def begin_from(module: BaseModule, cfg: DictConfig) -> None:
-    """Gives a new run's module the weights of `init_from`, if there is one, that have its names and shapes, and notes which.
+    """Copies the weights of `init_from`, if it is set, that match the module in name and shape, and records which.
 
-    Raises UserError if none has, if one that has is not finite, for files that cannot be read, and for settings that do nothing.
+    Raises UserError if none matches or one is not finite, for files that cannot be read, and for settings without effect.
     """
     init_from, kind = (OmegaConf.select(cfg, key) for key in ("init_from", "init_weights"))
     if kind not in WEIGHTS:
@@ -78,13 +78,13 @@ def begin_from(module: BaseModule, cfg: DictConfig) -> None:
 
 
 def with_names_of(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns weights by the names that they have in this module, whose network may be inside a `LoRA` while theirs is not."""
+    """Returns the weights by their names in this module, whose network may be wrapped in a `LoRA`."""
     names = {name_without_lora(key): key for key in own if key not in weights}
     return {names.get(key, key): weight for key, weight in weights.items()}
 
 
 def differing_arguments(module: BaseModule, source: Source) -> list[str]:
-    """Returns a text for the arguments with which the network of the source was made otherwise, if there are any."""
+    """Returns a description of the arguments in which the network of the source differs; empty if there are none."""
     if not isinstance(module, DiffusionModule):
         return []
     network, given = module.denoiser.network, module.config["module"]["denoiser"]["network"]
@@ -105,8 +105,8 @@ def default_arguments(network: nn.Module) -> dict[str, Any]:
 def read_source(init_from: str, kind: str | None) -> Source:
     """Returns the weights in a checkpoint, in the last one of a run's folder, or of a network of diffusers.
 
-    kind: "ema", "raw", or None for the averaged ones where there are some.
-    Raises UserError if there are none, and for a kind that these do not have.
+    kind: "ema", "raw", or None for the averages if there are any, else the raw weights.
+    Raises UserError if there are no weights, or none of this kind.
     """
     path = user_path(init_from)
     path = path / LAST_CHECKPOINT if (path / LAST_CHECKPOINT).is_file() else path

@@ -1,1 +1,1 @@
-"""From the words of a command line to a checked configuration."""
+"""Composition: from the overrides of a command line to a checked configuration."""

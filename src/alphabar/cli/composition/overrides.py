@@ -1,4 +1,4 @@
-"""Functions on the overrides of a command line, the words `key=value`."""
+"""Functions on the overrides of a command line, `key=value`, which are called words here."""
 
 import re
 from argparse import Namespace

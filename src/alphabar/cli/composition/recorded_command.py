@@ -1,4 +1,4 @@
-"""The command line in the record of a sweep, which somebody else may have written."""
+"""The check of the command line in the record of a sweep, which somebody else may have written."""
 
 import os
 import re
@@ -48,8 +48,8 @@ OF_A_JOB = re.compile(r"\$\{(?!hydra\.|paths\.)[\w.]+\}|\$\{hydra\.job\.(num|ove
 def is_risky(word: str) -> bool:
     """Returns whether an override can do more than set a value.
 
-    It names a class, trusts modules, calls a resolver, changes Hydra, goes on with a run, says where files are written, fetches
-    something, or asks for more than any run takes.
+    A risky one names a class, trusts modules, calls a resolver, configures Hydra, resumes a run, chooses where files are written,
+    downloads something, or exceeds the bounds of `exceeds_bounds`.
     """
     key, value = split_override(word)
     key, value = without_prefix(key), value or ""
@@ -66,7 +66,7 @@ def is_risky(word: str) -> bool:
 
 
 def modules_that_run(word: str) -> list[str]:
-    """Returns the names whose modules are run if a risky override is accepted; none if it can do anything else."""
+    """Returns the names of the modules that a risky override runs; none if it has any other effect."""
     if is_trust(word):
         modules = override_value(word)
         return [f"{module}." for module in modules] if isinstance(modules, list) else []
@@ -77,18 +77,18 @@ def modules_that_run(word: str) -> list[str]:
 
 
 def is_covered(word: str, modules: Sequence[str]) -> bool:
-    """Returns whether a risky override can run these modules, and no more."""
+    """Returns whether a risky override has no other effect than to run these modules."""
     names = modules_that_run(word)
     return bool(names) and all(any(name.startswith(f"{module}.") for module in modules) for name in names)
 
 
 def may_be_repeated(word: str) -> bool:
-    """Returns whether an override may stand beside `sweep.resume`: a risky one, or a data root, which a download writes."""
+    """Returns whether an override may be given with `sweep.resume`: a risky one, or a data root, which a download writes."""
     return is_risky(word) or without_prefix(split_override(word)[0]) == "data.root"
 
 
 def leads_elsewhere(value: str) -> bool:
-    """Returns whether the value of an override has a path that is absolute, leads upwards, or is that of this process."""
+    """Returns whether the value of an override has a path that is absolute, contains "..", or depends on this process."""
     value = OF_A_JOB.sub("x", value)
     return "$" in value or any(part.startswith(("/", "~")) or ".." in part.split("/") for part in SEPARATORS.split(value))
 
@@ -100,7 +100,7 @@ def risky_words(arguments: Sequence[str]) -> list[str]:
 
 
 def remember_command(arguments: Sequence[str]) -> None:
-    """Notes the command line of a sweep of the user's own, so that it goes on in this folder without a word more."""
+    """Records the command line of the user's own sweep, so that it can be resumed from this folder without `trust`."""
     if risky_words(arguments):
         remember([(_command_hash(arguments), f"a sweep of {Path(sys.argv[0]).name}")])
 
@@ -115,7 +115,7 @@ def is_trust(word: str) -> bool:
 
 
 def with_trust(words: Sequence[str], trusted: Sequence[str]) -> list[str]:
-    """Returns the words that accept risky ones: `trust` for those that run packages of others, and the rest as it is."""
+    """Returns the overrides that accept risky ones: one `trust` for those that run packages, and the others repeated."""
     own = (*sys.stdlib_module_names, "torch", "alphabar")
     named = {word: {name.partition(".")[0] for name in modules_that_run(word)} for word in words}
     covered = {word: packages for word, packages in named.items() if packages and packages.isdisjoint(own)}
@@ -124,11 +124,10 @@ def with_trust(words: Sequence[str], trusted: Sequence[str]) -> list[str]:
 
 
 def check_recorded_command(arguments: Sequence[str], given: Sequence[str], folder: str) -> None:
-    """Raises UserError unless the command line in a sweep's record sets values alone, but for words that are given once more.
+    """Raises UserError for risky overrides in the record of a sweep, unless this command repeats them or trusts their packages.
 
-    One that the user has given before, in the same working directory, may do what it did then. `trust=[mylab]` stands for all words
-    that name classes and YAML files of this package.
-    arguments: of the record. given: those of this command, which goes on with the sweep in `folder`.
+    A command line that the user has given before, in the same working directory, is accepted.
+    arguments: those of the record. given: those of this command, which resumes the sweep in `folder`.
     """
     parser = get_args_parser()
     recorded, _ = parser.parse_known_intermixed_args(list(arguments))

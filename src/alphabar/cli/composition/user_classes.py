@@ -1,4 +1,4 @@
-"""Classes of the user's own: those that they compose may be built, and those of the modules that they trust may stand in files."""
+"""The user's own classes: those that are composed may be built, and those of trusted modules may be named in files."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -49,9 +49,9 @@ def trusted_modules(cfg: DictConfig) -> list[str]:
 
 
 def leave_out_former_arguments(cfg: DictConfig, words: Sequence[str]) -> None:
-    """Removes the arguments of the former class where the command line names another, as in `network._target_=mylab.Net`.
+    """Removes the arguments of the replaced class where the command line names another, as in `network._target_=mylab.Net`.
 
-    Those that the new class takes, too, stay, and so do all that the command line gives.
+    Arguments that the new class takes as well are kept, and so are all that the command line gives.
     """
     given = override_texts(words)
     for place in [key.removesuffix(TARGET) for key in given if key.endswith(TARGET)]:

@@ -1,1 +1,1 @@
-"""What a command prints when it has ended."""
+"""The summaries that commands print at their end."""

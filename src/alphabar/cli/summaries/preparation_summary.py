@@ -1,4 +1,4 @@
-"""Prints what came of a preparation of images."""
+"""The summary of a preparation of images."""
 
 import json
 import shlex
@@ -14,7 +14,7 @@ NUM_NAMED = 3  # skipped images that are named
 
 
 def report_preparation(result: PreparedFolder) -> dict[str, object]:
-    """Prints the lines of what was prepared and skipped, and how to train on it; returns the figures."""
+    """Prints which images were prepared and skipped, and the command that trains on them; returns the figures."""
     manifest, place = result.manifest, display_path(result.folder)
     channels, height, width = manifest.shape
     held_out = f"{manifest.num_held_out:,} held out"

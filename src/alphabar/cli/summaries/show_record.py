@@ -1,4 +1,4 @@
-"""`evaluate.py record`: what pictures say of themselves, and what the receipts in folders say of their starts."""
+"""`evaluate.py record`: the metadata of pictures, and the starts that the receipts in folders record."""
 
 import shlex
 from argparse import ArgumentParser
@@ -22,7 +22,7 @@ SHOWN = ("state", "begin", "seconds", "command", "code", "code_changes", "seed",
 
 
 def record_command(arguments: Sequence[str]) -> str:
-    """Returns what the pictures and receipts say, a block of lines for each. Raises UserError for one that says nothing of ours."""
+    """Returns a block of lines for each picture or receipt. Raises UserError for one without a record of alphabar."""
     parser = ArgumentParser(
         with_invocations("evaluate.py record"), description="Shows what drew a picture, or what a command did in a folder."
     )
@@ -55,7 +55,7 @@ def record_lines(path: Path) -> list[str]:
 
 
 def lines_of(content: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each key, and one more for words of a command that could do more than draw."""
+    """Returns a line for each key, and a warning for parts of a command that could do more than draw."""
     lines = []
     for key, value in content.items():
         text = cut(str(value))
@@ -72,9 +72,9 @@ def lines_of(content: Mapping[str, Any]) -> list[str]:
 
 
 def command_of_ours(text: str) -> tuple[list[str], tuple[str, ...]]:
-    """Returns the words of a command of ours, to be quoted again for a shell, and how it begins; both are empty for any other text.
+    """Returns the words of an alphabar command, unquoted, and its expected first words; both are empty for any other text.
 
-    A script, or the program, of another folder is one of ours, too. A quoted word is no more than a word to a shell.
+    Scripts and programs in other folders count as well.
     """
     try:
         words = shlex.split(text)

@@ -10,7 +10,7 @@ from alphabar.errors import UserError
 from alphabar.metrics.extractor import Extractor
 from alphabar.metrics.feature_set import FeatureSet
 
-MAX_BATCH, MAX_REFERENCE = 250, 10_000  # images at a time, and training images, in which a `PerImageMetric` measures
+MAX_BATCH, MAX_REFERENCE = 250, 10_000  # images in a batch, and the number of training images, of a `PerImageMetric`
 
 
 class Statistic(ABC):
@@ -29,24 +29,24 @@ class Statistic(ABC):
         """Returns the figures by name, such as {"kid": 0.001}; NaN where features are NaN or infinite."""
 
     def own_extractor(self, name: str, shape: Shape) -> Extractor | None:
-        """Returns the extractor of the features that this statistic alone is computed from; None if it takes those of others.
+        """Returns the extractor of features that only this statistic uses, or None if it is computed from the group `features`.
 
-        name: of the statistic, by which figures name the features. shape: of the images.
+        name: the name of the statistic, and of its features in the names of figures. shape: the shape of the images.
         """
         return None
 
 
 class PerImageMetric(Statistic, ABC):
-    """A metric of numbers that are measured in each image by itself, such as the size of what it shows.
+    """A metric that is computed from numbers measured in each image by itself, such as its sharpness.
 
-    They are its features: of all generated images, and of the first 10,000 training images.
+    The numbers are its features, of all generated images and of the first 10,000 training images.
     """
 
     @abstractmethod
     def measure(self, images: Tensor) -> Tensor:
         """Returns the numbers [B] or [B, D] of uint8 images [B, C, H, W], each depending on its own image alone.
 
-        What `torch.as_tensor` takes will do, such as an array of numpy. The images may be on a GPU.
+        Anything that `torch.as_tensor` takes is allowed, such as an array of numpy. The images may be on a GPU.
         """
 
     @abstractmethod
@@ -73,7 +73,7 @@ class PerImageMetric(Statistic, ABC):
 
 
 class _Measure(nn.Module):
-    """The numbers of a metric as the features of an extractor, float32 [B, D]."""
+    """The network of an extractor whose features, float32 [B, D], are the numbers of a metric."""
 
     def __init__(self, metric: PerImageMetric) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Augmentations that do not leak into samples: the network is told what was done to an image, and in sampling that nothing was."""
+"""Non-leaking augmentations: the network is conditioned on the transformation of each image, and in sampling on none."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 
 
 class AugmentedImages(NamedTuple):
-    """Images [B, C, H, W], and labels float32 [B, L] of what was done to each, all 0 for one that is as it was."""
+    """Images [B, C, H, W], and labels float32 [B, L] of the transformation of each, all 0 for an unchanged image."""
 
     images: Tensor
     labels: Tensor

@@ -12,15 +12,16 @@ from alphabar.diffusion.noise import SINGLE_PROCESS, RankShare
 from alphabar.models.augmentations import AugmentedImages, LabelledAugmentation
 from alphabar.models.codecs.pixels import to_model_range, to_uint8
 
-SCALE_STD, STRETCH_STD, SHIFT_STD = 0.2, 0.2, 0.125  # of log2 of the factors, and in sides of the image; table 6
+SCALE_STD, STRETCH_STD, SHIFT_STD = 0.2, 0.2, 0.125  # of log2(factor), and of translations in sides of the image; table 6
 NUM_LABELS = 9
 
 
 class Transformation(NamedTuple):
-    """The change of each of B images, float32 [B] each: it is mirrored, then mapped in the plane. 0 is no change.
+    """The transformation of each of B images, float32 [B] each: flips, then an affine map of the plane. 0 is no change.
 
-    x_flip, y_flip: 1 for left to right, for upside down. scale: in units of 0.2 octaves. angle: counterclockwise, in radians.
-    stretch: in units of 0.2 octaves, along stretch_angle, and as much compressed across. right, down: in units of 0.125 sides.
+    x_flip, y_flip: 1 to mirror left to right, or upside down. scale: in units of 0.2 octaves. angle: counterclockwise, in radians.
+    stretch: anisotropic scaling along stretch_angle, in units of 0.2 octaves, and its inverse across. right, down: the translation,
+    in units of 0.125 sides.
     """
 
     x_flip: Tensor
@@ -33,13 +34,13 @@ class Transformation(NamedTuple):
     down: Tensor
 
     def labels(self) -> Tensor:
-        """Returns [B, 9], continuous in what was done: angles enter by sine and cosine."""
+        """Returns the labels [B, 9], continuous functions of the transformation: angles enter by sine and cosine."""
         angle = (self.angle.cos() - 1, self.angle.sin())
         stretch = (self.stretch * self.stretch_angle.cos(), self.stretch * self.stretch_angle.sin())
         return torch.stack([self.x_flip, self.y_flip, self.scale, *angle, *stretch, self.right, self.down], 1)
 
     def apply(self, images: Tensor) -> Tensor:
-        """Returns images [B, C, H, W], uint8 or else in [-1, 1], as they were made: to the bit where nothing is changed."""
+        """Returns transformed images [B, C, H, W], uint8 or in [-1, 1]; unchanged images are equal to the bit."""
         images = images if images.dtype == torch.uint8 else to_model_range(images)
         images = torch.where(_wide(self.x_flip) > 0, images.flip(3), images)
         images = torch.where(_wide(self.y_flip) > 0, images.flip(2), images)
@@ -48,7 +49,7 @@ class Transformation(NamedTuple):
         return torch.where(_wide(moved), to_uint8(warped) if images.dtype == torch.uint8 else warped, images)
 
     def _warp(self, x: Tensor) -> Tensor:
-        """Returns x after scale, rotation, stretch and shift: bicubic, and mirrored where it ends."""
+        """Returns x after the affine map, by bicubic interpolation, with reflection at the borders."""
         height, width = x.shape[2:]
         across = self._inverse_map()
         size = x.new_tensor([width, height]) / 2  # of a coordinate of 1 in a grid
@@ -59,7 +60,7 @@ class Transformation(NamedTuple):
         return F.grid_sample(x, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
 
     def _inverse_map(self) -> Tensor:
-        """Returns the matrices [B, 2, 2] from (x, y), about the centre and with y down, to where that was before."""
+        """Returns the matrices [B, 2, 2] of the inverse map, in coordinates (x, y) about the centre with y down."""
         shrink = torch.exp2(-SCALE_STD * self.scale)
         stretch = torch.exp2(-STRETCH_STD * self.stretch)
         axes = _rotation(self.stretch_angle)
@@ -69,11 +70,11 @@ class Transformation(NamedTuple):
 
 @dataclass(frozen=True)
 class EDMAugmentation(LabelledAugmentation):
-    """The geometric augmentation of Karras et al. 2022, app. F.2 and table 6, after Jun et al. 2020: mirroring about both axes,
-    scale, rotation, stretch and shift, each of an image with probability p, independently of the others.
+    """The geometric augmentation of Karras et al. 2022, app. F.2 and table 6, after Jun et al. 2020: flips about both
+    axes, isotropic scaling, rotation, anisotropic scaling and translation, each applied independently with probability p.
 
-    Theirs mirrors half of all images left to right whatever p is, which is `data.flip` here, and filters in a wavelet basis.
-    p: 0.12 in the paper, for 50,000 images; up to 0.3 for few hundreds. Raises ValueError unless 0 <= p <= 1.
+    The paper's also mirrors half of all images left to right whatever p is, which is `data.flip` here, and filters in a wavelet
+    basis. p: 0.12 in the paper, for 50,000 images; up to 0.3 for a few hundred. Raises ValueError unless 0 <= p <= 1.
     """
 
     p: float = 0.12

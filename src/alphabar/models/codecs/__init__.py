@@ -16,7 +16,7 @@ class Codec(nn.Module, ABC):
 
     @property
     def bits(self) -> Bits:
-        """The bits of each number of the images that `decode` returns: 8 for uint8, 16 for uint16."""
+        """The bits per channel of the images that `decode` returns: 8 for uint8, 16 for uint16."""
         return 8
 
     @property

@@ -27,8 +27,8 @@ def to_model_range(images: Tensor) -> Tensor:
     """Returns float32 images in [-1, 1] from uint8 ones, image / 127.5 - 1, from uint16 ones, image / 32767.5 - 1, or from floats,
     which are in [-1, 1] already.
 
-    Raises ValueError for another dtype. It does not look at values, since that would make every training step wait for the device:
-    `check_images` does, once.
+    Raises ValueError for another dtype. The values are not checked here, which would make every training step wait for the device,
+    but once by `check_images`.
     """
     if images.dtype == torch.uint16:
         levels = plain_integers(images).int() & WIDE_MAX
@@ -55,7 +55,7 @@ def check_images(images: Tensor) -> None:
 class Pixels(Codec):
     """The codec x = image / 127.5 - 1, in [-1, 1], or image / 32767.5 - 1; exact both ways. Floats in [-1, 1] stay as they are.
 
-    bits: those of the images that are decoded, 16 for uint16; None: 8.
+    bits: the bits per channel of decoded images, 8 for uint8 or 16 for uint16; None: 8.
     """
 
     def __init__(self, bits: Bits | None = None) -> None:

@@ -1,11 +1,11 @@
-"""Conditioners: from what is known of an image to the condition of the network beside the noise level.
+"""Conditioners: from the metadata of an image to the condition that the network reads beside the noise level.
 
-A network reads three kinds of condition, each of which may be absent, and beside them "augmentation" [B, L], what
-`alphabar.models.augmentations` did to a training image, which counts as zeros where it is absent:
+A network reads three kinds of condition, each of which may be absent, and "augmentation" [B, L], the labels of
+`alphabar.models.augmentations`, zeros if absent:
     "vector"  [B, D]        describes the image as a whole; joins the embedding of the noise level
     "tokens"  [B, L, D]     is a sequence, such as the words of a caption, for cross-attention; "mask" [B, L] bool is True for words
     "image"   [B, C', H, W] is an image of the same size, such as an enlarged small one; joins the channels of the input
-How wide each is stands in the configuration under `conditioning`, where conditioners write it and networks read it.
+The length D or C' of each is in the configuration under `conditioning`, where conditioners set it and networks read it.
 """
 
 import math
@@ -57,12 +57,12 @@ class Conditioner(nn.Module, ABC):
 
     @property
     def classes(self) -> Sequence[str]:
-        """The prompts that are valid, if they are finitely many, as class labels are; else empty."""
+        """The valid prompts if they are a finite set, such as class labels; else empty."""
         return ()
 
     @property
     def vector_length(self) -> int:
-        """The number of numbers that the condition is made of, which `attach_vectors` measures; 0 for other conditions."""
+        """The length of the vectors that `attach_vectors` receives; 0 if the condition is not made from vectors."""
         return 0
 
     @property
@@ -85,8 +85,8 @@ class Conditioner(nn.Module, ABC):
     def attach_vectors(self, vectors: Tensor | None) -> None:
         """Receives the vectors of the training images, float32 [N, D], or None if there are none; called once, before training.
 
-        What is measured of them is kept in checkpoints. Raises ValueError if the conditioner needs vectors and there are none, or
-        ones of another length.
+        Their mean and standard deviation are kept in checkpoints. Raises ValueError if the conditioner needs vectors and there are
+        none, or they have another length.
         """
 
     @abstractmethod
@@ -158,12 +158,12 @@ class ImageConditioner(Conditioner, ABC):
 
 
 class VectorConditioner(Conditioner, ABC):
-    """Makes conditions from vectors of numbers; a leaf says how a standardised one, (v - mean) / std, is embedded.
+    """Makes conditions from vectors of numbers; a subclass embeds the standardised vector, (v - mean) / std.
 
-    mean and std are those of each number over the training images, measured once and kept in checkpoints. A prompt is a vector as
-    text, "0.3, 1.2". The null condition is learned.
+    mean and std are those of each component over the training images, measured once and kept in checkpoints. A prompt is a vector
+    as text, "0.3, 1.2". The null condition is learned.
 
-    length: D, how many numbers a vector has. channels: the length of the condition. dropout: the share of training images that get
+    length: D, the length of a vector. channels: the length of the condition. dropout: the share of training images that get
     the null condition. Raises ValueError unless length, channels >= 1 and 0 <= dropout <= 1.
     """
 
@@ -220,7 +220,7 @@ class VectorConditioner(Conditioner, ABC):
         return self.embed((vectors.to(self.mean.device, torch.float32) - self.mean) / self.std)
 
     def _numbers(self, prompt: str) -> list[float]:
-        """Returns the numbers of a vector as text. Raises ValueError unless there are D of them, all finite."""
+        """Returns the numbers in a prompt. Raises ValueError unless there are D of them, all finite."""
         try:
             numbers = [float(part) for part in prompt.replace(",", " ").split()]
         except ValueError as error:

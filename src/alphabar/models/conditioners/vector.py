@@ -1,4 +1,4 @@
-"""Numbers that are known of an image, such as attributes or what a regression predicts, as its condition."""
+"""A vector of numbers, such as attributes or regression labels of an image, as its condition."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from alphabar.models.conditioners import VectorConditioner
 
 
 class Vector(VectorConditioner):
-    """The condition is a small network of the standardised vector: MLP((v - mean) / std), or a learned null condition.
+    """Maps the standardised vector to the condition by MLP((v - mean) / std); the null condition is learned.
 
     Arguments and errors: see `VectorConditioner`.
     """

@@ -50,7 +50,7 @@ class Condition(NamedTuple):
 class ConditionReader:
     """A check of conditions against the number of channels of each that a network reads; 0: it does not read it.
 
-    augmentation_channels: numbers on how an image was augmented, which join the vector; none at all are zeros: it was not.
+    augmentation_channels: the length of the label of an augmentation, which joins the vector; without a label it is zeros.
     Raises ValueError if one is negative.
     """
 
@@ -61,7 +61,7 @@ class ConditionReader:
 
     @property
     def vector_width(self) -> int:
-        """The length of the vector of `Condition`, with the numbers on the augmentation."""
+        """The length of the vector of `Condition`, including the label of the augmentation."""
         return self.vector_channels + self.augmentation_channels
 
     def __post_init__(self) -> None:

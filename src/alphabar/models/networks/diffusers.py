@@ -1,4 +1,4 @@
-"""Weights to and from `diffusers.UNet2DModel`, by names alone: diffusers itself is not needed.
+"""Conversion of weights to and from `diffusers.UNet2DModel`, without diffusers itself.
 
     network = from_diffusers(json.load(open("config.json")), safetensors.torch.load_file("model.safetensors"))
     config, state_dict = to_diffusers(network); UNet2DModel(**config).load_state_dict(state_dict)
@@ -17,7 +17,7 @@ from alphabar.models.networks import ConditionReader
 from alphabar.models.networks.unet import UNet
 from alphabar.resolution import sides
 
-# What UNet2DModel takes where its config is silent: the values that `UNet` can follow ...
+# The defaults of UNet2DModel: those for which `UNet` has an argument ...
 _DEFAULTS: dict[str, Any] = {
     "sample_size": None,
     "in_channels": 3,
@@ -38,7 +38,7 @@ _DEFAULTS: dict[str, Any] = {
     "resnet_time_scale_shift": "default",
     "num_train_timesteps": None,
 }
-# ... and those of which it knows one alone (swish is diffusers' other name for silu).
+# ... and those for which `UNet` supports one value (swish is diffusers' other name for silu).
 _FIXED: dict[str, tuple[Any, ...]] = {
     "center_input_sample": (False,),
     "time_embedding_type": ("positional",),
@@ -100,7 +100,7 @@ def from_diffusers(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
     network = UNet(**unet_arguments(config))
     theirs = {_present_name(name): tensor for name, tensor in state_dict.items()}
     if config.get("flip_sin_to_cos", _DEFAULTS["flip_sin_to_cos"]) and _FIRST_LINEAR in theirs:
-        # It expects the cosines first: the two halves of its columns change places.
+        # diffusers has the cosines first: the two halves of the columns are exchanged.
         weight = theirs[_FIRST_LINEAR]
         theirs[_FIRST_LINEAR] = weight.roll(weight.shape[1] // 2, dims=1)
     ours = {}

@@ -1,4 +1,4 @@
-"""Weights from `diffusers.DiTTransformer2DModel`, by names alone: diffusers itself is not needed."""
+"""Conversion of weights from `diffusers.DiTTransformer2DModel`, without diffusers itself."""
 
 import re
 from collections.abc import Mapping
@@ -26,9 +26,8 @@ _CLASSES = "class_embedder.embedding_table.weight"
 class DiTWeights(NamedTuple):
     """The weights of a `DiTTransformer2DModel` under the names of our `DiT`.
 
-    arguments: those of the `DiT` that computes what it does, up to the eps of a norm. weights: by the names of a `DiT` with
-    vector_channels = width, into which the vector of the class enters as it is. classes: the vectors of the classes [K + 1, width],
-    that of no class last.
+    arguments: those of the equivalent `DiT`, up to the eps of a norm. weights: by their names in a `DiT` with vector_channels =
+    width, whose vector is the class embedding itself. classes: the class embeddings [K + 1, width], the last one for no class.
     """
 
     arguments: dict[str, Any]
@@ -77,9 +76,9 @@ def dit_from_diffusers(config: Mapping[str, Any], state_dict: Mapping[str, Tenso
 
 
 def _embedding_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the embedding of noise level and class, of which diffusers has one in each block.
+    """Returns the embedding of noise level and class, which diffusers repeats in each block.
 
-    Raises ValueError if they differ.
+    Raises ValueError if the repetitions differ.
     """
     prefix = "transformer_blocks.0.norm1.emb."
     found = {}
@@ -91,7 +90,7 @@ def _embedding_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for part in ("weight", "bias"):
             found[f"{ours}.{part}"] = _pick(state_dict, f"{prefix}{name}.{part}")
     first = found["embedding.linear1.weight"]
-    # It expects the cosines first: the two halves of its columns change places.
+    # diffusers has the cosines first: the two halves of the columns are exchanged.
     found["embedding.linear1.weight"] = first.roll(first.shape[1] // 2, dims=1)
     found[_CLASSES] = _pick(state_dict, prefix + _CLASSES)
     return found

@@ -19,7 +19,7 @@ def patchify(x: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: int, num_rows: int) -> Tensor:
-    """Returns the image [B, C, H, W] from its patches, which stand in so many rows; the inverse of `patchify`."""
+    """Returns the image [B, C, H, W] from its patches in `num_rows` rows; the inverse of `patchify`."""
     return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (num_rows, -1)), patch_size)
 
 
@@ -74,14 +74,14 @@ class DiT(Network):
     The outputs of all branches and of the network start at 0. The published S, B, L and XL have width 384, 768, 1024, 1152,
     depth 12, 12, 24, 28 and 6, 12, 16, 16 heads.
 
-    resolution: pixels per side, or [height, width]; multiples of patch_size, as other sizes may be that it is given later.
+    resolution: pixels per side, or [height, width]; multiples of patch_size. Images of other multiples may be given later.
     width: the length of the vector of a patch; has to be a multiple of 4 (positions) and of num_heads.
     mlp_ratio: the hidden width of the MLPs over `width`.
     dropout: applied to the output of every branch (Vaswani et al. 2017, sec. 5.4); none in the paper.
     vector_channels, token_channels, image_channels: the widths of the conditions; 0: it reads none. The vector joins the embedding
         of the noise level, as the class does in the paper; attention to the tokens stands between self-attention and MLP (Chen et
         al. 2023, PixArt, sec. 2.3); the image joins the channels of the input.
-    augmentation_channels: the numbers on how a training image was augmented, which join the vector; 0: there are none.
+    augmentation_channels: the length of the label of an augmentation, which joins the vector; 0: there is none.
     learned_variance: put out twice as many channels, the second half for the variance of the reverse step.
     frequency_shift: see `sinusoidal_embedding`.
     Raises ValueError for arguments that do not fit together.
@@ -141,7 +141,7 @@ class DiT(Network):
         return unpatchify(self.patch_out(self.norm_out(h) * (1 + scale) + shift), self.patch_size, grid[0])
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Returns the embedding [N, width] of the positions in so many rows and columns of patches."""
+        """Returns the embedding [N, width] of the positions in a grid of patches."""
         return self.positions if grid == self.grid else sinusoidal_positions(*grid, self.positions.shape[1]).to(self.positions)
 
 

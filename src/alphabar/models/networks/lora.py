@@ -1,4 +1,4 @@
-"""Low-rank adaptation of a network that is frozen."""
+"""Low-rank adaptation (LoRA) of a frozen network."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,8 +14,8 @@ _BASE, _ADAPTER = ".base_layer.", ".lora_"  # in the names that peft gives
 class LoRA(Network):
     """A frozen network whose linear layers learn a change of low rank: W + alpha / rank * B A (Hu et al. 2021, sec. 4.1).
 
-    A [rank, in] is random and B [out, rank] 0 at first, so that the network begins as it was. The adapters are those of peft.
-    network: the frozen one. targets: the ends of the names of the layers that are adapted.
+    A [rank, in] is random and B [out, rank] 0 at first, so that the output is initially that of the network. The adapters are
+    those of peft. network: the frozen network. targets: the suffixes of the names of the layers that are adapted.
     Raises UserError if peft is not installed, and ValueError unless rank >= 1 and alpha > 0, or if no linear layer has such a name.
     """
 
@@ -45,7 +45,7 @@ class LoRA(Network):
 
 
 def name_without_lora(name: str) -> str:
-    """Returns the name that a weight of a module has where its network is not inside a `LoRA`."""
+    """Returns the name of a weight without the prefixes that `LoRA` adds."""
     return name.replace(".network.network.", ".network.").replace(_BASE, ".")
 
 

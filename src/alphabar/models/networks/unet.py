@@ -26,11 +26,11 @@ class UNet(Network):
     Ho et al. 2020, app. B; `scale_shift` and `head_channels` as in Dhariwal & Nichol 2021, sec. 3. The outputs of all
     branches and of the network start at 0.
 
-    resolution: pixels per side, or [height, width]; multiples of 2 ** (len(channel_multipliers) - 1), as other sizes may be that it
-        is given later.
+    resolution: pixels per side, or [height, width]; multiples of 2 ** (len(channel_multipliers) - 1). Images of other multiples
+        may be given later.
     channel_multipliers: one resolution each, the first at full size; its width is base_channels times the multiplier.
-    attention_resolutions: of the longer side, where self-attention follows every residual block; those that this network never has
-        are ignored.
+    attention_resolutions: the longer sides, in pixels, of the levels with self-attention after every residual block; others are
+        ignored.
     head_channels: channels per attention head; None is one head.
     norm_groups: groups of every GroupNorm; has to divide every width.
     scale_shift: the noise level scales and shifts after a norm (ADM) instead of adding before it (DDPM).
@@ -38,7 +38,7 @@ class UNet(Network):
     learned_variance: put out twice as many channels, the second half for the variance of the reverse step.
     vector_channels, token_channels, image_channels: the widths of the conditions; 0: it reads none. The vector joins the embedding
         of the noise level, attention to the tokens follows every self-attention, the image joins the channels of the input.
-    augmentation_channels: the numbers on how a training image was augmented, which join the vector; 0: there are none.
+    augmentation_channels: the length of the label of an augmentation, which joins the vector; 0: there is none.
     Raises ValueError for arguments that do not fit together.
     """
 

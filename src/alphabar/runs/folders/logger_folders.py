@@ -1,4 +1,4 @@
-"""Where stock loggers of a run write: into its folder."""
+"""Sets the folders of the stock loggers of a run."""
 
 from omegaconf import DictConfig
 
@@ -9,9 +9,9 @@ FOLDER = "save_dir"  # the argument of Lightning's loggers
 
 
 def give_folders(cfg: DictConfig, former: str | None = None) -> None:
-    """Sets the folder of each logger that is named as it is, without `_partial_`, to that of the run, unless the user chose one.
+    """Sets the folder of each logger without `_partial_` to that of the run, unless the user chose one.
 
-    former: the folder that the run had when its configuration was written. A class that is refused is left to `check`.
+    former: the folder of the run when its configuration was written. Classes that are refused are skipped; `check` reports them.
     """
     for node in cfg.logger.values() if isinstance(cfg.logger, DictConfig) else ():
         if not isinstance(node, DictConfig) or "_target_" not in node or node.get("_partial_") or reason_for_refusal(node._target_):

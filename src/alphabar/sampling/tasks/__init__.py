@@ -79,12 +79,12 @@ class ImageTask(ABC):
         return start["result"]
 
     def _check(self, pipeline: Pipeline) -> None:
-        """Raises UserError for models that cannot draw with these settings, and for images that are none of PNG."""
+        """Raises UserError for models that cannot draw with these settings, and for images that PNG cannot store."""
         pipeline.check()
         must_fit_png(pipeline.loaded, "need task=generate format=npz")
 
     def _edit(self, fabric: Fabric, pipeline: Pipeline, record: PictureRecord) -> dict[str, object]:
-        """Does what `run` does with a pipeline that is ready."""
+        """Edits and writes with a pipeline on its device; returns the results of `run`."""
         folder = self.inference.run_dir
         with removed_on_error(folder):
             plan = self.plan(fabric, pipeline)

@@ -17,7 +17,7 @@ from alphabar.sampling.tasks import EditPlan, ImageTask, without_thresholding
 
 @dataclass(frozen=True, kw_only=True)
 class Encode(ImageTask):
-    """Writes the noise that leads to each image, as a picture and in latents.npz, and the image that the sampler makes of it.
+    """Writes the noise that leads to each image, as a picture and in latents.npz, and the image that the sampler draws from it.
 
     latents.npz: `latents`, float32 [num, C, H, W], x_T / sigma_T: standard normal if the model is perfect.
     Nothing is thresholded. Raises ValueError as `without_thresholding` does, and unless the sampler is reversible.
@@ -44,7 +44,7 @@ class Encode(ImageTask):
             return {"original": shown, "noise": codec.decode(latents), "reconstruction": codec.decode(x)}
 
         def finish(rows: Tensor) -> dict[str, object]:
-            """Returns by how many grey levels reconstructions are off, on average and at most."""
+            """Returns the mean and maximal errors of reconstructions, in grey levels."""
             latents, x = rows.unbind(1)
             errors = (codec.decode(x).cpu().int() - shown.int()).abs().float()
             mean, largest = errors.mean().item(), errors.max().item()

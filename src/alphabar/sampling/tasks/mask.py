@@ -1,4 +1,4 @@
-"""Masks of inpainting: which pixels of an image are known, by a word or by a picture."""
+"""Masks of inpainting, which mark the known pixels of an image, by name or from a picture."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def known_pixels(mask: str, height: int, width: int) -> Tensor:
     """Returns bool [1, H, W], true where a pixel is known.
 
     mask: one of HIDDEN, or the path of an image of any size, black where pixels are to be filled in.
-    Raises UserError if it is neither, cannot be read, or has no pixel, or all of them, to be filled in.
+    Raises UserError if it is neither, cannot be read, or marks no pixel or all of them.
     """
     known = _known_around(HIDDEN[mask], height, width) if mask in HIDDEN else _read_mask(mask, height, width)
     if known.all():

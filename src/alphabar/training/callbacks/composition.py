@@ -1,4 +1,4 @@
-"""The lines at the beginning of a run that list what it is composed of."""
+"""The lines at the beginning of a run that list its parts."""
 
 import math
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ COLORS = {1: "grey", 3: "RGB", 4: "RGBA"}
 
 
 class Composition(RunCallback):
-    """Prints data, network, method, device, precision and steps before training starts, and how long it will take.
+    """Prints data, network, method, device, precision, steps and the expected time before training starts.
 
-    The first process does; all of them try the steps by which the time is told.
+    The first process prints; all processes take part in the trial steps of the forecast.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -37,7 +37,7 @@ class Composition(RunCallback):
 
 
 def composition_lines(trainer: Trainer, module: BaseModule) -> dict[str, str]:
-    """Returns what a run is composed of, by subject: data, preset, network, method, device, precision and steps."""
+    """Returns the lines on the parts of a run by their subjects: data, preset, network, method, device, precision and steps."""
     data = image_data(trainer)
     return {
         "data": describe_data(data),
@@ -56,7 +56,7 @@ def print_lines(lines: Mapping[str, str]) -> None:
 
 
 def describe_data(data: ImageDataModule) -> str:
-    """Returns the number of training images, their size, and what is known of them: "797 images 8x8 grey, 10 classes (Digits)"."""
+    """Returns the number of training images, their size and their metadata: "797 images 8x8 grey, 10 classes (Digits)"."""
     channels, height, width = data.shape
     parts = [f"{len(data.train_set):,} images {height}x{width} {COLORS.get(channels, f'of {channels} channels')}"]
     if data.bits != 8:
@@ -71,9 +71,9 @@ def describe_data(data: ImageDataModule) -> str:
 
 
 def describe_choices(choices: object) -> dict[str, str]:
-    """Returns the line of the preset and what it chose: "digits (method=ddpm, network=unet_tiny, ...)".
+    """Returns the line of the preset and its choices: "digits (method=ddpm, network=unet_tiny, ...)".
 
-    choices: of groups, by their names; a run of an earlier version has none, and one of somebody else may have anything.
+    choices: the choice of each group by its name; runs of earlier versions have none, and those of others may have anything.
     """
     if not isinstance(choices, Mapping) or "preset" not in choices:
         return {}
@@ -114,7 +114,7 @@ def describe_end(seconds: float) -> str:
 
 
 def describe_time(times: Forecast, trainer: Trainer) -> dict[str, str]:
-    """Returns the line of how long the run will take, and one of what to change where that is days on a CPU."""
+    """Returns the line on the expected time of the run, and advice if that is more than a day on a CPU."""
     pace = f"{format_duration(times.step)} a step"
     if not math.isfinite(times.steps):
         return {"time": pace}

@@ -63,7 +63,7 @@ class FID(SamplingCallback):
         super().__init__(sampler, seed, num, every_n_steps, batch_size, guidance)
         self.statistics = {name: each for name, each in (statistics or {}).items() if each is not None}
         self.features = features
-        self.references: list[ReferenceStatistics] = []  # the first one has FID
+        self.references: list[ReferenceStatistics] = []  # the first of them computes FID
         self.label = ""  # of the samples, in the names of figures
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,7 +129,7 @@ class FID(SamplingCallback):
             self._report(trainer, reference, measurement, diagnostics)
 
     def _others(self, measurement: Measurement) -> dict[str, float]:
-        """Returns the figures of all statistics but FID, by their names in receipts."""
+        """Returns the figures of all statistics except FID, by their names in receipts."""
         return {
             figure_name(kind, self.num, reference.extractor.name, self.label): value
             for reference in self.references

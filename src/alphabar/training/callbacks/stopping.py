@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it does after the step, with a checkpoint; before training, or at a second signal, at once."""
+"""Signals that ask a run to stop: after the step, with a checkpoint; before training, or at a second signal, at once."""
 
 import os
 import signal
@@ -25,15 +25,15 @@ PASSED_ON = 5.0  # seconds within which all signals to a job of a sweep are one:
 
 
 class Interrupted(Exception):
-    """Ends what a callback measures or draws, since a signal asks the run to stop; the resumed run does it from the beginning."""
+    """An exception that ends a measurement or a drawing when a signal asks the run to stop; the resumed run repeats it."""
 
 
 class StopSignals:
     """Records the signals to stop that this process receives, and ends it at the second one.
 
     While the run trains, the first is recorded for the end of the step; before, it raises SystemExit(128 + number), or
-    KeyboardInterrupt. Python calls handlers in the main thread only, and only between instructions; so a thread of its own is told
-    of each signal, and ends a process whose main thread waits in a collective operation.
+    KeyboardInterrupt. Python calls handlers in the main thread only, and only between instructions; so a second thread receives
+    each signal as well, and ends a process whose main thread waits in a collective operation.
     """
 
     def __init__(self) -> None:
@@ -47,8 +47,8 @@ class StopSignals:
     def listening(self, ends_process: bool = True) -> Iterator[None]:
         """Installs the handlers inside the context, unless it is entered in another than the main thread.
 
-        ends_process: whether a second signal, or a run that does not end in time, ends the process; False: the second one raises
-        what the first does before training, in a process that has more to do than this run.
+        ends_process: whether a second signal, or a run that does not end in time, ends the process; False: the second signal raises
+        the exception of a signal before training, for a process that has more to do than this run.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -87,7 +87,7 @@ class StopSignals:
             print("\nstopping after this step, with a checkpoint; once more stops at once", file=sys.stderr, flush=True)
 
     def _watch(self, reading: int, is_over: threading.Event) -> None:
-        """Is told of every signal, wherever the main thread is; ends with the context."""
+        """Receives every signal, whatever the main thread does; ends with the context."""
         first = None
         with open(reading, "rb", buffering=0) as pipe:
             while numbers := pipe.read(1):
@@ -107,7 +107,7 @@ class StopSignals:
         self._before.clear()
 
     def forget(self) -> None:
-        """Gives a forked process, such as a worker that decodes, the usual handlers: it ends with its parent."""
+        """Restores the usual handlers in a forked process, such as a worker that decodes, which ends with its parent."""
         if self._before:
             signal.set_wakeup_fd(-1)
             self._restore()

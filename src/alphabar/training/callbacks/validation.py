@@ -1,4 +1,4 @@
-"""The hooks of validation, which stock callbacks of Lightning act on."""
+"""The validation hooks, on which stock callbacks of Lightning act."""
 
 import logging
 
@@ -13,21 +13,20 @@ from alphabar.training.modules.base import BaseModule
 from alphabar.training.optimization.lr_schedules import PlateauScheduler
 
 log = logging.getLogger(__name__)
-TRAINING = "train/"  # the prefix of figures that training yields by itself
+TRAINING = "train/"  # the prefix of the figures of training steps
 
 
 class ValidationHooks(RunCallback):
-    """Calls the hooks of validation of all callbacks after figures were measured, since a run has no validation loop.
+    """Calls the validation hooks of all callbacks after figures were measured, since a run has no validation loop.
 
-    A callback with a `monitor` is called where that figure is new, and no other time: the patience of EarlyStopping counts
-    measurements, and so does that of lr_scheduler=plateau. The others are called after every measurement of held-out images or of
-    samples. It stands after the callbacks that
-    measure; checkpoints are written after it, and so have the state in which it left them all.
-    A resumed run that patience had ended before ends at once, unless its patience was raised.
+    A callback with a `monitor` is called only when that figure is new, so that the patience of EarlyStopping and of
+    lr_scheduler=plateau counts measurements. The others are called after every measurement on held-out images or samples. It comes
+    after the callbacks that measure and before those that write checkpoints, which so contain the new state of all callbacks.
+    A resumed run that EarlyStopping had ended ends at once, unless its patience was raised.
     """
 
     def __init__(self) -> None:
-        self.missed: set[str] = set()  # figures that were waited for and of which a line has told
+        self.missed: set[str] = set()  # monitored figures for which a warning was given
         self.patience: dict[EarlyStopping, int] = {}  # as configured; Lightning restores that of the checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Functions that hand figures and pictures to every logger of a run in the form that it takes."""
+"""Functions that log figures and pictures to every logger of a run in its own format."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,14 +17,14 @@ from alphabar.training.hooks import base_module
 
 @runtime_checkable
 class LogsImages(Protocol):
-    """A logger that keeps pictures, as those of wandb and MLflow do; each of `caption` belongs to one of `images`."""
+    """The interface of loggers that keep pictures, such as those of wandb and MLflow; `caption` has one text for each image."""
 
     def log_image(self, key: str, images: list[Any], step: int | None, *, caption: list[str | None]) -> None: ...
 
 
 @runtime_checkable
 class LogsVideos(Protocol):
-    """A logger that keeps films; each of `format` belongs to one of `videos`, the paths of files."""
+    """The interface of loggers that keep films; `format` has one format for each of `videos`, the paths of files."""
 
     def log_video(self, key: str, videos: list[Any], step: int | None, *, format: list[str]) -> None: ...
 

@@ -15,9 +15,9 @@ from alphabar.training.loggers.metrics_file import MetricsFile
 
 
 def make_loggers(cfg: DictConfig, resumed_at: int | None) -> list[Logger]:
-    """Returns `metrics.csv` and, on the first process, which alone logs, the other loggers of a run.
+    """Returns the logger of `metrics.csv` and, on the first process, the other loggers of a run.
 
-    A node with `_partial_: true` gets the run's folder, its name and the sweep that it is part of; another one is taken as it is.
+    A node with `_partial_: true` is called with the run's folder, its name and its sweep; any other node is the logger itself.
     resumed_at: the step from which a resumed run goes on. Raises UserError for a logger that would write over files of the run.
     """
     folder = Path(cfg.run_dir)
@@ -34,7 +34,10 @@ def make_loggers(cfg: DictConfig, resumed_at: int | None) -> list[Logger]:
 
 
 def keep_earlier_rows(logger: CSVLogger, key: str, run_dir: Path) -> None:
-    """Renames the folder of earlier rows, which this logger would delete when it begins. Raises UserError for the run's own."""
+    """Renames the folder of an earlier start, whose rows this logger would delete.
+
+    Raises UserError if the logger would write into the run's own folder.
+    """
     there = Path(logger.log_dir)
     if there.resolve() == run_dir.resolve():
         raise UserError(f"{key}: would write over the run's own metrics.csv; need another name or version")

@@ -20,8 +20,8 @@ REPLACED = "metrics_replaced.csv"
 class MetricsFile(Logger):
     """Writes each row at once; figures of the same step share a row, and a new column widens the file.
 
-    A resumed run keeps the rows up to its checkpoint's step. Later rows will be logged again; they move to `metrics_replaced.csv`,
-    however often a run is resumed, with the step from which it went on (`resumed_at`), so that nothing is lost.
+    A resumed run keeps the rows up to its checkpoint's step. Later rows, which will be logged again, are moved to
+    `metrics_replaced.csv` with the step from which the run was resumed (`resumed_at`), so that nothing is lost.
     """
 
     def __init__(self, run_dir: Path, resumed_at: int | None = None) -> None:
@@ -74,7 +74,7 @@ class MetricsFile(Logger):
         self.last_row_at = len(head.encode())
 
     def _set_aside(self, rows: list[dict[str, str]]) -> None:
-        """Adds rows to those that earlier resumptions have replaced."""
+        """Appends rows to `metrics_replaced.csv`."""
         path = self.path.with_name(REPLACED)
         rows = [*rows_to_go_on_with(path), *rows]
         text = io.StringIO()

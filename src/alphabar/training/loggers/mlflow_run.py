@@ -53,8 +53,8 @@ class MLFlowRun(MLFlowLogger):
     def stored_id(self) -> str | None:
         """Returns the id in the folder of a resumed run, or None if there is none that is ours.
 
-        Whoever made a folder could put the id of any run of ours into it. So the folder has a key beside the id, and the run on the
-        server its hash. A line says so where they do not fit, or where the run was logged to another place before.
+        The folder may come from somebody else, with the id of any run. So it has a key beside the id, whose hash is a tag of the
+        run on the server. A warning says if they do not match, or if the run was logged to another server before.
         """
         if not self.id_file.is_file():
             return None
@@ -75,7 +75,7 @@ class MLFlowRun(MLFlowLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Logs what the run on the server does not have yet of the configuration, and writes the id into the folder."""
+        """Logs the part of the configuration that the server does not have yet, and writes the id into the folder."""
         client = self._mlflow_client
         if self._run_id is None:
             if (experiment := client.get_experiment_by_name(self._experiment_name)) is None:  # Lightning would warn of that
@@ -100,7 +100,7 @@ class MLFlowRun(MLFlowLogger):
 
     @rank_zero_only
     def log_video(self, key: str, videos: list[str], step: int | None = None, **_: object) -> None:
-        """Logs the files of films as artifacts, each in place of the one before."""
+        """Logs the files of films as artifacts, each replacing the one before."""
         for path in videos:
             self.experiment.log_artifact(self.run_id, path, key)
 
@@ -114,7 +114,7 @@ def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def without_account(uri: str) -> str:
-    """Returns the address of a server without a user and a password that are in it."""
+    """Returns the address of a server without user name and password."""
     parts = urlsplit(uri)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
@@ -125,5 +125,5 @@ def hash_of(key: str) -> str:
 
 
 def is_of_mlflow(error: BaseException) -> bool:
-    """Returns whether an error is one of MLflow's own, which is told without importing it."""
+    """Returns whether an error is one of MLflow's own; the package is not imported."""
     return any(cls.__name__ == "MlflowException" for cls in type(error).__mro__)

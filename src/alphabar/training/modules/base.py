@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class NextStep(NamedTuple):
-    """A command that can follow a run, in which {folder} stands for the run's; it needs a file or folder in there."""
+    """A command that can follow a run; {folder} in it stands for the run's folder, in which the file `needs` has to exist."""
 
     label: str
     needs: str
@@ -40,8 +40,8 @@ class BaseModule(LightningModule, ABC):
 
     optimizer: makes an optimizer of parameters.
     seed: fixes, with the step and the batch, every random number of a step, so that a resumed run repeats them.
-    lr_scheduler: the learning rate over the steps, or what makes a scheduler of torch, which makes a step with each of the
-        optimizer; None: a constant one.
+    lr_scheduler: the learning rate over the steps, or a factory of a scheduler of torch, which is stepped at each optimizer step;
+        None: a constant learning rate.
     """
 
     def __init__(self, optimizer: MakeOptimizer, seed: int, lr_scheduler: LRSchedule | MakeLRScheduler | None) -> None:
@@ -53,7 +53,7 @@ class BaseModule(LightningModule, ABC):
         self.grad_norm: Tensor | None = None  # of the latest step, before clipping; not finite if the step was skipped
         self.batch_seed: int | None = None  # of the noise of the latest batch
         self.figures: dict[str, float] = {}  # the latest of each, the same on all ranks
-        self.new_figures: set[str] = set()  # the names of those of which the callbacks have not been told; see `ValidationHooks`
+        self.new_figures: set[str] = set()  # the names of figures that `ValidationHooks` has not passed on yet
         self.seconds_evaluating = 0.0
         self.warm_start: str | None = None  # the weights that the run began with, where `init_from` gave some
         self.has_checked_images = False
@@ -62,7 +62,7 @@ class BaseModule(LightningModule, ABC):
 
     @abstractmethod
     def attach_data(self, data: ImageDataModule) -> None:
-        """Gives the module what it needs to know of the data before training. Raises UserError if they do not go together."""
+        """Prepares the module for the data before training. Raises UserError if they do not go together."""
 
     def check_config(self, config: DictConfig, shape: Shape) -> None:
         """Raises UserError if other parts of the configuration, such as the sampler, do not suit the module; by default they do."""
@@ -79,12 +79,12 @@ class BaseModule(LightningModule, ABC):
 
     @property
     def part_of_8_bits(self) -> str | None:
-        """Returns the name of what takes images of 8 bits alone, by default the module, or None if nothing does."""
+        """Returns the name of a part that is limited to images of 8 bits, by default the module, or None if there is none."""
         return type(self).__name__
 
     @property
     def learned_parts(self) -> tuple[str, ...]:
-        """Returns the prefixes of the names of weights that another run, or a network of diffusers, may give; by default of all."""
+        """Returns the prefixes of the names of weights that `init_from` may set; by default of all."""
         return ("",)
 
     @property
@@ -94,9 +94,9 @@ class BaseModule(LightningModule, ABC):
 
     @abstractmethod
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
-        """Returns {"loss": the mean, "losses": [B]}, all on the device: nothing here waits for it.
+        """Returns {"loss": the mean, "losses": [B]}, all on the device, without synchronising with it.
 
-        There may be "levels" [B], the noise levels 0..1 of the examples, and "parts", by name the terms of the loss, each of one
+        Optional entries: "levels" [B], the noise levels 0..1 of the examples, and "parts", the terms of the loss by name, each one
         number.
         """
 
@@ -128,7 +128,7 @@ class BaseModule(LightningModule, ABC):
         self.loaded_checkpoint = checkpoint
 
     def on_fit_start(self) -> None:
-        """Looks at the state of training in a checkpoint, which is restored after this. Raises UserError for one that cannot be."""
+        """Checks the training state of a checkpoint before it is restored. Raises UserError for an invalid one."""
         if self.loaded_checkpoint is not None:
             name = f"checkpoint {display_path(self.trainer.ckpt_path or '')}"
             must_be_training_state(self.loaded_checkpoint, self.trainer, self.make_optimizer, name)
@@ -137,14 +137,14 @@ class BaseModule(LightningModule, ABC):
         self.has_checked_images = False
 
     def on_train_start(self) -> None:
-        """Sets the learning rate of the next step anew where the run ends elsewhere now: the checkpoint has that of before."""
+        """Recomputes the learning rate of the next step if the resumed run ends at another step than before."""
         if self.has_new_end:
             (config,) = self.trainer.lr_scheduler_configs
             set_rates(config.scheduler)  # type: ignore[arg-type]
         self.has_new_end = False
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Looks at the values of the first batch, once, since later ones would wait for the device. Raises UserError."""
+        """Checks the values of the first batch only, since a check of each would wait for the device. Raises UserError."""
         if not self.has_checked_images and "image" in batch:
             try:
                 check_images(batch["image"])
@@ -165,7 +165,7 @@ class BaseModule(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _tell_of_new_end(self, checkpoint: Mapping[str, Any]) -> None:
-        """Says what becomes of the learning rate of a resumed run if that follows the run, and the run ends elsewhere now."""
+        """Warns about the learning rate of a resumed run whose schedule depends on the end of the run, if that has changed."""
         schedule, step = self.lr_scheduler, int(checkpoint["global_step"])
         before, now = OmegaConf.select(OmegaConf.create(checkpoint.get("config", {})), "trainer.max_steps"), self.trainer.max_steps
         if not isinstance(schedule, LRSchedule) or not schedule.follows_the_run or before in (None, now):
@@ -179,10 +179,9 @@ class BaseModule(LightningModule, ABC):
             )
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Adds the gradients of the loss to those of the parameters: those of a loss that is not finite are NaN.
+        """Adds the gradients of the loss to those of the parameters; a loss that is not finite gives gradients of NaN.
 
-        Where nothing flows back, as through a ReLU that is off, a gradient stays 0. So a loss that is not finite on one process
-        makes the norm of the averaged gradients NaN on all of them, and they decide alike.
+        So a loss that is not finite on one process makes the norm of the averaged gradients NaN on all, and all skip the step.
         """
         loss.backward(torch.ones_like(loss).masked_fill(~loss.isfinite(), float("nan")))
 
@@ -192,7 +191,7 @@ class BaseModule(LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by norm, and keeps the norm before clipping as `grad_norm`, which costs nothing more. See `skip_if_nonfinite`.
+        """Clips the gradients, and keeps their norm before clipping as `grad_norm`. See `skip_if_nonfinite`.
 
         Raises UserError for float16 gradients that a fused optimizer would unscale only after they were clipped.
         """
@@ -210,12 +209,12 @@ class BaseModule(LightningModule, ABC):
 
 
 def scales_gradients(trainer: Trainer) -> bool:
-    """Returns whether a GradScaler multiplies the gradients of float16, until some are infinite and it takes a smaller factor."""
+    """Returns whether a GradScaler multiplies the gradients, as in float16 training."""
     return gradient_scaler(trainer) is not None
 
 
 def gradient_scaler(trainer: Trainer) -> GradScaler | None:
-    """Returns what multiplies the gradients of float16, or None where none are."""
+    """Returns the GradScaler of float16 training, or None in other precisions."""
     plugin = trainer.precision_plugin
     return plugin.scaler if isinstance(plugin, MixedPrecision) else None
 
@@ -223,8 +222,8 @@ def gradient_scaler(trainer: Trainer) -> GradScaler | None:
 def skip_if_nonfinite(optimizer: Optimizer, grad_norm: Tensor) -> None:
     """Makes the optimizer's next step change nothing, neither weights nor its own state, if the norm is not finite.
 
-    A fused optimizer looks at the flag `found_inf` on the device, as it does for a GradScaler, and nothing waits. Others do not;
-    fused SGD that skips its first step goes on from momenta that are whatever was in memory: their gradients are taken away, for
+    A fused optimizer reads the flag `found_inf` on the device, as it does for a GradScaler, without synchronisation. Others have no
+    such flag, and fused SGD would leave its momenta uninitialised if it skipped the first step: their gradients are removed, for
     which the norm has to be waited for.
     """
     is_fused = all(group.get("fused") for group in optimizer.param_groups)

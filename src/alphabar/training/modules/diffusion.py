@@ -44,7 +44,7 @@ class DiffusionModule(BaseModule):
 
     optimizer, seed, lr_scheduler: see `BaseModule`.
     conditioner: makes the condition of the network from a batch; None for an unconditional model.
-    augmentation: changes the images of a batch before anything sees them, and tells the network how; None: they stay as they are.
+    augmentation: transforms the images of a batch and gives the network its labels; None: no augmentation.
     """
 
     def __init__(

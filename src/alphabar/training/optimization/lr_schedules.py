@@ -15,10 +15,10 @@ from alphabar.errors import UserError
 
 @dataclass(frozen=True)
 class LRSchedule(ABC):
-    """The learning rate of a step, counted from 0, as a factor of the optimizer's `lr`, after a linear rise from it over warm-up.
+    """The factor of the optimizer's `lr` at each step, counted from 0, with linear warm-up.
 
-    It is a function of the step alone, so that a resumed run has the rate of an uncut one, and a skipped step shifts nothing.
-    warmup_steps: the number of steps of the rise. Raises ValueError if negative.
+    It is a function of the step alone, so that resuming is exact and a skipped step does not shift it.
+    warmup_steps: the number of steps in which the factor rises linearly from 0. Raises ValueError if negative.
     """
 
     warmup_steps: int = 0
@@ -34,14 +34,14 @@ class LRSchedule(ABC):
 
     @abstractmethod
     def factor(self, step: int, end: int) -> float:
-        """Returns the factor, apart from warm-up. end: the number of steps of the run."""
+        """Returns the factor without warm-up. end: the number of steps of the run."""
 
     def warmup(self, step: int) -> float:
         """Returns the factor of warm-up."""
         return 1.0 if self.warmup_steps == 0 else min(1.0, (step + 1) / self.warmup_steps)
 
     def scheduler(self, optimizer: Optimizer, end: int) -> LambdaLR | None:
-        """Returns torch's scheduler, which keeps no more than the step in checkpoints; None where the rate never changes."""
+        """Returns torch's scheduler, whose state is the step alone; None if the learning rate is constant."""
         return LambdaLR(optimizer, lambda step: self.warmup(step) * self.factor(step, end))
 
 
@@ -51,13 +51,13 @@ MakeLRScheduler = Callable[[Optimizer], LRScheduler]
 def make_scheduler(schedule: LRSchedule | MakeLRScheduler | None, optimizer: Optimizer, trainer: Trainer) -> LRScheduler | None:
     """Returns the scheduler of an optimizer, or None for a constant learning rate.
 
-    Raises UserError for a schedule that follows a run of which nobody knows when it ends, and for a scheduler of torch that needs a
-    figure.
+    Raises UserError for a schedule that depends on the end of a run without a fixed number of steps, and for torch's
+    ReduceLROnPlateau.
     """
     if not isinstance(schedule, LRSchedule):
         made = None if schedule is None else schedule(optimizer)
         if isinstance(made, ReduceLROnPlateau):
-            raise UserError("lr_scheduler: ReduceLROnPlateau is told no figure here: choose lr_scheduler=plateau")
+            raise UserError("lr_scheduler: ReduceLROnPlateau gets no figure here: choose lr_scheduler=plateau")
         return made
     end = trainer.estimated_stepping_batches if schedule.follows_the_run else 0
     if not math.isfinite(end):
@@ -78,9 +78,9 @@ class ConstantRate(LRSchedule):
 
 @dataclass(frozen=True)
 class Decay(LRSchedule):
-    """A learning rate that falls from its value after warm-up to `final_factor` of it.
+    """A learning rate that decays from its value after warm-up to `final_factor` times that.
 
-    num_steps: the step at which it is there; None: the end of the run.
+    num_steps: the step at which the decay ends; None: the end of the run.
     Raises ValueError unless 0 <= final_factor <= 1 and num_steps > warmup_steps.
     """
 
@@ -105,12 +105,12 @@ class Decay(LRSchedule):
 
     @abstractmethod
     def remainder(self, progress: float) -> float:
-        """Returns what is left, from 1 to 0, at a progress of 0..1."""
+        """Returns the decay, from 1 to 0, at a progress of 0..1."""
 
 
 @dataclass(frozen=True)
 class CosineRate(Decay):
-    """A fall along half a cosine; Loshchilov & Hutter 2017, without restarts."""
+    """Cosine decay, (1 + cos(pi * progress)) / 2; Loshchilov & Hutter 2017, without restarts."""
 
     def remainder(self, progress: float) -> float:
         return (1 + math.cos(math.pi * progress)) / 2
@@ -118,7 +118,7 @@ class CosineRate(Decay):
 
 @dataclass(frozen=True)
 class LinearRate(Decay):
-    """A fall along a line."""
+    """Linear decay, 1 - progress."""
 
     def remainder(self, progress: float) -> float:
         return 1 - progress
@@ -163,10 +163,10 @@ class StepRate(LRSchedule):
 
 @dataclass(frozen=True)
 class PlateauRate(LRSchedule):
-    """A learning rate that is multiplied by `gamma` after more than `patience` measurements of a figure without a better one.
+    """A learning rate that is multiplied by `gamma` after more than `patience` measurements of a figure without improvement.
 
-    monitor: the name of the figure, of which less is better. threshold: the share of the best value by which it has to be better.
-    min_factor: the factor at which it stays. Raises ValueError unless 0 < gamma < 1, patience >= 0 and 0 <= min_factor <= 1.
+    monitor: the name of the figure; lower is better. threshold: the relative improvement that counts as one. min_factor: the lower
+    bound of the factor. Raises ValueError unless 0 < gamma < 1, patience >= 0 and 0 <= min_factor <= 1.
     """
 
     monitor: str = "held_out/loss"
@@ -189,12 +189,12 @@ class PlateauRate(LRSchedule):
 
 
 class PlateauScheduler(LambdaLR):
-    """Torch's scheduler for `PlateauRate`: checkpoints have what it has measured, and the settings are those of the run."""
+    """The scheduler of a `PlateauRate`, whose state has the measurements so far, but not the settings."""
 
     def __init__(self, optimizer: Optimizer, rule: PlateauRate) -> None:
         self.rule = rule
         self.scale = 1.0
-        self.best = -1.0  # of num_measured values, if that is not 0
+        self.best = -1.0  # the lowest of num_measured values; without meaning if there are none
         self.num_measured = self.num_worse = 0
         super().__init__(optimizer, lambda step: rule.warmup(step) * self.scale)
 
@@ -202,7 +202,7 @@ class PlateauScheduler(LambdaLR):
         return {name: value for name, value in super().state_dict().items() if name != "rule"}
 
     def measure(self, value: float) -> None:
-        """Takes note of a new value of the figure, which sets the learning rate of the next step; one that is NaN is no better."""
+        """Records a new value of the figure and sets the learning rate of the next step; NaN is no improvement."""
         is_better = self.num_measured == 0 or value < self.best - self.rule.threshold * abs(self.best)
         self.best = value if is_better else self.best
         self.num_worse = 0 if is_better else self.num_worse + 1
@@ -214,7 +214,7 @@ class PlateauScheduler(LambdaLR):
 
 
 def set_rates(scheduler: LambdaLR) -> None:
-    """Sets the learning rates of the next step to what they are by the functions of the scheduler."""
+    """Sets the learning rates of the next step to `base_lrs` times the factors of the scheduler."""
     for group, base, factor in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
         group["lr"] = base * factor(scheduler.last_epoch)
     scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]

@@ -1,4 +1,4 @@
-"""Optimizers that treat matrices, norms and embeddings differently."""
+"""Optimizers with parameter groups: matrices, norms and biases, embeddings."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose weights Muon changes
-MIN_SIDE = 8  # smaller ones are of the layers that take or give pixels
+MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # layers whose weights Muon updates
+MIN_SIDE = 8  # smaller matrices belong to the first and last layers, on pixels
 
 
 class ModuleOptimizer(ABC):
-    """Makes an optimizer of the parameters of a module, in groups that follow from what they are in it."""
+    """Makes an optimizer for a module, with groups that depend on the layers of the parameters."""
 
     @abstractmethod
     def groups(self, module: nn.Module) -> list[dict[str, Any]]:
@@ -30,9 +30,9 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer] | ModuleOptimizer
 
 @dataclass(frozen=True)
 class GroupedAdamW(ModuleOptimizer):
-    """AdamW, whose weight decay spares norms, biases and embeddings; Loshchilov & Hutter 2019.
+    """AdamW without weight decay on norms, biases and embeddings; Loshchilov & Hutter 2019.
 
-    decay_all: whether it spares none. fused: see `torch.optim.AdamW`.
+    decay_all: whether they decay as well. fused: see `torch.optim.AdamW`.
     """
 
     lr: float = 1e-3
@@ -79,7 +79,10 @@ class MuonWithAdamW(ModuleOptimizer):
 
 
 def decay_groups(module: nn.Module, decay_all: bool, without: Iterable[Tensor] = ()) -> list[dict[str, Any]]:
-    """Returns the trainable parameters but some in two groups: those with weight decay, and norms, biases and embeddings."""
+    """Returns the trainable parameters that are not in `without` in two groups, with and without weight decay.
+
+    Norms, biases and embeddings have none, unless decay_all.
+    """
     left_out = set(without)
     rest = [each for each in module.parameters() if each.requires_grad and each not in left_out]
     embeddings = {layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding)}
@@ -92,9 +95,9 @@ def decay_groups(module: nn.Module, decay_all: bool, without: Iterable[Tensor] =
 
 
 class MuonAdamW(Optimizer):
-    """One optimizer of groups that torch's Muon (`use_muon`) and AdamW change, with one state for checkpoints.
+    """An optimizer that updates some groups with torch's Muon (`use_muon`) and the others with AdamW.
 
-    A kernel of a convolution is the matrix [out, in * height * width] to Muon, as in the reference.
+    Muon sees the kernel of a convolution as the matrix [out, in * height * width], as in the reference implementation.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class MuonAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Makes a step; parameters without a gradient and their state stay as they are."""
+        """Makes a step; parameters without a gradient, and their state, are unchanged."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
