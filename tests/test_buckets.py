@@ -10,6 +10,7 @@ from PIL import Image
 
 import runs
 from alphabar.data import Shape
+from alphabar.data.image_sets.bucket_choice import choose_buckets, common_factor
 from alphabar.data.image_sets.buckets import BucketedImages, nearest_buckets
 from alphabar.data.loading.bucket_order import BucketOrder
 from alphabar.data.loading.loader import ImageBatches, ImageLoader
@@ -60,6 +61,41 @@ def test_every_image_goes_to_the_nearest_proportions():
     shapes = [Shape(3, *size) for size in SIZES]
     sizes = torch.tensor([[100, 149], [149, 100], [90, 100], [10, 90]])
     assert nearest_buckets(sizes, shapes).tolist() == [0, 1, 2, 0]
+
+
+CHOICES = {  # proportions and their images, resolution, factor, buckets
+    "photographs": ({(20, 30): 50, (30, 20): 40, (30, 30): 20, (9, 16): 10}, (64, 64), 8, [(48, 88), (56, 80), (64, 64), (80, 56)]),
+    "others are too few": ({(20, 30): 50, (30, 20): 4}, (64, 96), 8, [(64, 96)]),
+    "squares alone": ({(30, 30): 50, (31, 30): 9}, (64, 64), 1, [(64, 64)]),
+    "at most six": ({(20, 20 + 3 * number): 50 for number in range(20)}, (64, 64), 1, 6),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+def test_buckets_are_chosen_by_what_they_save_from_being_cropped(case):
+    counts, resolution, factor, expected = CHOICES[case]
+    sizes = torch.tensor([size for size, num in counts.items() for _ in range(num)])
+    found = choose_buckets(sizes, resolution, factor, min_images=5)
+    assert (found if isinstance(expected, list) else len(found)) == expected
+    assert all(side % factor == 0 for size in found for side in size)
+    members = nearest_buckets(sizes, [Shape(3, *size) for size in found]).bincount(minlength=len(found))
+    assert members.min() >= 5
+    assert found == sorted(found, key=lambda size: size[0] / size[1])
+
+
+def test_a_resolution_that_no_image_has_is_one_line_with_another():
+    sizes = torch.tensor([[20, 30]] * 9 + [[30, 20]] * 8)
+    message = r"no training image has about the proportions of data.resolution=64, .* most have those of data.resolution=\[56,80\]"
+    with pytest.raises(UserError, match=message):
+        choose_buckets(sizes, (64, 64), 8, 5)
+
+
+def test_sides_are_multiples_of_what_the_network_divides_them_by():
+    for factor in (1, 3, 8, 48):
+        assert (
+            common_factor(Shape(3, 48, 96), lambda shape, factor=factor: not (shape.height % factor or shape.width % factor))
+            == factor
+        )
 
 
 @pytest.mark.parametrize("crop", [False, True])
@@ -121,13 +157,15 @@ def words(photos, network="unet_tiny"):
     kind = ("network.width=16", "network.depth=1", "network.num_heads=2") if network == "dit_tiny" else runs.TINY[1:3]
     tiny = [word for word in runs.TINY if not word.startswith(("network.", "callbacks.fid", "features", "data.batch"))]
     attention = () if network == "dit_tiny" else ("network.attention_resolutions=[6]",)
-    sizes = ("data.resolution=[8,12]", "data.buckets=[[8,12],[12,8],[8,8]]", "data.held_out=0.2", "data.batch_size=4")
+    buckets = "auto" if network == "dit_tiny" else "[[8,12],[12,8],[8,8]]"
+    sizes = ("data.resolution=[8,12]", f"data.buckets={buckets}", "data.held_out=0.2", "data.batch_size=4")
     parts = ("preset=digits", f"network={network}", *kind, *attention, "features=none", "callbacks.held_out_loss.num=4")
     return ["data=folder", f"data.root={photos}", *sizes, *parts, *runs.BRIEF, "callbacks.fid=null"], tiny
 
 
 @pytest.mark.parametrize("network", ["unet_tiny", "dit_tiny"])
 def test_one_network_learns_all_sizes_and_goes_on_exactly(command, photos, network):
+    """Also where the sizes were chosen by the images: the run has written them down."""
     settings, tiny = words(photos, network)
     for folder, steps in (("whole", 7), ("part", 3)):
         code, _, err = command("train", *runs.words(*settings, f"trainer.max_steps={steps}", folder=folder, tiny=tiny))

@@ -1,7 +1,7 @@
 """The LightningDataModule of a source of images."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Literal, TypedDict
 
@@ -13,18 +13,20 @@ from torch import Tensor
 from alphabar.bits import Bits
 from alphabar.data import ImageSet, ImageSource, Shape
 from alphabar.data.folders.folder_layout import abbreviated
-from alphabar.data.image_sets.buckets import BucketedImages
+from alphabar.data.image_sets.bucket_choice import Size, choose_buckets, common_factor
+from alphabar.data.image_sets.buckets import BucketedImages, image_sizes
 from alphabar.data.image_sets.decoded import DecodedImages
 from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.data.loading.bucket_order import BucketOrder
 from alphabar.data.loading.loader import ImageBatches, ImageLoader, LatentBatches
 from alphabar.data.loading.order import BatchOrder, EpochOrder
 from alphabar.errors import UserError
-from alphabar.resolution import Resolution, format_resolution, sides
+from alphabar.resolution import Resolution, format_resolution, resolution_of, sides
 
 MB = 2**20
 MAX_WORKERS = 8
 Cropping = Literal["center", "random"]
+Buckets = Sequence[Resolution] | Literal["auto"]
 
 
 class Loading(TypedDict, total=False):
@@ -37,7 +39,7 @@ class Loading(TypedDict, total=False):
     resident: bool | None
     max_resident_mb: int
     crop: Cropping
-    buckets: Sequence[Resolution] | None
+    buckets: Buckets | None
 
 
 class ImageDataModule(LightningDataModule):
@@ -52,7 +54,7 @@ class ImageDataModule(LightningDataModule):
     crop: whether images are cropped in their centre or, in training alone, at a random place, which means that they are decoded
         anew in every epoch.
     buckets: sizes of which each training image has the one of the nearest proportions, decoded anew in every epoch; None: all have
-        the shape of the source. A batch has images of one size.
+        the shape of the source. A batch has images of one size. "auto": `choose_buckets` has to be called before there are any.
     resident: whether to keep a split in memory, decoded, on the training device; None: if it has at most `max_resident_mb`.
     title: what a run calls the data at its start; None: the name of the class.
     """
@@ -67,7 +69,7 @@ class ImageDataModule(LightningDataModule):
         resident: bool | None = None,
         max_resident_mb: int = 1024,
         crop: Cropping = "center",
-        buckets: Sequence[Resolution] | None = None,
+        buckets: Buckets | None = None,
         title: str | None = None,
     ) -> None:
         super().__init__()
@@ -90,7 +92,9 @@ class ImageDataModule(LightningDataModule):
         self.resident = resident
         self.max_resident_mb = max_resident_mb
         self.crops = crop == "random"
-        self.buckets = None if buckets is None else list(dict.fromkeys(map(sides, buckets)))
+        self.buckets: list[Size] | Literal["auto"] | None = None
+        if buckets is not None:
+            self.buckets = "auto" if isinstance(buckets, str) else list(dict.fromkeys(map(sides, buckets)))
         if resident and (self.crops or self.buckets):
             raise ValueError(
                 "data.resident=true keeps images cropped in their centre to one size: need resident=null for data.crop=random and "
@@ -108,6 +112,8 @@ class ImageDataModule(LightningDataModule):
         """Returns the shapes that batches of training have. Raises UserError unless that of the source is among the buckets."""
         if self.buckets is None:
             return [self.shape]
+        if self.buckets == "auto":
+            raise UserError("data.buckets=auto: which ones depends on the network of a run; need a list of sizes")
         shapes = [Shape(self.shape.channels, *size) for size in self.buckets]
         if self.shape not in shapes:
             sizes = ", ".join(format_resolution(shape.resolution) for shape in shapes)
@@ -154,15 +160,36 @@ class ImageDataModule(LightningDataModule):
 
     @cached_property
     def train_set(self) -> ImageSet:
-        images = self.source.train()
         if not self.crops and self.buckets is None:
-            return self._loaded_if_small(images)
+            return self._loaded_if_small(self.source.train())
+        images = self._croppable_images
+        return images if self.buckets is None else BucketedImages(images, self._sizes, self.training_shapes)
+
+    def choose_buckets(self, is_suitable: Callable[[Shape], bool]) -> list[Resolution]:
+        """Returns the sizes that `data.buckets=auto` stands for, see `bucket_choice`, which are the buckets from now on.
+
+        is_suitable: whether the network takes images of a shape. Raises UserError as `train_set` does, and if it is not to be done.
+        """
+        self.prepare_data()
+        factor = common_factor(self.shape, is_suitable)
+        found = choose_buckets(self._sizes, sides(self.shape.resolution), factor, self.batch_size)
+        self.buckets = found
+        return [resolution_of(*size) for size in found]
+
+    @cached_property
+    def _croppable_images(self) -> DecodedImages:
+        images = self.source.train()
         if not isinstance(images, DecodedImages) or not images.can_crop:
             key = "data.crop=random" if self.crops else "data.buckets"
             raise UserError(
                 f"{key}: these images are used as they are, nothing is cropped; need data.crop=center, data.buckets=null"
             )
-        return images if self.buckets is None else BucketedImages(images, self.training_shapes)
+        return images
+
+    @cached_property
+    def _sizes(self) -> Tensor:
+        """Returns (height, width) of each training image, int64 [N, 2]."""
+        return image_sizes(self._croppable_images)
 
     @cached_property
     def held_out_set(self) -> ImageSet:

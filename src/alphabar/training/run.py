@@ -206,6 +206,8 @@ def build_module(cfg: DictConfig, datamodule: ImageDataModule, bound: AbstractCo
         raise UserError(f"data.bits={datamodule.bits}: {part} takes images of 8 bits; need data.bits=8")
     if not module.reads_captions:
         datamodule.leave_out_captions()
+    if datamodule.buckets == "auto":
+        cfg.data.buckets = datamodule.choose_buckets(module.takes)
     module.attach_data(datamodule)
     module.check_config(cfg, datamodule.shape)
     check_optimizer(module)

@@ -19,14 +19,15 @@ from alphabar.resolution import format_resolution
 class BucketedImages(ImageSet):
     """An image set whose training batches have the shape of a bucket; everything else sees the shape of the set.
 
-    shapes: the shape of each bucket. buckets: the bucket of each image, int64 [N].
+    sizes: (height, width) of each image, int64 [N, 2]. shapes: the shape of each bucket. buckets: the bucket of each
+        image, int64 [N].
     Raises UserError for a bucket without images.
     """
 
-    def __init__(self, images: DecodedImages, shapes: Sequence[Shape]) -> None:
+    def __init__(self, images: DecodedImages, sizes: Tensor, shapes: Sequence[Shape]) -> None:
         super().__init__(images.shape, images.labels, images.captions, images.vectors)
         self.decoded, self.shapes = images, list(shapes)
-        self.buckets = nearest_buckets(image_sizes(images), self.shapes)
+        self.buckets = nearest_buckets(sizes, self.shapes)
         for bucket, shape in enumerate(self.shapes):
             if not (self.buckets == bucket).any():
                 size = format_resolution(shape.resolution)

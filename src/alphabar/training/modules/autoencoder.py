@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import UserError
 from alphabar.metrics.perceptual import MIN_RESOLUTION, Perceptual
@@ -68,11 +69,7 @@ class AutoencoderModule(BaseModule):
 
     def attach_data(self, data: ImageDataModule) -> None:
         for shape in data.training_shapes:
-            if not is_multiple(size := shape.resolution, factor := self.autoencoder.factor):
-                raise UserError(
-                    f"data.buckets: the autoencoder needs sides that are multiples of {factor}, got {format_resolution(size)}: "
-                    f"{nearest_multiples(size, factor)}"
-                )
+            self.check_shape(shape)
         if self.perceptual is not None:
             if min(data.shape[1:]) < MIN_RESOLUTION:
                 raise UserError(
@@ -84,6 +81,13 @@ class AutoencoderModule(BaseModule):
             raise UserError(
                 f"module.discriminator_halvings: the discriminator needs images of {self.discriminator.min_resolution} pixels or "
                 f"more, got {format_resolution(data.shape.resolution)}"
+            )
+
+    def check_shape(self, shape: Shape) -> None:
+        if not is_multiple(size := shape.resolution, factor := self.autoencoder.factor):
+            raise UserError(
+                f"data.buckets: the autoencoder needs sides that are multiples of {factor}, got {format_resolution(size)}: "
+                f"{nearest_multiples(size, factor)}"
             )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:

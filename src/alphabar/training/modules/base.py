@@ -64,6 +64,17 @@ class BaseModule(LightningModule, ABC):
     def attach_data(self, data: ImageDataModule) -> None:
         """Prepares the module for the data before training. Raises UserError if they do not go together."""
 
+    def check_shape(self, shape: Shape) -> None:
+        """Raises UserError if the module cannot be trained on images of this shape; by default it takes them all."""
+
+    def takes(self, shape: Shape) -> bool:
+        """Returns whether `check_shape` accepts a shape; somebody else's network may refuse it in torch's words."""
+        try:
+            self.check_shape(shape)
+        except (UserError, RuntimeError):
+            return False
+        return True
+
     def check_config(self, config: DictConfig, shape: Shape) -> None:
         """Raises UserError if other parts of the configuration, such as the sampler, do not suit the module; by default they do."""
 

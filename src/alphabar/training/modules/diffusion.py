@@ -81,10 +81,10 @@ class DiffusionModule(BaseModule):
             except ValueError as error:
                 raise UserError(f"data: {error}") from error
         for shape in data.training_shapes:
-            self.check_parts(shape)
+            self.check_shape(shape)
 
     @torch.no_grad()
-    def check_parts(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         """Raises UserError if network, schedule and objective do not go together, as a trial with one black image shows."""
         images = torch.zeros(1, *shape, dtype=torch.uint8)
         objective = deepcopy(self.objective)  # some learn from what they see
