@@ -431,6 +431,7 @@ YAMLS = {
     "a merge": "a: &a {x: 1}\nb: {<<: *a}",
     "deep": "a: " + "[" * 5000 + "]" * 5000,
     "not closed": "a: " + "{" * 900,
+    "an unclosed list": "a: [1\nb: 2\n",
     "long": "a: " + "x" * 2_000_000,
     "many": "a: [" + "1," * 50_000 + "]",
     "bytes": "a: !!binary aGVsbG8=",
@@ -448,7 +449,9 @@ YAMLS = {
 @pytest.mark.parametrize("name", YAMLS)
 def test_a_hostile_config_yaml(refusal, tmp_path, name):
     (tmp_path / "config.yaml").write_text(YAMLS[name])
-    assert "config.yaml: " in refusal(stored_config, Path())
+    line = refusal(stored_config, Path())
+    assert "config.yaml: " in line
+    assert name != "an unclosed list" or "config.yaml: line 2: not YAML (" in line
 
 
 def test_a_config_yaml_that_is_no_text(refusal, tmp_path):

@@ -59,6 +59,57 @@ def test_overrides_are_checked_against_the_files_on_the_search_path(monkeypatch,
     assert line in message
 
 
+@pytest.mark.parametrize(
+    ("content", "words", "line"),
+    [
+        ("_target_: [mylab.Wide\nwidth: 1\n", ["experiment=wide"], "line 2: not YAML (expected ',' or ']', but got ':')"),
+        ("a: 1\na: 2\n", ["-m", "experiment=wide", "seed=1,2"], "line 2: not YAML (found duplicate key a)"),
+        ("width: ${oc.env:HOME\n", ["--cfg=job", "experiment=wide"], "not YAML (missing BRACE_CLOSE at"),
+        ("- a\n- b\n", ["--help", "experiment"], "need keys with values, such as width: 64, got a list"),
+        ("wide\n", ["--cfg=job", "experiment=wide"], "need keys with values, such as width: 64, got the text wide"),
+        ("# Wide\n# \udce9t\udce9\n", ["--help", "experiment"], "line 2: it is no text in UTF-8"),
+    ],
+)
+def test_a_yaml_file_that_cannot_be_used_is_one_line(monkeypatch, capfd, own_files, content, words, line):
+    (own_files / "experiment" / "wide.yaml").write_bytes(content.encode(errors="surrogateescape"))
+    assert say(monkeypatch, "--config-dir=own", *words) == exit_status.BAD_INPUT
+    assert capfd.readouterr().err.startswith(f"error: own/experiment/wide.yaml: {line}")
+
+
+def test_a_yaml_file_of_a_package_that_cannot_be_used_is_one_line(monkeypatch, capfd, own_files):
+    """It is if it is chosen."""
+    (own_files / "experiment" / "wide.yaml").write_text("- a")
+    (own_files / "__init__.py").touch()
+    monkeypatch.syspath_prepend(own_files.parent)
+    for words, code in ((["experiment=wide"], exit_status.BAD_INPUT), (["seed=1"], 0)):
+        assert say(monkeypatch, "hydra.searchpath=[pkg://own]", *words) == code
+    assert capfd.readouterr().err == "error: pkg://own/experiment/wide.yaml: need keys with values, such as width: 64, got a list\n"
+
+
+def test_a_group_that_no_command_has_is_one_line(monkeypatch, capfd, own_files):
+    """Unless something names it, or it has no objects."""
+    for group in ("metrics", "schedulers", "chosen", "listed"):
+        (own_files / group).mkdir()
+        (own_files / group / "mine.yaml").write_text("_target_: mylab.Mine")
+    (own_files / "experiment" / "wide.yaml").write_text("# @package _global_\ndefaults:\n  - /listed@mine: mine")
+    assert say(monkeypatch, "--help", "--config-dir=own", "+chosen=mine") == 0
+    assert capfd.readouterr().err.splitlines() == [
+        "own/metrics: no command has a group metrics, and nothing takes these files. Did you mean statistics?",
+        "own/schedulers: no command has a group schedulers, and nothing takes these files. Did you mean schedule?",
+    ]
+
+
+def test_a_file_in_a_group_of_another_kind_is_what_the_line_is_about(monkeypatch, capfd, own_files):
+    """The keys that it does not bring are not."""
+    (own_files / "metric").mkdir()
+    (own_files / "metric" / "sharpness.yaml").write_text("sharpness: {_target_: mylab.Sharpness}")
+    words = ("--config-dir=own", "checkpoint=here", "metric=sharpness", "num=70")
+    assert say(monkeypatch, *words, app=App(ROOT / "conf", "evaluate")) == exit_status.BAD_INPUT
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: metric: need an object, a node with _target_, got {sharpness: ")
+    assert line.endswith("; such objects by their names go into one of callbacks, logger, statistics")
+
+
 def test_files_on_the_search_path_are_composed_and_shown(monkeypatch, capfd, own_files):
     seen = []
     words = ("--config-dir", "own", "--config-name", "mine", "experiment=wide", "extra=2")

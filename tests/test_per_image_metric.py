@@ -5,10 +5,14 @@ import torch
 
 from alphabar.data import Shape
 from alphabar.errors import UserError
+from alphabar.evaluation.diagnostics import diagnose_images
+from alphabar.evaluation.measurement import measure_images
 from alphabar.evaluation.reference_statistics import reference_statistics
 from alphabar.metrics.statistics import PerImageMetric
 from alphabar.metrics.statistics.frechet import Frechet
+from alphabar.metrics.statistics.inception_score import InceptionScore
 from alphabar.runs.provenance.receipt import json_content
+from alphabar.sampling.sampling_job import SampleBatch
 from simple_features import CPU, gaussian_images, pixels_as_features, splits_of
 
 
@@ -66,12 +70,27 @@ def test_several_numbers_of_an_image_are_features():
     assert extractor(torch.zeros(2, 1, 4, 4, dtype=torch.uint8)).shape == (2, 3)
 
 
+def test_it_is_measured_alone_and_images_are_diagnosed_in_the_features(tmp_path):
+    train, generated = gaussian_images(50, 4, seed=0), gaussian_images(20, 4, seed=1)
+    found = references(tmp_path, splits_of(train, train[:20]), {"mine": Brightness()})
+    assert [(each.extractor.name, list(each.statistics)) for each in found] == [("pixels", []), ("mine", ["mine"])]
+    whole = SampleBatch(list(range(20)), generated, torch.ones(20, dtype=torch.bool))
+    measured = measure_images([whole], (1, 4, 1), found)
+    assert measured.figures["pixels"] == {}
+    assert measured.figures["mine"]["brightness"] == pytest.approx(float(generated.double().mean()), rel=1e-6)
+    assert diagnose_images(found[0], measured).memorisation.num == 20
+
+
 def test_a_name_that_features_have_and_nothing_for_the_features_are_one_line(tmp_path):
     splits = splits_of(gaussian_images(50, 4, seed=0))
     with pytest.raises(UserError, match=r"^statistics.pixels: there are features of this name; call it otherwise$"):
         references(tmp_path, splits, {"fid": Frechet(), "pixels": Brightness()})
-    with pytest.raises(UserError, match=r"^statistics: nothing to measure, none of no statistics is for these features$"):
-        references(tmp_path, splits, {"mine": Brightness()})
+    with pytest.raises(UserError, match=r"^statistics: nothing to measure, got classes: not for pixels features$"):
+        references(tmp_path, splits, {"classes": InceptionScore()})
+    with pytest.raises(
+        UserError, match=r"^statistics: nothing to measure, got no statistics; name some, as in statistics=\[fid\]$"
+    ):
+        references(tmp_path, splits, {})
 
 
 def test_receipts_hold_the_settings_of_a_class_without_any_ado():

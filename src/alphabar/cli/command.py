@@ -38,11 +38,13 @@ from alphabar.cli.composition.overrides import (
     split_override,
     without_prefix,
 )
+from alphabar.cli.composition.own_groups import warn_of_unknown_groups
 from alphabar.cli.composition.preset import method_of_preset
 from alphabar.cli.composition.recorded_command import may_be_repeated
 from alphabar.cli.composition.unused_keys import unused_overrides
 from alphabar.cli.composition.usage import group_usage, usage
 from alphabar.cli.composition.user_classes import user_classes
+from alphabar.cli.composition.yaml_sources import yaml_files_checked
 from alphabar.cli.console import configure_logging
 from alphabar.cli.summaries.sweep_summary import finish_sweeps
 from alphabar.config.interpolation import unresolved_container
@@ -138,6 +140,9 @@ def run_and_conclude(main: Main, app: App, result: exit_status.CommandResult) ->
 
 def run(main: Main, app: App, args: Namespace, result: exit_status.CommandResult, typed: list[str]) -> None:
     """Prints help or the configuration, or lets Hydra run `main`, a sweep, or any other request of the line that was typed."""
+    if not args.shell_completion:
+        configure_logging()
+        warn_of_unknown_groups(app, args.overrides)
     if args.help and (words := [word for word in args.overrides if "=" not in word and word.isidentifier()]):
         print(group_usage(app, words))
         return
@@ -171,7 +176,8 @@ def call_hydra(app: App, args: Namespace, task: Callable[[DictConfig], Any]) -> 
         os.environ["HYDRA_FULL_ERROR"] = "1"  # lets errors through to us
         if args.shell_completion:  # a shell completes the words after the program that is typed
             sys.argv[0] = invocation(sys.argv[0])[0]
-        _run_hydra(args, get_args_parser(), task, config_path=str(app.folder), config_name=app.name)
+        with yaml_files_checked():
+            _run_hydra(args, get_args_parser(), task, config_path=str(app.folder), config_name=app.name)
     else:
         with app.hydra() as hydra:
             hydra.run(app.main_name, task, [*args.overrides, "hydra.mode=RUN"])

@@ -43,6 +43,7 @@ ROLES = {
     "trainer": TRAINER,
 }
 OPTIONAL = ("data", "guidance")  # keys that may be null
+RUN = ("metric", "task")  # the keys of the object that a command runs, of any class
 
 
 def check_roles(config: dict[str, Any], name: str, approved: Collection[Path] = (), before: dict[str, Any] | None = None) -> None:
@@ -148,7 +149,8 @@ def _refusal(target: object) -> str:
 
 def misplaced(config: dict[str, Any]) -> Iterator[tuple[Path, str]]:
     """Yields the paths of a composed configuration at which a required object is missing, with the reason."""
-    for key in ROLES:
+    mappings = ", ".join(key.removesuffix(".*") for key in ROLES if key.endswith(".*"))
+    for key in (*ROLES, *RUN):
         group, star, _ = key.partition(".*")
         if group not in config or isinstance(config[group], MissingValue | Unresolvable):
             continue
@@ -156,7 +158,10 @@ def misplaced(config: dict[str, Any]) -> Iterator[tuple[Path, str]]:
         if star and (not isinstance(value, dict) or "_target_" in value):
             yield (group,), f"need a mapping of objects by their names, got {describe_value(value)[:SHOWN]}"
         elif not star and not (isinstance(value, dict) and "_target_" in value) and (value is not None or group not in OPTIONAL):
-            yield (group,), f"need an object, a node with _target_, got {describe_value(value)[:SHOWN]}"
+            members = list(value.values()) if isinstance(value, dict) else []
+            is_mapping = bool(members) and all(isinstance(each, dict) and "_target_" in each for each in members)
+            hint = f"; such objects by their names go into one of {mappings}" if is_mapping else ""
+            yield (group,), f"need an object, a node with _target_, got {describe_value(value)[:SHOWN]}{hint}"
 
 
 def wrong_role(cls: type, is_partial: bool, path: Path) -> str | None:

@@ -50,8 +50,15 @@ def parse_stored_yaml(text: str, name: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UnreadableConfig(f"{name}: not YAML of a configuration ({' '.join(str(error).split())[:SHOWN]})") from error
+        raise UnreadableConfig(f"{name}: {yaml_problem(error)}") from error
     return plain_config(content, name)
+
+
+def yaml_problem(error: Exception) -> str:
+    """Returns why a file is no YAML of a configuration, with the line of the file, if the error of the parser tells it."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: not YAML ({error.problem or error.context})"[: 2 * SHOWN]
+    return f"not YAML ({' '.join(str(error).split())[:SHOWN]})"
 
 
 def _bound_events(text: str, name: str) -> None:

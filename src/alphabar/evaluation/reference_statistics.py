@@ -137,14 +137,18 @@ def reference_statistics(
 ) -> list[ReferenceStatistics]:
     """Returns the statistics in each kind of features that any of them applies to, then those of features of their own.
 
+    The first ones are also those in which images are diagnosed: without figures, if all statistics have features of their own.
     Arguments and errors: see `ReferenceStatistics` and `Statistic.own_extractor`. Raises UserError if none applies to the features.
     """
     shape, size = splits.train.shape, (splits, device, num, batch_size)
     own = {name: found for name, each in statistics.items() if (found := each.own_extractor(name, shape)) is not None}
     shared = {name: each for name, each in statistics.items() if name not in own}
     fitting = [extractor for extractor in extractors if any(each.applies(extractor) for each in shared.values())]
-    if not fitting:
-        raise UserError(f"statistics: nothing to measure, none of {', '.join(shared) or 'no statistics'} is for these features")
+    if not fitting and not own:
+        names = ", ".join(extractor.name for extractor in extractors)
+        found = f"{', '.join(shared)}: not for {names} features" if shared else "no statistics; name some, as in statistics=[fid]"
+        raise UserError(f"statistics: nothing to measure, got {found}")
+    fitting = fitting or list(extractors[:1])
     if names := [name for name in own if any(name == extractor.name for extractor in fitting)]:
         raise UserError(f"statistics.{names[0]}: there are features of this name; call it otherwise")
     return [

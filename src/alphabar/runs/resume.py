@@ -21,7 +21,7 @@ from alphabar.runs.checkpoints.checkpoint import LACKS, FrozenPartPaths, frozen_
 from alphabar.runs.checkpoints.data_root import set_data_root
 from alphabar.runs.checkpoints.kept_checkpoints import LastCheckpoint, newest_checkpoint
 from alphabar.runs.folders.logger_folders import give_folders
-from alphabar.runs.folders.run_dir import CONFIG, has_checkpoint, lock, must_be_resumable, readable_config
+from alphabar.runs.folders.run_dir import CONFIG, config_problem, has_checkpoint, lock, must_be_resumable, readable_config
 
 log = logging.getLogger(__name__)
 RUN_KEYS = ("trainer", "callbacks", "logger", "profiler", "stall_seconds", "report", "name", "data.num_workers", "data.download")
@@ -83,7 +83,7 @@ def config_of_run(folder: Path) -> DictConfig:
     if config is not None:
         return config
     newest = newest_checkpoint(folder)
-    log.warning("%s is missing or damaged: the configuration in %s is used", display_path(folder / CONFIG), newest.path.name)
+    log.warning("%s; the configuration in %s is used", config_problem(folder), newest.path.name)
     return OmegaConf.create(newest.config)
 
 

@@ -13,8 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli.composition.hydra_app import App
 from alphabar.cli.composition.overrides import OPTIONAL_GROUPS, parse_override, quoted, split_override, without_prefix
+from alphabar.cli.composition.own_groups import group_meant
+from alphabar.config.build import with_path
 from alphabar.config.former_names import FORMER_KEYS, FORMER_PLACES
 from alphabar.config.interpolation import unresolved_container
+from alphabar.config.roles import misplaced
 from alphabar.errors import did_you_mean
 from alphabar.runs.folders.run_dir import readable_config
 from alphabar.runs.folders.run_links import refuse_links
@@ -44,6 +47,8 @@ def diagnose(app: App, words: list[str], is_sweep: bool, resumed: str | None = N
     lines += [text for text in read if isinstance(text, str)]
     overrides = [override for override in read if isinstance(override, Override)]
     known = _KnownKeys(app, overrides, groups, resumed)
+    if wrong := known.wrong_choices():
+        return list(dict.fromkeys([*lines, *wrong]))
     for override in overrides:
         lines += known.problems(override, is_sweep)
     return list(dict.fromkeys(lines))
@@ -109,6 +114,10 @@ class _KnownKeys:
             self.tree = roots | saved
         self.keys = list(_keys(self.tree))
 
+    def wrong_choices(self) -> list[str]:
+        """Returns a line for each chosen file that has no object although its group needs one, since its keys are missing then."""
+        return [with_path(path, reason) for path, reason in misplaced(self.tree) if str(path[0]) in self.choices]
+
     def problems(self, override: Override, is_sweep: bool) -> Iterator[str]:
         """Yields a line for everything that is wrong with one override that could be parsed."""
         word, key = str(override.input_line), override.key_or_group
@@ -136,8 +145,9 @@ class _KnownKeys:
         if group.startswith("hydra/") or not chosen or group in chosen:
             return None
         if not (self.app.folder / group).is_dir():
-            needs_plus_hint = f"this command has no group {group} by itself; to add it: +{override.input_line}"
-            return None if override.is_add() or override.is_force_add() else needs_plus_hint
+            meant = group_meant(group, chosen)
+            needs_plus = f"this command has no group {group} by itself; to add it: +{override.input_line}{meant}"
+            return None if override.is_add() or override.is_force_add() else needs_plus
         others = ", ".join(sorted(name for name in chosen if not name.startswith("hydra/")))
         return f"nothing takes {group} here; the groups that go with this command and its other choices: {others}"
 

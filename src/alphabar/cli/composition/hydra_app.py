@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
+from alphabar.cli.composition.yaml_sources import yaml_files_checked
 from alphabar.config.interpolation import unresolved_container
 from alphabar.errors import UserError
 
@@ -96,7 +98,8 @@ class App:
         before = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()
         try:
-            yield Hydra.create_main_hydra2(task_name=self.name, config_search_path=search_path)
+            with yaml_files_checked():
+                yield Hydra.create_main_hydra2(task_name=self.name, config_search_path=search_path)
         finally:
             GlobalHydra.instance().hydra = before
 
@@ -115,13 +118,16 @@ class App:
         return [str(self.folder.parent / f"{self.name}.py"), *given, *self.searchpath, *overrides]
 
     def yaml_folders(self) -> list[str]:
-        """Returns the folders and packages in which YAML files are looked for, Hydra's own left out."""
-        return [source.path for source in self.repository.get_sources() if source.provider not in ("hydra", "schema")]
+        """Returns the folders in which YAML files are looked for, Hydra's own left out; of a package that has none its name."""
+        sources = [source for source in self.repository.get_sources() if source.provider not in ("hydra", "schema")]
+        specs = {source.path: find_spec(source.path) for source in sources if source.scheme() == "pkg"}
+        places = {name: next(iter(spec.submodule_search_locations or ()), name) for name, spec in specs.items() if spec is not None}
+        return [places.get(source.path, source.path) for source in sources]
 
     def may_set_mode(self) -> bool:
         """Returns whether a YAML file on the search path may set `hydra.mode`, as far as its text tells; True if one has none."""
         folders = [Path(path) for path in self.yaml_folders()]
-        if not all(folder.is_dir() for folder in folders):  # a package
+        if not all(folder.is_dir() for folder in folders):  # a package in an archive
             return True
         try:
             texts = (f"{file.relative_to(folder)}\n{file.read_text()}" for folder in folders for file in folder.rglob("*.yaml"))

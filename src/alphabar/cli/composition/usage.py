@@ -49,8 +49,8 @@ def _group_lines(app: App, group: str, choices: Sequence[str]) -> list[str]:
     lines = [f"{group}=CHOICE takes, with the keys that each sets:"]
     for choice in choices:
         path = f"{group}/{choice}"
-        lines.append(f"  {choice:<24} {with_invocations(_first_comment(app, path))}".rstrip())
         content = {key: value for key, value in app.yaml_content(path).items() if key not in NOT_SETTINGS}
+        lines.append(f"  {choice:<24} {with_invocations(_first_comment(app, path))}".rstrip())
         lines += textwrap.indent(OmegaConf.to_yaml(OmegaConf.create(content)), "    ").splitlines() if content else []
     return lines
 
@@ -58,7 +58,7 @@ def _group_lines(app: App, group: str, choices: Sequence[str]) -> list[str]:
 def _first_comment(app: App, path: str) -> str:
     """Returns the first line of a YAML file that is a comment for people, or "" if it has none."""
     for place in app.yaml_folders():
-        file = Path(place.partition("://")[2] or place) / f"{path}.yaml"
+        file = Path(place) / f"{path}.yaml"
         if file.is_file():
             lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
             return next((line.lstrip("# ") for line in lines if "@package" not in line), "")

@@ -102,6 +102,15 @@ def readable_config(folder: Path) -> DictConfig | None:
     return config if config is not None and all(key in config for key in NEEDED_KEYS) else None
 
 
+def config_problem(folder: Path) -> str:
+    """Returns one line on a config.yaml that `readable_config` does not return: it is missing, damaged or cut off."""
+    try:
+        stored_config(folder)
+    except UnreadableConfig as error:
+        return str(error)
+    return f"{display_path(folder / CONFIG)}: cut off"
+
+
 def must_be_resumable(folder: Path, given: str) -> None:
     """Raises UserError unless `folder` has a checkpoint of a run, which has the run's configuration, too.
 
