@@ -68,6 +68,13 @@ class Breaks(SetsLayer):
         super(SetsLayer, self).__init__()
         self.table = {}["table"]
 
+class Raises(SetsLayer):
+    def __init__(self):
+        super(SetsLayer, self).__init__()
+
+    def alpha(self, t):
+        return self.speed * t
+
 class Encode(Codec):
     def encode(self, images):
         return images
@@ -270,6 +277,7 @@ BAD = {
     "schedule._target_=mylab.parts.SetsLayer": "schedule: mylab.parts.SetsLayer.__init__ has to call super().__init__() first",
     "schedule._target_=mylab.parts.SetsNumber": "schedule: mylab.parts.SetsNumber.__init__ has to call super().__init__() first",
     "schedule._target_=mylab.parts.Breaks": "schedule: Breaks.__init__: KeyError: 'table' (mylab/parts.py, line 27)",
+    "schedule._target_=mylab.parts.Raises": "schedule: Raises.alpha: AttributeError: 'Raises' object has no attribute 'speed' (mylab/parts.py, line 34)",
     "codec._target_=mylab.parts.Encode": "codec: mylab.parts.Encode has no method decode, forward, space and no property is_bounded, makes_images, which Codec asks for",
     "sampler._target_=mylab.parts.Fields": "sampler: mylab.parts.Fields has fields (num_steps) and is no dataclass: put @dataclass(frozen=True, kw_only=True) above the class",
     "sampler._target_=mylab.parts.Bare": "sampler: mylab.parts.Bare sets num_steps without a type, which changes nothing: write num_steps: TYPE = VALUE",

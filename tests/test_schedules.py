@@ -1,9 +1,17 @@
+import re
+
 import pytest
 import torch
 
 import parts
+import toy
+from alphabar.diffusion.denoiser import NetworkDenoiser
+from alphabar.diffusion.parameterizations import V
+from alphabar.diffusion.schedules.continuous import ContinuousSchedule
+from alphabar.diffusion.schedules.discrete import DiscreteSchedule
 from alphabar.diffusion.schedules.from_alpha_bar import CosineSchedule, SigmoidSchedule
 from alphabar.diffusion.schedules.linear import LinearSchedule, ScaledLinearSchedule
+from alphabar.diffusion.schedules.validation import check_schedule
 from oracle import seeded
 
 SCHEDULES = {
@@ -26,6 +34,39 @@ def test_every_schedule_goes_from_data_to_noise(schedule):
     ratio = sigma.double() / alpha.double()
     assert (ratio[1:].diff() > 0).all()
     assert len(times) >= 100
+    check_schedule(schedule)
+
+
+class Own(ContinuousSchedule):
+    def __init__(self, alpha, sigma):
+        super().__init__()
+        self.alpha, self.sigma = alpha, sigma
+
+    alpha = sigma = None  # no longer abstract
+
+
+COS, SIN = (lambda t: torch.cos(torch.pi / 2 * t)), (lambda t: torch.sin(torch.pi / 2 * t))
+
+
+@pytest.mark.parametrize(
+    ("alpha", "sigma", "message"),
+    [
+        (lambda t: COS(t)[:, None, None, None], SIN, "[B] for t [B]; here t is float64 [65], alpha(t) float64 [65, 1, 1, 1] and"),
+        (COS, lambda t: SIN(t).mean(), "alpha(t) float64 [65] and sigma(t) float64 []"),
+        (lambda t: 1.0, SIN, "alpha(t) float and"),
+        (COS, lambda t: SIN(t).half(), "sigma(t) float16 [65]"),
+        (SIN, COS, "sigma(0) = 0, as time runs from data to noise, got alpha(0) = 0, sigma(0) = 1"),
+        (lambda t: 2 * COS(t), SIN, "got alpha(0) = 2, sigma(0) = 0"),
+        (lambda t: COS(2 * t), SIN, "finite and >= 0, got alpha(0.5156) = -0.04907"),
+        (COS, lambda t: t / (1 - t), "finite and >= 0, got alpha(1) = 6.123e-17, sigma(1) = inf"),
+        (COS, lambda t: 1e300 * t, "finite and >= 0, got alpha(0.01562) = 0.9997, sigma(0.01562) = 1.563e+298"),
+        (lambda t: COS(3 * t).abs(), lambda t: SIN(3 * t).abs(), "that rises with t, got alpha(0.3281) = 0.02454"),
+        (torch.ones_like, torch.zeros_like, "that rises with t, got alpha(0) = 1, sigma(0) = 0, alpha(0.01562) = 1"),
+    ],
+)  # fmt: skip
+def test_a_schedule_that_is_none_is_refused(alpha, sigma, message):
+    with pytest.raises(ValueError, match=f"^schedule: Own: need .*{re.escape(message)}"):
+        NetworkDenoiser(toy.network(), Own(alpha, sigma), V())
 
 
 @every_schedule
@@ -170,10 +211,12 @@ def test_timesteps_fall_from_the_last_step_to_zero(num_steps):
         (SigmoidSchedule, {"start": 3.0}, "need start < end"),
         (SigmoidSchedule, {"temperature": 0.0}, "need temperature > 0"),
         (LinearSchedule, {"num_steps": 1, "zero_terminal_snr": True}, "need num_steps >= 2"),
+        (DiscreteSchedule, {"betas": [0.1]}, "need betas as a tensor [T], one number for each step, got list"),
+        (DiscreteSchedule, {"betas": torch.full((3, 1), 0.1)}, "got float32 [3, 1]"),
     ],
 )
 def test_what_makes_no_schedule_is_refused(make, arguments, message):
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         make(**arguments)
 
 

@@ -1,5 +1,6 @@
 """Instantiates configurations: `check` compares every node with its constructor, `build` calls the constructors."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alphabar.config.allowed_targets import locate, reason_for_refusal
-from alphabar.config.foreign_code import foreign_error
+from alphabar.config.allowed_targets import is_own, locate, reason_for_refusal
+from alphabar.config.foreign_code import failing_part, foreign_error
 from alphabar.config.incomplete import dotted_name
 from alphabar.config.interpolation import (
     MissingValue,
@@ -168,7 +169,8 @@ def construct(cls: type, place: Path, root: Any, /, *args: Any, **kwargs: Any) -
     """Returns cls(*args, **kwargs). Raises ConfigError, with the place in the configuration, if the arguments are invalid, and for
     any error of somebody else's constructor.
 
-    A message that begins with an argument, `project=a/b: ...`, gets the key of the argument: `logger.wandb.project=a/b: ...`.
+    A message that begins with an argument, `project=a/b: ...` or `schedule: ...`, gets the key of the argument:
+    `logger.wandb.project=a/b: ...`.
     root: the unresolved container of the whole configuration.
     """
     try:
@@ -178,11 +180,14 @@ def construct(cls: type, place: Path, root: Any, /, *args: Any, **kwargs: Any) -
     except Exception as error:
         if is_module(cls) and "before Module.__init__() call" in str(error):
             raise ConfigError(with_path(place, FORGOTTEN.format(dotted_name(cls)))) from error
-        line = None if isinstance(error, ValueError) else foreign_error(error)
-        if line is None and not is_argument_error(error):
+        # A ValueError of its own constructor says itself what to change.
+        if (is_own(dotted_name(cls)) or not isinstance(error, ValueError)) and (line := foreign_error(error)) is not None:
+            part = failing_part(error, kwargs)
+            raise ConfigError(with_path(definition_path(root, (*place, *filter(None, [part]))), line)) from error
+        if not is_argument_error(error):
             raise
-        line = line or first_line(error)
-        name = line.partition("=")[0]
+        line = first_line(error)
+        name = re.split("[=:]", line, maxsplit=1)[0]
         if name in kwargs:
             raise ConfigError(dotted_path(definition_path(root, (*place, name))) + line.removeprefix(name)) from error
         raise ConfigError(with_path(place, line)) from error

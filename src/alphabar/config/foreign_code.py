@@ -1,6 +1,7 @@
 """Errors that classes of somebody else raise: where they were raised, in one line."""
 
 import traceback
+from collections.abc import Mapping
 
 from alphabar.config.allowed_targets import is_foreign
 from alphabar.errors import UserError
@@ -23,3 +24,9 @@ def foreign_error(error: Exception) -> str | None:
     code = frame.f_code
     text = " ".join(str(error).split())[:300]
     return f"{code.co_qualname}: {type(error).__name__}: {text} ({display_path(code.co_filename)}, line {line})"
+
+
+def failing_part(error: Exception, parts: Mapping[str, object]) -> str | None:
+    """Returns the name of the part in whose method the error was raised, the innermost of them; None if it was raised elsewhere."""
+    owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((name for owner in reversed(owners) for name, part in parts.items() if part is owner and part is not None), None)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from alphabar.diffusion.parameterizations import EDM, Epsilon, Parameterization, V, Velocity, X
 from alphabar.diffusion.schedules import Scales, Schedule
+from alphabar.diffusion.schedules.validation import check_schedule
 
 Cond = Mapping[str, Tensor] | None
 
@@ -49,8 +50,8 @@ class NetworkDenoiser(Denoiser):
     A network with twice as many channels as the data has, [B, 2C, ...], gives in the second half where the variance of the reverse
     step lies (Nichol & Dhariwal 2021, sec. 3.1).
 
-    Raises ValueError unless the network is called as network(x, label, cond), or if the parameterization does not determine x
-    somewhere on the schedule, such as epsilon where alpha is 0.
+    Raises ValueError unless the network is called as network(x, label, cond), as `check_schedule` does, and if the parameterization
+    does not determine x somewhere on the schedule, such as epsilon where alpha is 0.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, parameterization: Parameterization) -> None:
@@ -62,6 +63,7 @@ class NetworkDenoiser(Denoiser):
             (call := inspect.signature(network.forward)).bind("x", "label", "cond")
         except TypeError:
             raise ValueError(f"need a network that is called as network(x, label, cond), and {name}.forward takes {call}") from None
+        check_schedule(schedule)
         # The first level above 0: at data itself nothing is ever predicted.
         ends = schedule(schedule.time(torch.tensor([1e-3, 1.0])))
         if not parameterization.is_defined(*ends):

@@ -6,6 +6,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from alphabar.diffusion.description import describe_tensors
 from alphabar.diffusion.schedules import Schedule
 
 
@@ -33,6 +34,8 @@ class DiscreteSchedule(Schedule):
 
     def __init__(self, betas: Tensor, zero_terminal_snr: bool = False) -> None:
         super().__init__()
+        if not isinstance(betas, Tensor) or betas.ndim != 1:
+            raise ValueError(f"need betas as a tensor [T], one number for each step, got {describe_tensors(betas)}")
         betas = betas.double()
         alpha_bar = torch.cumprod(1 - betas, dim=0)
         if zero_terminal_snr:
