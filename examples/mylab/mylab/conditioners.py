@@ -43,10 +43,8 @@ class OneHot(Conditioner):
 
     def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Cond:
         labels = batch["label"]
-        if self.training:
-            dropped = share.rand(len(labels), labels.device) < self.dropout
-            labels = torch.where(dropped, self.num_classes, labels)
-        return {"vector": self.rows[labels]}
+        dropped = self.dropped(len(labels), labels.device, share)  # a tenth of them in training, drawn from `share`
+        return {"vector": self.rows[torch.where(dropped, self.num_classes, labels)]}
 
     def null(self, num: int) -> Cond:
         return {"vector": self.rows[-1].expand(num, -1)}

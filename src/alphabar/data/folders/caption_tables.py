@@ -37,7 +37,7 @@ class Parquet(NamedTuple):
     used: list[str]
 
 
-def _content(path: Path) -> bytes:
+def _table_bytes(path: Path) -> bytes:
     try:
         return read_bytes(path).removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
@@ -45,7 +45,7 @@ def _content(path: Path) -> bytes:
 
 
 def _json_rows(path: Path, key: str) -> Iterator[Row]:
-    for number, line in enumerate(_content(path).split(b"\n"), start=1):
+    for number, line in enumerate(_table_bytes(path).split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -61,7 +61,7 @@ def _json_rows(path: Path, key: str) -> Iterator[Row]:
 
 def _csv_rows(path: Path, key: str) -> Iterator[Row]:
     try:
-        text = _content(path).decode()
+        text = _table_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not in UTF-8 ({_one_line(error)})") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -97,7 +97,7 @@ def _parquet_rows(path: Path, key: str) -> Iterator[Row]:
 
 def _open_parquet(path: Path, key: str) -> Parquet:
     """Returns a Parquet file whose texts can be read. Raises UserError if its texts are none, or too many."""
-    content = _content(path)
+    content = _table_bytes(path)
     try:
         import pyarrow  # noqa: F401, only whether it is there
     except ImportError as error:

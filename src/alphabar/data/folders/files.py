@@ -34,7 +34,7 @@ def folder_entries(root: Path) -> Iterator[Entry]:
     open_folders: list[tuple[FolderId, Iterator[Entry]]] = []  # those on the way to the current one
 
     def enter(name: str) -> None:
-        identity, entries = _content(root, name)
+        identity, entries = _list_folder(root, name)
         if all(identity != other for other, _ in open_folders):
             open_folders.append((identity, entries))
 
@@ -49,7 +49,7 @@ def folder_entries(root: Path) -> Iterator[Entry]:
             enter(entry.name)
 
 
-def _content(root: Path, name: str) -> tuple[FolderId, Iterator[Entry]]:
+def _list_folder(root: Path, name: str) -> tuple[FolderId, Iterator[Entry]]:
     """Returns device and inode of the folder `name` under `root`, and an iterator over what is in it, in a fixed order."""
     folder = root / name
     try:

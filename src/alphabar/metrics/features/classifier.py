@@ -1,7 +1,6 @@
 """Features of a small classifier of the data's own classes: a measure that needs no download."""
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,15 +9,14 @@ from torch.nn import functional as F
 
 from alphabar.data import ImageSet
 from alphabar.errors import UserError
-from alphabar.metrics import Extractor, Features, Splits
+from alphabar.metrics import Extractor, Splits
 from alphabar.metrics.extractor import in_float32, own_randomness
 from alphabar.metrics.features.feature_network import (
     CHUNK,
     HALF,
     SEED,
-    USUAL_SIDE,
     FeatureNetwork,
-    check_settings,
+    TrainedFeatures,
     load_images,
     network_extractor,
     trained_once,
@@ -34,22 +32,8 @@ LEARNING_RATE = 3e-3
 MAX_TESTED = 2000
 
 
-@dataclass(frozen=True)
-class ClassifierFeatures(Features):
-    """Trains the network on the CPU with fixed seeds, once for each data set, and keeps it in `cache_dir`.
-
-    max_images: the number of training images used. max_side: pixels per side that it sees, at most; more see finer detail, and
-        take longer to train.
-
-    Raises ValueError unless max_images >= 2 and max_side >= 8.
-    """
-
-    cache_dir: str
-    max_images: int
-    max_side: int = USUAL_SIDE
-
-    def __post_init__(self) -> None:
-        check_settings(self.max_images, self.max_side)
+class ClassifierFeatures(TrainedFeatures):
+    """The features of a classifier of the data's classes."""
 
     def extractors(self, splits: Splits) -> list[Extractor]:
         lack = lack_of_classes(splits)

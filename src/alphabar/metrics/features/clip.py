@@ -1,11 +1,8 @@
 """Image features of CLIP, with which CMMD is measured."""
 
-from dataclasses import dataclass
-
 from torch.nn import functional as F
 
-from alphabar.metrics import Extractor, Features, Splits
-from alphabar.metrics.features.pretrained import PretrainedKind, pretrained_extractor
+from alphabar.metrics.features.pretrained import PretrainedFeatures, PretrainedKind
 from alphabar.models.frozen import OPENAI_CLIP
 
 KIND = PretrainedKind(
@@ -20,20 +17,9 @@ KIND = PretrainedKind(
 )
 
 
-@dataclass(frozen=True)
-class CLIPFeatures(Features):
-    """Embeddings of length one by ViT-L/14 of CLIP at 336 pixels (Radford et al. 2021), as in Jayasumana et al. 2024.
+class CLIPFeatures(PretrainedFeatures):
+    """Embeddings of length one by ViT-L/14 of CLIP at 336 pixels (Radford et al. 2021), as in Jayasumana et al. 2024."""
 
-    The network is that of Hugging Face's transformers.
-
-    weights: a local folder as `save_pretrained` writes it, or a name on the hub; None: openai/clip-vit-large-patch14-336.
-    cache_dir: the folder in which results for real images are cached.
-    download: whether a model of the hub is fetched if it is not in the Hugging Face cache.
-    """
-
-    weights: str | None
-    cache_dir: str
-    download: bool = False
-
-    def extractors(self, splits: Splits) -> list[Extractor]:
-        return [pretrained_extractor(KIND, self.weights, self.cache_dir, self.download)]
+    @property
+    def kind(self) -> PretrainedKind:
+        return KIND

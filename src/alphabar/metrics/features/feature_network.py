@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+from abc import ABC
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from alphabar.bits import rounded_to_uint8
 from alphabar.data import ImageSet, Shape
 from alphabar.files.cache import DiskCache
 from alphabar.files.paths import user_path
-from alphabar.metrics import Extractor, Splits
+from alphabar.metrics import Extractor, Features, Splits
 from alphabar.metrics.extractor import in_float32, own_randomness
 from alphabar.progress import show_progress
 from alphabar.runs.processes.distributed import from_first
@@ -27,6 +29,25 @@ CHUNK = 500
 READ_CHUNK = 50  # images between two updates of what shows the progress
 MAX_REFERENCE = 50_000  # training images to compare with, as many as is usual: of a million, the others would take hours to decode
 USUAL_SIDE = 32  # pixels per side that the network sees
+
+
+@dataclass(frozen=True)
+class TrainedFeatures(Features, ABC):
+    """The features of a small network that is trained on the data, on the CPU and with fixed seeds, once for each data set.
+
+    cache_dir: the folder in which the trained network is kept. max_images: the number of training images used.
+    max_side: pixels per side that the network sees, at most; more show finer detail, and take longer to train.
+
+    Raises ValueError unless max_images >= 2 and max_side >= 8.
+    """
+
+    cache_dir: str
+    max_images: int
+    max_side: int = USUAL_SIDE
+
+    def __post_init__(self) -> None:
+        if self.max_images < 2 or self.max_side < 8:
+            raise ValueError(f"need max_images >= 2 and max_side >= 8, got max_images={self.max_images}, max_side={self.max_side}")
 
 
 class FeatureNetwork(nn.Module):
@@ -94,12 +115,6 @@ def training_steps(num_steps: int, name: str) -> Iterator[int]:
         for step in range(num_steps):
             yield step
             bar.update()
-
-
-def check_settings(max_images: int, max_side: int) -> None:
-    """Raises ValueError unless there are two images or more to learn from, and 8 pixels per side or more to see."""
-    if max_images < 2 or max_side < 8:
-        raise ValueError(f"need max_images >= 2 and max_side >= 8, got max_images={max_images}, max_side={max_side}")
 
 
 def trained_once(

@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
-from alphabar.metrics.extractor import Extractor
+from alphabar.metrics import Extractor, Features, Splits
 from alphabar.models.frozen import PREPROCESSOR, Colours, image_colours, load_transformers, transformers_library
 from alphabar.models.hub import CONFIG, HUB, Wanted, hub_folder, model_folder, read_json
 from alphabar.models.resize import resize
@@ -39,6 +41,27 @@ class PretrainedKind(NamedTuple):
     image_size: Callable[[Any], int]
     num_features: Callable[[Any], int]
     embed: Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class PretrainedFeatures(Features, ABC):
+    """The features of one pretrained network.
+
+    weights: a local folder as `save_pretrained` writes it, or a name on the hub; None: the default model of the kind.
+    cache_dir: the folder in which results for real images are cached.
+    download: whether a model of the hub is fetched if it is not in the Hugging Face cache.
+    """
+
+    weights: str | None
+    cache_dir: str
+    download: bool = False
+
+    @property
+    @abstractmethod
+    def kind(self) -> PretrainedKind: ...
+
+    def extractors(self, splits: Splits) -> list[Extractor]:
+        return [pretrained_extractor(self.kind, self.weights, self.cache_dir, self.download)]
 
 
 class WeightsFolder(NamedTuple):

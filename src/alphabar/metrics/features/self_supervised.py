@@ -1,7 +1,6 @@
 """Features of a small network that learns without labels: a measure for any images that needs no download."""
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,15 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alphabar.data import ImageSet
-from alphabar.metrics import Extractor, Features, Splits, TooFewImages
+from alphabar.metrics import Extractor, Splits, TooFewImages
 from alphabar.metrics.extractor import in_float32, own_randomness
 from alphabar.metrics.features.feature_network import (
     MAX_REFERENCE,
     NUM_FEATURES,
     SEED,
-    USUAL_SIDE,
     FeatureNetwork,
-    check_settings,
+    TrainedFeatures,
     load_images,
     network_extractor,
     trained_once,
@@ -34,26 +32,12 @@ MIN_AREA = 0.4  # of a view, as a share of the image
 MIN_IMAGES = 2
 
 
-@dataclass(frozen=True)
-class SelfSupervisedFeatures(Features):
-    """Trains a network as SimCLR (Chen et al. 2020): two views of an image have to find each other in a batch.
+class SelfSupervisedFeatures(TrainedFeatures):
+    """The features of a network trained as SimCLR (Chen et al. 2020): two views of an image have to find each other in a batch.
 
     A view is a random crop and nothing else: colours, contrast, noise and sharpness are the same in both views and tell images
     apart, so that the network learns to see them instead of ignoring them, as it would with the augmentations of the paper.
-    Trained on the CPU with fixed seeds, once for each data set, and kept in `cache_dir`.
-
-    max_images: the number of training images used. max_side: pixels per side that it sees, at most; more see finer detail, and
-        take longer to train.
-
-    Raises ValueError unless max_images >= 2 and max_side >= 8.
     """
-
-    cache_dir: str
-    max_images: int
-    max_side: int = USUAL_SIDE
-
-    def __post_init__(self) -> None:
-        check_settings(self.max_images, self.max_side)
 
     def extractors(self, splits: Splits) -> list[Extractor]:
         if len(splits.train) < MIN_IMAGES:

@@ -93,9 +93,16 @@ class Conditioner(nn.Module, ABC):
     def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Cond:
         """Returns the condition of a batch of data, as `ImageSet.batch` gives it.
 
-        In training mode the conditions of some images are dropped, drawn from `share`, so that the network learns to do without
+        In training mode some conditions are replaced by the null condition, see `dropped`, so that the network learns both
         (classifier-free guidance, Ho & Salimans 2022, Alg. 1). Raises ValueError if the batch lacks the entry that is needed.
         """
+
+    def dropped(self, num: int, device: torch.device, share: RankShare) -> Tensor:
+        """Returns which of `num` conditions are dropped, bool [num] on `device`: each with probability `dropout` in training mode,
+        none in eval mode."""
+        if not self.training or self.dropout == 0:
+            return torch.zeros(num, dtype=torch.bool, device=device)
+        return share.rand(num, device) < self.dropout
 
     def for_evaluation(self, batch: Mapping[str, Tensor], noise: ImageNoise) -> Cond:
         """Returns the condition of a batch in eval mode, when `noise` is the only source of randomness.
@@ -205,10 +212,7 @@ class VectorConditioner(Conditioner, ABC):
             raise ValueError("conditioner=vector needs images with vectors, and these data have none")
         self._must_fit(batch["vector"].shape[1])
         made = self._condition(batch["vector"])
-        if self.training:
-            dropped = share.rand(len(made), made.device) < self.dropout
-            made = torch.where(dropped[:, None], self.null_condition, made)
-        return {"vector": made}
+        return {"vector": torch.where(self.dropped(len(made), made.device, share)[:, None], self.null_condition, made)}
 
     def null(self, num: int) -> Cond:
         return {"vector": self.null_condition.expand(num, -1)}

@@ -44,10 +44,7 @@ class ClassLabel(Conditioner):
         if "label" not in batch:
             raise ValueError("conditioner=class_label needs images with classes, and these data have none")
         labels = batch["label"].to(self.table.weight.device)
-        if self.training and self.dropout > 0:
-            dropped = share.rand(len(labels), labels.device) < self.dropout
-            labels = torch.where(dropped, self.num_classes, labels)
-        return {"vector": self.table(labels)}
+        return {"vector": self.table(torch.where(self.dropped(len(labels), labels.device, share), self.num_classes, labels))}
 
     def null(self, num: int) -> Cond:
         return {"vector": self.table.weight[self.num_classes].expand(num, -1)}

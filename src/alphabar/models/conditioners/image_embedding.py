@@ -47,10 +47,7 @@ class ImageEmbedding(ImageConditioner):
         if "image" not in batch:
             raise ValueError("conditioner=image_embedding needs the images themselves, and this batch has none")
         vector = self._scaled(self.embed(batch["image"].to(self.nothing.device)))
-        if self.training and self.dropout > 0:
-            dropped = share.rand(len(vector), vector.device)[:, None] < self.dropout
-            vector = torch.where(dropped, self.nothing, vector)
-        return {"vector": vector}
+        return {"vector": torch.where(self.dropped(len(vector), vector.device, share)[:, None], self.nothing, vector)}
 
     def null(self, num: int) -> Cond:
         return {"vector": self.nothing.expand(num, -1)}

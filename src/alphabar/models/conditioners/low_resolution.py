@@ -72,9 +72,7 @@ class LowResolution(ImageConditioner):
         low = self.low(images)
         s = self.max_level * share.rand(len(low), low.device)
         cond = self._condition(low, s, share.randn_like(low))
-        if self.dropout == 0:
-            return cond
-        kept = (share.rand(len(low), low.device) >= self.dropout).float()
+        kept = (~self.dropped(len(low), low.device, share)).float()
         return {"image": cond["image"] * kept.view(-1, 1, 1, 1), "vector": cond["vector"] * kept.view(-1, 1)}
 
     def null(self, num: int) -> Cond:

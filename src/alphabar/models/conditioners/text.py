@@ -62,9 +62,7 @@ class Text(Conditioner):
             raise ValueError("need the captions of the data before its batches: call attach_captions(captions)")
         self._captions = self._captions.to(self.home.device)
         rows = batch["caption"].to(self.home.device) + 1
-        if self.training and self.dropout > 0:
-            rows = torch.where(share.rand(len(rows), rows.device) < self.dropout, 0, rows)
-        return self._condition(self._captions, rows)
+        return self._condition(self._captions, torch.where(self.dropped(len(rows), rows.device, share), 0, rows))
 
     def null(self, num: int) -> Cond:
         embeddings = self._embeddings([EMPTY_PROMPT])

@@ -21,9 +21,9 @@ def refuse_links(folder: Path) -> None:
             path = os.path.join(place, name)
             mode, target = os.lstat(path).st_mode, os.path.realpath(path)
             if stat.S_ISLNK(mode) and target != root and not target.startswith(root + os.sep):
-                raise _refusal(folder, os.path.relpath(path, root), f"is a link to {target}, out of the folder")
+                raise _link_error(folder, os.path.relpath(path, root), f"is a link to {target}, out of the folder")
             if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise _refusal(folder, os.path.relpath(path, root), "is neither a file nor a folder")
+                raise _link_error(folder, os.path.relpath(path, root), "is neither a file nor a folder")
         if os.path.basename(place) == "wandb" and place != root:
             folders.clear()
 
@@ -35,12 +35,12 @@ def refuse_links_to(folder: Path, name: Path) -> None:
     """
     for path in (name, *name.parents[:-1]):
         if (folder / path).is_symlink():
-            raise _refusal(folder, str(path), "is a link")
+            raise _link_error(folder, str(path), "is a link")
 
 
 def _raise(error: OSError) -> None:
     raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
-def _refusal(folder: Path, name: str, problem: str) -> UserError:
+def _link_error(folder: Path, name: str, problem: str) -> UserError:
     return UserError(f"{display_path(folder)}: {name} {problem}; nothing is written here before it is removed")
