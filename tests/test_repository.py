@@ -39,11 +39,19 @@ def test_the_workflow_runs_targets_of_make_on_python_that_is_supported():
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step.get("uses", "a/b@" + 40 * "0"))
 
 
+def anchors(document):
+    """Returns the anchors of the headings of a document, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
 @pytest.mark.parametrize("document", documents.FILES, ids=lambda path: path.name)
 def test_links_lead_somewhere(document):
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)|src=\"([^\"]+)\"", document.read_text()):
-        target = "".join(link)
-        assert target.startswith("https://") or (document.parent / target).exists(), target
+    for link in re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", document.read_text()):
+        target, _, anchor = "".join(link).partition("#")
+        path = document.parent / target if target else document
+        assert target.startswith("https://") or path.exists(), link
+        assert not anchor or target.startswith("https://") or anchor in anchors(path), link
 
 
 def test_pictures_of_the_documents_name_no_place_of_the_machine_that_drew_them():
