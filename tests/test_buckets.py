@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from alphabar.data.sources.folder import Folder
 from alphabar.errors import UserError
 
 SIZES = ([8, 12], [12, 8], [8, 8])
+BRIEF = ("trainer.max_steps=2", "callbacks.fid=null", "callbacks.film=null", "callbacks.curves=null")
 COUNTS = {(20, 30): 13, (30, 20): 9, (24, 24): 6}  # (height, width): images
 
 
@@ -138,6 +140,16 @@ def test_figures_and_held_out_images_have_the_size_of_the_set(photos):
     assert found.train_set.images(range(5)).shape == found.held_out_set.images(range(5)).shape == (5, 3, 8, 12)
 
 
+def test_the_held_out_loss_is_of_images_in_their_own_sizes(photos):
+    found = data(photos, held_out=0.4).held_out_in_buckets
+    parts = found.split_by_shape(torch.arange(len(found)))
+    assert sorted(torch.cat(parts).tolist()) == list(range(len(found)))
+    batches = [found.training_batch(part, None)["image"] for part in parts]
+    assert [tuple(images.shape[2:]) for images in batches] == [(8, 12), (12, 8), (8, 8)]
+    first = [0, 13, 22, 28]  # image of each size, see `make_photos`
+    assert all(first[part] <= number < first[part + 1] for part, images in enumerate(batches) for number in numbers(images))
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
@@ -160,7 +172,7 @@ def words(photos, network="unet_tiny"):
     buckets = "auto" if network == "dit_tiny" else "[[8,12],[12,8],[8,8]]"
     sizes = ("data.resolution=[8,12]", f"data.buckets={buckets}", "data.held_out=0.2", "data.batch_size=4")
     parts = ("preset=digits", f"network={network}", *kind, *attention, "features=none", "callbacks.held_out_loss.num=4")
-    return ["data=folder", f"data.root={photos}", *sizes, *parts, *runs.BRIEF, "callbacks.fid=null"], tiny
+    return ["data=folder", f"data.root={photos}", *sizes, *parts, *BRIEF], tiny
 
 
 @pytest.mark.parametrize("network", ["unet_tiny", "dit_tiny"])
@@ -173,13 +185,21 @@ def test_one_network_learns_all_sizes_and_goes_on_exactly(command, photos, netwo
     code, out, err = command("train", "resume=part", "trainer.max_steps=7")
     assert code == 0, err
     assert "buckets    8x12: 1" in out
+    for folder in ("whole", "part"):
+        _, height = runs.pixels(f"{folder}/samples/step_0000007.png")[0][1]
+        assert 300 < height < 320  # 126 with the size of figures alone, and a row of each other one below
     whole, part = (runs.checkpoint(folder)["state_dict"] for folder in ("whole", "part"))
     assert all(torch.equal(weight, part[name]) for name, weight in whole.items())
     last, few = "checkpoint=whole/checkpoints/last.ckpt", ("num=2", "sampler.num_steps=2", "film=0")
     for size, folder in (("[12,8]", "tall"), ("null", "wide")):
         code, _, err = command("sample", last, f"resolution={size}", *few, f"hydra.run.dir={folder}")
         assert code == 0, err
+        assert "trained on" not in err
     assert [runs.pixels(f"{folder}/images/000000.png")[0][1] for folder in ("tall", "wide")] == [(8, 12), (12, 8)]
+    known = r"\[8,12\], 10, \[12,8\]" if network == "dit_tiny" else r"\[8,12\], \[12,8\], 8"
+    code, _, err = command("sample", last, "resolution=[6,12]", *few, "hydra.run.dir=other")
+    assert code == 0
+    assert re.search(rf"resolution=\[6,12\]: this model was trained on images of {known}", err)
     code, _, err = command("sample", last, "resolution=[9,12]", *few, "hydra.run.dir=odd")
     assert code == 2
     assert err.count("\n") == 1

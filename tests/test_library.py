@@ -55,7 +55,7 @@ def test_the_package_alone_loads_nothing_and_names_everything():
             {"labels": [3, 5], "sampler": "dpmpp_2m", "num_steps": 4, "guidance": 2.5, "seed": 7, "first": 3, "batch_size": 4},
             ["labels=[3,5]", "sampler=dpmpp_2m", "sampler.num_steps=4", "guidance=classifier_free", "guidance.weight=2.5", "seed=7", "first=3", "batch_size=4"],
         ),
-        ({"labels": "all", "guidance": "apg", "num_steps": 3}, ["labels=all", "guidance=apg", "sampler.num_steps=3"]),
+        ({"labels": "all", "guidance": "apg", "num_steps": 3, "resolution": [8, 16]}, ["labels=all", "guidance=apg", "sampler.num_steps=3", "resolution=[8,16]"]),
     ],
 )  # fmt: skip
 def test_samples_are_those_of_the_command(model, command, settings, words):

@@ -102,6 +102,10 @@ class ImageSet(ABC):
             raise ValueError(f"images of {type(self).__name__} cannot be cropped")
         return self.batch(indices)
 
+    def split_by_shape(self, indices: Tensor) -> list[Tensor]:
+        """Returns int64 `indices` [N] in parts whose images have one shape in a `training_batch`: one part, but for buckets."""
+        return [indices]
+
     def metadata(self, indices: Tensor) -> dict[str, Tensor]:
         """Returns the metadata of the images `indices` [B] that the set has: "label" int64 [B], "caption" int64 [B], which is the
         index in the source's captions, and "vector" float32 [B, D]."""

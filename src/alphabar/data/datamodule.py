@@ -1,9 +1,9 @@
 """The LightningDataModule of a source of images."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
-from typing import Literal, TypedDict
+from typing import Literal
 
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
@@ -19,27 +19,13 @@ from alphabar.data.image_sets.decoded import DecodedImages
 from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.data.loading.bucket_order import BucketOrder
 from alphabar.data.loading.loader import ImageBatches, ImageLoader, LatentBatches
+from alphabar.data.loading.options import Buckets, Cropping
 from alphabar.data.loading.order import BatchOrder, EpochOrder
 from alphabar.errors import UserError
 from alphabar.resolution import Resolution, format_resolution, resolution_of, sides
 
 MB = 2**20
 MAX_WORKERS = 8
-Cropping = Literal["center", "random"]
-Buckets = Sequence[Resolution] | Literal["auto"]
-
-
-class Loading(TypedDict, total=False):
-    """The arguments, by name, that each data module takes beside those of its source; see `ImageDataModule`."""
-
-    batch_size: int
-    seed: int
-    flip: bool | None
-    num_workers: int | None
-    resident: bool | None
-    max_resident_mb: int
-    crop: Cropping
-    buckets: Buckets | None
 
 
 class ImageDataModule(LightningDataModule):
@@ -162,8 +148,11 @@ class ImageDataModule(LightningDataModule):
     def train_set(self) -> ImageSet:
         if not self.crops and self.buckets is None:
             return self._loaded_if_small(self.source.train())
-        images = self._croppable_images
-        return images if self.buckets is None else BucketedImages(images, self._sizes, self.training_shapes)
+        if self.buckets is None:
+            return self._croppable_images
+        images = BucketedImages(self._croppable_images, self._sizes, self.training_shapes)
+        images.must_have_all_shapes()
+        return images
 
     def choose_buckets(self, is_suitable: Callable[[Shape], bool]) -> list[Resolution]:
         """Returns the sizes that `data.buckets=auto` stands for, see `bucket_choice`, which are the buckets from now on.
@@ -194,6 +183,14 @@ class ImageDataModule(LightningDataModule):
     @cached_property
     def held_out_set(self) -> ImageSet:
         return self._loaded_if_small(self.source.held_out())
+
+    @cached_property
+    def held_out_in_buckets(self) -> ImageSet:
+        """Returns the held-out images, of which `training_batch` has the shapes of the buckets, if there are any."""
+        images = self.held_out_set if self.buckets is None else self.source.held_out()
+        if self.buckets is None or not isinstance(images, DecodedImages) or not len(images):
+            return images
+        return BucketedImages(images, image_sizes(images), self.training_shapes)
 
     @property
     def is_reading(self) -> bool:

@@ -22,9 +22,10 @@ from alphabar.errors import UserError
 from alphabar.evaluation.likelihood import Likelihood
 from alphabar.files.paths import display_path
 from alphabar.library.composition import compose
+from alphabar.resolution import Resolution
 from alphabar.sampling.guidance_config import ClassifierFree, Guide
 from alphabar.sampling.inference import Inference, Precision
-from alphabar.sampling.pipeline import Pipeline, load_pipeline
+from alphabar.sampling.pipeline import Pipeline, load_pipeline, resized
 from alphabar.sampling.sampling_job import gather_images
 
 Labels = Sequence[int | str] | int | str
@@ -128,16 +129,17 @@ class Model:
         sampler: Sampler | str | None = None,
         num_steps: int | None = None,
         guidance: Guide | str | float | None = None,
+        resolution: Resolution | None = None,
         seed: int = 0,
         first: int = 0,
         batch_size: int = 64,
     ) -> Tensor:
         """Returns images, [num, C, H, W] on the CPU, uint8 or of 16 bits uint16: those that sample.py draws with these settings.
 
-        labels, vectors, negative, seed, first, batch_size: as in `Inference`. prompts: texts, or a file with one a line.
-        images: the files that a model of images is conditioned on. sampler: a sampler, or the name of one in conf/sampler; None:
-        DDIM. num_steps: None: the number of the sampler. guidance: a weight of classifier-free guidance, a name in conf/guidance or
-        a guide; None: no guidance.
+        labels, vectors, negative, resolution, seed, first, batch_size: as in `Inference`. prompts: texts, or a file with one
+        a line. images: the files that a model of images is conditioned on. sampler: a sampler, or the name of one in conf/sampler;
+        None: DDIM. num_steps: None: the number of the sampler. guidance: a weight of classifier-free guidance, a name in
+        conf/guidance or a guide; None: no guidance.
         Raises UserError for settings that do not suit the model. Images with NaN or infinity are black, and a warning counts them.
         """
         pipeline = self._with_settings(
@@ -149,6 +151,7 @@ class Model:
             files=images,
             sampler=sampler_of(sampler, num_steps),
             guidance=guide_of(guidance),
+            resolution=resolution,
             seed=seed,
             first=first,
             batch_size=batch_size,
@@ -158,7 +161,7 @@ class Model:
         batches = list(pipeline.images(self.fabric, conditions))
         if num_nonfinite := sum(int((~batch.finite).sum()) for batch in batches):
             warnings.warn(f"{num_nonfinite} of {num} images had NaN or infinity in them, and are black", stacklevel=2)
-        return gather_images(self.shape, num, batches, self.fabric.device, first, bits=self.pipeline.codec.bits)
+        return gather_images(pipeline.loaded.shape, num, batches, self.fabric.device, first, bits=self.pipeline.codec.bits)
 
     def guided(self, guidance: Guide | str | float, negative: str | None = None) -> Denoiser:
         """Returns the denoiser with guidance; the arguments are those of `sample`. Raises UserError if it cannot be guided so."""
@@ -214,7 +217,8 @@ class Model:
     def _with_settings(self, **settings: Any) -> Pipeline:
         """Returns the pipeline with other settings. Raises UserError for those that `Inference` refuses."""
         try:
-            return Pipeline(replace(self.pipeline.settings, **settings), self.pipeline.loaded)
+            inference, loaded = replace(self.pipeline.settings, **settings), self.pipeline.loaded
+            return Pipeline(inference, loaded if inference.resolution is None else resized(loaded, inference.resolution))
         except ValueError as error:
             raise UserError(str(error)) from error
 

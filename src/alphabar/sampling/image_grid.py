@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from alphabar.bits import rounded_to_uint8
 from alphabar.files.atomic import atomic_writer, make_folder
@@ -101,6 +101,14 @@ def titled_blocks(blocks: Mapping[str, Tensor]) -> Tensor:
         write_on(part, title, block_height, left + GAP)
         parts.append(part)
     return torch.cat(parts, dim=2)
+
+
+def stacked(pictures: Sequence[Tensor]) -> Tensor:
+    """Returns pictures [C, H_i, W_i] one above the other in one picture [C, H, W]; a single one as it is."""
+    width = max(picture.shape[2] for picture in pictures)
+    gaps = [0, *[BLOCK_GAP] * (len(pictures) - 1)]
+    parts = [pad(each, (0, width - each.shape[2], gap, 0), value=BACKGROUND) for gap, each in zip(gaps, pictures, strict=True)]
+    return torch.cat(parts, dim=1)
 
 
 def side_by_side(*columns: Tensor, gap: int = 2) -> Tensor:

@@ -16,6 +16,7 @@ from alphabar.files.paths import user_path
 from alphabar.models.codecs import Codec
 from alphabar.models.conditioners import Conditioner
 from alphabar.models.conditioners.unconditional import Unconditional
+from alphabar.resolution import resolution_of, sides
 from alphabar.runs.checkpoints.checkpoint import (
     PATHS_OF_TRAINING,
     FrozenPartPaths,
@@ -78,6 +79,15 @@ class LoadedModel(NamedTuple):
     def first(self) -> "LoadedModel":
         """The model that is given the user's condition."""
         return self.cascade[0]
+
+    @property
+    def trained_resolutions(self) -> list[int | list[int]]:
+        """The resolutions of the images that the model was trained on: those of `data.buckets`, or else one."""
+        buckets = OmegaConf.select(self.config, "data.buckets")
+        try:
+            return [resolution_of(*sides(each)) for each in buckets or [self.config.shape.resolution]]
+        except (TypeError, ValueError):  # what a file says of its data, which is not checked where these are not used
+            return [self.shape.resolution]
 
 
 def load_model(

@@ -1,5 +1,6 @@
 """A pipeline: the models of a checkpoint and of its upstream stages, with the settings by which they are sampled."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from alphabar.models.codecs import Codec
 from alphabar.progress import counted, show_progress
 from alphabar.resolution import Resolution, format_resolution
 from alphabar.runs.checkpoints.checkpoint import LACKS, FrozenPartPaths, checkpoint_hash, frozen_parts
-from alphabar.runs.folders.run_dir import claim
+from alphabar.runs.folders.run_dir import claim, is_first_process
 from alphabar.runs.processes.ranks import watch_ranks
 from alphabar.sampling.cascade import (
     CONDITION_STREAM,
@@ -45,6 +46,8 @@ from alphabar.sampling.guidance_config import guidance_label, guided_stages
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import LoadedModel, TrainedModel, load_model
 from alphabar.sampling.sampling_job import SampleBatch, SamplingJob, check_sampler
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,10 @@ class Pipeline:
         }
 
     def check(self) -> None:
-        """Raises UserError if the models cannot draw images with this sampler, guidance and condition."""
+        """Raises UserError if the models cannot draw images with this sampler, guidance and condition.
+
+        Warns of a size of which the last one has seen no images in training.
+        """
         stages, paths = self.loaded.cascade, self.settings.checkpoints
         check_cascade(stages, paths)
         self.conditions()
@@ -104,6 +110,10 @@ class Pipeline:
                 check_sampler(sampler, denoiser, stage.model.codec, stage.shape, stage.model.conditioner.null(1))
             except UserError as error:
                 raise UserError(f"{path}: {error}" if self.loaded.upstream else str(error)) from error
+        known, resolution = self.loaded.trained_resolutions, self.loaded.shape.resolution
+        if resolution not in known and is_first_process():
+            sizes = ", ".join(map(format_resolution, known))
+            log.warning("resolution=%s: this model was trained on images of %s", format_resolution(resolution), sizes)
 
     @cached_property
     def prompts(self) -> list[str]:

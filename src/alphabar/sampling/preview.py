@@ -25,6 +25,7 @@ class Preview:
 
     classes: the names of the rows. captions: one for each image. sources: [num, C, H, W], the images that conditions are of.
     real: images of the data, [M, C, H, W]: those of the captions, or else so many for each row; None if there are none.
+    size: what stands after "samples" below them.
     """
 
     conditions: Conditions
@@ -33,6 +34,7 @@ class Preview:
     captions: Sequence[str] | None = None
     sources: Tensor | None = None
     real: Tensor | None = None
+    size: str = ""
 
     def picture(self, images: Tensor) -> Tensor:
         """Returns the grid [C, H, W] of images [num, C, H, W] beside real ones, each with a title below it."""
@@ -41,14 +43,14 @@ class Preview:
             return titled_blocks({f"each: {' | '.join(columns)}": grid(side_by_side(*columns.values()))})
         if self.captions is not None:
             pairs = [images] if self.real is None else [images, self.real]
-            title = "samples" if self.real is None else "each: sample | real"
+            title = f"samples{self.size}" if self.real is None else "each: sample | real"
             return titled_blocks({title: grid_with_captions(side_by_side(*pairs), self.captions)})
         if self.classes is not None:
             samples, num_rows = grid_with_row_names(images, self.classes, self.num // len(self.classes)), len(self.classes)
         else:
             samples, num_rows = grid(images), num_grid_rows(self.num)
         real = {} if self.real is None else {"real": grid(self.real, len(self.real) // num_rows)}
-        return titled_blocks({"samples": samples, **real})
+        return titled_blocks({f"samples{self.size}": samples, **real})
 
     @property
     def text(self) -> str | None:

@@ -21,13 +21,15 @@ class BucketedImages(ImageSet):
 
     sizes: (height, width) of each image, int64 [N, 2]. shapes: the shape of each bucket. buckets: the bucket of each
         image, int64 [N].
-    Raises UserError for a bucket without images.
     """
 
     def __init__(self, images: DecodedImages, sizes: Tensor, shapes: Sequence[Shape]) -> None:
         super().__init__(images.shape, images.labels, images.captions, images.vectors)
         self.decoded, self.shapes = images, list(shapes)
         self.buckets = nearest_buckets(sizes, self.shapes)
+
+    def must_have_all_shapes(self) -> None:
+        """Raises UserError for a bucket without images."""
         for bucket, shape in enumerate(self.shapes):
             if not (self.buckets == bucket).any():
                 size = format_resolution(shape.resolution)
@@ -50,10 +52,15 @@ class BucketedImages(ImageSet):
     def training_batch(self, indices: Tensor, crops: Tensor | None) -> dict[str, Tensor]:
         return self.decoded.shaped_batch(indices, crops, self.shapes[int(self.buckets[indices[0]])])
 
+    def split_by_shape(self, indices: Tensor) -> list[Tensor]:
+        found = self.buckets[indices]
+        return [indices[found == bucket] for bucket in found.unique().tolist()]
+
     def describe(self) -> str:
-        """Returns the number of images in each bucket as text, such as "48x64: 913, 64x48: 211"."""
+        """Returns the number of images in each bucket and the size of figures: "48x64: 913, 64x48: 211; FID is of 48x64"."""
         counts = self.buckets.bincount(minlength=len(self.shapes)).tolist()
-        return ", ".join(f"{shape.height}x{shape.width}: {num:,}" for shape, num in zip(self.shapes, counts, strict=True))
+        parts = [f"{shape.height}x{shape.width}: {num:,}" for shape, num in zip(self.shapes, counts, strict=True)]
+        return f"{', '.join(parts)}; FID is of {self.shape.height}x{self.shape.width}"
 
     def read(self, start: int, stop: int) -> ReadImages:
         return self.decoded.read(start, stop)

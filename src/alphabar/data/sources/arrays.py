@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from alphabar.bits import Bits
-from alphabar.data.datamodule import ImageDataModule, Loading
+from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoding.raw_images import DTYPES, PICTURE_CHANNELS, RawImage, to_tensor
 from alphabar.data.folders.files import FileStates
 from alphabar.data.image_sets.numbered import Metadata, NumberedImages, NumberedSource
+from alphabar.data.loading.options import Loading
 from alphabar.errors import DataNotFound, UserError
 from alphabar.files.array_header import read_array_header
 from alphabar.files.paths import user_path

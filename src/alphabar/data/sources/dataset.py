@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from alphabar.bits import Bits
-from alphabar.data.datamodule import ImageDataModule, Loading
+from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoding.raw_images import RawImage, content_of, to_raw_image
 from alphabar.data.decoding.unreadable import unreadable_message
 from alphabar.data.image_sets.numbered import Metadata, NumberedImages, NumberedSource
+from alphabar.data.loading.options import Loading
 from alphabar.errors import UserError
 from alphabar.progress import show_progress
 from alphabar.resolution import Resolution

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alphabar.data import ImageSet, ImageSource, Shape
-from alphabar.data.datamodule import ImageDataModule, Loading
+from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.image_sets.resident import ResidentImages
+from alphabar.data.loading.options import Loading
 
 FloatArray = NDArray[np.float64]
 NUM_DIGITS = 1797

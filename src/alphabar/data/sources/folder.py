@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alphabar.bits import Bits
 from alphabar.data import ImageSet
-from alphabar.data.datamodule import ImageDataModule, Loading
+from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.folders.captions import CaptionFiles, find_caption_files
 from alphabar.data.folders.files import (
     EXAMPLES,
@@ -28,6 +28,7 @@ from alphabar.data.folders.files import (
 from alphabar.data.folders.folder_layout import FolderLayout
 from alphabar.data.folders.vector_tables import read_vector_columns
 from alphabar.data.image_sets.decoded import DecodedSource, PictureReader
+from alphabar.data.loading.options import Loading
 from alphabar.errors import DataNotFound, UserError
 from alphabar.files.paths import user_path
 from alphabar.files.reading import open_image

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alphabar.bits import Bits
 from alphabar.data import ImageSet, ImageSource
-from alphabar.data.datamodule import ImageDataModule, Loading
+from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.folders.huggingface_files import (
     cached_dataset,
     dataset_folders,
@@ -24,6 +24,7 @@ from alphabar.data.folders.huggingface_files import (
     stored_image,
 )
 from alphabar.data.image_sets.decoded import DecodedSource, PictureReader
+from alphabar.data.loading.options import Loading
 from alphabar.data.streaming.huggingface_stream import HuggingFaceStream
 from alphabar.data.streaming.stream_source import StreamSource
 from alphabar.errors import UserError

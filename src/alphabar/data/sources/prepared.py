@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from alphabar.data import ImageSet, ImageSource, LoadedImages, ReadImages, Shape
-from alphabar.data.datamodule import ImageDataModule, Loading
+from alphabar.data.datamodule import ImageDataModule
+from alphabar.data.loading.options import Loading
 from alphabar.data.sources.arrays import DAMAGED, read_arrays
 from alphabar.errors import DataNotFound, UserError
 from alphabar.files.paths import user_path

@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from alphabar.data import ImageSet, ImageSource, Shape
-from alphabar.data.datamodule import ImageDataModule, Loading
+from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.decoding.pixels import image_shape
 from alphabar.data.folders.files import FileStates
 from alphabar.data.image_sets.decoded import DecodedImages, PictureReader
 from alphabar.data.image_sets.resident import ResidentImages
+from alphabar.data.loading.options import Loading
 from alphabar.data.sources.torchvision_catalogue import CATALOGUE, CatalogueEntry
 from alphabar.errors import DataNotFound, UserError
 from alphabar.files.paths import user_path

@@ -13,8 +13,9 @@ from typing import Any, Unpack
 
 from PIL import Image
 
-from alphabar.data.datamodule import ImageDataModule, Loading
+from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.folders.files import FileStates
+from alphabar.data.loading.options import Loading
 from alphabar.data.streaming.stream_source import StreamSource
 from alphabar.data.streaming.streams import ImageStream, Known, StreamItem
 from alphabar.errors import DataNotFound, UserError

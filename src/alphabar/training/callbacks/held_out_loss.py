@@ -33,7 +33,7 @@ class HeldOutLoss(Recurring):
     It is that of the run's parameterization without weighting or importance, so that among runs with the same parameterization and
     schedule it compares. Its bank is fixed: the first `num` held-out images (all, if they are fewer; without any this is off), each
     at `num_times` noise levels that lie evenly in the schedule's own time (`levels`), with noise that is a function of image and
-    draw alone, independent of the image whatever the run's coupling.
+    draw alone, independent of the image whatever the run's coupling. With `data.buckets` each image has the size of its bucket.
 
     `held_out/loss` is of the live weights, `held_out/loss_ema` of the first average if the run keeps any; both come once more by
     signal-to-noise ratio snr = (alpha / sigma)^2, in decades from 1e-2 to 1e2 and what lies beyond (`held_out/loss_snr_1e-1_1e0`),
@@ -57,22 +57,25 @@ class HeldOutLoss(Recurring):
         self.num_times = num_times
         self.batch_size = batch_size
         self.is_on = False
-        self.num_batches = 0  # of the first rank, which has most
+        self.num_batches = 0  # of the rank that has most
         self.bank: list[tuple[Tensor, dict[str, Tensor]]] = []  # this rank's indices [B], and batches of the data
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        held_out = image_data(trainer).held_out_set
+        held_out = image_data(trainer).held_out_in_buckets
         num, (rank, world_size) = min(self.num, len(held_out)), rank_and_size()
         self.is_on = num > 0
         if not self.is_on and rank == 0:
             log.warning("the data has no held-out images, so there is no held-out loss")
-        self.num_batches = math.ceil(math.ceil(num / world_size) / self.batch_size)
-        shares = torch.arange(rank, num, world_size).split(self.batch_size)
-        self.bank = [(indices, held_out.batch(indices)) for indices in shares if len(indices)]
+        shares = [
+            [part for same in held_out.split_by_shape(torch.arange(each, num, world_size)) for part in same.split(self.batch_size)]
+            for each in range(world_size)
+        ]
+        self.num_batches = max(map(len, shares))
+        self.bank = [(indices, held_out.training_batch(indices, None)) for indices in shares[rank] if len(indices)]
 
     def planned_evaluations(self, trainer: Trainer, pl_module: LightningModule) -> int:
         num_weights = 1 if weight_averages(trainer) is None else 2
-        num_images = min(self.num, len(image_data(trainer).held_out_set))
+        num_images = min(self.num, len(image_data(trainer).held_out_in_buckets))
         return self.num_acts(trainer) * num_images * self.num_times * num_weights
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from lightning.pytorch import LightningModule, Trainer
 
+from alphabar.data import Shape
 from alphabar.diffusion.samplers import Sampler
 from alphabar.evaluation.cost import Cost, counted_evaluations
 from alphabar.files.picture_text import PictureText
@@ -50,13 +51,13 @@ class SamplingCallback(Recurring, ABC):
         return self.num_acts(trainer) * self.num * evaluations_per_image(trainer, module, self.sampler, self.guidance)
 
     def sample_batches(
-        self, trainer: Trainer, module: DiffusionModule, conditions: Conditions, num: int
+        self, trainer: Trainer, module: DiffusionModule, conditions: Conditions, num: int, shape: Shape | None = None
     ) -> tuple[SamplingJob, Iterator[SampleBatch]]:
-        """Returns the job of `num` samples with these conditions, and this process's share of them.
+        """Returns the job of `num` samples with these conditions, and this process's share of them. shape: as in `sampling_job`.
 
         A signal to stop ends them, see `interruptible`.
         """
-        job = sampling_job(trainer, module, self.sampler, self.seed, min(self.batch_size, num), conditions)
+        job = sampling_job(trainer, module, self.sampler, self.seed, min(self.batch_size, num), conditions, shape)
         ranks = trainer.global_rank, trainer.world_size
         num_batches = len(list(job.batches(num, 0, trainer.world_size)))
         num_steps = num_batches * (len(job.sampler.times(module.denoiser.schedule)) - 1)
@@ -86,8 +87,14 @@ def text_of_samples(trainer: Trainer, sampler: Sampler, guidance: Guide | None, 
 
 
 def sampling_job(
-    trainer: Trainer, module: DiffusionModule, sampler: Sampler, seed: int, batch_size: int, conditions: Conditions
+    trainer: Trainer,
+    module: DiffusionModule,
+    sampler: Sampler,
+    seed: int,
+    batch_size: int,
+    conditions: Conditions,
+    shape: Shape | None = None,
 ) -> SamplingJob:
-    """Returns the job that draws samples of the module in the shape of the run's images."""
-    codec = module.codec
-    return SamplingJob(sampler_for_codec(sampler, codec), codec, image_data(trainer).shape, seed, batch_size, conditions)
+    """Returns the job that draws samples of the module in a shape; None: that of the run's images."""
+    codec, shape = module.codec, image_data(trainer).shape if shape is None else shape
+    return SamplingJob(sampler_for_codec(sampler, codec), codec, shape, seed, batch_size, conditions)
