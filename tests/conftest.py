@@ -1,7 +1,8 @@
-import copy
+import functools
 import gc
 import logging
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import omegaconf.base
 import pytest
 from omegaconf import OmegaConf
 
@@ -31,19 +33,20 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _yaml_parsed_once():
-    """Hydra's files are parsed once by a worker, as long as they do not change: hundreds of commands compose the same ones."""
-    parsed, load = {}, OmegaConf.load
+def _parsed_once():
+    """Hydra's files, as long as they do not change, and interpolations are parsed once by a worker: hundreds of commands have the same."""
+    parsed, load, parse = {}, OmegaConf.load, functools.cache(omegaconf.base.parse)
 
     def cached(file):
         status = os.stat(file if isinstance(file, str | os.PathLike) else file.fileno())
         key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         if key not in parsed:
-            parsed[key] = load(file)
-        return copy.deepcopy(parsed[key])
+            parsed[key] = pickle.dumps(load(file))
+        return pickle.loads(parsed[key])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", staticmethod(cached))
+        patch.setattr(omegaconf.base, "parse", parse)
         yield
 
 

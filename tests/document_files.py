@@ -122,9 +122,9 @@ PLACEHOLDERS = {
     r"data\.root=data\b": lambda: f"data.root={home() / 'data'}",
 }
 EVALUATION = [
-    "num=70",
+    "num=8",
     "sampler.num_steps=2",
-    "batch_size=70",
+    "batch_size=8",
     "accelerator=cpu",
     "metric=fid",
     "statistics.fid.allow_few=true",
@@ -138,6 +138,14 @@ def filled(words):
     words = [re.sub(r"^checkpoint=(CKPT|\.\.\.\S*)$", f"checkpoint={last(MODELS[model_for(words)]())}", word) for word in words]
     for placeholder, file in PLACEHOLDERS.items():
         words = [re.sub(placeholder, lambda _, file=file: str(file()), word) for word in words]
+    return words
+
+
+def marked(words):
+    """Returns the arguments with a mark in the place of each file that `filled` would put there, without making any."""
+    words = [re.sub(r"^checkpoint=(CKPT|\.\.\.\S*)$", f"checkpoint=<{model_for(words)}>", word) for word in words]
+    for number, placeholder in enumerate(PLACEHOLDERS):
+        words = [re.sub(placeholder, f"<{number}>", word) for word in words]
     return words
 
 

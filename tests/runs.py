@@ -15,8 +15,9 @@ from PIL import Image, ImageSequence
 from alphabar.cli.command import execute
 from alphabar.cli.composition.hydra_app import App
 from alphabar.evaluation import receipt
-from warm_process import WarmProcess
+from warm_process import WarmProcess, train_briefly
 
+train_briefly()
 ROOT = Path(__file__).parents[1]
 CACHE = os.environ["ALPHABAR_TEST_CACHE"]  # made anew for every session of pytest and shared by its workers, in conftest.py
 BRIEF = ("trainer.max_steps=2", "callbacks.fid=null", "callbacks.samples=null", "callbacks.film=null", "callbacks.curves=null")

@@ -48,7 +48,7 @@ SMOKE = {
         ["--steps", "10", *runs.TINY, *runs.BRIEF[1:], "trainer.log_every_n_steps=1"],
         "left in the temporary folder",
     ),
-    "evaluation_memory": (plain, ["--nums", "70", *document_files.EVALUATION[1:]], "ratio"),
+    "evaluation_memory": (plain, ["--nums", "8", *document_files.EVALUATION[1:], "features=pixels"], "ratio"),
     "features": (
         samples_of_digits,
         ["data=digits", "data.num_held_out=1777", "--num", "70", "--cache-dir", runs.CACHE],
@@ -57,7 +57,11 @@ SMOKE = {
     "fuzz": (plain, ["--cases", "2"], "data.pkl: 2 files, 0 kinds of failure"),
     "methods": (sweep, ["--num", "70", "--most", "10"], "| ddpm | DDIM |"),
     "super_resolution": (super_resolution, ["--num", "8", "--num-steps", "2", "--cache-dir", runs.CACHE], "bicubic"),
-    "survival": (None, ["--kills", "1", "--rank-kills", "0"], "1 process: 1 kills"),
+    "survival": (
+        None,
+        ["--kills", "1", "--rank-kills", "0", "trainer.max_steps=9", "callbacks.samples=null"],
+        "1 process: 1 kills",
+    ),
     "train_step": (None, ["--steps", "1", "--rounds", "1", "--batch-size", "2"], "the whole recipe"),
 }
 

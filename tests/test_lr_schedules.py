@@ -108,8 +108,8 @@ def test_two_processes_that_are_killed_go_on_with_their_rates(tmp_path):
             "lr_scheduler=cosine",
             "trainer.log_every_n_steps=1",
         ),
-        *("callbacks.fid=null", "callbacks.samples=null", "callbacks.film=null", "callbacks.curves=null"),
-        "callbacks.checkpoints.every_n_steps=3",
+        *runs.BRIEF[1:],
+        *("callbacks.held_out_loss=null", "callbacks.checkpoints.every_n_steps=3"),
         tiny=[word for word in runs.TINY if not word.startswith(("callbacks.", "trainer.log"))],
     )
     code, _, err = runs.run(CRASH, *words, "hydra.run.dir=cut", cwd=tmp_path, env={"CRASH": f"{int(signal.SIGKILL)} 5 0"})

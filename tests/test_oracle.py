@@ -1,9 +1,9 @@
 """Samplers on schedules under parameterizations, where the answer is known: from noise to the data's own distribution.
 
-Schedules and samplers are those of conf/, and settings of them that are worth a look of their own. Every sampler runs on every schedule
-under one parameterization, and every parameterization on every schedule with two samplers: one that continues x_hat alone, and one that
-follows x_hat and eps_hat. A sampler sees no more of a parameterization than these two, so that the full product, which takes a few
-minutes more, cannot differ; `pytest -m full` runs it.
+Schedules and samplers are those of conf/, and settings of them that are worth a look of their own. Under one parameterization, every
+sampler of conf/ runs on every schedule, and every setting of a sampler on the schedules of conf/; every parameterization runs on every
+schedule with two samplers: one that continues x_hat alone, and one that follows x_hat and eps_hat. A sampler sees no more of a
+parameterization than these two, so that the full product, which takes a few minutes more, cannot differ; `pytest -m full` runs it.
 """
 
 import pytest
@@ -25,14 +25,15 @@ from alphabar.diffusion.schedules.straight import StraightSchedule
 from alphabar.diffusion.timesteps import Karras, LogSNR, Quadratic
 from oracle import MixtureDenoiser, OracleNetwork
 
-SCHEDULES = parts.schedules() | {
+FINE = Karras(sigma_min=0.01, sigma_max=150.0)
+PLAIN_SCHEDULES, PLAIN_SAMPLERS = parts.schedules(), parts.samplers(120, FINE)
+SCHEDULES = PLAIN_SCHEDULES | {
     "linear-zero-snr": LinearSchedule(zero_terminal_snr=True),
     "two-functions": parts.Cosine(),
     "straight-shift3": StraightSchedule(shift=3.0),
     "shifted_cosine-128": ShiftedCosineSchedule(resolution=128),
 }
 PARAMETERIZATIONS = {"epsilon": Epsilon(), "x": X(), "v": V(), "velocity": Velocity(), "edm": EDM()}
-FINE = Karras(sigma_min=0.01, sigma_max=150.0)
 SETTINGS = {
     "ddpm-beta-200": DDPM(num_steps=200, variance="beta"),
     "ddim-150": DDIM(num_steps=150),
@@ -48,7 +49,7 @@ SETTINGS = {
     "unipc-karras-25": UniPC(num_steps=25, timesteps=FINE),
     "unipc3-log_snr-25": UniPC(num_steps=25, order=3, timesteps=LogSNR(sigma_min=0.01, sigma_max=150.0)),
 }
-SAMPLERS = parts.samplers(120, FINE) | SETTINGS
+SAMPLERS = PLAIN_SAMPLERS | SETTINGS
 COARSE_RATIO = 0.095  # sigma / alpha at which a last step begins that is too long to be followed closely
 NUM = 2000
 WEIGHTS, MEANS, STDS = (
@@ -114,8 +115,13 @@ def check_distribution(schedule, parameterization, sampler):
     assert [x[low, 1].std().item(), x[~low, 1].std().item()] == pytest.approx([0.15, 0.2], abs=bound)
 
 
-@product(SCHEDULES, ["v"], SAMPLERS)
+@product(SCHEDULES, ["v"], PLAIN_SAMPLERS)
 def test_every_sampler_recovers_the_data_on_every_schedule(schedule, parameterization, sampler):
+    check_distribution(schedule, parameterization, sampler)
+
+
+@product(PLAIN_SCHEDULES, ["v"], SETTINGS)
+def test_every_setting_of_a_sampler_recovers_the_data_on_the_schedules_of_conf(schedule, parameterization, sampler):
     check_distribution(schedule, parameterization, sampler)
 
 

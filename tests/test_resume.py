@@ -30,101 +30,91 @@ def equal(one, other):
     return one == other
 
 
+@pytest.fixture(scope="module")
+def brief():
+    return runs.trained(*runs.BRIEF)
+
+
 def test_what_an_objective_has_learned_is_taken_up_too(tmp_path):
     """Importance sampling remembers losses, the learned weighting has weights of its own, stratified times share an offset."""
-    words = runs.words("trainer.max_steps=30", "method=v", "times=importance", "times.num_bins=20", "weighting=learned")
+    words = runs.words(
+        *runs.BRIEF[1:], "trainer.max_steps=16", "method=v", "times=importance", "times.num_bins=20", "weighting=learned"
+    )
     code, _, err = runs.run("train.py", *words, f"hydra.run.dir={tmp_path / 'straight'}", cwd=tmp_path)
     assert code == 0, err
     there = f"hydra.run.dir={tmp_path / 'killed'}"
-    code, _, err = runs.run(CRASH, *words, there, cwd=tmp_path, env={"CRASH": f"{int(signal.SIGKILL)} 25 0"})
+    code, _, err = runs.run(CRASH, *words, there, cwd=tmp_path, env={"CRASH": f"{int(signal.SIGKILL)} 13 0"})
     assert code == -9, err
     code, _, err = runs.run("train.py", f"resume={tmp_path / 'killed'}", cwd=tmp_path)
     assert code == 0, err
     straight, resumed = (runs.checkpoint(tmp_path / name)["state_dict"] for name in ("straight", "killed"))
-    assert straight["objective.times.counts"].sum() == 30 * 32
+    assert straight["objective.times.counts"].sum() == 16 * 32
     assert straight["objective.weighting.linear.weight"].abs().max() > 0
     assert equal(dict(straight), dict(resumed))
 
 
 @pytest.mark.parametrize(
     ("number", "code", "saved", "num_workers"),
-    [(signal.SIGKILL, -9, 30, 0), (signal.SIGKILL, -9, 30, 2), (signal.SIGINT, 130, 37, 0), (signal.SIGTERM, 143, 37, 0)],
+    [(signal.SIGKILL, -9, 30, 0), (signal.SIGKILL, -9, 30, 2), (signal.SIGINT, 130, 34, 0), (signal.SIGTERM, 143, 34, 0)],
     ids=["kill -9", "kill -9, 2 workers", "Ctrl-C", "SIGTERM"],
 )
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path, number, code, saved, num_workers):
-    """60 steps, and 60 steps with a signal at the 37th, in the middle of an epoch of 24; checkpoints every 10."""
+    """40 steps, and 40 steps with a signal at the 34th, in the middle of an epoch of 24; checkpoints every 10."""
     stopped_with = code
-    overrides = ("trainer.max_steps=60", "network.dropout=0.1", f"data.num_workers={num_workers}")
+    overrides = ("trainer.max_steps=40", "network.dropout=0.1", f"data.num_workers={num_workers}")
     words, uncut = runs.words(*overrides), runs.trained(*overrides)
     there = f"hydra.run.dir={tmp_path / 'killed'}"
-    code, _, err = runs.run(CRASH, *words, there, cwd=tmp_path, env={"CRASH": f"{int(number)} 37 0"})
+    code, _, err = runs.run(CRASH, *words, there, cwd=tmp_path, env={"CRASH": f"{int(number)} 34 0"})
     assert code == stopped_with, err
     assert "Traceback" not in err
     assert runs.checkpoint(tmp_path / "killed")["global_step"] == saved
     code, _, err = runs.run("train.py", f"resume={tmp_path / 'killed'}", cwd=tmp_path)
     assert code == 0, err
     straight, resumed = runs.checkpoint(uncut), runs.checkpoint(tmp_path / "killed")
-    assert straight["global_step"] == resumed["global_step"] == 60
+    assert straight["global_step"] == resumed["global_step"] == 40
     for key in ("state_dict", "ema", "optimizer_states", "lr_schedulers"):
         assert equal(straight[key], resumed[key]), key
     assert rows(uncut) == rows(tmp_path / "killed")
-    assert [row["step"] for row in rows(tmp_path / "killed")] == [
-        "0",
-        "7",
-        "14",
-        "20",
-        "21",
-        "28",
-        "35",
-        "40",
-        "42",
-        "49",
-        "56",
-        "60",
-    ]
+    assert [row["step"] for row in rows(uncut)] == ["0", "7", "14", "20", "21", "28", "35", "40"]
 
 
-def test_going_on_takes_new_limits_and_refuses_what_would_be_another_run(tmp_path):
-    folder = tmp_path / "run"
-    code, _, err = runs.run("train.py", *runs.words("trainer.max_steps=10", folder=folder), cwd=tmp_path)
-    assert code == 0, err
-    code, _, err = runs.run("train.py", f"resume={folder}", "schedule.beta_end=0.03", cwd=tmp_path)
+def test_going_on_takes_new_limits_and_refuses_what_would_be_another_run(command, brief, tmp_path):
+    shutil.copytree(brief, tmp_path / "run")
+    code, _, err = command("train", "resume=run", "schedule.beta_end=0.03")
     assert code == 2
     assert err.startswith("error: schedule.beta_end: cannot change when a run is resumed")
     assert err.count("\n") == 1
-    code, _, err = runs.run("train.py", f"resume={folder}", "trainer.max_steps=12", cwd=tmp_path)
+    code, _, err = command("train", "resume=run", "trainer.max_steps=4")
     assert code == 0, err
-    assert runs.checkpoint(folder)["global_step"] == 12
-    assert "max_steps: 12" in (folder / "config.yaml").read_text()
-    assert "max_steps: 10" in (folder / "config_until_step_10.yaml").read_text()
+    assert runs.checkpoint("run")["global_step"] == 4
+    assert "max_steps: 4" in (tmp_path / "run" / "config.yaml").read_text()
+    assert "max_steps: 2" in (tmp_path / "run" / "config_until_step_2.yaml").read_text()
 
 
-def test_a_run_of_another_version_is_refused_in_one_line(tmp_path):
+def test_a_run_of_another_version_is_refused_in_one_line(command, tmp_path):
     """As it was written when samplers had `clip` in the place of `thresholding`."""
-    folder = tmp_path / "run"
-    code, _, err = runs.run("train.py", *runs.words("trainer.max_steps=2", "callbacks.fid=null", folder=folder), cwd=tmp_path)
-    assert code == 0, err
-    file = folder / "config.yaml"
+    shutil.copytree(runs.trained("trainer.max_steps=2"), tmp_path / "run")
+    file = tmp_path / "run" / "config.yaml"
     saved = OmegaConf.load(file)
     for sampler in (saved.sampler, saved.callbacks.samples.sampler, saved.callbacks.film.sampler):
         sampler.clip = True
         del sampler["thresholding"]
     OmegaConf.save(saved, file)
-    code, _, err = runs.run("train.py", f"resume={folder}", "trainer.max_steps=4", cwd=tmp_path)
+    code, _, err = command("train", "resume=run", "trainer.max_steps=4")
     assert code == 2
     assert err == (
-        f"error: resume={folder}: its config.yaml does not fit this version of alphabar: "
+        "error: resume=run: its config.yaml does not fit this version of alphabar: "
         "sampler: DDIM has no argument 'clip'. It takes: num_steps, timesteps, thresholding, eta (and 2 more); "
         "go on with the version that wrote it, or start a new run\n"
     )
 
 
 def test_two_processes_stop_and_go_on_with_the_same_figures(tmp_path):
-    words = runs.words("trainer.max_steps=28", "trainer.accelerator=cpu", "trainer.devices=2", "callbacks.fid=null")
+    words = runs.words(*runs.BRIEF[1:], "trainer.max_steps=14", "trainer.accelerator=cpu", "trainer.devices=2")
     code, _, err = runs.run("train.py", *words, f"hydra.run.dir={tmp_path / 'straight'}", cwd=tmp_path)
     assert code == 0, err
     there = f"hydra.run.dir={tmp_path / 'killed'}"
-    code, _, err = runs.run(CRASH, *words, there, cwd=tmp_path, env={"CRASH": "9 13 0"})
+    code, _, err = runs.run(CRASH, *words, there, cwd=tmp_path, env={"CRASH": "9 12 0"})
     assert code == -signal.SIGKILL
     code, _, err = runs.run("train.py", f"resume={tmp_path / 'killed'}", "trainer.devices=2", cwd=tmp_path)
     assert code == 0, err
@@ -135,10 +125,9 @@ def test_two_processes_stop_and_go_on_with_the_same_figures(tmp_path):
         )
 
 
-def test_a_run_is_not_taken_up_twice_at_once(tmp_path):
+def test_a_run_is_not_taken_up_twice_at_once(command, brief, tmp_path):
     folder = tmp_path / "run"
-    code, _, err = runs.run("train.py", *runs.words("trainer.max_steps=10", folder=folder), cwd=tmp_path)
-    assert code == 0, err
+    shutil.copytree(brief, folder)
     before = (folder / "metrics.csv").read_bytes()
     holder = subprocess.Popen(
         [sys.executable, "-c", f"from pathlib import Path; from alphabar.runs.folders.run_dir import lock; lock(Path({str(folder)!r})); print(1, flush=True); input()"],
@@ -146,17 +135,12 @@ def test_a_run_is_not_taken_up_twice_at_once(tmp_path):
     )  # fmt: skip
     try:
         assert holder.stdout.readline() == b"1\n"
-        code, _, err = runs.run("train.py", f"resume={folder}", "trainer.max_steps=12", cwd=tmp_path)
+        code, _, err = command("train", "resume=run", "trainer.max_steps=3")
     finally:
         holder.communicate(b"\n")
     assert code == 2
     assert "another process is training this run just now" in err
     assert (folder / "metrics.csv").read_bytes() == before
-
-
-@pytest.fixture(scope="module")
-def brief():
-    return runs.trained(*runs.BRIEF)
 
 
 def swapped(folder, own, other, moved="run"):
