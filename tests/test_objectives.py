@@ -301,7 +301,7 @@ def test_the_bound_counts_every_step_as_one_of_t():
         (Hybrid(), 1, LinearSchedule(), r"2 output channels, this one has 1$"),
         (Hybrid(), 2, EDMSchedule(), r"EDMSchedule is not one$"),
         (Denoising(), 2, LinearSchedule(), r"which Denoising would leave untrained$"),
-        (Denoising(), 3, LinearSchedule(), r"need a network whose output is \[1, 4, 4\].*got \[3, 4, 4\]"),
+        (Denoising(), 3, LinearSchedule(), r"need a network whose output is \[2, 1, 4, 4\].*got \[2, 3, 4, 4\]"),
     ],
 )
 def test_objectives_refuse_a_network_or_schedule_that_does_not_fit(objective, channels, schedule, message):

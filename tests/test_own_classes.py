@@ -48,6 +48,7 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.schedules.continuous import ContinuousSchedule
 from alphabar.models.codecs import Codec
+from alphabar.models.conditioners import Conditioner
 
 class Poly(ContinuousSchedule):
     def alpha(self, t):
@@ -78,6 +79,37 @@ class Raises(SetsLayer):
 class Encode(Codec):
     def encode(self, images):
         return images
+
+class TimesLabel(nn.Module):
+    def forward(self, x, label, cond):
+        return x * label
+
+class Pair(nn.Module):
+    def forward(self, x, label, cond):
+        return x, None
+
+class TimesAlpha(DDIM):
+    def step(self, run, x_t, t, s):
+        alpha, sigma = run.schedule(s)
+        return alpha * x_t
+
+class Wide(DDIM):
+    def step(self, run, x_t, t, s):
+        return x_t.double()
+
+class ByName(Conditioner):
+    def __init__(self, name: str, width: int = 4):
+        super().__init__()
+        self.name, self.width = name, width
+
+    def forward(self, batch, share=None):
+        return {"vector": batch[self.name][:, None].expand(-1, self.width).float()}
+
+    def null(self, num):
+        return {"vector": torch.zeros(num, 4)}
+
+    def from_prompts(self, prompts):
+        return self.null(len(prompts))
 
 class Fields(DDIM):
     num_steps: int | None = 20
@@ -276,11 +308,15 @@ BAD = {
     "schedule._target_=mylab.parts.Poly": "schedule: mylab.parts.Poly has no method sigma, which ContinuousSchedule asks for",
     "schedule._target_=mylab.parts.SetsLayer": "schedule: mylab.parts.SetsLayer.__init__ has to call super().__init__() first",
     "schedule._target_=mylab.parts.SetsNumber": "schedule: mylab.parts.SetsNumber.__init__ has to call super().__init__() first",
-    "schedule._target_=mylab.parts.Breaks": "schedule: Breaks.__init__: KeyError: 'table' (mylab/parts.py, line 27)",
-    "schedule._target_=mylab.parts.Raises": "schedule: Raises.alpha: AttributeError: 'Raises' object has no attribute 'speed' (mylab/parts.py, line 34)",
+    "schedule._target_=mylab.parts.Breaks": "schedule: Breaks.__init__: KeyError: 'table' (mylab/parts.py, line 28)",
+    "schedule._target_=mylab.parts.Raises": "schedule: Raises.alpha: AttributeError: 'Raises' object has no attribute 'speed' (mylab/parts.py, line 35)",
     "codec._target_=mylab.parts.Encode": "codec: mylab.parts.Encode has no method decode, forward, space and no property is_bounded, makes_images, which Codec asks for",
     "sampler._target_=mylab.parts.Fields": "sampler: mylab.parts.Fields has fields (num_steps) and is no dataclass: put @dataclass(frozen=True, kw_only=True) above the class",
     "sampler._target_=mylab.parts.Bare": "sampler: mylab.parts.Bare sets num_steps without a type, which changes nothing: write num_steps: TYPE = VALUE",
+    "network._target_=mylab.parts.TimesLabel": "network: TimesLabel.forward: RuntimeError: The size of tensor a (8) must match the size of tensor b (2) at non-singleton dimension 3 (mylab/parts.py, line 43); it was given x float32 [2, 1, 8, 8], label float32 [2], cond None",
+    "network._target_=mylab.parts.Pair": "need a network whose output is a tensor, Pair gives tuple",
+    "sampler._target_=mylab.parts.TimesAlpha": "(mylab/parts.py, line 52); it was given x_t float32 [2, 1, 8, 8], t and s int64 [2], of which run.schedule(t) has the shape; run.schedule.at(t, x_t) has [2, 1, 1, 1], to multiply x_t with",
+    "sampler._target_=mylab.parts.Wide": "sampler: Wide.step gives float64 [2, 1, 8, 8] for x_t float32 [2, 1, 8, 8]: need the same shape and dtype",
     "+callbacks.mine._target_=torch.nn.Identity": "callbacks.mine: a subclass of Callback goes there, and Identity is none",
     "data._target_=collections.OrderedDict": "data: a subclass of LightningDataModule goes there, and OrderedDict is none",
     "trust=mylab": "trust=mylab: need a list of modules, as in trust=[mylab]",
@@ -299,3 +335,18 @@ def test_a_class_that_cannot_be_used_is_one_line(command, lab, word):
     assert all(line.startswith("error: ") for line in err.splitlines())
     assert "Traceback" not in err
     assert not Path("outputs/train").exists()
+
+
+CONDITIONS = {
+    "+conditioner.name=caption": "conditioner: ByName.forward: KeyError: 'caption' (mylab/parts.py, line 64); it was given batch {label: int64 [2]}",
+    "+conditioner.width=5": "conditioner: ByName makes {vector: float32 [2, 5]} of these data, and {vector: float32 [2, 4]} as its null condition: need the same names and widths",
+    "conditioning.vector=5": "objective: this network reads a vector of 5 numbers, here of shape [2, 5], and was given [2, 4]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", CONDITIONS)
+def test_a_condition_that_fits_neither_data_nor_network_is_one_line(command, lab, word):
+    own = ["conditioner._target_=mylab.parts.ByName", *([] if "name" in word else ["+conditioner.name=label"])]
+    code, _, err = command("train", *SMALL, *own, "conditioning.vector=4", word)
+    assert (code, err) == (2, f"error: {CONDITIONS[word]}\n")
+    assert not list(Path("outputs").glob("train/*"))

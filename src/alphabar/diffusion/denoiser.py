@@ -80,7 +80,7 @@ class NetworkDenoiser(Denoiser):
     def output(self, x_t: Tensor, scales: Scales, cond: Cond = None) -> Output:
         """Returns the network's raw output in the dtype of x_t [B, C, ...], for objectives; scales: of the times of x_t [B].
 
-        Raises ValueError if the network has another number of channels than C or 2C.
+        Raises ValueError if the output of the network is neither [B, C, ...] nor [B, 2C, ...].
         """
         alpha, sigma = scales.like(x_t)
         label = self.parameterization.noise_label(self.schedule.label(scales.t), scales.alpha, scales.sigma)
@@ -89,10 +89,10 @@ class NetworkDenoiser(Denoiser):
         if raw.shape == x_t.shape:
             return Output(raw, None)
         channels = x_t.shape[1] if x_t.ndim > 1 else 0
-        if raw.ndim != x_t.ndim or raw.shape[1] != 2 * channels or raw.shape[2:] != x_t.shape[2:]:
+        if list(raw.shape) != [len(x_t), 2 * channels, *x_t.shape[2:]]:
             raise ValueError(
-                f"need a network whose output is {list(x_t.shape[1:])}, as the data, or has twice the channels to learn "
-                f"the variance; got {list(raw.shape[1:])}"
+                f"need a network whose output is {list(x_t.shape)}, as the data, or has twice the channels to learn "
+                f"the variance; got {list(raw.shape)}"
             )
         return Output(raw[:, :channels], (raw[:, channels:] + 1) / 2)
 

@@ -45,7 +45,7 @@ from alphabar.sampling.conditions import (
 from alphabar.sampling.guidance_config import guidance_label, guided_stages
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import LoadedModel, TrainedModel, load_model
-from alphabar.sampling.sampling_job import SampleBatch, SamplingJob, check_sampler
+from alphabar.sampling.sampling_job import NUM_TRIED, SampleBatch, SamplingJob, check_sampler
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +105,10 @@ class Pipeline:
         stages, paths = self.loaded.cascade, self.settings.checkpoints
         check_cascade(stages, paths)
         self.conditions()
+        num = min(NUM_TRIED, self.settings.batch_size)
         for path, stage, denoiser, sampler in zip(paths, stages, self.denoisers(), self.samplers, strict=True):
             try:
-                check_sampler(sampler, denoiser, stage.model.codec, stage.shape, stage.model.conditioner.null(1))
+                check_sampler(sampler, denoiser, stage.model.codec, stage.shape, stage.model.conditioner.null(num), num)
             except UserError as error:
                 raise UserError(f"{path}: {error}" if self.loaded.upstream else str(error)) from error
         known, resolution = self.loaded.trained_resolutions, self.loaded.shape.resolution

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from alphabar.bits import DTYPE_OF_BITS, Bits
+from alphabar.config.foreign_code import explaining_foreign_errors
 from alphabar.data import Shape
 from alphabar.diffusion.denoiser import Cond, Denoiser
+from alphabar.diffusion.description import describe_tensors
 from alphabar.diffusion.errors import NeedsContinuousSchedule, NeedsLearnedVariance, NeedsNoiseRange, NeedsNumSteps
 from alphabar.diffusion.noise import ImageNoise
-from alphabar.diffusion.samplers import Sampler
+from alphabar.diffusion.samplers import Sampler, on_device
 from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import Advice, UserError, advised
 from alphabar.models.codecs import Codec
@@ -27,6 +29,9 @@ SAMPLER_ADVICE: Advice = {
     NeedsNumSteps: "give sampler.num_steps=50 or another number; num_steps=null is for schedules that have num_steps",
     NeedsNoiseRange: "give timesteps.sigma_min and timesteps.sigma_max, such as 0.002 and 80",
 }
+
+
+NUM_TRIED = 2  # images of a trial: one alone would hide numbers [B] that are multiplied with images [B, C, H, W]
 
 
 class SampleBatch(NamedTuple):
@@ -137,17 +142,27 @@ def gather_images(
     return sum_over_ranks(images.to(device)).cpu().to(DTYPE_OF_BITS[bits])
 
 
-def check_sampler(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape, cond: Cond = None) -> None:
-    """Raises UserError if the sampler does not work with the denoiser's schedule or network, as a trial step with one image shows.
+def check_sampler(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Shape, cond: Cond, num: int = NUM_TRIED) -> None:
+    """Raises UserError if the sampler does not work with the denoiser's schedule or network, as a trial step shows.
 
-    cond: the condition of that image.
+    cond: the condition of the `num` images of the trial; of more than one, as of one alone any scale can be multiplied with x.
     """
-    images = torch.zeros(1, *shape, dtype=torch.uint8)
+    images = torch.zeros(num, *shape, dtype=torch.uint8)
     sampler = sampler_for_codec(sampler, codec)
     try:
         x = codec.encode(images)
-        steps = sampler.trajectory(denoiser, sampler.start(denoiser.schedule, x), cond)
-        next(steps)  # x_T
-        next(steps)
+        t = on_device(sampler.times(denoiser.schedule)[:1], x).expand(num)
+        given = (
+            f"x_t {describe_tensors(x)}, t and s {describe_tensors(t)}, of which run.schedule(t) has the shape; "
+            f"run.schedule.at(t, x_t) has [{num}{', 1' * (x.ndim - 1)}], to multiply x_t with"
+        )
+        with explaining_foreign_errors({"sampler": sampler}, {"sampler": given}):
+            steps = sampler.trajectory(denoiser, sampler.start(denoiser.schedule, x), cond)
+            x_t, x_s = next(steps), next(steps)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"sampler: {advised(error, SAMPLER_ADVICE)}") from error
+    if describe_tensors(x_s) != describe_tensors(x_t):
+        name, found = type(sampler).__name__, describe_tensors(x_s)
+        raise UserError(f"sampler: {name}.step gives {found} for x_t {describe_tensors(x_t)}: need the same shape and dtype")
