@@ -154,6 +154,7 @@ def test_the_held_out_loss_is_of_images_in_their_own_sizes(photos):
     ("settings", "line"),
     [
         ({"buckets": [[8, 12], [4, 64]]}, r"data.buckets: no training image has the proportions of \[4,64\]: leave it out"),
+        ({"buckets": "auto"}, "data.buckets=auto: which ones depends on the network of a run; need a list of sizes"),
         ({"buckets": [[12, 8]]}, r"data.resolution=\[8,12\]: need one of data.buckets, that of samples and figures: \[12,8\]"),
     ],
     ids=str,

@@ -59,6 +59,10 @@ def test_pictures_show_every_number_of_channels():
     clear = torch.tensor([0, 0, 0, 0], dtype=torch.uint8)[None, :, None, None]
     half = torch.tensor([255, 0, 0, 51], dtype=torch.uint8)[None, :, None, None]
     assert [visible(each).flatten().tolist() for each in (clear, half)] == [[255, 255, 255], [255, 204, 204]]
+    assert visible(clear.expand(1, 4, 2, 3))[0, 2].tolist() == [
+        [255, 215, 255],
+        [215, 255, 215],
+    ]  # so that white is seen, and edges
 
 
 class ThreeChannels:

@@ -8,7 +8,7 @@ from alphabar.models.conditioners.class_label import ClassLabel
 from alphabar.models.conditioners.low_resolution import LowResolution
 from alphabar.models.conditioners.unconditional import Unconditional
 from alphabar.sampling.drawn_text import LINE_HEIGHT, to_printable_ascii, wrap_text
-from alphabar.sampling.image_grid import BLOCK_GAP, grid, grid_with_captions, grid_with_row_names, side_by_side
+from alphabar.sampling.image_grid import BLOCK_GAP, CAPTION_GAP, grid, grid_with_captions, grid_with_row_names, side_by_side
 from alphabar.sampling.preview import Preview, images_of_classes, preview, preview_size
 
 
@@ -26,6 +26,7 @@ def test_captions_stand_below_their_images():
 def test_text_is_as_large_below_small_images_as_below_large_ones():
     small, large = (grid_with_captions(torch.zeros(1, 1, side, side, dtype=torch.uint8), ["a red heart"]) for side in (8, 128))
     assert torch.equal(small, large)
+    assert small.shape[1] == 128 + LINE_HEIGHT + 2 * CAPTION_GAP  # no room for a second line where no caption has one
 
 
 def test_a_caption_is_broken_at_words_and_cut():

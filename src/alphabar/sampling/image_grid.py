@@ -22,6 +22,7 @@ CAPTIONED = 128  # pixels that images with captions, and names of rows, are at l
 LINES = 2  # lines of a caption, at most
 NO_TEXT: PictureText = {}
 BLOCK_GAP = 20  # pixels between blocks of images
+NUM_SQUARES, LIGHT_GREY = 8, 215.0  # of a checkerboard
 MOVING, RESTING, SHORTEST = 3000, 2000, 60  # milliseconds of a film, of its last frame, and of each other frame at least
 
 
@@ -36,7 +37,15 @@ def visible(images: Tensor) -> Tensor:
     if channels != 4:
         return torch.cat(images.split(1, dim=-3), dim=-1)
     colours, alpha = images.float().split([3, 1], dim=-3)
-    return (BACKGROUND + (colours - BACKGROUND) * alpha / 255).round().to(torch.uint8)
+    board = checkerboard(*images.shape[-2:]).to(images.device)
+    return (board + (colours - board) * alpha / 255).round().to(torch.uint8)
+
+
+def checkerboard(height: int, width: int) -> Tensor:
+    """Returns squares of white and light grey, float32 [H, W], eight along the shorter side: they stand for what is transparent."""
+    size = max(1, min(height, width) // NUM_SQUARES)
+    is_grey = (torch.arange(height)[:, None] // size + torch.arange(width) // size) % 2
+    return torch.where(is_grey == 1, LIGHT_GREY, float(BACKGROUND))
 
 
 def enlarge(images: Tensor, smallest: int) -> Tensor:
@@ -65,11 +74,12 @@ def grid_with_captions(images: Tensor, captions: Sequence[str], gap: int = CAPTI
     images = visible(images)
     images = enlarge(images, math.ceil(CAPTIONED * images.shape[-2] / images.shape[-1]))
     channels, height, width = images.shape[1:]
-    room = LINES * LINE_HEIGHT
+    texts = ["\n".join(wrap_text(caption, width, LINES)) for caption in captions]
+    room = LINE_HEIGHT * (1 + max(text.count("\n") for text in texts))
     cells = torch.full((len(images), channels, height + room, width), BACKGROUND, dtype=torch.uint8)
-    for cell, image, caption in zip(cells, images, captions, strict=True):
+    for cell, image, text in zip(cells, images, texts, strict=True):
         cell[:, :height] = image
-        cell[:, height:] = draw_text("\n".join(wrap_text(caption, width, LINES)), channels, room, width)
+        cell[:, height:] = draw_text(text, channels, room, width)
     num_columns = max(1, round(math.sqrt(len(cells) * cells.shape[-2] / width)))  # as square as possible
     return grid(cells, num_columns, gap=gap)
 
