@@ -17,6 +17,7 @@ from alphabar.config.former_names import FORMER_CLASSES, FORMER_MODULES, current
 from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.thresholdings import Static
 from alphabar.evaluation import receipt
+from alphabar.metrics.features import classifier
 from alphabar.reports import report
 from alphabar.runs.provenance.receipt import json_content
 
@@ -48,8 +49,9 @@ def test_an_old_run_is_resumed(command, old_run):
     assert runs.checkpoint(old_run)["global_step"] == 12
 
 
-def test_an_old_checkpoint_is_evaluated(command, old_run):
-    settings = ("num=101", "sampler.num_steps=2", f"features.cache_dir={runs.CACHE}", "statistics.kid=null")
+def test_an_old_checkpoint_is_evaluated(command, old_run, monkeypatch):
+    monkeypatch.setattr(classifier, "MIN_STEPS", 400)  # as its figure was measured
+    settings = ("num=101", "sampler.num_steps=2", "features.cache_dir=cache", "statistics.kid=null")
     code, _, err = command("evaluate", f"checkpoint={old_run}/checkpoints/last.ckpt", *settings, "hydra.run.dir=judged")
     assert code == 0, err
     assert runs.figures("judged")["fid/n101-classifier-ema-ddim2"] == pytest.approx(37.43, rel=0.05)

@@ -244,7 +244,10 @@ def test_the_document_runs_as_it_stands(here, capsys):
     """With smaller runs: all blocks, one after the other, as a reader would paste them."""
     blocks = documents.blocks((runs.ROOT / "docs" / "library.md").read_text(), "python")
     assert len(blocks) == 5
-    smoke = ", ".join(repr(word) for word in [*runs.words("callbacks.fid=null", "callbacks.film=null"), "trainer.max_steps=20"])
+    smoke = ", ".join(
+        repr(word)
+        for word in [*runs.words("callbacks.fid=null", "callbacks.film=null", "callbacks.curves=null"), "trainer.max_steps=2"]
+    )
     names = {}
     for block in blocks:
         if "alphabar.train" in block:
@@ -254,7 +257,7 @@ def test_the_document_runs_as_it_stands(here, capsys):
     radius = names["points"].norm(dim=1)
     assert abs(float(radius.mean()) - 1) < 0.05
     assert float(radius.std()) < 0.1
-    assert names["run"].samples.name == "step_0000020.png"
+    assert names["run"].samples.name == "step_0000002.png"
     assert names["images"].shape == (16, 1, 8, 8)
     assert names["bits"].isfinite().all()
     assert Path("samples.png").is_file()

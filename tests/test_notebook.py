@@ -31,7 +31,7 @@ def notebook(tmp_path_factory):
     import matplotlib.pyplot as plt
 
     names, values, figures = {}, [], []
-    smoke = ", ".join(map(repr, [*runs.words("callbacks.film=null"), "trainer.max_steps=20"]))
+    smoke = ", ".join(map(repr, [*runs.words(*runs.BRIEF[1:]), "trainer.max_steps=2"]))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("notebook"))
         patch.setattr(plt, "show", lambda: figures.append(plt.gcf()) or plt.close())

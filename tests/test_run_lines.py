@@ -16,7 +16,8 @@ from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.stopping import STOP_SIGNALS
 from alphabar.training.run_summary import clock, in_folder
 
-QUICK = ("callbacks.fid=null", "callbacks.film=null", "callbacks.samples=null", "callbacks.held_out_loss=null")
+WITH_CURVES = ("callbacks.fid=null", "callbacks.film=null", "callbacks.samples=null", "callbacks.held_out_loss=null")
+QUICK = (*WITH_CURVES, "callbacks.curves=null")
 
 
 def lines(out):
@@ -29,8 +30,8 @@ def words_after(out, label="go on"):
     return shlex.split(lines(out)[label])[2:]
 
 
-def start(command, *words, folder="run"):
-    code, out, err = command("train", *runs.words(*QUICK, *words, folder=folder))
+def start(command, *words, folder="run", quick=QUICK):
+    code, out, err = command("train", *runs.words(*quick, *words, folder=folder))
     assert code == 0, err
     return out
 
@@ -49,12 +50,12 @@ def test_a_run_begins_with_what_it_is_composed_of(command):
 
 
 def test_only_files_that_were_written_are_named(command, tmp_path):
-    out = start(command, "trainer.max_steps=2", "callbacks.curves=null")
+    out = start(command, "trainer.max_steps=2")
     assert "pictures" not in lines(out)
     for label in ("figures", "checkpoints"):
         first, *others = lines(out)[label].split("  ")
         assert all((tmp_path / "run" / name).exists() for name in (first.removeprefix("run/"), *others))
-    assert lines(start(command, "trainer.max_steps=2", folder="other"))["pictures"] == "other/curves.png"
+    assert lines(start(command, "trainer.max_steps=2", folder="other", quick=WITH_CURVES))["pictures"] == "other/curves.png"
 
 
 def test_without_checkpoints_there_is_nothing_to_go_on_from(command):

@@ -57,10 +57,10 @@ def test_patience_counts_measurements_and_nothing_else(tmp_path):
 
 def test_a_resumed_run_goes_on_counting(tmp_path):
     fit(tmp_path, 7, [EarlyStopping("held_out/mine", patience=2)])
-    assert fit(tmp_path, 30, [early := EarlyStopping("held_out/mine", patience=2)], resumed=True).global_step == 8
+    assert fit(tmp_path, 18, [early := EarlyStopping("held_out/mine", patience=2)], resumed=True).global_step == 8
     assert early.wait_count == 2
-    assert fit(tmp_path, 30, [EarlyStopping("held_out/mine", patience=2)], resumed=True).global_step == 8  # it had ended
-    assert fit(tmp_path, 30, [EarlyStopping("held_out/mine", patience=3)], resumed=True).global_step == 30
+    assert fit(tmp_path, 18, [EarlyStopping("held_out/mine", patience=2)], resumed=True).global_step == 8  # it had ended
+    assert fit(tmp_path, 18, [EarlyStopping("held_out/mine", patience=3)], resumed=True).global_step == 18
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
