@@ -10,11 +10,13 @@ import torch
 import runs
 import toy
 from alphabar.config.former_names import upgrade_config
+from alphabar.errors import UserError
 from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.callbacks.validation import ValidationHooks
 from alphabar.training.loggers.log_helpers import log_figures
 from alphabar.training.optimization.lr_schedules import ConstantRate, CosineRate, InverseSqrtRate, LinearRate, PlateauRate, StepRate
+from alphabar.training.optimization.trial import check_optimizer
 from test_resume import CRASH, equal
 
 CLOSED = {
@@ -141,6 +143,11 @@ def test_two_processes_that_are_killed_go_on_with_their_rates(tmp_path):
             "error: lr_scheduler: ReduceLROnPlateau",
         ),
         (["lr_scheduler._target_=torch.nn.Identity", "+lr_scheduler._partial_=true"], "error: lr_scheduler: expected "),
+        (["lr_scheduler._target_=torch.nn.ReLU"], "error: lr_scheduler: expected "),
+        (
+            ["lr_scheduler._target_=torch.optim.lr_scheduler.LRScheduler", "+lr_scheduler._partial_=true"],
+            "error: lr_scheduler: an interface was named: name one of its implementations",
+        ),
         (["lr_scheduler=cosin"], "error: lr_scheduler=cosin: no such choice. Did you mean cosine?"),
     ],
 )
@@ -155,3 +162,15 @@ def test_the_warm_up_of_an_earlier_version_is_that_of_its_run():
     old = {"module": {"_target_": "alphabar.training.module.DiffusionModule", "warmup_steps": 7}, "seed": 0}
     target = "alphabar.training.modules.diffusion.DiffusionModule"
     assert upgrade_config(old) == {"seed": 0, "lr_scheduler": node, "module": {"_target_": target, "lr_scheduler": node}}
+
+
+@pytest.mark.parametrize(
+    ("make_optimizer", "schedule", "message"),
+    [
+        (lambda parameters: 3, None, "optimizer: need a torch.optim.Optimizer, got int"),
+        (torch.optim.SGD, lambda optimizer: optimizer, "lr_scheduler: need a torch.optim.lr_scheduler.LRScheduler, got SGD"),
+    ],
+)
+def test_what_makes_neither_optimizer_nor_scheduler_is_refused(make_optimizer, schedule, message):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        check_optimizer(make_optimizer, schedule)

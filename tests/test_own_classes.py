@@ -317,6 +317,7 @@ BAD = {
     "network._target_=mylab.parts.Pair": "need a network whose output is a tensor, Pair gives tuple",
     "sampler._target_=mylab.parts.TimesAlpha": "(mylab/parts.py, line 52); it was given x_t float32 [2, 1, 8, 8], t and s int64 [2], of which run.schedule(t) has the shape; run.schedule.at(t, x_t) has [2, 1, 1, 1], to multiply x_t with",
     "sampler._target_=mylab.parts.Wide": "sampler: Wide.step gives float64 [2, 1, 8, 8] for x_t float32 [2, 1, 8, 8]: need the same shape and dtype",
+    "lr_scheduler._target_=torch.nn.ReLU": "lr_scheduler: expected LRSchedule or a node with _target_ and _partial_: true or null, got ReLU",
     "+callbacks.mine._target_=torch.nn.Identity": "callbacks.mine: a subclass of Callback goes there, and Identity is none",
     "data._target_=collections.OrderedDict": "data: a subclass of LightningDataModule goes there, and OrderedDict is none",
     "trust=mylab": "trust=mylab: need a list of modules, as in trust=[mylab]",

@@ -57,9 +57,11 @@ def _unwrapped(hint: Any) -> Any:
 def _fits_callable(value: Any, args: tuple[Any, ...]) -> bool:
     if not isinstance(value, TargetInstance) or value.cls is None:
         return False
-    if not value.partial:
-        return any("__call__" in vars(base) for base in value.cls.__mro__)
     result = typing.get_origin(args[-1]) or args[-1] if args else None
+    if not value.partial:
+        call = next((vars(base)["__call__"] for base in value.cls.__mro__ if "__call__" in vars(base)), None)
+        makes_tensors = getattr(call, "__module__", None) == "torch.nn.modules.module"  # whatever a module returns
+        return call is not None and not (makes_tensors and inspect.isclass(result))
     return not inspect.isclass(result) or issubclass(value.cls, result)
 
 

@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from alphabar.config.build import build
 from alphabar.config.interpolation import unresolved_container
@@ -40,6 +39,7 @@ from alphabar.training.callbacks import RunCallback
 from alphabar.training.callbacks.nonfinite import ADVICE, NonFiniteSteps
 from alphabar.training.callbacks.stopping import STOP_SIGNALS
 from alphabar.training.modules.base import BaseModule
+from alphabar.training.optimization.trial import check_optimizer
 from alphabar.training.profile import report_profile
 from alphabar.training.record import recorded_run
 from alphabar.training.recovery.finite import nonfinite_weight
@@ -210,21 +210,9 @@ def build_module(cfg: DictConfig, datamodule: ImageDataModule, bound: AbstractCo
         cfg.data.buckets = datamodule.choose_buckets(module.takes)
     module.attach_data(datamodule)
     module.check_config(cfg, datamodule.shape)
-    check_optimizer(module)
+    check_optimizer(module.make_optimizer, module.lr_scheduler)
     module.config = plain_config(OmegaConf.to_container(cfg, resolve=True), "")
     return module
-
-
-def check_optimizer(module: BaseModule) -> None:
-    """Raises ConfigError for arguments that the optimizer refuses, and UserError for those that teach nothing, or the worst.
-
-    A trial with one number shows, before the run has a folder.
-    """
-    (group,) = module.make_optimizer([nn.Parameter(torch.zeros(1))]).param_groups
-    if group["lr"] == 0:
-        raise UserError("optimizer.lr=0: nothing would be trained; need a number > 0")
-    if group.get("maximize"):
-        raise UserError("optimizer.maximize=true: the loss would be made as large as it can be; need false")
 
 
 def build_callbacks(cfg: DictConfig, module: BaseModule) -> list[Callback]:
