@@ -25,6 +25,7 @@ y: a
 act: work
 run_dir: null
 resume: null
+trust: []
 hydra:
   output_subdir: null
   callbacks: {empty_folders: {_target_: alphabar.cli.empty_folders.RemoveEmptyFolders}}
@@ -45,7 +46,7 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(120)"]
 def main(cfg):
     folder = Path(cfg.run_dir)
     stdin = sys.stdin.read()
-    seen = {"env": dict(os.environ), "pid": os.getpid(), "group": os.getpgid(0), "stdin": stdin, "x": cfg.x, "y": cfg.y, "cwd": os.getcwd()}
+    seen = {"env": dict(os.environ), "pid": os.getpid(), "group": os.getpgid(0), "stdin": stdin, "x": cfg.x, "y": cfg.y, "cwd": os.getcwd(), "trust": list(cfg.trust)}
     (folder / "seen.json").write_text(json.dumps(seen))
     if cfg.act == "refuse":
         raise UserError("this is no good")

@@ -68,6 +68,13 @@ def test_samples_are_those_of_the_command(model, command, settings, words):
     assert model.sample(num=6, **settings).equal(drawn)
 
 
+def test_numbers_and_lists_may_be_arrays(model):
+    settings = {"num_steps": 2, "seed": 3}
+    expected = model.sample(2, labels=[3, 5], **settings)
+    for labels in (np.array([3, 5]), torch.tensor([3, 5]), (3, 5)):
+        assert model.sample(np.int64(2), labels=labels, **settings).equal(expected)
+
+
 def test_a_sampler_may_be_an_object(model):
     sampler = alphabar.DPMpp2M(num_steps=9)
     assert model.sample(num=2, sampler=sampler, num_steps=3).equal(model.sample(num=2, sampler=alphabar.DPMpp2M(num_steps=3)))
@@ -191,6 +198,7 @@ BAD_TRAINING = [
     (["-m", "seed=0,1"], "-m: is for the command line"),
     (["resume=nowhere"], "there is no such folder"),
     ("schedule=cosine", "overrides: need a list"),
+    ([3], "overrides: need a list of texts"),
 ]
 
 
@@ -214,6 +222,18 @@ def test_bad_overrides_end_in_one_line(here, overrides, message):
         ({"num_steps": 2000}, "need 1 <= num_steps <= 1000"),
         ({"images": "nowhere"}, "images=nowhere: this model is not conditioned on images"),
         ({"negative": "3"}, "negative: need guidance"),
+        ({"num": "x"}, "^num: expected int, got 'x'$"),
+        ({"labels": 3.5}, "^labels: expected a list of int or str or int or str or None, got 3.5$"),
+        ({"images": 3}, "^images: expected str or None, got 3$"),
+        ({"seed": True}, "^seed: expected int, got True$"),
+        ({"num_steps": "x"}, "^num_steps: expected int or None, got 'x'$"),
+        ({"sampler": 3}, "^sampler: need one of ddim, ddpm, .*, or an object or number such as DDIM\\(num_steps=50\\), got 3$"),
+        ({"sampler": alphabar.DDIM}, "^sampler: need one of ddim, .*, got <class 'alphabar"),
+        ({"sampler": alphabar.DDIM(), "num_steps": 0}, "^sampler: need num_steps >= 1, got num_steps=0$"),
+        (
+            {"guidance": [1]},
+            "^guidance: need one of apg, autoguidance, classifier_free, none, or an object or number such as 2.5, got ",
+        ),
     ],
 )
 def test_bad_settings_of_samples_end_in_one_line(model, settings, message):
@@ -228,7 +248,14 @@ def test_bad_settings_of_samples_end_in_one_line(model, settings, message):
         (lambda model: alphabar.load("nowhere"), "checkpoint=nowhere: no such file"),
         (lambda model: alphabar.load(model.pipeline.settings.checkpoint, device="abacus"), "device=abacus: "),
         (lambda model: alphabar.load(model.pipeline.settings.checkpoint, weights="raw", ema_length=0.1), "need weights=ema"),
+        (lambda model: alphabar.load(3), "checkpoint: expected str, got 3"),
+        (lambda model: alphabar.load(model.pipeline.settings.checkpoint, weights="best"), "weights: expected one of ema, raw, got 'best'"),
+        (lambda model: alphabar.load(model.pipeline.settings.checkpoint, trust=3), "trust: need a list of texts"),
         (lambda model: alphabar.TrainingRun("nowhere"), "nowhere: not the folder of a run"),
+        (lambda model: alphabar.TrainingRun(3), "folder: need the path of a run's folder, got 3"),
+        (lambda model: alphabar.show([1]), r"images: need a tensor \[N, C, H, W\], as model.sample returns, got list"),
+        (lambda model: model.log_likelihood([1]), r"images: need uint8 \[N, 1, 8, 8\] with N > 0, got list"),
+        (lambda model: model.log_likelihood(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), num_steps="x"), "num_steps: expected int, got 'x'"),
         (lambda model: model.log_likelihood(torch.rand(2, 1, 8, 8)), r"images: need uint8 \[N, 1, 8, 8\] with N > 0, got float32 \[2, 1, 8, 8\]"),
         (lambda model: model.log_likelihood(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)), "images: need"),
         (lambda model: model.log_likelihood(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), probes=0), "need probes >= 1"),

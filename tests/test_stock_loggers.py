@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import runs
+from alphabar.runs.resume import tell_of_addresses
 
 TINY = [word for word in runs.TINY if not word.startswith(("callbacks.fid", "callbacks.film"))]
 BRIEF = ("trainer.max_steps=2", "trainer.log_every_n_steps=1", "callbacks.fid=null", "callbacks.film=null", "callbacks.curves=null")
@@ -36,6 +38,8 @@ def test_a_stock_logger_works_as_it_is_named_and_loses_no_row(command):
 def test_several_loggers_on_the_command_line_and_in_an_experiment(command, tmp_path):
     train(command, "callbacks.samples=null", logger="[csv,tensorboard]")
     assert list(Path("out/tensorboard").iterdir())
+    choices = OmegaConf.load("out/config.yaml").choices
+    assert (choices.logger, choices.statistics) == ("[csv,tensorboard]", "fid")
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     file = tmp_path / "mine" / "experiment" / "both.yaml"
     file.write_text("# @package _global_\ndefaults:\n  - override /logger: [wandb, tensorboard]\n")
@@ -89,9 +93,19 @@ def test_a_stored_configuration_sends_nothing_to_a_server_of_its_choice():
     assert confined({"logger": {"mlflow": {"tracking_uri": "https://canary"}}}) == {"logger": {"mlflow": {"tracking_uri": None}}}
 
 
-def test_only_the_first_process_has_other_loggers(monkeypatch, tmp_path):
-    from omegaconf import OmegaConf
+def test_an_address_that_is_not_used_when_a_run_goes_on_is_one_line(tmp_path, caplog):
+    address = {"tracking_uri": "https://me:secret@host"}
+    config = {"logger": {"mlflow": address, "mine": address, "other": {"tracking_uri": None}, "csv": {}}}
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    tell_of_addresses(tmp_path, ["logger.mine.tracking_uri=https://there"])
+    place = "logger.mlflow.tracking_uri"
+    line = f"{place}: the address in config.yaml is not used; to send figures there again, name it: {place}=..."
+    assert caplog.messages == [line]
+    tell_of_addresses(tmp_path, ["logger=mlflow"])
+    assert caplog.messages == [line]
 
+
+def test_only_the_first_process_has_other_loggers(monkeypatch, tmp_path):
     from alphabar.config.allowed_targets import allowing
     from alphabar.training.loggers.make import make_loggers
 

@@ -37,11 +37,12 @@ def test_jobs_die_with_their_launcher_and_the_sweep_goes_on(start, tmp_path):  #
     sweep.communicate(timeout=30)
     assert wait_for(lambda: not any(map(is_alive, pids)), seconds=10)
     first = (folder / "0" / "seen.json").read_bytes()
-    again = start(f"sweep.resume={folder}", MENDED="yes")
+    again = start(f"sweep.resume={folder}", "trust=[mylab]", MENDED="yes")
     assert again.returncode == 0, again.err
     assert "[1/3] act=work: finished before\n[2/3] act=bug\n[3/3] act=sleep\n" in again.out
     assert set(states(folder).values()) == {"finished"}
     assert (folder / "0" / "seen.json").read_bytes() == first
+    assert json.loads((folder / "1" / "seen.json").read_text())["trust"] == ["mylab"]
     assert "in main" in (folder / "1_earlier_attempt" / "error.txt").read_text()
     assert (folder / "2_earlier_attempt" / "ready").exists()
     assert not (folder / "1" / "error.txt").exists()

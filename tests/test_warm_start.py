@@ -167,7 +167,9 @@ def pickled(folder):
 
 
 BAD = {
-    "nowhere": (lambda folder: "init_from=outputs/train/nowhere", "outputs/train/nowhere"),
+    "nowhere": (lambda folder: "init_from=nowhere", "init_from=nowhere: there is no such file or folder; need a checkpoint, the folder of a run, or"),
+    "no run": (lambda folder: "init_from=outputs/train/nowhere", "init_from=outputs/train/nowhere: there is no such file or folder; need"),
+    "nothing": (lambda folder: f"init_from={folder}", "neither checkpoints/last.ckpt nor weights of diffusers are in this folder; need"),
     "weights of nothing": (lambda folder: "init_weights=raw", "init_weights=raw: chooses weights of init_from"),
     "unknown weights": (lambda folder: ["init_from=x", "init_weights=best"], "init_weights=best: need ema or raw"),
     "fits nowhere": (lambda folder: [f"init_from={runs.trained(*SOURCE)}", "network=dit_tiny", "~network.base_channels", "~network.norm_groups"], "none of its weights has name and shape of one of this model's"),

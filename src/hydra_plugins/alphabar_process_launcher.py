@@ -145,7 +145,7 @@ class ProcessLauncher(Launcher):
         """Runs a job, unless it has finished without anybody there to note it, and records its state and result."""
         command = [*_script(), *config_options(sys.argv[1:]), *self._overrides(config)]
         command += hydra_overrides_for_jobs(unresolved_container(config.hydra.overrides.hydra))
-        command += [f"hydra.job.num={job.num}", "hydra.mode=RUN"]
+        command += [f"hydra.job.num={job.num}", "hydra.mode=RUN", *self.sweep.trust]
         notes = self.sweep.folder / NOTES / str(job.num)
         content = _finished_result(notes) or self._result(job, command, notes, Path(config.hydra.runtime.cwd), stop)
         state = content.pop("state")

@@ -16,7 +16,7 @@ from alphabar.cli.composition.overrides import (
     split_override,
     without_prefix,
 )
-from alphabar.cli.composition.recorded_command import check_recorded_command
+from alphabar.cli.composition.recorded_command import check_recorded_command, is_trust
 from alphabar.cli.processes import this_command
 from alphabar.errors import UserError
 from alphabar.runs.provenance.current_command import PROGRAM
@@ -52,7 +52,8 @@ def recorded_args(folder: str) -> Namespace:
     recorded = read_record(Path(folder).absolute()).command
     assert recorded is not None
     check_recorded_command(recorded.arguments, sys.argv[1:], folder)
-    command = reopen_sweep(Path(folder), this_command()).command
+    sweep = reopen_sweep(Path(folder), this_command())
+    command, sweep.trust = sweep.command, [word for word in sys.argv[1:] if is_trust(word)]
     assert command is not None
     words = [word for word in command.arguments if without_prefix(split_override(word)[0]) != "hydra.sweep.dir"]
     sys.argv[1:] = [*words, f"hydra.sweep.dir={quoted(str(Path(folder).absolute()))}"]

@@ -31,6 +31,7 @@ from alphabar.cli.composition.hydra_app import App, accept_any_config
 from alphabar.cli.composition.overrides import (
     goes_on_if_repeated,
     is_sweep,
+    override_value,
     overrides_of_resumed_run,
     restore_number_formats,
     resumed_folder,
@@ -58,6 +59,7 @@ from alphabar.runs.processes.ranks import failures_noted
 from alphabar.runs.processes.slurm import OutOfTime, ended_by_requeue_signals, requeue_job
 from alphabar.runs.provenance.current_command import carrying_out, invocation
 
+SEVERAL = ("logger", "statistics")  # groups of which a list may be chosen, which Hydra does not note
 Main = Callable[[DictConfig], dict[str, object]]
 
 
@@ -205,7 +207,7 @@ def make_task(
         configure_logging()
         hydra = HydraConfig.get()
         if "choices" in cfg:
-            cfg.choices = group_choices(app)
+            cfg.choices = group_choices(app, cfg)
         try:
             caches = str(OmegaConf.select(cfg, "paths.cache", default="outputs/cache"))
             with starting_in(hydra.runtime.cwd), caching_in(caches), user_classes(cfg):
@@ -225,10 +227,14 @@ def make_task(
     return task
 
 
-def group_choices(app: App) -> dict[str, str]:
-    """Returns the choice of each group that has one, without Hydra's own groups."""
+def group_choices(app: App, cfg: DictConfig) -> dict[str, str]:
+    """Returns the choice of each group that has one, without Hydra's own groups; of several, such as loggers, their names."""
     choices = HydraConfig.get().runtime.choices
-    return {group: str(choices[group]) for group in app.groups if choices.get(group) is not None}
+    nodes = {group: cfg.get(group) for group in SEVERAL if group in app.main_groups() and group not in choices}
+    given = {without_prefix(split_override(word)[0]): override_value(word) for word in task_overrides()}
+    several = {group: given.get(group) or list(node) for group, node in nodes.items() if isinstance(node, DictConfig)}
+    lists = {group: f"[{','.join(map(str, names))}]" for group, names in several.items() if names and isinstance(names, list)}
+    return lists | {group: str(choices[group]) for group in app.groups if choices.get(group) is not None}
 
 
 def explain_error(error: BaseException, app: App, args: Namespace | None) -> BaseException:

@@ -38,7 +38,7 @@ def fits(value: Any, hint: Any) -> bool:
     if (origin or hint) is collections.abc.Callable:
         return _fits_callable(value, typing.get_args(hint))
     kind = origin or hint
-    if not inspect.isclass(kind) or kind in (object, type) or typing.is_typeddict(kind) or typing.Protocol in kind.__mro__:
+    if not inspect.isclass(kind) or kind in (object, type, Any) or typing.is_typeddict(kind) or typing.Protocol in kind.__mro__:
         return True
     return _fits_class(value, kind, typing.get_args(hint))
 
@@ -78,7 +78,7 @@ def _fits_class(value: Any, kind: type, args: tuple[Any, ...]) -> bool:
         if not issubclass(dict, kind):
             return False
         return len(args) != 2 or all(fits(key, args[0]) and fits(item, args[1]) for key, item in value.items())
-    return False
+    return isinstance(value, kind) and not isinstance(value, str)  # an object that is there already
 
 
 def classes_in(hint: Any) -> set[type]:

@@ -50,6 +50,8 @@ def parsed(command: str, overrides: Sequence[str], config_dir: str | Path | None
     """
     if isinstance(overrides, str):
         raise UserError(f"overrides: need a list, such as [{overrides!r}], got one text")
+    if not isinstance(overrides, Sequence) or not all(isinstance(word, str) for word in overrides):
+        raise UserError(f"overrides: need a list of texts, such as ['schedule=cosine'], got {overrides!r}")
     if options := [word for word in overrides if word.startswith("-") or word.partition("=")[0] in ("hydra.mode", "sweep.resume")]:
         raise UserError(f"{options[0]}: is for the command line; here one run is composed, of overrides such as schedule=cosine")
     args = get_args_parser().parse_args([])

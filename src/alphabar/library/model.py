@@ -1,10 +1,12 @@
 """A trained model in a program of one's own: it draws images and says how likely images are."""
 
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,7 +15,9 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from alphabar.cli.composition.complete_config import last_checkpoint
+from alphabar.cli.composition.hydra_app import App
 from alphabar.config.build import build
+from alphabar.config.signatures import type_hints
 from alphabar.config.trust import trusting
 from alphabar.data import Shape
 from alphabar.diffusion.denoiser import Denoiser, NetworkDenoiser
@@ -21,18 +25,21 @@ from alphabar.diffusion.samplers import Sampler
 from alphabar.errors import UserError
 from alphabar.evaluation.likelihood import Likelihood
 from alphabar.files.paths import display_path
+from alphabar.library.arguments import plain_arguments
 from alphabar.library.composition import compose
 from alphabar.resolution import Resolution
+from alphabar.runs.provenance.current_command import scripts_folder
 from alphabar.sampling.guidance_config import ClassifierFree, Guide
 from alphabar.sampling.inference import Inference, Precision
 from alphabar.sampling.pipeline import Pipeline, load_pipeline, resized
 from alphabar.sampling.sampling_job import gather_images
 
+INFERENCE = type_hints(Inference)
 Labels = Sequence[int | str] | int | str
 
 
 def load(
-    checkpoint: str,
+    checkpoint: str | Path,
     weights: Literal["ema", "raw"] = "ema",
     ema_length: float | None = None,
     stages: Sequence[str] = (),
@@ -47,17 +54,13 @@ def load(
     trust: modules of others, such as ["mylab"], whose classes the file may name.
     Raises UserError for a file that is none of a diffusion model, or a device that does not exist.
     """
-    if isinstance(trust, str):
-        raise UserError(f"trust: need a list, such as [{trust!r}], got one text")
+    must_be_list("trust", trust)
+    given = {"checkpoint": checkpoint, "stages": stages, "weights": weights, "ema_length": ema_length, "precision": precision}
+    plain = plain_arguments({**INFERENCE, "checkpoint": str}, given)
+    plain["checkpoint"] = last_checkpoint("checkpoint", plain["checkpoint"])
+    plain["stages"] = [last_checkpoint("stages", each) for each in must_be_list("stages", plain["stages"])]
     try:
-        settings = Inference(
-            checkpoint=last_checkpoint("checkpoint", str(checkpoint)),
-            stages=[last_checkpoint("stages", str(each)) for each in stages],
-            run_dir="",
-            weights=weights,
-            ema_length=ema_length,
-            precision=precision,
-        )
+        settings = Inference(run_dir="", **plain)
     except ValueError as error:
         raise UserError(str(error)) from error
     with trusting(trust):
@@ -72,6 +75,13 @@ def fabric_of(device: str | torch.device | None, precision: Precision) -> Fabric
         return Fabric(accelerator="auto" if wanted is None else wanted.type, devices=devices, precision=precision)
     except Exception as error:  # of several kinds, Lightning's own among them
         raise UserError(f"device={device}: {' '.join(str(error).split())}") from error
+
+
+def must_be_list(name: str, value: Sequence[str]) -> Sequence[str]:
+    """Returns the value. Raises UserError unless it is a list of texts."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
+        raise UserError(f"{name}: need a list of texts, such as [{str(value)!r}], got {value!r}")
+    return value
 
 
 class Model:
@@ -201,12 +211,15 @@ class Model:
 
         The arguments and errors are those of `log_likelihood`.
         """
+        need = f"uint8 [N, {', '.join(map(str, self.shape))}] with N > 0"
+        if not isinstance(images, Tensor):
+            raise UserError(f"images: need {need}, got {type(images).__name__}")
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.shape or len(images) == 0:
-            need = f"uint8 [N, {', '.join(map(str, self.shape))}] with N > 0"
             raise UserError(f"images: need {need}, got {str(images.dtype).removeprefix('torch.')} {list(images.shape)}")
         pipeline = self._with_settings(num=len(images), labels=labels, vectors=vectors, seed=seed, batch_size=batch_size)
+        numbers = plain_arguments(type_hints(Likelihood), {"bpd_steps": num_steps, "probes": probes}, bpd_steps="num_steps")
         try:
-            likelihood = Likelihood(inference=pipeline.settings, bpd_steps=num_steps, probes=probes)
+            likelihood = Likelihood(inference=pipeline.settings, **numbers)
         except ValueError as error:
             raise UserError(str(error)) from error
         likelihood.check_model(pipeline)
@@ -216,11 +229,20 @@ class Model:
 
     def _with_settings(self, **settings: Any) -> Pipeline:
         """Returns the pipeline with other settings. Raises UserError for those that `Inference` refuses."""
+        plain = plain_arguments(INFERENCE, settings, files="images")
         try:
-            inference, loaded = replace(self.pipeline.settings, **settings), self.pipeline.loaded
+            inference, loaded = replace(self.pipeline.settings, **plain), self.pipeline.loaded
             return Pipeline(inference, loaded if inference.resolution is None else resized(loaded, inference.resolution))
         except ValueError as error:
             raise UserError(str(error)) from error
+
+
+def must_be_name(group: str, value: object, example: str) -> None:
+    """Raises UserError unless the value, if there is one, could be a name in a group: one word. example: what else may be given."""
+    if value is not None and not (isinstance(value, str) and re.fullmatch(r"[\w/-]+", value)):
+        names = ", ".join(App(scripts_folder() / "conf", "sample").choices()[group])
+        found = " ".join(repr(value).split())[:100]
+        raise UserError(f"{group}: need one of {names}, or an object or number such as {example}, got {found}")
 
 
 def sampler_of(sampler: Sampler | str | None, num_steps: int | None) -> Sampler:
@@ -228,8 +250,13 @@ def sampler_of(sampler: Sampler | str | None, num_steps: int | None) -> Sampler:
 
     Raises UserError for a name that is none.
     """
+    num_steps = plain_arguments({"num_steps": int | None}, {"num_steps": num_steps})["num_steps"]
     if isinstance(sampler, Sampler):
-        return sampler if num_steps is None else replace(sampler, num_steps=num_steps)
+        try:
+            return sampler if num_steps is None else replace(sampler, num_steps=num_steps)
+        except ValueError as error:
+            raise UserError(f"sampler: {error}") from error
+    must_be_name("sampler", sampler, "DDIM(num_steps=50)")
     words = [] if sampler is None else [f"sampler={sampler}"]
     words += [] if num_steps is None else [f"sampler.num_steps={num_steps}"]
     return build(compose("sample", words).sampler, "sampler")
@@ -244,5 +271,6 @@ def guide_of(guidance: Guide | str | float | None) -> Guide | None:
         return guidance
     if isinstance(guidance, int | float):
         return ClassifierFree(weight=guidance)
+    must_be_name("guidance", guidance, "2.5")
     node = compose("sample", [f"guidance={guidance}"]).guidance
     return None if node is None else build(node, "guidance")

@@ -54,6 +54,8 @@ class TrainingRun:
     """
 
     def __init__(self, folder: str | Path) -> None:
+        if not isinstance(folder, str | Path):
+            raise UserError(f"folder: need the path of a run's folder, got {folder!r}")
         self.folder = user_path(folder).absolute()
         if not (self.folder / CONFIG).is_file():
             raise UserError(f"{folder}: not the folder of a run, it has no {CONFIG}")

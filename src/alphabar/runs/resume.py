@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from alphabar.config.coercion import coerce
 from alphabar.config.interpolation import Path as KeyPath
 from alphabar.config.interpolation import resolved_container, unresolved_container, walk
 from alphabar.config.roles import check_roles
+from alphabar.config.stored import read_stored_yaml
 from alphabar.config.stored_paths import confined
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path
@@ -48,6 +50,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     saved.setdefault("trust", [])
     former, saved.run_dir = str(saved.run_dir), str(folder)
     saved.resume = str(cfg.resume)
+    tell_of_addresses(folder, overrides)
     before = resolved_container(saved)
     words = [word for word in overrides if word.lstrip("+").split("=")[0] != "resume"]
     for word in words:
@@ -59,6 +62,19 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     must_be_at_hand(saved, words, f"resume={saved.resume}")
     must_fit_in_memory(resolved_container(saved), f"resume={saved.resume}: its {CONFIG}")
     return saved, newest_checkpoint_of_run(folder)
+
+
+def tell_of_addresses(folder: Path, words: Sequence[str]) -> None:
+    """Logs a line for each logger whose address in the config.yaml of a run is not used, unless the command line has its key.
+
+    words: the overrides of the command line.
+    """
+    with suppress(UserError):  # of a file that is missing or damaged, of which another line tells
+        stored = leaves(read_stored_yaml(folder / CONFIG, CONFIG).get("logger"), "logger")
+        given = [word.lstrip("+~").split("=")[0] for word in words]
+        for key in (key for key, value in stored if key.endswith(".tracking_uri") and value is not None):
+            if not is_at_or_below(key, given):
+                log.warning("%s: the address in %s is not used; to send figures there again, name it: %s=...", key, CONFIG, key)
 
 
 def checkpoint_to_go_on_from(folder: Path) -> LastCheckpoint | None:

@@ -13,7 +13,7 @@ from alphabar.errors import UserError
 from alphabar.files.bounded_allocation import BoundedAllocation
 from alphabar.files.paths import display_path, user_path
 from alphabar.models.frozen import check_layers
-from alphabar.models.hub import CONFIG, DIFFUSERS, Wanted, first_sentence, model_folder, read_json
+from alphabar.models.hub import CONFIG, DIFFUSERS, HUB_NAME, OUTPUTS, Wanted, first_sentence, has_weights, model_folder, read_json
 from alphabar.models.networks.diffusers import from_diffusers, unet_arguments
 from alphabar.models.networks.diffusers_dit import dit_from_diffusers
 from alphabar.models.networks.lora import LoRA, is_of_adapter, name_without_lora
@@ -26,6 +26,7 @@ from alphabar.training.modules.diffusion import DiffusionModule
 NETWORK = "denoiser.network."
 SUBFOLDERS = ("unet", "transformer")  # of a pipeline of diffusers
 WEIGHTS = ("ema", "raw", None)
+ACCEPTED = "need a checkpoint, the folder of a run, or a UNet2DModel or DiT of diffusers: a folder, or OWNER/NAME on the hub"
 NOT_COMPARED = ("_target_", "dropout")  # arguments that do not change the meaning of weights
 
 
@@ -116,6 +117,10 @@ def read_source(init_from: str, kind: str | None) -> Source:
         raise UserError(f"init_weights={kind}: is for checkpoints of runs, and {init_from} is none")
     inner = next((f"{init_from}/{name}" for name in SUBFOLDERS if (path / name / CONFIG).is_file()), init_from)
     what = f"init_from={init_from}"
+    if path.is_dir() and not has_weights(user_path(inner), DIFFUSERS):
+        raise UserError(f"{what}: neither {LAST_CHECKPOINT} nor weights of diffusers are in this folder; {ACCEPTED}")
+    if not path.exists() and not (HUB_NAME.fullmatch(init_from) and "/" in init_from and path.parts[0] != OUTPUTS):
+        raise UserError(f"{what}: there is no such file or folder; {ACCEPTED}")
     wanted = Wanted(what, DIFFUSERS, setting="give its path", example="a UNet2DModel or DiTTransformer2DModel of diffusers")
     return read_diffusers(model_folder(wanted, inner), what)
 

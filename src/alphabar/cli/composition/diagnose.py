@@ -47,8 +47,8 @@ def diagnose(app: App, words: list[str], is_sweep: bool, resumed: str | None = N
     lines += [text for text in read if isinstance(text, str)]
     overrides = [override for override in read if isinstance(override, Override)]
     known = _KnownKeys(app, overrides, groups, resumed)
-    if wrong := known.wrong_choices():
-        return list(dict.fromkeys([*lines, *wrong]))
+    if known.wrong_choices:
+        return list(dict.fromkeys([*lines, *known.wrong_choices]))
     for override in overrides:
         lines += known.problems(override, is_sweep)
     return list(dict.fromkeys(lines))
@@ -105,6 +105,8 @@ class _KnownKeys:
         chosen = [override for override in overrides if override.key_or_group in groups]
         self.default, self.tree = _compose(app, chosen, groups)
         self.choices = _choices(self.tree)
+        # A line for each chosen file that has no object although its group needs one: keys that it lacks are not to blame.
+        self.wrong_choices = [with_path(path, reason) for path, reason in misplaced(self.tree) if str(path[0]) in self.choices]
         if resumed is not None and Path(resumed).is_dir():
             refuse_links(Path(resumed))
         if resumed is not None and (config := readable_config(Path(resumed))) is not None:
@@ -113,10 +115,6 @@ class _KnownKeys:
             roots = {key: value if key in (*replaced, "hydra") else None for key, value in self.tree.items()}
             self.tree = roots | saved
         self.keys = list(_keys(self.tree))
-
-    def wrong_choices(self) -> list[str]:
-        """Returns a line for each chosen file that has no object although its group needs one, since its keys are missing then."""
-        return [with_path(path, reason) for path, reason in misplaced(self.tree) if str(path[0]) in self.choices]
 
     def problems(self, override: Override, is_sweep: bool) -> Iterator[str]:
         """Yields a line for everything that is wrong with one override that could be parsed."""

@@ -139,11 +139,15 @@ class ResultColumn(NamedTuple):
 
 @dataclass
 class Sweep:
-    """The jobs of one sweep, in the order in which they started, in one folder. command: None for a sweep read from its table."""
+    """The jobs of one sweep, in the order in which they started, in one folder.
+
+    command: None for a sweep read from its table. trust: the overrides `trust=...` with which it goes on, for all of its jobs.
+    """
 
     folder: Path
     jobs: list[Job] = field(default_factory=list)
     command: SweepCommand | None = None
+    trust: list[str] = field(default_factory=list)
 
     def swept_keys(self) -> list[str]:
         """Returns the keys that were swept: those of the overrides that differ between jobs, or all of them if none do."""
