@@ -1,7 +1,7 @@
-"""Loads torchmetrics when something of it is first asked for.
+"""Lazy import of torchmetrics.
 
 Lightning imports torchmetrics for two of its classes, and torchmetrics imports transformers, torchvision and scipy.signal with all
-of its metrics, of which most commands use none: that takes a third of the time until a run's first step.
+of its metrics. Most commands use none of them, and the import takes a third of the time until a run's first step.
 """
 
 import logging
@@ -21,7 +21,7 @@ PARTS = (FIRST, *HOMES.values(), f"{PACKAGE}.__about__")  # what may be imported
 
 
 def load_torchmetrics_on_demand() -> None:
-    """Puts a package in the place of torchmetrics that loads the whole of it at the first use, unless it is loaded already."""
+    """Replaces torchmetrics by a package that loads the whole of it at the first use, unless it is loaded already."""
     spec = None if PACKAGE in sys.modules else find_spec(PACKAGE)
     if spec is not None:
         package = _PackageOnDemand(spec)

@@ -39,10 +39,10 @@ class ImageDataModule(LightningDataModule):
     num_workers: the number of processes that decode; None: 0, except for images that are decoded for a GPU.
     crop: whether images are cropped in their centre or, in training alone, at a random place, which means that they are decoded
         anew in every epoch.
-    buckets: sizes of which each training image has the one of the nearest proportions, decoded anew in every epoch; None: all have
-        the shape of the source. A batch has images of one size. "auto": `choose_buckets` has to be called before there are any.
+    buckets: sizes; each training image has the one with the nearest aspect ratio and is decoded anew in every epoch; None: all have
+        the shape of the source. A batch has images of one size. "auto": `choose_buckets` has to be called first.
     resident: whether to keep a split in memory, decoded, on the training device; None: if it has at most `max_resident_mb`.
-    title: what a run calls the data at its start; None: the name of the class.
+    title: the name of the data in the first lines of a run; None: the name of the class.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def bits(self) -> Bits:
-        """Returns the bits of each number of an image, see `ImageSet.bits`."""
+        """Returns the bits per channel, see `ImageSet.bits`."""
         return self.source.bits
 
     @property
@@ -124,7 +124,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def remarks(self) -> dict[str, str]:
-        """Returns lines on what a user may not expect of the data, by their subjects; reads the training images if they are few."""
+        """Returns remarks for the user by their subjects; reads the training images if they are few."""
         remarks = dict(self.source.remarks)
         if isinstance(self.train_set, BucketedImages):
             remarks["buckets"] = self.train_set.describe()
@@ -141,7 +141,7 @@ class ImageDataModule(LightningDataModule):
         return f": {remark}" if remark else ""
 
     def leave_out_captions(self) -> None:
-        """Makes images come without their captions, which nothing wants; called before the images are asked for."""
+        """Leaves captions out, which are not used; called before the images are asked for."""
         self.source.reads_captions = False
 
     @cached_property
@@ -264,7 +264,7 @@ class ImageDataModule(LightningDataModule):
         return EpochOrder(len(images), self.batch_size, self.seed, *share, self.source.block_size)
 
     def _steps(self) -> tuple[int, int]:
-        """Returns how many batches an optimizer step accumulates, and how many batches Lightning takes of every epoch.
+        """Returns the numbers of batches that an optimizer step accumulates, and that Lightning takes of every epoch.
 
         Raises UserError where an epoch is cut in the middle of a step, whose gradient would be too small.
         """

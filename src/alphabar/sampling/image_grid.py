@@ -113,8 +113,8 @@ def titled_blocks(blocks: Mapping[str, Tensor]) -> Tensor:
     return torch.cat(parts, dim=2)
 
 
-def stacked(pictures: Sequence[Tensor]) -> Tensor:
-    """Returns pictures [C, H_i, W_i] one above the other in one picture [C, H, W]; a single one as it is."""
+def column_of_pictures(pictures: Sequence[Tensor]) -> Tensor:
+    """Returns one picture [C, H, W] of pictures [C, H_i, W_i] above one another."""
     width = max(picture.shape[2] for picture in pictures)
     gaps = [0, *[BLOCK_GAP] * (len(pictures) - 1)]
     parts = [pad(each, (0, width - each.shape[2], gap, 0), value=BACKGROUND) for gap, each in zip(gaps, pictures, strict=True)]

@@ -1,4 +1,4 @@
-"""Groups of the user's own YAML files that no command has: a slip of the folder's name would leave them unused in silence."""
+"""Warnings about the user's own YAML files in folders that are no group, which would be ignored in silence."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from alphabar.files.paths import display_path
 from alphabar.runs.processes.slurm import OF_A_SWEEP
 
 log = logging.getLogger(__name__)
-# What other projects call a group of ours.
+# The names of our groups in other projects.
 MEANT = {
     "architecture": "network",
     "backbone": "network",
@@ -30,9 +30,9 @@ MEANT = {
 
 
 def warn_of_unknown_groups(app: App, words: Sequence[str]) -> None:
-    """Logs a line for each folder of objects in the user's own folders whose name is no group, and which nothing names.
+    """Warns about each folder of YAML files of the user whose name is no group, unless an override or a list of defaults names it.
 
-    A job of a sweep logs nothing, since its sweep did. words: the overrides of the command line.
+    A job of a sweep does not warn, since its sweep did. words: the overrides of the command line.
     """
     if OF_A_SWEEP in os.environ:
         return
@@ -45,13 +45,13 @@ def warn_of_unknown_groups(app: App, words: Sequence[str]) -> None:
 
 
 def group_meant(name: str, groups: Collection[str]) -> str:
-    """Returns ". Did you mean GROUP?" for a name that is none of the groups; an empty text if none is similar."""
+    """Returns ". Did you mean GROUP?" for the name of an unknown group; an empty text if no group is similar."""
     known = MEANT.get(name) or MEANT.get(name.removesuffix("s"))
     return f". Did you mean {known}?" if known else did_you_mean(name, groups)
 
 
 def _unknown_groups(folder: Path, ours: Collection[str], words: Sequence[str]) -> Iterator[str]:
-    """Yields the names of folders of objects in a folder of the user's that neither a word nor a list of defaults names."""
+    """Yields the folders in one of the user's folders that neither an override nor a list of defaults names."""
     named = {re.split(r"[@/]", without_prefix(split_override(word)[0]))[0] for word in words}
     groups = [path for path in folder.iterdir() if path.is_dir() and path.name not in {*ours, *named, "hydra"}]
     for group in sorted(groups):
@@ -63,7 +63,7 @@ def _unknown_groups(folder: Path, ours: Collection[str], words: Sequence[str]) -
 
 
 def _text(file: Path) -> str:
-    """Returns the text of a file; an empty one if it cannot be read, which is nobody's concern until it is chosen."""
+    """Returns the text of a file, or an empty text if it cannot be read: errors are reported when the file is chosen."""
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""The sources from which Hydra reads YAML files, with one line for a file that it cannot use."""
+"""Sources of YAML files for Hydra that report an unusable file in one line."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from alphabar.files.paths import display_path
 
 
 class CheckedFiles(FileConfigSource):
-    """A folder of YAML files. Raises UserError, which names file and line, for one that is no mapping in UTF-8."""
+    """A folder of YAML files. Raises UserError, with file and line, for a file that is not a mapping in UTF-8."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         file = Path(self.path, self._normalize_file_name(config_path))
@@ -29,7 +29,7 @@ class CheckedFiles(FileConfigSource):
 
 
 class CheckedPackage(ImportlibResourcesConfigSource):
-    """The YAML files of a package, as `CheckedFiles` is those of a folder."""
+    """The YAML files of a package, checked as by `CheckedFiles`."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         name = self._normalize_file_name(config_path)
@@ -41,7 +41,7 @@ class CheckedPackage(ImportlibResourcesConfigSource):
 
 
 def _explained(load: Callable[[], ConfigResult], read: Callable[[], bytes], name: str) -> ConfigResult:
-    """Returns what `load` returns. Raises UserError unless it is a mapping, which a file of comments alone is, too.
+    """Returns the result of `load`. Raises UserError unless it is a mapping; a file of comments alone counts as an empty one.
 
     read: returns the bytes of the file. name: the file in messages.
     """
@@ -62,7 +62,7 @@ def _explained(load: Callable[[], ConfigResult], read: Callable[[], bytes], name
 
 
 def _valid_part(content: bytes) -> bytes:
-    """Returns what stands before the first byte that is not UTF-8."""
+    """Returns the text before the first byte that is not UTF-8."""
     try:
         content.decode()
     except UnicodeDecodeError as error:
@@ -72,7 +72,7 @@ def _valid_part(content: bytes) -> bytes:
 
 @contextmanager
 def yaml_files_checked() -> Iterator[None]:
-    """Lets Hydra read YAML files through the sources of this module inside the context, and through its own ones after it."""
+    """Makes Hydra read YAML files through the sources of this module, inside the context."""
     Plugins.instance()  # which register Hydra's own
     types = SourcesRegistry.instance().types
     before = dict(types)

@@ -1,4 +1,4 @@
-"""The choice of sizes for images of many proportions, which `data.buckets=auto` leaves to the data."""
+"""The choice of aspect-ratio buckets from the sizes of the images, for `data.buckets=auto`."""
 
 import math
 from collections.abc import Callable
@@ -11,21 +11,21 @@ from alphabar.errors import UserError
 from alphabar.resolution import format_resolution, resolution_of
 
 MAX_BUCKETS = 6
-MIN_SAVED = 0.01  # of the area of the images, on average: what a further bucket has to save from being cropped
-AREA = 0.2  # by which a bucket may be larger or smaller than the resolution
-SPACING, STEEPEST = math.log(1.15), math.log(4)  # of proportions: between two buckets at least, and from a square at most
-PRECISION = 1000  # steps in which logarithms of proportions are counted: equal ones are looked at once
+MIN_SAVED = 0.01  # the mean share of an image that a further bucket has to save from cropping
+AREA = 0.2  # the relative difference between the areas of a bucket and of the resolution, at most
+SPACING, STEEPEST = math.log(1.15), math.log(4)  # |log(aspect ratio)|: the smallest distance of two buckets, and the largest value
+PRECISION = 1000  # log aspect ratios are rounded to 1 / PRECISION, so that equal ones are evaluated once
 Size = tuple[int, int]
 
 
 def choose_buckets(sizes: Tensor, resolution: Size, factor: int, min_images: int) -> list[Size]:
-    """Returns sizes (height, width), a few, for images of `sizes` [N, 2]: `resolution` and others of about its area, wide to tall.
+    """Returns at most MAX_BUCKETS sizes (height, width) for images of `sizes` [N, 2]: `resolution` and others of about its area.
 
-    Each further one is that by which least is cropped off the images on average, until it would save no more than MIN_SAVED of
-    their area or there are MAX_BUCKETS. An image has the one of the nearest proportions; each has `min_images` or more.
+    They are chosen greedily: each further bucket is the one that reduces the mean cropped area most, until it would save no more
+    than MIN_SAVED. Every bucket is nearest to at least `min_images` images. The result is sorted from wide to tall.
 
-    factor: divides all sides.
-    Raises UserError if no image is nearest to `resolution`, of which samples and figures are.
+    factor: the common divisor of all sides.
+    Raises UserError if no image is nearest to `resolution`, the size of samples and figures.
     """
     candidates = [resolution, *(size for size in _sizes_of_area(resolution, factor) if size != resolution)]
     proportions = torch.tensor([_log_proportion(*size) for size in candidates], dtype=torch.float64)
@@ -59,7 +59,7 @@ def choose_buckets(sizes: Tensor, resolution: Size, factor: int, min_images: int
 
 
 def common_factor(shape: Shape, is_suitable: Callable[[Shape], bool]) -> int:
-    """Returns the smallest number by which the sides of suitable images have to be divisible, that of `shape` being suitable."""
+    """Returns the smallest common divisor that the sides of suitable images need, given that `shape` is suitable."""
     channels, height, width = shape
     largest = math.gcd(height, width)
     divisors = (number for number in range(1, largest) if largest % number == 0)

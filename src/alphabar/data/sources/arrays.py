@@ -1,4 +1,4 @@
-"""Images in one array: in a .npy file, or in an .npz file, which may have labels, captions and vectors beside them."""
+"""Images in one array of a .npy file, or of an .npz file, which may also have labels, captions and vectors."""
 
 import zipfile
 import zlib
@@ -31,9 +31,9 @@ DAMAGED = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib
 class ArrayImages(NumberedImages):
     """The images of a file, uint8 or uint16 [N, H, W], [N, H, W, C] or [N, C, H, W]; nothing in it is unpickled.
 
-    An .npz file has them as `images`, and may have `labels` [N], `captions` [N], `vectors` [N, D] and `classes` [K] beside them.
+    An .npz file has them as `images`, and may also have `labels` [N], `captions` [N], `vectors` [N, D] and `classes` [K].
 
-    layout: which of the two an array of four dimensions has; None: where it can be told by them.
+    layout: "NHWC" or "NCHW" for an array of four dimensions; None: inferred from its shape.
     Raises DataNotFound if there is no such file, and UserError for one that cannot be read, or whose arrays do not fit together.
     """
 
@@ -100,7 +100,7 @@ class ArrayImages(NumberedImages):
         return next((arrays[name] for name in names if name in arrays), None)
 
     def _checked(self, name: str, values: np.ndarray, kinds: str, ndim: int) -> np.ndarray:
-        """Returns an array. Raises UserError unless it has so many dimensions, one of these kinds of dtype, and finite numbers."""
+        """Returns the array. Raises UserError unless it has `ndim` dimensions, one of these kinds of dtype, and finite values."""
         words = {"iu": "whole numbers [N]", "U": "texts [N]", "fiu": "finite numbers [N, D]"}[kinds]
         is_finite = values.dtype.kind != "f" or bool(np.isfinite(values).all())
         if values.dtype.kind not in kinds or values.ndim != ndim or 0 in values.shape or not is_finite:
@@ -110,7 +110,7 @@ class ArrayImages(NumberedImages):
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of an .npz file by their names. Raises ValueError for one that promises more than is in it, or pickles."""
+    """Returns the arrays of an .npz file by name. Raises ValueError for pickles, and for arrays larger than the file holds."""
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.filename.endswith(".npy"):
@@ -122,7 +122,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def channels_first(images: np.ndarray, layout: Layout | None, path: Path) -> np.ndarray:
-    """Returns images as a view [N, C, H, W]. Raises UserError where it cannot be told which dimension has the channels."""
+    """Returns images as a view [N, C, H, W]. Raises UserError if the dimension of the channels is ambiguous."""
     if images.ndim == 3 and min(images.shape) > 0:
         return images[:, None]
     if images.ndim != 4 or min(images.shape) == 0:

@@ -1,4 +1,4 @@
-"""Anybody's map-style dataset: an object with `__len__` and `__getitem__`."""
+"""Map-style datasets of the user: objects with `__len__` and `__getitem__`."""
 
 import hashlib
 import operator
@@ -25,13 +25,13 @@ from alphabar.progress import show_progress
 from alphabar.resolution import Resolution
 
 NUM_LOOKED_AT = 64  # items, spread evenly, that a fingerprint is made of
-ONE_AT_A_TIME = Lock()  # other people's code need not stand several threads
+ONE_AT_A_TIME = Lock()  # the code of the dataset need not be thread-safe
 KEYS = ("image", "label", "caption", "vector")
 T = TypeVar("T")
 
 
 class MapStyleDataset(ABC):
-    """The interface of whatever has `__len__` and `__getitem__`, as map-style datasets of torch do; none has to derive from it."""
+    """The interface of map-style datasets, as in torch; a dataset need not derive from it."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -45,7 +45,7 @@ class MapStyleDataset(ABC):
 
 
 class Item(NamedTuple):
-    """An image with what is known of it; None for what is not."""
+    """An image with its metadata; None for those that it does not have."""
 
     image: RawImage
     label: int | None = None
@@ -54,15 +54,15 @@ class Item(NamedTuple):
 
     @property
     def kinds(self) -> list[str]:
-        """The names of what is known beside the image."""
+        """The names of the metadata that the item has."""
         return [name for name in KEYS[1:] if getattr(self, name) is not None]
 
 
 def read_item(value: object) -> Item:
-    """Returns the item that a dataset gives: an image, (image, what is known of it), or a mapping with keys of `KEYS`.
+    """Returns an item of a dataset: an image, a pair (image, metadata), or a mapping with keys of `KEYS`.
 
-    In a pair, what is known may be a label (a whole number), a caption (a text) or a vector (several numbers). Raises ValueError
-    for anything else.
+    The metadata of a pair are a label (a whole number), a caption (a text) or a vector (several numbers). Raises ValueError for
+    anything else.
     """
     if isinstance(value, Mapping):
         known = {key: entry for key, entry in value.items() if entry is not None}
@@ -89,7 +89,7 @@ def read_item(value: object) -> Item:
 
 
 def _kind_of(value: object) -> str | None:
-    """Returns the key of `KEYS` of what stands beside an image in a pair."""
+    """Returns the key of `KEYS` for the metadata in a pair."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -106,7 +106,7 @@ def _to_label(value: Any) -> int:
 
 
 def _to_vector(value: Any) -> tuple[float, ...]:
-    """Returns a vector, rounded to single precision."""
+    """Returns a vector as float32."""
     try:
         numbers = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError) as error:
@@ -117,9 +117,9 @@ def _to_vector(value: Any) -> tuple[float, ...]:
 
 
 class DatasetImages(NumberedImages):
-    """The items of a dataset, see `read_item`. Its attributes `classes` and `targets` count, as those of torchvision do.
+    """The items of a dataset, see `read_item`. Its attributes `classes` and `targets` are used as in torchvision.
 
-    key: the configuration key of the dataset, in messages. Raises ValueError for what is no map-style dataset.
+    key: the configuration key of the dataset, in messages. Raises ValueError for an object that is no map-style dataset.
     """
 
     def __init__(self, dataset: MapStyleDataset, key: str) -> None:
@@ -179,7 +179,7 @@ class DatasetImages(NumberedImages):
         return read_item(value)
 
     def _known(self, number: int) -> Item:
-        """Returns an item. Raises ValueError unless as much is known of it as of the first one."""
+        """Returns an item. Raises ValueError unless it has the same kinds of metadata as the first item."""
         item = self._item(number)
         first = self._first_kinds
         if item.kinds != first:
@@ -199,7 +199,7 @@ class DatasetImages(NumberedImages):
 
     @cached_property
     def _targets(self) -> list[int] | None:
-        """Returns the labels that the dataset knows without its images; None unless those of some items are the same."""
+        """Returns the attribute `targets` of the dataset as labels, or None unless it agrees with the labels of some items."""
         targets = getattr(self.dataset, "targets", None)
         if not isinstance(targets, list | np.ndarray | Tensor) or len(targets) != len(self):
             return None
@@ -211,7 +211,7 @@ class DatasetImages(NumberedImages):
         return labels if all(self._checked(number, self._item).label == labels[number] for number in some) else None
 
     def _joined(self, items: list[Item], kinds: list[str]) -> Metadata:
-        """Returns what is known of all items as one. Raises UserError for vectors of several lengths."""
+        """Returns the metadata of all items. Raises UserError for vectors of different lengths."""
         lengths = {len(item.vector) for item in items if item.vector is not None}
         if len(lengths) > 1:
             first = len(items[0].vector or ())
@@ -225,7 +225,7 @@ class DatasetImages(NumberedImages):
 
 
 class MapDataset(ImageDataModule):
-    """The data module of anybody's dataset, see `DatasetImages`; other arguments as in `NumberedSource`.
+    """The data module of a map-style dataset, see `DatasetImages`; other arguments as in `NumberedSource`.
 
     held_out_dataset: a dataset that is never trained on; None: the fraction `held_out` of `dataset`.
     """

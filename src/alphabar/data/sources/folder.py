@@ -37,7 +37,7 @@ from alphabar.resolution import Resolution
 
 @dataclass(frozen=True)
 class FileReader(PictureReader):
-    """Reads the image files `names` under `root`, with so many bits, see `to_pixels_of_bits`."""
+    """Reads the image files `names` under `root` as values of `bits` bits, see `to_pixels_of_bits`."""
 
     root: Path
     names: list[str]
@@ -59,8 +59,8 @@ class FileReader(PictureReader):
 class FolderSource(DecodedSource):
     """A source of all images under `root`.
 
-    Splits and classes are as in `FolderLayout`. Hidden files and folders are not looked at. Without splits, whether an image is
-    held out depends on its path under `root` alone: files that are added move no other.
+    Splits and classes are as in `FolderLayout`. Hidden files and folders are ignored. Without folders of splits, the split of an
+    image depends on its path under `root` alone, so that added files do not move others.
     Captions are those in `metadata.jsonl`, `metadata.csv` or `metadata.parquet`, or in a text file beside each image.
 
     resolution, channels, held_out, strict, bits: see `DecodedSource`, which raises ValueError.
@@ -168,10 +168,9 @@ class FolderSource(DecodedSource):
         return find_caption_files(self.root, self._layout.names, self._others)
 
     def _captions_of_fingerprint(self) -> dict[str, str] | None:
-        """Returns the captions if anything wants them.
+        """Returns the captions for the fingerprint if captions are read.
 
-        Those of metadata.jsonl, if they are whole, are part of the fingerprint in any case: results that earlier versions have
-        computed are found again.
+        Those of a valid metadata.jsonl are always part of it, as in earlier versions, whose cached results are so found again.
         """
         return self._captions if self.reads_captions else self._whole_captions_of_earlier_versions
 
@@ -184,7 +183,7 @@ class FolderSource(DecodedSource):
 
     @property
     def _captions(self) -> dict[str, str] | None:
-        """Returns the caption of each image, by its name, if anything wants them."""
+        """Returns the caption of each image by its name, if captions are read."""
         return self._all_captions if self.reads_captions else None
 
     @cached_property

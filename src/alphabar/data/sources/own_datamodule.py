@@ -1,4 +1,4 @@
-"""Anybody's LightningDataModule as data: its datasets are used, in the order of a run."""
+"""A LightningDataModule of the user as data; its datasets are used, in the run's own order."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def build_data(config: DictConfig) -> ImageDataModule:
-    """Returns the data module of a configuration, its node `data`, made fit for a run if it is somebody else's.
+    """Returns the data module of the node `data` of a configuration, adapted if it is not an `ImageDataModule`.
 
     Raises UserError as `adapted` and `build` do.
     """
@@ -32,10 +32,10 @@ def adapted(datamodule: LightningDataModule, seed: int) -> ImageDataModule:
     """Returns the datasets of a LightningDataModule as data, in batches of the size of its DataLoader for training.
 
     Its validation data are held out; without any, a tenth of its images is. Order, sampler and `collate_fn` of its loaders are not
-    used, so that a run that goes on has the batches of an uncut one. Images have 16 bits if its attribute `bits` says so, else 8.
+    used, so that resuming is exact. Its attribute `bits` gives the bits per channel, 8 by default.
 
-    Raises UserError for loaders that are none of torch, for datasets without `__len__` and `__getitem__`, for other bits, and for
-    its own errors.
+    Raises UserError for loaders other than torch's, for datasets without `__len__` and `__getitem__`, for other bits, and for
+    errors that the module raises.
     """
     name = type(datamodule).__name__
     bits: Any = getattr(datamodule, "bits", 8)

@@ -1,4 +1,4 @@
-"""Images that were decoded once into one file, which is mapped into memory."""
+"""Images that were decoded once into one memory-mapped file."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ class Manifest:
     """The content of a prepared folder: the number and the shape of its images, what they were made of, and hashes of its files.
 
     num_train, num_held_out: the rows of the images to train on, which come first, and of those that are held out.
-    source: the fingerprint of the data that were prepared. content: a hash of all images and of what is known of them.
+    source: the fingerprint of the data that were prepared. content: a hash of all images and their metadata.
     head: a hash of the first bytes of the file of images.
     """
 
@@ -139,7 +139,7 @@ class PreparedImages(ImageSet):
 
 
 class PreparedSource(ImageSource):
-    """A source of the images that `Preparation` has written into a folder: in the order, the splits and the shape that it found.
+    """A source of the images that `Preparation` has written into a folder, with the order, splits and shape of the original data.
 
     Nothing in the folder is unpickled. Raises DataNotFound if there is no such folder, and UserError for one that is not finished
     or is damaged.
@@ -183,7 +183,7 @@ class PreparedSource(ImageSource):
         return {"num": self.manifest.num_images, "names_and_sizes": self.manifest.content}
 
     def prepare(self) -> None:
-        """Does nothing: all is there."""
+        """Does nothing: the images are on the disk."""
 
     def train(self) -> ImageSet:
         return self._images(0, self.manifest.num_train)

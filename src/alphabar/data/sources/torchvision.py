@@ -1,4 +1,4 @@
-"""Named datasets, read (and downloaded, if asked) by torchvision."""
+"""Datasets of torchvision by name."""
 
 import difflib
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class TorchvisionSource(ImageSource):
     """A source of the dataset `name` under `root`, in torchvision's own layout of files.
 
     download: whether to fetch what is missing.
-    resolution: of the images, which are cropped to its proportions; None: the dataset's own, or 64 where its images
+    resolution: that of the images, which are cropped to its aspect ratio; None: the dataset's own, or 64 if its images
         are not square. channels: 1 grey, 3 RGB; None: the dataset's own.
     Raises UserError for an unknown name or missing files, and ValueError as `image_shape` does.
     """

@@ -1,4 +1,4 @@
-"""WebDataset: images with what is known of them in tar files, in which the files 0017.jpg, 0017.txt and 0017.cls are one item."""
+"""WebDataset: images and their metadata in tar files, in which the files 0017.jpg, 0017.txt and 0017.cls are one item."""
 
 import hashlib
 import io
@@ -33,11 +33,11 @@ Sample = dict[str, Any]
 
 
 class WebDatasetStream(ImageStream):
-    """The items of tar files on this machine, in the order of their names; plain ones, since others may unpack to any size.
+    """The items of local tar files in the order of their names; compressed ones, which may unpack to any size, are refused.
 
     shards: a path with {000..009} or * in it, or a folder, or a list of paths. image_key: the suffix of images; None: the first
     that Pillow decodes. caption_key, label_key: the suffixes of the files with a caption, and with the number of a class; None:
-    there are none, as where no item has such a file.
+    there are none.
     Raises DataNotFound if there are no such files, and UserError without the library.
     """
 
@@ -113,9 +113,9 @@ class WebDatasetStream(ImageStream):
 
 
 def _small_files(path: Path, keys: Sequence[str | None]) -> Iterator[Sample]:
-    """Yields the files in a shard, the content of those with the suffixes `keys` alone; others are passed over without being read.
+    """Yields the files in a shard; the content of files without one of the suffixes `keys` is skipped.
 
-    Raises UserError for a file that promises more than there is in the shard.
+    Raises UserError for a file whose header states more bytes than the shard has.
     """
     from webdataset.tariterators import base_plus_ext
 

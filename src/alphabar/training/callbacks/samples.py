@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from alphabar.data import Shape
-from alphabar.sampling.image_grid import save_png, stacked
+from alphabar.sampling.image_grid import column_of_pictures, save_png
 from alphabar.sampling.preview import preview, preview_size
 from alphabar.sampling.sampling_job import gather_images
 from alphabar.training.callbacks.sampling_callback import SamplingCallback, evaluations_per_image, text_of_samples
@@ -52,7 +52,7 @@ class Samples(SamplingCallback):
                 job, batches = self.sample_batches(trainer, module, shown.conditions, shown.num, shape)
                 texts.append(shown.text)
                 pictures.append(shown.picture(gather_images(shape, shown.num, batches, module.device, bits=job.codec.bits)))
-        picture = stacked(pictures)
+        picture = column_of_pictures(pictures)
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png"
             save_png(picture, path, text_of_samples(trainer, self.sampler, self.guidance, self.seed))
