@@ -138,6 +138,7 @@ def test_the_order_does_not_depend_on_interruptions_workers_or_ranks(photos):
 def test_figures_and_held_out_images_have_the_size_of_the_set(photos):
     found = data(photos, held_out=0.4)
     assert found.train_set.images(range(5)).shape == found.held_out_set.images(range(5)).shape == (5, 3, 8, 12)
+    assert len(data(photos, buckets=[[8, 12], [4, 64]]).train_set) == 28  # figures of other data need not have all buckets
 
 
 def test_the_held_out_loss_is_of_images_in_their_own_sizes(photos):
@@ -161,7 +162,7 @@ def test_the_held_out_loss_is_of_images_in_their_own_sizes(photos):
 )
 def test_buckets_without_images_or_without_the_resolution_are_one_line(photos, settings, line):
     with pytest.raises(UserError, match=line):
-        assert data(photos, **settings).train_set
+        data(photos, **settings).setup("fit")
     with pytest.raises(ValueError, match=r"data.resident=true .* need resident=null"):
         data(photos, resident=True)
 

@@ -150,9 +150,7 @@ class ImageDataModule(LightningDataModule):
             return self._loaded_if_small(self.source.train())
         if self.buckets is None:
             return self._croppable_images
-        images = BucketedImages(self._croppable_images, self._sizes, self.training_shapes)
-        images.must_have_all_shapes()
-        return images
+        return BucketedImages(self._croppable_images, self._sizes, self.training_shapes)
 
     def choose_buckets(self, is_suitable: Callable[[Shape], bool]) -> list[Resolution]:
         """Returns the sizes that `data.buckets=auto` stands for, see `bucket_choice`, which are the buckets from now on.
@@ -202,6 +200,8 @@ class ImageDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
+            if isinstance(self.train_set, BucketedImages):
+                self.train_set.must_have_all_shapes()
             self._order()  # too few images are an error before anything else starts
 
     def use_latents(self, latents: Tensor, with_images: bool) -> None:

@@ -15,8 +15,8 @@ from alphabar.errors import UserError
 class BucketOrder(BatchOrder):
     """An order that permutes every bucket anew in each epoch and cuts it into batches, which come in random order.
 
-    Every image is seen once an epoch: images left over at the end of a bucket begin its first batch of the next epoch. In a step
-    all ranks have images of the same bucket, and the images of a global batch depend on its size alone.
+    Every image of a bucket is seen once before any is seen again: those left over at the end of a permutation begin the next batch
+    of the bucket. In a step all ranks have images of the same bucket, and the images of a global batch depend on its size alone.
 
     buckets: the bucket of each image, int64 [N]. batch_size, num_repeated: see `EpochOrder`.
     Raises UserError unless there are images for one batch.
