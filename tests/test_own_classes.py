@@ -195,7 +195,7 @@ def test_a_program_of_ones_own_trusts_modules_too(command, lab, monkeypatch):
     monkeypatch.setenv("ALPHABAR_CONFIG_HOME", str(lab / "other"))
     with pytest.raises(UserError, match=r"trust=\[mylab\]$"):
         alphabar.load("out", device="cpu")
-    with pytest.raises(UserError, match=r"trust: need a list, such as \['mylab'\], got one text"):
+    with pytest.raises(UserError, match=r"trust: need a list of texts, such as \['mylab'\], got 'mylab'"):
         alphabar.load("out", device="cpu", trust="mylab")
     for words in ({"trust": ["mylab"]}, {}):
         assert type(alphabar.load("out", device="cpu", **words).denoiser.network).__name__ == "Net"
