@@ -40,3 +40,19 @@ def nearest_multiples(resolution: Resolution, factor: int) -> str:
     below = [max(side // factor, 1) * factor for side in both]
     above = [-(-side // factor) * factor for side in both]
     return " or ".join(dict.fromkeys(format_resolution(resolution_of(*size)) for size in (below, above)))
+
+
+def num_halvings(resolution: Resolution) -> int:
+    """Returns how often both sides can be halved."""
+    return min((side & -side).bit_length() - 1 for side in sides(resolution))
+
+
+def common_divisors(resolution: Resolution) -> list[int]:
+    """Returns the numbers that divide both sides."""
+    height, width = sides(resolution)
+    return [number for number in range(1, min(height, width) + 1) if height % number == width % number == 0]
+
+
+def nearest_size(wanted: Sequence[int], sizes: Sequence[int]) -> int:
+    """Returns the size whose ratio to one of those wanted, which are > 0, is nearest to 1."""
+    return min(sizes, key=lambda size: min(max(size / each, each / size) for each in wanted))

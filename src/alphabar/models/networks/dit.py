@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from alphabar.models.networks import ConditionReader, Network, Tokens
 from alphabar.models.networks.blocks import NoiseEmbedding, TokenAttention, self_attention, sinusoidal_embedding, zero_init
-from alphabar.resolution import Resolution, format_resolution, is_multiple, nearest_multiples, sides
+from alphabar.resolution import Resolution, common_divisors, format_resolution, is_multiple, nearest_multiples, nearest_size, sides
 
 _NUM_FREQUENCIES = 256  # sines and cosines of the noise level, whatever the width; as published
 
@@ -181,7 +181,8 @@ def _check_resolution(resolution: Resolution, patch_size: int) -> None:
     if not is_multiple(resolution, patch_size):
         raise ValueError(
             f"need resolution to be a multiple of patch_size={patch_size}, got resolution={format_resolution(resolution)}: "
-            f"choose another network.patch_size, or data.resolution={nearest_multiples(resolution, patch_size)}"
+            f"need network.patch_size={nearest_size([patch_size], common_divisors(resolution))}, "
+            f"or data.resolution={nearest_multiples(resolution, patch_size)}"
         )
 
 

@@ -17,7 +17,7 @@ from alphabar.models.networks.blocks import (
     zero_init,
 )
 from alphabar.models.networks.levels import DownLevel, Layer, UpLevel
-from alphabar.resolution import Resolution, format_resolution, is_multiple, nearest_multiples, sides
+from alphabar.resolution import Resolution, format_resolution, is_multiple, nearest_multiples, nearest_size, num_halvings, sides
 
 
 class UNet(Network):
@@ -108,9 +108,11 @@ class UNet(Network):
     def unused_arguments(self) -> Sequence[str]:
         if not self.attention_resolutions or any(self.attends):
             return ()
-        own = ", ".join(map(str, self._longer_sides()))
-        given = list(self.attention_resolutions)
-        return [f"attention_resolutions={given}: this network has the resolutions {own}; [] is for no attention"]
+        own, given = self._longer_sides(), self.attention_resolutions
+        return [
+            f"attention_resolutions={list(given)}: this network has the resolutions {', '.join(map(str, own))}; "
+            f"need 'network.attention_resolutions=[{nearest_size(given, own)}]', or [] for no attention"
+        ]
 
     def _longer_sides(self) -> list[int]:
         """Returns the longer side of the images at each level, in pixels."""
@@ -185,13 +187,14 @@ def _check_resolutions(resolution: Resolution, channel_multipliers: Sequence[int
         raise ValueError(f"need channel_multipliers, one per resolution and each >= 1, got {multipliers}")
     if any(size < 1 for size in attention_resolutions):
         raise ValueError(f"need attention_resolutions > 0, got {list(attention_resolutions)}")
-    num_halvings = len(multipliers) - 1
-    factor = 2**num_halvings
+    factor = 2 ** (len(multipliers) - 1)
     if not is_multiple(resolution, factor):
+        fitting = ",".join(map(str, multipliers[: num_halvings(resolution) + 1]))
         raise ValueError(
             f"need resolution to be a multiple of {factor}, as {len(multipliers)} channel_multipliers halve it "
-            f"{num_halvings} times, got resolution={format_resolution(resolution)}: choose another network=... "
-            f"that halves less often, or data.resolution={nearest_multiples(resolution, factor)}"
+            f"{len(multipliers) - 1} times, got resolution={format_resolution(resolution)}: need "
+            f"'network.channel_multipliers=[{fitting}]' or another network=... that halves less often, "
+            f"or data.resolution={nearest_multiples(resolution, factor)}"
         )
 
 
