@@ -181,6 +181,11 @@ def test_a_condition_of_classes_is_dropped_in_training_alone(lab):
     assert not conditioner.null(2)["vector"].any()
 
 
+def test_a_condition_of_classes_needs_classes(lab):
+    code, _, err = lab("train", "--config-dir=mylab/conf", "data=cells", "conditioner=one_hot", "hydra.run.dir=out")
+    assert (code, err) == (2, "error: conditioner=one_hot needs images with classes, and these data have none\n")
+
+
 def test_a_callback_needs_no_file(lab):
     words = (
         *runs.BRIEF,

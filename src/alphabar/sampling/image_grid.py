@@ -29,7 +29,7 @@ MOVING, RESTING, SHORTEST = 3000, 2000, 60  # milliseconds of a film, of its las
 def visible(images: Tensor) -> Tensor:
     """Returns images [..., C, H, W] in a form that a screen can show: uint8 [..., 1, H, C * W] or [..., 3, H, W].
 
-    Grey and RGB are converted to 8 bits, RGBA is blended with white; the channels of other images are put side by side in grey.
+    Grey and RGB are converted to 8 bits, RGBA is blended with a checkerboard; other channels are put side by side in grey.
     """
     images, channels = rounded_to_uint8(images), images.shape[-3]
     if channels in (1, 3):

@@ -148,14 +148,20 @@ def fill_derived_keys(cfg: DictConfig, datamodule: ImageDataModule) -> None:
         if "digest" in cfg[key]:
             cfg[key].digest = build(cfg[key], key).digest
     if "${num_classes}" in str(unresolved_container(cfg.conditioner)):
-        names = class_names(datamodule)
+        names = class_names(datamodule, conditioner_name(cfg))
         cfg.num_classes, cfg.class_names = len(names), names_to_keep(names)
     if "${vector_length}" in str(unresolved_container(cfg.conditioner)):
         datamodule.prepare_data()
         cfg.vector_length = datamodule.source.vector_length
         if cfg.vector_length is None:
             reason = datamodule.reason_for_none("vectors")
-            raise UserError(f"conditioner=vector needs images with vectors, and these data have none{reason}")
+            raise UserError(f"{conditioner_name(cfg)} needs images with vectors, and these data have none{reason}")
+
+
+def conditioner_name(cfg: DictConfig) -> str:
+    """Returns the override that chose the conditioner, such as "conditioner=class_label", or the key alone if it is not known."""
+    choice = OmegaConf.select(cfg, "choices.conditioner")
+    return "conditioner" if choice is None else f"conditioner={choice}"
 
 
 def model_space(cfg: DictConfig, datamodule: ImageDataModule) -> dict[str, int | list[int]]:
@@ -171,15 +177,15 @@ def model_space(cfg: DictConfig, datamodule: ImageDataModule) -> dict[str, int |
     return {"channels": channels, "resolution": resolution_of(*size) if size else 1}
 
 
-def class_names(datamodule: ImageDataModule) -> list[str]:
+def class_names(datamodule: ImageDataModule, conditioner: str) -> list[str]:
     """Returns the names of the classes of the data; one that a configuration would take for a reference is replaced by its number.
 
-    Raises UserError if its images have no classes.
+    Raises UserError if its images have no classes. conditioner: the override that needs them, in the message.
     """
     datamodule.prepare_data()  # the names may lie in files that are to be downloaded
     if datamodule.classes is None:
         reason = datamodule.reason_for_none("classes")
-        raise UserError(f"conditioner=class_label needs images with classes, and these data have none{reason}")
+        raise UserError(f"{conditioner} needs images with classes, and these data have none{reason}")
     return [str(label) if "${" in name or name == "???" else name for label, name in enumerate(datamodule.classes)]
 
 
