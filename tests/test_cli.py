@@ -15,6 +15,7 @@ import parts
 from alphabar.cli.composition.hydra_app import App
 from alphabar.cli.composition.overrides import quoted
 from alphabar.errors import UserError
+from alphabar.files.paths import display_path
 from alphabar.runs.folders.run_dir import claim, must_be_resumable
 from runs import ROOT, say
 
@@ -285,6 +286,15 @@ def test_what_cannot_be_resumed_is_refused_and_left_as_it_is(monkeypatch, capfd,
     (message,) = capfd.readouterr().err.splitlines()
     assert message.startswith(f"error: resume={folder}: {line}")
     assert content(tmp_path) == before
+
+
+def test_the_run_that_is_called_as_one_resumes_is_named(monkeypatch, capfd, tmp_path):
+    for name, label in (("a", "first"), ("b", "'first'"), ("c", "other")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f"seed: 0\nname: {label}\n")
+    assert say(monkeypatch, f"resume={tmp_path}/first") == 2
+    line = f"there is no such folder; name=first is a label, of the run in {display_path(tmp_path / 'b')} and {display_path(tmp_path / 'a')}"
+    assert capfd.readouterr().err == f"error: resume={tmp_path}/first: {line}\n"
 
 
 def test_a_file_cannot_be_resumed(tmp_path):

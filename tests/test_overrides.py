@@ -86,6 +86,21 @@ def test_a_yaml_file_of_a_package_that_cannot_be_used_is_one_line(monkeypatch, c
     assert capfd.readouterr().err == "error: pkg://own/experiment/wide.yaml: need keys with values, such as width: 64, got a list\n"
 
 
+def test_what_is_taken_from_the_choice_before_is_one_line(monkeypatch, capfd):
+    """A setting of another class, and the method of a preset that a schedule takes the place of."""
+    heun = "sampler._target_=alphabar.diffusion.samplers.heun.Heun"
+    seen = []
+    assert (
+        say(monkeypatch, "preset=laptop", "schedule=cosine", heun, main=lambda cfg: seen.append(cfg.sampler.num_steps) or {}) == 0
+    )
+    assert say(monkeypatch, heun, "sampler.num_steps=3", main=lambda cfg: seen.append(cfg.sampler.num_steps) or {}) == 0
+    assert seen == [50, 3]
+    method, kept = capfd.readouterr().err.splitlines()
+    assert method.startswith("method: ddpm, since schedule is chosen; preset=laptop has method=flow, with a schedule of its own: ")
+    place = "sampler.num_steps"
+    assert kept == f"{place}=50 is that of the replaced class; the new one has 18 by itself: {place}=... says which"
+
+
 def test_a_group_that_no_command_has_is_one_line(monkeypatch, capfd, own_files):
     """Unless something names it, or it has no objects."""
     for group in ("metrics", "schedulers", "chosen", "listed"):

@@ -1,5 +1,6 @@
 """The evaluation of a checkpoint, or of images, by figures."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric import Fabric
+from omegaconf import DictConfig, OmegaConf
 
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.diffusion.noise import ImageNoise
@@ -31,8 +33,10 @@ from alphabar.runs.provenance.receipt import json_sha256
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.prepare import removed_on_error
 
+log = logging.getLogger(__name__)
 DEFAULT_NUM = 1000
 MAX_NOISE = 1000
+SINGLE_FEATURES = ("classifier", "selfsup", "pixels", "inception", "dinov2", "clip", "contrastive")  # choices of one kind
 # Keys of protocols that a sweep may vary while it compares figures.
 SWEPT_KEYS = ("weights", "sampler", "guidance", "precision", "seeds", "num_nonfinite")
 # These settings of inference have no effect without a checkpoint.
@@ -95,6 +99,8 @@ class Evaluation:
         figures = figures_over_seeds(references, measurements, description.label)
         if isinstance(images, CheckpointSamples):
             figures += noise_fid(images, references[0], self.inference.seed)
+            if fabric.is_global_zero:
+                tell_of_other_features(images.loaded.config, references)
         diagnostics = [diagnose_images(references[0], each, with_neighbours=index == 0) for index, each in enumerate(measurements)]
         protocol = {**self._protocol(images, references, seeds, measurements), **description.protocol}
         result = EvaluationResult(sweep_values(figures, protocol, description.costs))
@@ -175,6 +181,16 @@ def figures_over_seeds(references: Sequence[ReferenceStatistics], measurements: 
             name = figure_name(metric, num_held_out if metric == MEAN_FID else reference.num, extractor, label)
             figures.append(Figure(name, metric, extractor, values, floor.get(metric), statistics[metric]))
     return figures
+
+
+def tell_of_other_features(config: DictConfig, references: Sequence[ReferenceStatistics]) -> None:
+    """Logs a line if the run of a checkpoint measured FID in other features than these, since the two do not compare."""
+    trained = OmegaConf.select(config, "choices.features")
+    names = [reference.extractor.name for reference in references if "fid" in reference.statistics]
+    if trained in SINGLE_FEATURES and names and not any(name.startswith(trained) for name in names):
+        log.info(
+            "FID is in %s features here, and was in %s in training: features=%s compares with that", names[0], trained, trained
+        )
 
 
 def noise_fid(images: CheckpointSamples, reference: ReferenceStatistics, seed: int) -> list[Figure]:

@@ -81,7 +81,8 @@ class Sampling:
             columns += [shown] if sources is None else [*source_columns(conditions, sources, shown, settings.first).values()]
             save_png(self._grid(pipeline.prompts, side_by_side(*columns)), folder / "grid.png", record.text())
             self._write_others(fabric, pipeline, conditions, images, record)
-            self._report(pipeline.loaded.step, folder, total_nonfinite)
+            sampler = self.inference.sampler.label(pipeline.model.denoiser.schedule)
+            self._report(pipeline.loaded.step, sampler, folder, total_nonfinite)
         return {"folder": str(folder), "num": settings.num, "num_nonfinite": total_nonfinite}
 
     def _upstream_column(self, fabric: Fabric, loaded: LoadedModel, upstream: dict[int, Tensor]) -> list[Tensor]:
@@ -137,9 +138,11 @@ class Sampling:
                 frames = record_film(job, pipeline.denoiser(), fabric.device, num_film_frames(FILM_COLUMNS), first=settings.first)
             write_film(frames, folder, FILM_COLUMNS, record.text())
 
-    def _report(self, step: int, folder: Path, num_nonfinite: int) -> None:
+    def _report(self, step: int, sampler: str, folder: Path, num_nonfinite: int) -> None:
         suffix, film = ".npz" if self.format == "npz" else "/", ", film.gif" if self.film > 0 else ""
-        print(f"{self.inference.num} images of step {step:,} in {display_path(folder)}: grid.png, images{suffix}{film}")
+        print(
+            f"{self.inference.num} images of step {step:,} by {sampler} in {display_path(folder)}: grid.png, images{suffix}{film}"
+        )
         if num_nonfinite > 0:
             print(f"{num_nonfinite} of them had NaN or infinity in them, and are black there")
 

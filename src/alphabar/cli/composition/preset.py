@@ -1,5 +1,6 @@
 """Choice of a preset, a method, features and a batch size by the chosen data and the machine."""
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from alphabar.cli.composition.hydra_app import App
 from alphabar.cli.composition.overrides import split_override, without_prefix
 from alphabar.cli.machine import has_gpu
 
+log = logging.getLogger(__name__)
 WITH_CLASSES = ("digits", "torchvision")  # data whose images always have classes
 LAPTOP = "laptop"
 LAPTOP_METHOD = "flow"  # makes more of a few thousand steps than ddpm does
@@ -58,4 +60,15 @@ def method_of_preset(app: App, words: Sequence[str]) -> list[str]:
     is_open = not ({"method", "experiment"} | METHOD_GROUPS) & chosen.keys()
     is_open &= not any(key.startswith("schedule.") for key in chosen)
     is_one = "," not in data  # else each job of a sweep decides for itself
+    if preset == LAPTOP and resumed == "auto" and not {"method", "experiment"} & chosen.keys() and not is_open:
+        part = next(key for key in chosen if key in METHOD_GROUPS or key.startswith("schedule."))
+        both = f"method={LAPTOP_METHOD} beside it takes both"
+        log.info(
+            "method: ddpm, since %s is chosen; preset=%s has method=%s, with a %s of its own: %s",
+            part,
+            LAPTOP,
+            LAPTOP_METHOD,
+            part.partition(".")[0],
+            both,
+        )
     return [f"method={LAPTOP_METHOD}"] if preset == LAPTOP and resumed == "auto" and is_open and is_one else []

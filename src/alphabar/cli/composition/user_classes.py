@@ -1,8 +1,10 @@
 """The user's own classes: those that are composed may be built, and those of trusted modules may be named in files."""
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import Parameter
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -13,6 +15,7 @@ from alphabar.config.signatures import accepted_parameters
 from alphabar.config.trust import trusting
 from alphabar.errors import UserError
 
+log = logging.getLogger(__name__)
 MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")  # the dotted name of a module
 TARGET = "._target_"
 
@@ -51,7 +54,8 @@ def trusted_modules(cfg: DictConfig) -> list[str]:
 def leave_out_former_arguments(cfg: DictConfig, words: Sequence[str]) -> None:
     """Removes the arguments of the replaced class where the command line names another, as in `network._target_=mylab.Net`.
 
-    Arguments that the new class takes as well are kept, and so are all that the command line gives.
+    Arguments that the new class takes as well are kept, which a line says where its own default is another, and so are all that the
+    command line gives.
     """
     given = override_texts(words)
     for place in [key.removesuffix(TARGET) for key in given if key.endswith(TARGET)]:
@@ -59,10 +63,22 @@ def leave_out_former_arguments(cfg: DictConfig, words: Sequence[str]) -> None:
         if not isinstance(node, DictConfig):
             continue
         try:
-            taken = {*accepted_parameters(locate(node.get("_target_")))[0], "_target_", "_partial_"}
+            parameters = accepted_parameters(locate(node.get("_target_")))[0]
         except ValueError:  # which `check` explains
             continue
+        free = [str(name) for name in node if not any(f"{key}.".startswith(f"{place}.{name}.") for key in given)]
         with open_dict(cfg):
-            for name in [str(name) for name in node if name not in taken]:
-                if not any(key == f"{place}.{name}" or key.startswith(f"{place}.{name}.") for key in given):
+            for name in free:
+                if name not in (*parameters, "_target_", "_partial_"):
                     del node[name]
+        values = unresolved_container(node)
+        for name in (name for name in free if name in parameters and is_literal(values[name])):
+            value, default = values[name], parameters[name].default
+            if default is not Parameter.empty and default != value:
+                line = f"{place}.{name}={value} is that of the replaced class; the new one has {default} by itself"
+                log.info("%s: %s.%s=... says which", line, place, name)
+
+
+def is_literal(value: object) -> bool:
+    """Returns whether a value of a configuration is a number, a text or null, and no interpolation."""
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and "${" not in value)

@@ -1,10 +1,11 @@
 """Run folders: the path of a new one, the process that owns it, and whether its run can be resumed."""
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from itertools import count
@@ -29,6 +30,7 @@ NEEDED_KEYS = ("seed", "module", "trainer", "data", "callbacks", "run_dir")  # o
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
 BEST_CHECKPOINT = "checkpoints/best.ckpt"
 EARLIER_ATTEMPT = "earlier_attempt"
+MOST_RUNS = 200  # the number of runs, the newest ones, that are searched for a name
 AUTO = "auto"  # the value of `resume` with which a command starts its run or goes on with it, whichever is due
 KEPT_IN_NEW_ATTEMPT = ("wandb", "wandb_id.txt", "mlruns", "mlflow_id.txt")  # the run stays the same one there
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # the variables that Lightning reads
@@ -118,13 +120,24 @@ def must_be_resumable(folder: Path, given: str) -> None:
     """
     if not folder.is_dir():
         what = "is a file: give the folder of the run" if folder.exists() else "there is no such folder"
-        raise UserError(f"resume={given}: {what}")
+        raise UserError(f"resume={given}: {what}{_runs_called(folder)}")
     refuse_links(folder)
     if has_checkpoint(folder) or existing_versions(folder / BEST_CHECKPOINT):
         return
     if not (folder / CONFIG).is_file():
         raise UserError(f"resume={given}: not the folder of a run, it has no config.yaml")
     raise UserError(f"resume={given}: this run left no checkpoint, checkpoints/last.ckpt is missing; start it anew")
+
+
+def _runs_called(folder: Path) -> str:
+    """Returns, for a message, which runs have the name of a folder that is not there as their label; an empty text if none has."""
+    named = re.compile(rf"^name: ['\"]?{re.escape(folder.name)}['\"]?$", re.MULTILINE)
+    found = []
+    for config in sorted(folder.parent.glob(f"*/{CONFIG}"), reverse=True)[:MOST_RUNS]:
+        with suppress(OSError):
+            if named.search(config.read_text(encoding="utf-8", errors="replace")):
+                found.append(display_path(config.parent))
+    return f"; name={folder.name} is a label, of the run in {' and '.join(found[:3])}" if found else ""
 
 
 def has_checkpoint(folder: Path) -> bool:
