@@ -11,9 +11,11 @@ import runs
 import toy
 from alphabar.training.callbacks.checkpoints import Checkpoints
 from alphabar.training.callbacks.recurring import Recurring
+from alphabar.training.callbacks.step_figures import StepFigures
 from alphabar.training.callbacks.validation import ValidationHooks
 from alphabar.training.loggers.log_helpers import log_figures
 from alphabar.training.loggers.metrics_file import MetricsFile
+from alphabar.training.optimization.lr_schedules import PlateauRate
 
 STOCK = "lightning.pytorch.callbacks"
 VALUES = {2: 3.0, 4: 1.0, 6: 1.5, 8: 1.25, 10: 0.75, 12: 1.125, 14: 1.375, 16: 0.5}
@@ -36,6 +38,22 @@ class Hears(Callback):
 
     def on_validation_end(self, trainer, pl_module):
         self.heard.append((trainer.global_step, float(trainer.callback_metrics["held_out/mine"])))
+
+
+class Logs(Callback):
+    """Logs a figure as callbacks of others do, which falls once and then stands: at steps or at the ends of epochs of two steps."""
+
+    def __init__(self, hook):
+        self.hook = hook
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        pl_module.log("lab/every", 1.0)
+        if self.hook == "batch" and trainer.global_step % 2 == 0:
+            pl_module.log("lab/mine", VALUES[min(trainer.global_step, 4)])
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if self.hook == "epoch":
+            pl_module.log("lab/mine", VALUES[min(trainer.global_step, 4)])
 
 
 def fit(folder, max_steps, stock, resumed=False):
@@ -137,6 +155,23 @@ def test_all_processes_stop_together(tmp_path):
     assert code == 0, err
     assert "done: 4 steps" in out
     assert err.count("did not improve") == 1
+
+
+@pytest.mark.parametrize("every_n_steps", [2, 5])
+@pytest.mark.parametrize("hook", ["batch", "epoch"])
+def test_what_another_callback_logs_is_heard_whatever_lightning_writes(tmp_path, hook, every_n_steps):
+    """Measurements at steps 2, 4, 6 and 8; those who watch nothing do not hear of a figure that stands at every step."""
+    module, early, hears = toy.module(), EarlyStopping("lab/mine", patience=2), Hears()
+    module.lr_scheduler = PlateauRate(monitor="lab/mine", patience=1)
+    callbacks = [Logs(hook), early, hears, StepFigures(), ValidationHooks()]
+    files = [MetricsFile(tmp_path)]
+    trainer = toy.trainer(tmp_path, callbacks, max_steps=30, loggers=files, log_every_n_steps=every_n_steps, limit_train_batches=2)
+    trainer.check_val_every_n_epoch = None
+    trainer.fit(module, datamodule=toy.digits(batch_size=200))
+    assert (trainer.global_step, early.wait_count, hears.heard) == (8, 2, [])
+    assert (trainer.lr_scheduler_configs[0].scheduler.num_measured, trainer.optimizers[0].param_groups[0]["lr"]) == (4, 5e-4)
+    rows = runs.table(tmp_path / "metrics.csv")
+    assert {int(row["step"]): float(row["lab/mine"]) for row in rows if row["lab/mine"]} == {2: 3, 4: 1, 6: 1, 8: 1}
 
 
 @pytest.mark.parametrize("figure", ["held_out/mine", "train/loss"])

@@ -20,8 +20,9 @@ class ValidationHooks(RunCallback):
     """Calls the validation hooks of all callbacks after figures were measured, since a run has no validation loop.
 
     A callback with a `monitor` is called only when that figure is new, so that the patience of EarlyStopping and of
-    lr_scheduler=plateau counts measurements. The others are called after every measurement on held-out images or samples. It comes
-    after the callbacks that measure and before those that write checkpoints, which so contain the new state of all callbacks.
+    lr_scheduler=plateau counts measurements; figures that other callbacks log with `pl_module.log` are such, too. The others are
+    called after every measurement of the run on held-out images or samples. It comes after the callbacks that measure and before
+    those that write checkpoints, which so contain the new state of all callbacks.
     A resumed run that EarlyStopping had ended ends at once, unless its patience was raised.
     """
 
@@ -46,27 +47,29 @@ class ValidationHooks(RunCallback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         self._validate(trainer, base_module(pl_module))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validate(trainer, base_module(pl_module))
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validate(trainer, base_module(pl_module))
+        self._tell_of_missing(trainer)
+
     def _validate(self, trainer: Trainer, module: BaseModule) -> None:
-        if not module.new_figures:
+        measured, logged = module.new_figures, module.newly_logged
+        if not (measured or logged):
             return
-        new, module.new_figures = module.new_figures, set()
-        is_measurement = not all(name.startswith(TRAINING) for name in new)
-        callbacks = []
-        for callback in callbacks_of(trainer):
-            monitor = monitored(callback)
-            if monitor in new or (monitor is None and is_measurement):
-                callbacks.append(callback)
-            elif monitor is not None and is_measurement:
-                self._tell_if_missing(trainer, callback, monitor)
-        for config in trainer.lr_scheduler_configs:
-            if isinstance(scheduler := config.scheduler, PlateauScheduler):
-                if (monitor := scheduler.rule.monitor) in new:
-                    scheduler.measure(module.figures[monitor])
-                elif is_measurement:
-                    self._tell_if_missing(trainer, scheduler, monitor)
+        module.new_figures, module.newly_logged = set(), set()
+        is_measurement = not all(name.startswith(TRAINING) for name in measured)
+        if is_measurement:
+            self._tell_of_missing(trainer)
+        for scheduler in plateaus_of(trainer):
+            if (monitor := scheduler.rule.monitor) in measured:
+                scheduler.measure(module.figures[monitor])
+            elif monitor in logged:  # perhaps not the same on all ranks
+                scheduler.measure(trainer.strategy.broadcast(float(trainer.callback_metrics[monitor])))
+        monitors = {callback: monitored(callback) for callback in callbacks_of(trainer)}
+        new = measured | logged | ({None} if is_measurement else set())
+        callbacks = [callback for callback, monitor in monitors.items() if monitor in new]
         for hook in ("on_validation_start", "on_validation_epoch_start", "on_validation_epoch_end", "on_validation_end"):
             for callback in callbacks:
                 getattr(callback, hook)(trainer, module)
@@ -74,12 +77,15 @@ class ValidationHooks(RunCallback):
             if trainer.should_stop and isinstance(callback, EarlyStopping) and callback.stopping_reason_message is not None:
                 self._tell(trainer, callback.stopping_reason_message)
 
-    def _tell_if_missing(self, trainer: Trainer, watcher: object, monitor: str) -> None:
-        if monitor not in self.missed and monitor not in trainer.callback_metrics:
-            self.missed.add(monitor)
-            known = sorted(trainer.callback_metrics)
-            hint = did_you_mean(monitor, known) or f"; so far there are: {', '.join(known)}"
-            self._tell(trainer, f"{type(watcher).__name__} waits for monitor={monitor}, which has not been measured{hint}")
+    def _tell_of_missing(self, trainer: Trainer) -> None:
+        watchers: list[tuple[object, str | None]] = [(callback, monitored(callback)) for callback in callbacks_of(trainer)]
+        watchers += [(scheduler, scheduler.rule.monitor) for scheduler in plateaus_of(trainer)]
+        known = sorted(trainer.callback_metrics)
+        for watcher, monitor in watchers:
+            if monitor is not None and monitor not in self.missed and monitor not in known:
+                self.missed.add(monitor)
+                hint = did_you_mean(monitor, known) or f"; so far there are: {', '.join(known)}"
+                self._tell(trainer, f"{type(watcher).__name__} waits for monitor={monitor}, which has not been measured{hint}")
 
     def _tell(self, trainer: Trainer, line: str) -> None:
         if trainer.is_global_zero:
@@ -89,6 +95,11 @@ class ValidationHooks(RunCallback):
 def callbacks_of(trainer: Trainer) -> list[Callback]:
     """Returns the callbacks of the trainer in the order in which it calls them."""
     return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def plateaus_of(trainer: Trainer) -> list[PlateauScheduler]:
+    """Returns the schedulers of the trainer that act on a figure."""
+    return [config.scheduler for config in trainer.lr_scheduler_configs if isinstance(config.scheduler, PlateauScheduler)]
 
 
 def monitored(callback: Callback) -> str | None:

@@ -32,6 +32,11 @@ class LogsVideos(Protocol):
 def log_figures(trainer: Trainer, figures: Mapping[str, float]) -> None:
     """Logs figures at the current optimizer step to all loggers; every rank calls it, the first one writes. See `keep_figures`."""
     keep_figures(trainer, figures)
+    write_figures(trainer, figures)
+
+
+def write_figures(trainer: Trainer, figures: Mapping[str, float]) -> None:
+    """Passes figures of the current optimizer step to all loggers; see `log_figures`."""
     for logger in trainer.loggers:
         logger.log_metrics(dict(figures), step=trainer.global_step)
         logger.save()

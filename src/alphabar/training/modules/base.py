@@ -54,6 +54,7 @@ class BaseModule(LightningModule, ABC):
         self.batch_seed: int | None = None  # of the noise of the latest batch
         self.figures: dict[str, float] = {}  # the latest of each, the same on all ranks
         self.new_figures: set[str] = set()  # the names of figures that `ValidationHooks` has not passed on yet
+        self.newly_logged: set[str] = set()  # the same of figures that were logged with `self.log`
         self.seconds_evaluating = 0.0
         self.warm_start: str | None = None  # the weights that the run began with, where `init_from` gave some
         self.has_checked_images = False
