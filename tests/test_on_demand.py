@@ -37,6 +37,31 @@ runpy.run_path({str(runs.ROOT / "train.py")!r}, run_name="__main__")
         "import torchmetrics.functional; assert torchmetrics.functional.accuracy; metric = torchmetrics.SumMetric",
         "from torchmetrics import MetricCollection, Accuracy as metric; assert MetricCollection.__module__ == 'torchmetrics.collections'",
         "import torchmetrics; metric = torchmetrics.classification.BinaryAccuracy",
+        "from torchmetrics import *; metric = Accuracy",
+        """
+import builtins, torchmetrics
+real = builtins.__import__
+def breaks(name, *args, **kwargs):
+    if name == "torchmetrics.aggregation":
+        raise OSError("no memory")
+    return real(name, *args, **kwargs)
+builtins.__import__ = breaks
+for _ in range(2):
+    try:
+        torchmetrics.Accuracy
+    except OSError as error:
+        assert str(error) == "no memory"
+    else:
+        raise AssertionError
+builtins.__import__ = real
+metric = torchmetrics.Accuracy""",
+        """
+from concurrent.futures import ThreadPoolExecutor
+import torchmetrics
+names = ["F1Score", "functional", "SumMetric", "Metric", "AUROC", "image"]
+with ThreadPoolExecutor(6) as pool:
+    assert all(pool.map(lambda name: getattr(torchmetrics, name), names))
+metric = torchmetrics.AUROC""",
     ],
 )
 def test_all_of_torchmetrics_is_there_from_its_first_use_on(use):
@@ -48,7 +73,7 @@ assert all(hasattr(torchmetrics, name) for name in torchmetrics.__all__)
 fid = importlib.import_module("torchmetrics.image.fid")
 assert fid.__spec__.name == fid.__name__ == "torchmetrics.image.fid" and importlib.reload(fid) is fid
 """
-    executed(f"import sys; {ON_DEMAND}; assert 'torchvision' not in sys.modules; {use}{check}")
+    executed(f"import sys; {ON_DEMAND}\nassert 'torchvision' not in sys.modules\n{use}\n{check}")
 
 
 def test_torchmetrics_that_is_loaded_is_left_alone():

@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 import alphabar
 import runs
-from alphabar.config.trust import config_home, is_known, remember
+from alphabar.config.allowed_targets import allowing
+from alphabar.config.roles import check_roles
+from alphabar.config.trust import config_home, is_known, remember, trusting
 from alphabar.errors import UserError
+from alphabar.training.optimization.trial import check_optimizer
 
 NET = """
 from pathlib import Path
@@ -188,6 +192,42 @@ def test_what_somebody_else_trained_needs_a_word_once(command, lab, monkeypatch)
     )
     forget()
     assert command("sample", *sample)[::2] == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal"), [("Popen", "it is Popen of subprocess, which is not trusted"), ("DDIM", None), ("Net", None)]
+)
+def test_a_module_that_is_trusted_does_not_give_what_it_imports(lab, name, refusal):
+    write(lab / "mylab" / "tools.py", "from subprocess import Popen\nfrom mylab.nets import DDIM, Net\n")
+    config = {"network": {"_target_": "mylab.nets.Net", "helper": {"_target_": f"mylab.tools.{name}", "args": ["touch", "pwned"]}}}
+    with allowing(()), trusting(["mylab"]):
+        if refusal is None:
+            check_roles(config, "file")
+        else:
+            with pytest.raises(UserError, match=f"^file: network.helper: _target_ mylab.tools.{name} is refused: {refusal}$"):
+                check_roles(config, "file")
+            with pytest.raises(UserError, match="is refused"):  # nothing of it is remembered
+                check_roles(config, "file")
+
+
+def test_a_package_of_yaml_files_that_breaks_is_one_line(command, lab, monkeypatch):
+    monkeypatch.syspath_prepend(lab)
+    write(lab / "broken" / "__init__.py", "raise RuntimeError('not today')")
+    write(lab / "broken" / "conf" / "__init__.py", "")
+    code, _, err = command("train", "hydra.searchpath=[pkg://broken.conf]")
+    assert (code, err) == (
+        2,
+        "error: hydra.searchpath=[pkg://broken.conf]: importing a package fails with RuntimeError: not today\n",
+    )
+
+
+def test_an_optimizer_without_a_learning_rate_is_refused():
+    class Steps(torch.optim.Optimizer):
+        def __init__(self, parameters):
+            super().__init__(parameters, {"step_size": 0.1})
+
+    with pytest.raises(UserError, match=r"^optimizer: need one with a learning rate lr, and Steps has step_size$"):
+        check_optimizer(Steps, None)
 
 
 def test_a_program_of_ones_own_trusts_modules_too(command, lab, monkeypatch):

@@ -122,7 +122,7 @@ def test_images_of_any_sizes_are_cropped_and_scaled_where_a_resolution_is_asked_
         assert data.train_set.images(range(3)).unique().tolist() == [100]
     assert MapDataset(Cells(pictures.__getitem__, 3), held_out=0, resolution=6, channels=1).shape.channels == 1
     data = MapDataset(Cells(pictures.__getitem__, 3), held_out=0, resolution=6, buckets=[6, [4, 8]], batch_size=1)
-    assert data.remarks["buckets"] == "6x6: 2, 4x8: 1"
+    assert data.remarks["buckets"] == "6x6: 2, 4x8: 1; FID is of 6x6"
 
 
 def test_sixteen_bits_are_reduced_to_eight(tmp_path):

@@ -205,7 +205,7 @@ def test_classes_that_differ_are_named_without_their_modules(tmp_path):
     config.write_text(changed)
     page = report(sweep)
     assert "job objective.weighting data._target_ job 0 MinSNR alphabar.data.sources.digits.Digits" in page.text
-    assert "job 1 Uniform alphabar.data.mine.Digits" in page.text
+    assert "job 1 Uniform alphabar.data.sources.mine.Digits" in page.text
     assert "objective Denoising sampler" in page.text  # without a weighting that has no name
 
 

@@ -12,6 +12,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from importlib.util import find_spec, spec_from_loader
+from threading import RLock
 from types import ModuleType
 
 PACKAGE = "torchmetrics"
@@ -39,23 +40,33 @@ class _PackageOnDemand(ModuleType):
         self.__version__ = version(spec.name)
         self._logger = logging.getLogger(spec.name)
         self.finder = _WholeFirst(self)
+        self.lock = RLock()
 
     def __getattr__(self, name: str) -> object:
-        if name in HOMES:
-            import_module(FIRST)
-            return getattr(import_module(HOMES[name]), name)
-        if name.startswith("__"):  # what Python itself looks for in modules
+        if name.startswith("__") and name != "__all__":  # what Python itself looks for in modules
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        self.load()
+        if name in HOMES:
+            try:
+                import_module(FIRST)
+                return getattr(import_module(HOMES[name]), name)
+            except ImportError:  # of a version with other modules
+                pass
+        with self.lock:  # another thread waits until all is there
+            if not isinstance(self, _PackageOnDemand) or self.finder not in sys.meta_path:  # loaded, or in the midst of it
+                return ModuleType.__getattribute__(self, name)
+            self.load()
         return getattr(self, name)
 
     def load(self) -> None:
-        """Executes the package as an import of it would have done."""
-        sys.meta_path.remove(self.finder)
-        del self.finder
-        self.__class__ = ModuleType  # type: ignore[assignment]
+        """Executes the package as an import of it would have done. After an error the next use tries again."""
         assert isinstance(self.__loader__, Loader)
-        self.__loader__.exec_module(self)
+        sys.meta_path.remove(self.finder)
+        try:
+            self.__loader__.exec_module(self)
+        except BaseException:
+            sys.meta_path.insert(0, self.finder)
+            raise
+        self.__class__ = ModuleType  # type: ignore[assignment]
 
 
 class _WholeFirst(MetaPathFinder):
@@ -67,7 +78,14 @@ class _WholeFirst(MetaPathFinder):
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if not fullname.startswith(f"{PACKAGE}.") or fullname.startswith(PARTS):
             return None
-        self.package.load()
+        lock = self.package.lock
+        if not lock.acquire(blocking=False):  # another thread loads it, which may wait for this module
+            return None
+        try:
+            if self in sys.meta_path:
+                self.package.load()
+        finally:
+            lock.release()
         return spec_from_loader(fullname, _LoadedModule()) if fullname in sys.modules else None
 
 

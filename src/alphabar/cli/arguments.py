@@ -53,8 +53,9 @@ def recorded_args(folder: str) -> Namespace:
     assert recorded is not None
     check_recorded_command(recorded.arguments, sys.argv[1:], folder)
     sweep = reopen_sweep(Path(folder), this_command())
-    command, sweep.trust = sweep.command, [word for word in sys.argv[1:] if is_trust(word)]
-    assert command is not None
-    words = [word for word in command.arguments if without_prefix(split_override(word)[0]) != "hydra.sweep.dir"]
+    sweep.trust = [word for word in sys.argv[1:] if is_trust(word)]
+    if sweep.command != recorded:
+        raise UserError(f"sweep.resume={folder}: its record has changed since it was checked; repeat the command")
+    words = [word for word in recorded.arguments if without_prefix(split_override(word)[0]) != "hydra.sweep.dir"]
     sys.argv[1:] = [*words, f"hydra.sweep.dir={quoted(str(Path(folder).absolute()))}"]
     return parse_args()

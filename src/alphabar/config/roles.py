@@ -106,12 +106,16 @@ class _FileCheck:
         target = node["_target_"]
         if isinstance(target, str) and _may_stand_in_files(target):
             return locate(current_target(target)), True
-        if not isinstance(target, str) or not (path in self.approved or self._is_known(node, path) or is_trusted(target)):
+        is_named = isinstance(target, str) and (path in self.approved or self._is_known(node, path))
+        if not isinstance(target, str) or not (is_named or is_trusted(target)):
             raise ValueError(_refusal(target))
+        allow(target)
+        cls = locate(target)
+        if not is_named:
+            _must_be_defined_in_its_package(cls, target)
         if is_trusted(target):
             self.trusted[node_hash(node)] = target
-        allow(target)
-        return locate(target), False
+        return cls, False
 
     def _is_known(self, node: dict[str, Any], path: Path) -> bool:
         """Returns whether the user has used the object of a node before, with its present or its earlier arguments."""
@@ -122,6 +126,12 @@ class _FileCheck:
         if not isinstance(before, dict) or before.get("_target_") != node["_target_"]:
             before = node
         return is_known(node_hash(node)) or is_known(node_hash(before))
+
+
+def _must_be_defined_in_its_package(cls: type, target: str) -> None:
+    """Raises ValueError for a class that a trusted module only imports, such as `subprocess.Popen`, unless any file may name it."""
+    if not f"{cls.__module__}.".startswith((f"{target.partition('.')[0]}.", *MODULES_OF_FILES)):
+        raise ValueError(f"_target_ {target[:SHOWN]} is refused: it is {cls.__name__} of {cls.__module__}, which is not trusted")
 
 
 def _may_stand_in_files(target: str) -> bool:

@@ -20,7 +20,9 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from alphabar.cli.composition.yaml_sources import yaml_files_checked
 from alphabar.config.interpolation import unresolved_container
@@ -105,11 +107,22 @@ class App:
 
     @cached_property
     def repository(self) -> IConfigRepository:
-        """The repository of all YAML files on the search path, including `hydra.searchpath`."""
+        """The repository of all YAML files on the search path, including `hydra.searchpath`.
+
+        Raises UserError if importing a package on that path fails.
+        """
         with self.hydra() as hydra, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Hydra's, of folders that do not exist: see `with_options`
             assert isinstance(hydra.config_loader, ConfigLoaderImpl)
-            return hydra.config_loader._parse_overrides_and_create_caching_repo(self.main_name, list(self.searchpath))[1]
+            try:
+                return hydra.config_loader._parse_overrides_and_create_caching_repo(self.main_name, list(self.searchpath))[1]
+            except (HydraException, OmegaConfBaseException, UserError):  # explained elsewhere
+                raise
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                raise UserError(
+                    f"{', '.join(self.searchpath) or 'hydra.searchpath'}: importing a package fails with {reason}"
+                ) from error
 
     def command_line(self, overrides: Sequence[str]) -> list[str]:
         """Returns the command line of the script with the app's options and these overrides."""

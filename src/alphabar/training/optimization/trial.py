@@ -22,6 +22,10 @@ def check_optimizer(make_optimizer: MakeOptimizer, schedule: LRSchedule | MakeLR
     if not isinstance(optimizer, Optimizer):
         raise UserError(f"optimizer: need a torch.optim.Optimizer, got {type(optimizer).__name__}")
     (group,) = optimizer.param_groups
+    if "lr" not in group:
+        raise UserError(
+            f"optimizer: need one with a learning rate lr, and {type(optimizer).__name__} has {', '.join(optimizer.defaults)}"
+        )
     if group["lr"] == 0:
         raise UserError("optimizer.lr=0: nothing would be trained; need a number > 0")
     if group.get("maximize"):
