@@ -75,7 +75,7 @@ def test_held_out_images_and_figures_see_the_centre(photos):
 
 def test_images_that_are_not_cropped_are_refused_in_one_line(photos, tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((4, 8, 8, 3), np.uint8))
-    with pytest.raises(UserError, match=r"data.crop=random: .* need data.crop=center"):
+    with pytest.raises(UserError, match=r"data.crop=random: .* need data.crop=center$"):
         assert Arrays(str(tmp_path / "images.npy"), held_out=0, crop="random").train_set
     with pytest.raises(ValueError, match=r"data.resident=true keeps images cropped in their centre"):
         Folder(photos, 8, crop="random", resident=True)

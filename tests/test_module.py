@@ -1,14 +1,18 @@
 import pytest
 import torch
 from lightning.pytorch import Callback
+from omegaconf import OmegaConf
 from torch import nn
 
 import toy
+from alphabar.data import Shape
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.objectives.denoising import Denoising
 from alphabar.diffusion.objectives.weightings import MinSNR, UniformWeighting
 from alphabar.diffusion.parameterizations import Epsilon, V, X
+from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.schedules.linear import LinearSchedule
+from alphabar.training.callbacks.samples import Samples
 
 
 class Recorder(Callback):
@@ -21,9 +25,9 @@ class Recorder(Callback):
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def fit(tmp_path, module, **arguments):
+def fit(tmp_path, module, callbacks=(), **arguments):
     recorder = Recorder()
-    toy.trainer(tmp_path, [recorder], **arguments).fit(module, datamodule=toy.digits())
+    toy.trainer(tmp_path, [recorder, *callbacks], **arguments).fit(module, datamodule=toy.digits())
     return recorder
 
 
@@ -110,3 +114,49 @@ def test_accumulated_gradients_take_other_noise_for_every_part(tmp_path):
     recorder = fit(tmp_path, toy.module(), max_steps=2, accumulate_grad_batches=2)
     assert len(recorder.levels) == 4
     assert not torch.equal(recorder.levels[0], recorder.levels[1])
+
+
+class Remembers(nn.Module):
+    """A network with a frozen part, and with all that a forward pass may change."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen, self.norm = nn.BatchNorm2d(1).eval(), nn.BatchNorm2d(1)
+        self.scale = nn.Parameter(torch.zeros(1))
+        self.conv = nn.Conv2d(1, 1, 1)
+        self.computed = 2 * self.conv.weight  # no leaf, as torch.nn.utils.weight_norm keeps one
+        self.calls = []
+
+    def forward(self, x, label, cond=None):
+        self.calls.append(len(x))
+        type(self).seen.add((self.training, self.frozen.training))
+        if len(self.calls) == 1:
+            self.scale.data.fill_(1 + x.std())
+        return nn.functional.dropout(self.scale * self.conv(self.norm(self.frozen(x))), training=self.training)
+
+
+def test_trials_change_neither_the_network_nor_random_states(monkeypatch):
+    monkeypatch.setattr(Remembers, "seen", set(), raising=False)
+    module = toy.module(net=Remembers())
+    network, before = module.denoiser.network, copy_of_state(module)
+    module.attach_data(toy.digits())
+    config = OmegaConf.create({"resume": None, "guidance": None, "sampler": {"_target_": "alphabar.diffusion.samplers.ddim.DDIM"}})
+    module.check_config(config, Shape(1, 8, 8))
+    assert Remembers.seen == {(True, False), (False, False)}
+    assert network.calls == []
+    torch.testing.assert_close(copy_of_state(module), before, rtol=0, atol=0)
+
+
+def copy_of_state(module):
+    """Weights, buffers, modes, hooks and the state of torch's generator."""
+    parts = [(part.training, len(part._forward_hooks), len(part._forward_pre_hooks)) for part in module.modules()]
+    return {name: each.clone() for name, each in module.state_dict().items()}, parts, torch.get_rng_state()
+
+
+@pytest.mark.filterwarnings("ignore:Found 1 module:lightning.fabric.utilities.warnings.PossibleUserWarning")
+def test_what_is_frozen_stays_so_in_evaluations(tmp_path, monkeypatch):
+    monkeypatch.setattr(Remembers, "seen", set(), raising=False)
+    module = toy.module(net=Remembers())
+    samples = Samples(DDIM(num_steps=2), 0, 4, every_n_steps=1)
+    fit(tmp_path, module, max_steps=2, callbacks=[samples])
+    assert Remembers.seen == {(True, False), (False, False)}

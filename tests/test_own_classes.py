@@ -121,6 +121,52 @@ class Fields(DDIM):
 @dataclass(frozen=True, kw_only=True)
 class Bare(DDIM):
     num_steps = 20
+
+class FailsInTraining(nn.Module):
+    fails_in = "train"
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, x, label, cond):
+        if torch.is_grad_enabled() if self.fails_in == "gradients" else self.training == (self.fails_in == "train"):
+            raise KeyError(self.fails_in)
+        return self.gain * x
+
+class FailsInEval(FailsInTraining):
+    fails_in = "eval"
+
+class FailsWithGradients(FailsInTraining):
+    fails_in = "gradients"
+
+class Thin(FailsInTraining):
+    def forward(self, x, label, cond):
+        return self.gain * x[:, :, 1:]
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.LazyConv2d(1, 3, padding=1)
+
+    def forward(self, x, label, cond):
+        return self.body(x)
+
+class GivesTensor(ByName):
+    def forward(self, batch, share=None):
+        return super().forward(batch)["vector"]
+
+class GivesLists(ByName):
+    def forward(self, batch, share=None):
+        return {"vector": [1, 2]}
+
+class GivesOne(ByName):
+    def forward(self, batch, share=None):
+        return {"vector": super().forward(batch)["vector"][:1]}
+
+class TakesBatch(ByName):
+    def forward(self, batch):
+        return super().forward(batch)
 """
 SMALL = [word for word in runs.words(*runs.BRIEF, logger="csv") if not word.startswith("network.")]
 OWN = ["network._target_=mylab.nets.Net", "+network.width=4"]
@@ -354,12 +400,17 @@ BAD = {
     "sampler._target_=mylab.parts.Fields": "sampler: mylab.parts.Fields has fields (num_steps) and is no dataclass: put @dataclass(frozen=True, kw_only=True) above the class",
     "sampler._target_=mylab.parts.Bare": "sampler: mylab.parts.Bare sets num_steps without a type, which changes nothing: write num_steps: TYPE = VALUE",
     "network._target_=mylab.parts.TimesLabel": "network: TimesLabel.forward: RuntimeError: The size of tensor a (8) must match the size of tensor b (2) at non-singleton dimension 3 (mylab/parts.py, line 43); it was given x float32 [2, 1, 8, 8], label float32 [2], cond None",
-    "network._target_=mylab.parts.Pair": "need a network whose output is a tensor, Pair gives tuple",
+    "network._target_=mylab.parts.Pair": "error: network: need a network whose output is a tensor, Pair gives tuple",
     "sampler._target_=mylab.parts.TimesAlpha": "(mylab/parts.py, line 52); it was given x_t float32 [2, 1, 8, 8], t and s int64 [2], of which run.schedule(t) has the shape; run.schedule.at(t, x_t) has [2, 1, 1, 1], to multiply x_t with",
     "sampler._target_=mylab.parts.Wide": "sampler: Wide.step gives float64 [2, 1, 8, 8] for x_t float32 [2, 1, 8, 8]: need the same shape and dtype",
     "lr_scheduler._target_=torch.nn.ReLU": "lr_scheduler: expected LRSchedule or a node with _target_ and _partial_: true or null, got ReLU",
     "+callbacks.mine._target_=torch.nn.Identity": "callbacks.mine: a subclass of Callback goes there, and Identity is none",
     "data._target_=collections.OrderedDict": "data: a subclass of LightningDataModule goes there, and OrderedDict is none",
+    "network._target_=mylab.parts.FailsInTraining": "error: network: FailsInTraining.forward: KeyError: 'train' (mylab/parts.py, line 88); it was given x",
+    "network._target_=mylab.parts.FailsInEval": "error: network: FailsInTraining.forward: KeyError: 'eval' (mylab/parts.py, line 88)",
+    "network._target_=mylab.parts.Thin": "error: network: need a network whose output is [2, 1, 8, 8], as the data,",
+    "network._target_=mylab.parts.Lazy": "need layers whose sizes are given, and Lazy.body.weight is of a LazyConv2d",
+    "+data.buckets=auto": "error: data.buckets: these images are used as they are, nothing is cropped; need data.buckets=null\n",
     "trust=mylab": "trust=mylab: need a list of modules, as in trust=[mylab]",
     "trust=['my lab']": "need a list of modules, as in trust=[mylab]",
 }  # fmt: skip
@@ -381,6 +432,10 @@ def test_a_class_that_cannot_be_used_is_one_line(command, lab, word):
 CONDITIONS = {
     "+conditioner.name=caption": "conditioner: ByName.forward: KeyError: 'caption' (mylab/parts.py, line 64); it was given batch {label: int64 [2]}",
     "+conditioner.width=5": "conditioner: ByName makes {vector: float32 [2, 5]} of these data, and {vector: float32 [2, 4]} as its null condition: need the same names and widths",
+    "conditioner._target_=mylab.parts.GivesTensor": "conditioner: GivesTensor.forward gives float32 [2, 4] for 2 images: need None, or tensors [2, ...] by their names, such as {vector: float32 [2, D]}",
+    "conditioner._target_=mylab.parts.GivesLists": "conditioner: GivesLists.forward gives {vector: list} for 2 images: need None, or tensors [2, ...] by their names, such as {vector: float32 [2, D]}",
+    "conditioner._target_=mylab.parts.GivesOne": "conditioner: GivesOne.forward gives {vector: float32 [1, 4]} for 2 images: need None, or tensors [2, ...] by their names, such as {vector: float32 [2, D]}",
+    "conditioner._target_=mylab.parts.TakesBatch": "conditioner: need one that is called as conditioner(batch, share), TakesBatch.forward takes (batch)",
     "conditioning.vector=5": "objective: this network reads a vector of 5 numbers, here of shape [2, 5], and was given [2, 4]",
 }  # fmt: skip
 
@@ -391,3 +446,9 @@ def test_a_condition_that_fits_neither_data_nor_network_is_one_line(command, lab
     code, _, err = command("train", *SMALL, *own, "conditioning.vector=4", word)
     assert (code, err) == (2, f"error: {CONDITIONS[word]}\n")
     assert not list(Path("outputs").glob("train/*"))
+
+
+def test_an_error_in_the_first_step_leaves_no_folder(command, lab):
+    with pytest.raises(KeyError, match="gradients"):
+        command("train", *SMALL, "network._target_=mylab.parts.FailsWithGradients", "hydra.run.dir=out")
+    assert not Path("out").exists()

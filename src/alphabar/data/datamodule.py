@@ -167,10 +167,8 @@ class ImageDataModule(LightningDataModule):
     def _croppable_images(self) -> DecodedImages:
         images = self.source.train()
         if not isinstance(images, DecodedImages) or not images.can_crop:
-            key = "data.crop=random" if self.crops else "data.buckets"
-            raise UserError(
-                f"{key}: these images are used as they are, nothing is cropped; need data.crop=center, data.buckets=null"
-            )
+            key, needed = ("data.crop=random", "data.crop=center") if self.crops else ("data.buckets", "data.buckets=null")
+            raise UserError(f"{key}: these images are used as they are, nothing is cropped; need {needed}")
         return images
 
     @cached_property

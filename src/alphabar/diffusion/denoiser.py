@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from alphabar.diffusion.errors import MisshapenOutput
 from alphabar.diffusion.parameterizations import EDM, Epsilon, Parameterization, V, Velocity, X
 from alphabar.diffusion.schedules import Scales, Schedule
 from alphabar.diffusion.schedules.validation import check_schedule
@@ -50,8 +52,8 @@ class NetworkDenoiser(Denoiser):
     A network with twice as many channels as the data has, [B, 2C, ...], gives in the second half where the variance of the reverse
     step lies (Nichol & Dhariwal 2021, sec. 3.1).
 
-    Raises ValueError unless the network is called as network(x, label, cond), as `check_schedule` does, and if the parameterization
-    does not determine x somewhere on the schedule, such as epsilon where alpha is 0.
+    Raises ValueError unless the network is called as network(x, label, cond), as `must_have_sizes` and `check_schedule` do, and if
+    the parameterization does not determine x somewhere on the schedule, such as epsilon where alpha is 0.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, parameterization: Parameterization) -> None:
@@ -63,6 +65,7 @@ class NetworkDenoiser(Denoiser):
             (call := inspect.signature(network.forward)).bind("x", "label", "cond")
         except TypeError:
             raise ValueError(f"need a network that is called as network(x, label, cond), and {name}.forward takes {call}") from None
+        must_have_sizes(network)
         check_schedule(schedule)
         # The first level above 0: at data itself nothing is ever predicted.
         ends = schedule(schedule.time(torch.tensor([1e-3, 1.0])))
@@ -80,7 +83,7 @@ class NetworkDenoiser(Denoiser):
     def output(self, x_t: Tensor, scales: Scales, cond: Cond = None) -> Output:
         """Returns the network's raw output in the dtype of x_t [B, C, ...], for objectives; scales: of the times of x_t [B].
 
-        Raises ValueError if the output of the network is neither [B, C, ...] nor [B, 2C, ...].
+        Raises MisshapenOutput if the output of the network is neither [B, C, ...] nor [B, 2C, ...].
         """
         alpha, sigma = scales.like(x_t)
         label = self.parameterization.noise_label(self.schedule.label(scales.t), scales.alpha, scales.sigma)
@@ -90,7 +93,7 @@ class NetworkDenoiser(Denoiser):
             return Output(raw, None)
         channels = x_t.shape[1] if x_t.ndim > 1 else 0
         if list(raw.shape) != [len(x_t), 2 * channels, *x_t.shape[2:]]:
-            raise ValueError(
+            raise MisshapenOutput(
                 f"need a network whose output is {list(x_t.shape)}, as the data, or has twice the channels to learn "
                 f"the variance; got {list(raw.shape)}"
             )
@@ -100,3 +103,11 @@ class NetworkDenoiser(Denoiser):
         scales = self.schedule.scales(t)
         y, variance = self.output(x_t, scales, cond)
         return Prediction(*self.parameterization.invert(y, x_t, *scales.like(x_t)), variance)
+
+
+def must_have_sizes(part: nn.Module) -> None:
+    """Raises ValueError if a layer takes its size from the first input: the weights of a file could not be compared with it."""
+    for name, weight in (*part.named_parameters(), *part.named_buffers()):
+        if is_lazy(weight):
+            layer = type(part.get_submodule(name.rpartition(".")[0])).__name__
+            raise ValueError(f"need layers whose sizes are given, and {type(part).__name__}.{name} is of a {layer}")

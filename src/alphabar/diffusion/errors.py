@@ -23,3 +23,7 @@ class LeavesVarianceUntrained(ValueError):
 
 class NeedsNumSteps(ValueError):
     """A sampler asks for all steps of the schedule, and the schedule has continuous time."""
+
+
+class MisshapenOutput(ValueError):
+    """A network gives an output of another shape than a parameterization reads."""

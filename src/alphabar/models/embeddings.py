@@ -22,6 +22,10 @@ class TokenEmbeddings(NamedTuple):
     starts: Tensor
     lengths: Tensor
 
+    def __deepcopy__(self, memo: object) -> "TokenEmbeddings":
+        """Returns the same embeddings, which nobody changes: those of all captions may fill much of the memory."""
+        return self
+
     def padded(self, rows: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Returns, for texts `rows` int64 [B], tokens float32 [B, length, D], 0 behind the end, and mask bool [B, length]."""
         steps = torch.arange(length, device=rows.device)

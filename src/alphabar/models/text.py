@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -57,6 +57,10 @@ class TextEncoder:
             raise ValueError(f"need max_length >= 1, got {max_length}")
         self.name = name
         self.max_length = max_length
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Returns this encoder, which is frozen: a copy of a module shares it."""
+        return self
 
     @cached_property
     def folder(self) -> Path:

@@ -10,7 +10,7 @@ from torch import Tensor
 from alphabar.bits import DTYPE_OF_BITS, Bits
 from alphabar.config.foreign_code import explaining_foreign_errors
 from alphabar.data import Shape
-from alphabar.diffusion.denoiser import Cond, Denoiser
+from alphabar.diffusion.denoiser import Cond, Denoiser, NetworkDenoiser
 from alphabar.diffusion.description import describe_tensors
 from alphabar.diffusion.errors import NeedsContinuousSchedule, NeedsLearnedVariance, NeedsNoiseRange, NeedsNumSteps
 from alphabar.diffusion.noise import ImageNoise
@@ -156,7 +156,8 @@ def check_sampler(sampler: Sampler, denoiser: Denoiser, codec: Codec, shape: Sha
             f"x_t {describe_tensors(x)}, t and s {describe_tensors(t)}, of which run.schedule(t) has the shape; "
             f"run.schedule.at(t, x_t) has [{num}{', 1' * (x.ndim - 1)}], to multiply x_t with"
         )
-        with explaining_foreign_errors({"sampler": sampler}, {"sampler": given}):
+        network = next((part.network for part in denoiser.modules() if isinstance(part, NetworkDenoiser)), None)
+        with explaining_foreign_errors({"sampler": sampler, "network": network}, {"sampler": given}):
             steps = sampler.trajectory(denoiser, sampler.start(denoiser.schedule, x), cond)
             x_t, x_s = next(steps), next(steps)
     except UserError:

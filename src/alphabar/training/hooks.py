@@ -13,6 +13,7 @@ from alphabar.errors import UserError
 from alphabar.training.ema import averaged_weights
 from alphabar.training.modules.base import BaseModule
 from alphabar.training.modules.diffusion import DiffusionModule
+from alphabar.training.modules.trial import evaluation_mode
 
 M = TypeVar("M", bound=BaseModule)
 
@@ -62,12 +63,9 @@ def evaluation(trainer: Trainer, module: BaseModule, live: bool = False) -> Iter
     The time inside is added to `seconds_evaluating` of the module, so that images per second are those of training.
     """
     begin = time.perf_counter()
-    was_training = module.training
-    module.eval()
     try:
         weights = nullcontext() if live else averaged_weights(trainer, module)
-        with torch.no_grad(), weights, trainer.precision_plugin.forward_context():
+        with evaluation_mode(module), torch.no_grad(), weights, trainer.precision_plugin.forward_context():
             yield
     finally:
-        module.train(was_training)
         module.seconds_evaluating += time.perf_counter() - begin

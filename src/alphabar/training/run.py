@@ -270,7 +270,7 @@ def fit_module(
     is_new: bool,
     leave_report: LeaveReport | None,
 ) -> Trainer:
-    """Trains and returns the Trainer. Gives a folder that is new back if bad input ends the run before its first step.
+    """Trains and returns the Trainer. Gives a folder that is new back if an error ends the run before its first step is done.
 
     Raises UserError if the weights that come out are not finite, which no callback need have noticed.
     """
@@ -280,7 +280,7 @@ def fit_module(
         with recorded_run(trainer, module, stopped):
             trainer.fit(module, datamodule=datamodule, ckpt_path=stopped.path if stopped else None, weights_only=True)
             must_be_finite(trainer, module)
-    except UserError:
+    except Exception:  # of any kind: in their first step, classes of somebody else meet the device and the gradients
         if is_new and (trainer is None or trainer.global_step == 0):
             withdraw(Path(cfg.run_dir))
         raise

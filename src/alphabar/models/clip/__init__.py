@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -14,6 +15,10 @@ class CLIP(ABC):
     It is no nn.Module, so that a module that holds it neither trains nor saves it; its weights are loaded when they are first
     needed and follow the images to their device. Embeddings depend neither on autocast nor on gradient mode or random states.
     """
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Returns this CLIP, which is frozen: a copy of a module shares it."""
+        return self
 
     @property
     @abstractmethod

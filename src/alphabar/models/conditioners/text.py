@@ -52,7 +52,7 @@ class Text(Conditioner):
             raise NeedsCaptions("conditioner=text needs images with captions, and these data have none")
         self._captions = cached_embeddings(self.encoder, [EMPTY_PROMPT, *captions], self.home.device, self.cache_dir)
         self._must_fit(self._captions.tokens)
-        self._prompts[EMPTY_PROMPT] = self._captions.tokens[: int(self._captions.lengths[0])]
+        self._prompts[EMPTY_PROMPT] = self._captions.tokens[: int(self._captions.lengths[0])].clone()
         self.encoder.forget()  # reloaded when a prompt needs it
 
     def forward(self, batch: Mapping[str, Tensor], share: RankShare = SINGLE_PROCESS) -> Cond:

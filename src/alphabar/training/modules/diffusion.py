@@ -1,21 +1,24 @@
 """The LightningModule of diffusion: a denoiser, an objective and the training step."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Mapping
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from alphabar.config.build import build
-from alphabar.config.foreign_code import explaining_foreign_errors
 from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.data.latents import prepare_latents
-from alphabar.diffusion.denoiser import Cond, NetworkDenoiser
+from alphabar.diffusion.denoiser import Cond, NetworkDenoiser, must_have_sizes
 from alphabar.diffusion.description import describe_tensors
-from alphabar.diffusion.errors import LeavesVarianceUntrained, NeedsContinuousSchedule, NeedsDiscreteSchedule, NeedsLearnedVariance
+from alphabar.diffusion.errors import (
+    LeavesVarianceUntrained,
+    MisshapenOutput,
+    NeedsContinuousSchedule,
+    NeedsDiscreteSchedule,
+    NeedsLearnedVariance,
+)
 from alphabar.diffusion.objectives import Objective
 from alphabar.errors import Advice, UserError, advised
 from alphabar.models.augmentations import LabelledAugmentation
@@ -26,8 +29,10 @@ from alphabar.models.networks import Network
 from alphabar.runs.folders.run_dir import AUTO
 from alphabar.sampling.conditions import attach_captions
 from alphabar.sampling.guidance_config import guided
+from alphabar.sampling.model import TrainedModel
 from alphabar.sampling.sampling_job import NUM_TRIED, check_sampler
 from alphabar.training.modules.base import BaseModule, MakeOptimizer, NextStep, network_summary
+from alphabar.training.modules.trial import copied, evaluation_mode, trial, tried_forward, tried_null, widths
 from alphabar.training.optimization.lr_schedules import LRSchedule, MakeLRScheduler
 
 OBJECTIVE_ADVICE: Advice = {
@@ -67,6 +72,7 @@ class DiffusionModule(BaseModule):
         self.objective = objective
         self.codec = codec
         self.conditioner = Unconditional() if conditioner is None else conditioner
+        must_have_sizes(self.conditioner)
         self.augmentation = augmentation
         if augmentation is not None and codec.latents is not None and codec.latents.cache_dir is not None:
             raise ValueError(
@@ -89,61 +95,33 @@ class DiffusionModule(BaseModule):
 
     @torch.no_grad()
     def check_shape(self, shape: Shape) -> None:
-        """Raises UserError if network, schedule and objective do not go together, as a trial with black images shows."""
+        """Raises UserError if network, schedule and objective do not go together, as a trial with black images shows.
+
+        The modes are those of training; `check_config` tries the network in eval mode.
+        """
         images = torch.zeros(NUM_TRIED, *shape, dtype=torch.uint8)
-        objective = deepcopy(self.objective)  # some learn from what they see
-        was_training = self.training
-        self.eval()
+        denoiser, conditioner = copied(self.denoiser), copied(self.conditioner)
+        objective = copied(self.objective)  # some learn from what they see
         try:
             self.codec.space(*shape)
-            with self._trial({"objective": objective}):
+            with trial(denoiser, conditioner, {"codec": self.codec, "objective": objective}):
                 labels = None if self.augmentation is None else self.augmentation(images).labels
-                objective(self.denoiser, self.codec.encode(images), with_labels(self.conditioner.null(NUM_TRIED), labels))
+                objective(denoiser, self.codec.encode(images), with_labels(tried_null(conditioner), labels))
         except UserError:
             raise
         except ValueError as error:
-            raise UserError(f"objective: {advised(error, OBJECTIVE_ADVICE)}") from error
-        finally:
-            self.train(was_training)
-
-    @contextmanager
-    def _trial(self, others: Mapping[str, nn.Module]) -> Iterator[None]:
-        """Makes UserError of an error that somebody else's part raises, with what network and conditioner were given.
-
-        others: further parts, by their keys. Raises ValueError for a network whose output is no tensor.
-        """
-        network, given = self.denoiser.network, dict[str, str]()
-        parts = {"network": network, "schedule": self.denoiser.schedule, "conditioner": self.conditioner, "codec": self.codec}
-
-        def note(part: nn.Module, args: tuple[object, ...]) -> None:
-            key, names = ("network", ("x", "label", "cond")) if part is network else ("conditioner", ("batch",))
-            given[key] = ", ".join(f"{name} {describe_tensors(value)}" for name, value in zip(names, args, strict=False))
-
-        def must_be_tensor(part: nn.Module, args: tuple[object, ...], output: object) -> None:
-            if not isinstance(output, Tensor):
-                raise ValueError(f"need a network whose output is a tensor, {type(part).__name__} gives {describe_tensors(output)}")
-
-        hooks = [part.register_forward_pre_hook(note) for part in (network, self.conditioner)]
-        hooks.append(network.register_forward_hook(must_be_tensor))
-        try:
-            with explaining_foreign_errors({**parts, **others}, given):
-                yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+            key = "network" if isinstance(error, MisshapenOutput) else "objective"
+            raise UserError(f"{key}: {advised(error, OBJECTIVE_ADVICE)}") from error
 
     def check_condition(self, batch: Mapping[str, Tensor]) -> None:
         """Raises UserError if no condition can be made of what is known of some images, or one unlike the null condition.
 
         batch: as `ImageSet.metadata` gives it.
         """
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.no_grad(), self._trial({}):
-                made, null = self.conditioner(batch), self.conditioner.null(NUM_TRIED)
-        finally:
-            self.train(was_training)
+        conditioner = copied(self.conditioner)
+        with torch.no_grad(), trial(self.denoiser, conditioner, {}):
+            made = tried_forward(conditioner, batch)
+            null = tried_null(conditioner)
         if made is not None and null is not None and widths(made) != widths(null):
             raise UserError(
                 f"conditioner: {type(self.conditioner).__name__} makes {describe_tensors(made)} of these data, and "
@@ -155,7 +133,10 @@ class DiffusionModule(BaseModule):
         if config.resume in (None, AUTO) and isinstance(network, Network) and network.unused_arguments:
             raise UserError(f"network.{network.unused_arguments[0]}")
         guide = None if config.guidance is None else build(config.guidance, "guidance")
-        check_sampler(build(config.sampler, "sampler"), guided(self, guide), self.codec, shape, self.conditioner.null(NUM_TRIED))
+        sampler = build(config.sampler, "sampler")
+        model = TrainedModel(copied(self.denoiser), self.codec, copied(self.conditioner))
+        with evaluation_mode(model), trial(model.denoiser, model.conditioner, {"codec": self.codec}):
+            check_sampler(sampler, guided(model, guide), self.codec, shape, tried_null(model.conditioner))
 
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -211,8 +192,3 @@ class DiffusionModule(BaseModule):
 def with_labels(cond: Cond, labels: Tensor | None) -> Cond:
     """Returns the condition with the labels of the augmentation, if there are any."""
     return cond if labels is None else {**(cond or {}), "augmentation": labels}
-
-
-def widths(cond: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    """Returns the sizes of each condition by its name, without the number of images and, of tokens, their own."""
-    return {name: list(value.shape[2 if value.ndim == 3 else 1 :]) for name, value in cond.items() if name != "mask"}
