@@ -16,6 +16,8 @@ from omegaconf import OmegaConf
 
 import documents
 import runs
+from alphabar.errors import UserError
+from alphabar.sampling.conditions import prompt_conditions
 from test_program import install
 
 LAB = runs.ROOT / "examples" / "mylab"
@@ -179,6 +181,8 @@ def test_a_condition_of_classes_is_dropped_in_training_alone(lab):
     assert 150 < (rows == 0).all(1).sum() < 250
     assert torch.equal(conditioner.eval()(batch)["vector"], conditioner.from_prompts(list("0123") * 100)["vector"])
     assert not conditioner.null(2)["vector"].any()
+    with pytest.raises(UserError, match=r"^labels: 'two' is not in list; the classes are 0, 1, 2, 3$"):
+        prompt_conditions(conditioner, ["two"], "labels")
 
 
 def test_a_condition_of_classes_needs_classes(lab):

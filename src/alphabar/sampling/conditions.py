@@ -14,6 +14,7 @@ from alphabar.errors import UserError
 from alphabar.files.paths import user_path
 from alphabar.models.conditioners import Conditioner, NeedsCaptions
 
+MAX_NAMED = 10  # classes in a message
 SEED = derive_seed("condition")  # seeds the randomness in conditions that are made from data
 
 Conditions = Callable[[Sequence[int]], Cond]
@@ -79,7 +80,10 @@ def prompt_conditions(conditioner: Conditioner, prompts: Sequence[str], key: str
     try:
         conditioner.from_prompts(list(dict.fromkeys(prompts)))
     except ValueError as error:
-        raise UserError(f"{key}: {error}") from error
+        classes = list(conditioner.classes or ())
+        says_which = not classes or classes[0] in str(error)
+        known = "" if says_which else f"; the classes are {', '.join(classes[:MAX_NAMED])}{', ...' * (len(classes) > MAX_NAMED)}"
+        raise UserError(f"{key}: {error}{known}") from error
     return lambda indices: conditioner.from_prompts([prompts[index % len(prompts)] for index in indices])
 
 
