@@ -1,4 +1,4 @@
-"""What a part was given or gave, in words for messages."""
+"""Describes in words, for messages, the tensors that a part was given or has returned."""
 
 from collections.abc import Mapping
 

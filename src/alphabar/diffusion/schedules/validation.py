@@ -1,4 +1,4 @@
-"""What a schedule has to be, whoever wrote it."""
+"""Checks that a schedule, whoever wrote it, runs from data to noise."""
 
 import torch
 from torch import Tensor
