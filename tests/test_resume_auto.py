@@ -1,12 +1,14 @@
 """`resume=auto`: the same command starts its run or goes on with it."""
 
+import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
 import runs
-from alphabar.runs.folders.run_dir import EARLIER_ATTEMPT, OWNER, claim, lock, run_dir, unlock
+from alphabar.runs.folders.run_dir import EARLIER_ATTEMPT, OWNER, claim, lock, run_dir, unlock, withdraw
 from test_resume import CRASH, equal, rows
 
 BRIEF = (*runs.BRIEF, "callbacks.held_out_loss=null", "resume=auto")
@@ -136,3 +138,33 @@ def test_the_place_of_wandb_and_earlier_attempts_are_kept(tmp_path, capsys):
 def test_several_processes_from_outside_may_have_one_place_by_name(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "2")
     assert run_dir("outputs", "train", "auto", "mine") == "outputs/train/mine"
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_folder_that_another_process_removes_first_is_withdrawn(tmp_path, monkeypatch, after):
+    """Each process of a command removes its folder where it is empty; the first one may be deleting the files in it just then."""
+    folder = tmp_path / "run"
+    claim(folder)
+    (folder / "config.yaml").write_text("seed: 0\n")
+    unlinked = []
+
+    def unlink(path, **arguments):
+        os.unlink(path)
+        unlinked.append(path)
+        if len(unlinked) == after:
+            shutil.rmtree(folder)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    if after == 0:
+        shutil.rmtree(folder)
+    withdraw(folder)
+    assert len(unlinked) == after
+    assert not folder.exists()
+
+
+def test_hydras_logs_outlive_a_run_that_trained_nothing(tmp_path):
+    claim(tmp_path)
+    (tmp_path / "train.log").write_text("a line\n")
+    (tmp_path / "checkpoints").mkdir()
+    withdraw(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.log"]

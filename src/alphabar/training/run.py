@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -282,8 +282,7 @@ def fit_module(
             must_be_finite(trainer, module)
     except Exception:  # of any kind: in their first step, classes of somebody else meet the device and the gradients
         if is_new and (trainer is None or trainer.global_step == 0):
-            with suppress(OSError):  # such as a folder that is gone: the error that ended the run is the one to tell
-                withdraw(Path(cfg.run_dir))
+            withdraw(Path(cfg.run_dir))
         raise
     except (KeyboardInterrupt, SystemExit):  # Lightning makes SystemExit of Ctrl-C
         if trainer is not None and trainer.is_global_zero:

@@ -202,16 +202,20 @@ def set_aside_earlier_attempt(folder: Path) -> None:
 
 
 def withdraw(folder: Path) -> None:
-    """Deletes a folder that this run has claimed, after a run that trained nothing; only the first process does."""
+    """Deletes a folder that this run has claimed, after a run that trained nothing; only the first process does.
+
+    It raises nothing, for the error that ended the run is the one to tell: another process of the same command may remove the
+    folder first, once it is empty, and what cannot be deleted stays, as Hydra's logs do.
+    """
     if not is_first_process():
         return
     unlock(folder)
-    for entry in folder.iterdir():
-        if entry.is_dir() and not is_hydra_log(entry.name):
-            shutil.rmtree(entry, ignore_errors=True)
-        elif not is_hydra_log(entry.name):
-            entry.unlink()
-    if not any(folder.iterdir()):
+    with suppress(OSError):
+        for entry in list(folder.iterdir()):
+            if entry.is_dir() and not is_hydra_log(entry.name):
+                shutil.rmtree(entry, ignore_errors=True)
+            elif not is_hydra_log(entry.name):
+                entry.unlink()
         folder.rmdir()
 
 
