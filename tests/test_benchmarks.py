@@ -43,6 +43,11 @@ def samples_of_digits(tmp_path):
 
 # What each is given in place of what it measures, and a word of what it prints.
 SMOKE = {
+    "data_rates": (
+        None,
+        ["--num", "16", "--resolution", "8", "--batch-size", "8", "--rounds", "1", "--seconds", "0.01"],
+        "\nalphabar, prepared folder  ",
+    ),
     "endurance": (
         None,
         ["--steps", "10", *runs.TINY, *runs.BRIEF[1:], "trainer.log_every_n_steps=1"],

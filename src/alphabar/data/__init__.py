@@ -5,6 +5,7 @@ two splits of them: `train()` and `held_out()`. A split is an `ImageSet`: `resid
 asked for. `loading` says which image comes when and hands out batches in that order, `datamodule` shows it to Lightning.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -77,6 +78,11 @@ class ImageSet(ABC):
     def bits(self) -> Bits:
         """Returns the bits per channel: 8 if images are uint8, 16 if they are uint16."""
         return 8
+
+    @property
+    def num_bytes(self) -> int:
+        """Returns the number of bytes that all pixels take in memory."""
+        return len(self) * math.prod(self.shape) * self.bits // 8
 
     @abstractmethod
     def batch(self, indices: Tensor) -> dict[str, Tensor]:

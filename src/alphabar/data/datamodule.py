@@ -18,7 +18,7 @@ from alphabar.data.image_sets.buckets import BucketedImages, image_sizes
 from alphabar.data.image_sets.decoded import DecodedImages
 from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.data.loading.bucket_order import BucketOrder
-from alphabar.data.loading.loader import ImageBatches, ImageLoader, LatentBatches
+from alphabar.data.loading.loader import BatchSource, ImageBatches, ImageLoader, LatentBatches, MirroredBatches
 from alphabar.data.loading.options import Buckets, Cropping
 from alphabar.data.loading.order import BatchOrder, EpochOrder
 from alphabar.errors import UserError
@@ -213,14 +213,23 @@ class ImageDataModule(LightningDataModule):
             self._loader = self._latent_loader(self._latents, device)
             return self._loader
         images, home = self.train_set, torch.device("cpu")
-        if isinstance(images, ResidentImages) and self._fits_in_memory(images) and not self.num_workers:
+        if isinstance(images, ResidentImages) and self._fits(images.num_bytes) and not self.num_workers:
             images, home = images.to(device), device
         streams_to_gpu = home != device
         num_workers = self._default_workers(streams_to_gpu) if self.num_workers is None else self.num_workers
         pin_memory = streams_to_gpu and device.type == "cuda"
-        source = ImageBatches(images) if self._latents is None else LatentBatches(images, self._latents.latents, with_images=True)
+        source = self._source_of(images, num_workers)
         self._loader = ImageLoader(source, self._order(), self.flip, num_workers, home, pin_memory, *self._steps(), self.crops)
         return self._loader
+
+    def _source_of(self, images: ImageSet, num_workers: int) -> BatchSource:
+        """Returns the source of batches: of images in memory mirrored ones are kept, too, where there is room for three copies."""
+        if self._latents is not None:
+            return LatentBatches(images, self._latents.latents, with_images=True)
+        is_small = 3 * images.num_bytes <= self.max_resident_mb * MB
+        if self.flip and is_small and not num_workers and isinstance(images, ResidentImages):
+            return MirroredBatches(images.with_mirrored())
+        return ImageBatches(images)
 
     def _latent_loader(self, source: LatentBatches, device: torch.device) -> ImageLoader:
         """Returns the loader of latents, which are read from memory or from one file, without workers."""
@@ -286,10 +295,7 @@ class ImageDataModule(LightningDataModule):
         return min(MAX_WORKERS, suggested_max_num_workers(self.trainer.num_devices))
 
     def _loaded_if_small(self, images: ImageSet) -> ImageSet:
-        return ResidentImages(*images.load()) if len(images) and self._fits_in_memory(images) else images
-
-    def _fits_in_memory(self, images: ImageSet) -> bool:
-        return self._fits(len(images) * math.prod(images.shape) * images.bits // 8)
+        return ResidentImages(*images.load()) if len(images) and self._fits(images.num_bytes) else images
 
     def _fits(self, num_bytes: int) -> bool:
         return num_bytes <= self.max_resident_mb * MB if self.resident is None else self.resident

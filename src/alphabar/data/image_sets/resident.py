@@ -38,3 +38,10 @@ class ResidentImages(ImageSet):
         """Returns the same images on `device`."""
         known = (self.labels, self.captions, self.vectors)
         return ResidentImages(self.pixels.to(device), *(None if rows is None else rows.to(device) for rows in known))
+
+    def with_mirrored(self) -> "ResidentImages":
+        """Returns the N images and then the same ones mirrored left to right, 2 N in all."""
+        plain = plain_integers(self.pixels)
+        known = (self.labels, self.captions, self.vectors)
+        twice = (None if rows is None else torch.cat([rows, rows]) for rows in known)
+        return ResidentImages(torch.cat([plain, plain.flip(-1)]).view(self.pixels.dtype), *twice)

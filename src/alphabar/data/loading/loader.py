@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from alphabar.bits import plain_integers
 from alphabar.data import ImageSet
+from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.data.loading.order import BatchOrder, Places
 from alphabar.errors import UserError, WorkerError, traceback_of
 from alphabar.runs.checkpoints.restored import must_be_like
@@ -42,10 +42,23 @@ class ImageBatches(BatchSource):
         indices, flips, crops = places
         batch = self.images.training_batch(indices, crops)
         if flips is not None:
-            image = plain_integers(batch["image"])
-            flipped = torch.where(flips.to(image.device)[:, None, None, None], image.flip(-1), image)
-            batch["image"] = flipped.view(batch["image"].dtype)
+            both = MirroredBatches(ResidentImages(batch["image"], None).with_mirrored())
+            batch["image"] = both.batch(Places(torch.arange(len(flips), device=flips.device), flips))["image"]
         return batch
+
+
+@dataclass(frozen=True)
+class MirroredBatches(BatchSource):
+    """The batches of `ImageBatches` from images that are in memory twice, so that mirroring takes no time of a batch.
+
+    images: N images and then the same ones mirrored, as `ResidentImages.with_mirrored` returns them.
+    """
+
+    images: ResidentImages
+
+    def batch(self, places: Places) -> Batch:
+        indices, flips, _ = places
+        return self.images.batch(indices if flips is None else indices + flips * (len(self.images) // 2))
 
 
 @dataclass(frozen=True)

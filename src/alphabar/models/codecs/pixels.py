@@ -32,12 +32,12 @@ def to_model_range(images: Tensor) -> Tensor:
     """
     if images.dtype == torch.uint16:
         levels = plain_integers(images).int() & WIDE_MAX
-        return levels.float() / (WIDE_MAX / 2) - 1
+        return levels.float().div_(WIDE_MAX / 2).sub_(1)
     if images.dtype != torch.uint8:
         if not images.is_floating_point():
             raise ValueError(f"need images as uint8 in 0..255 or as floats in [-1, 1], got {images.dtype}")
         return images.float()
-    return images.float() / 127.5 - 1
+    return images.float().div_(127.5).sub_(1)  # in place: nothing else has what `float` returns
 
 
 def check_images(images: Tensor) -> None:
