@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.errors import UserError
 from alphabar.metrics import Splits
 from alphabar.metrics.features import inception
-from alphabar.metrics.features.inception import FILE_NAME, InceptionFeatures
+from alphabar.metrics.features.inception import FILE_NAME, InceptionFeatures, resize_like_tensorflow1
+from inception_weights import write_weights
 
 NO_IMAGES = ResidentImages(torch.empty(0, 1, 8, 8, dtype=torch.uint8), None)
 SPLITS = Splits(NO_IMAGES, NO_IMAGES, "data")
@@ -21,17 +23,8 @@ SPLITS = Splits(NO_IMAGES, NO_IMAGES, "data")
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """A file with random weights of torch-fidelity's network, which itself only starts from a file."""
     path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    torch.save({}, path)
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        network = FeatureExtractorInceptionV3("random", ["2048"], str(path))
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    torch.save(network.state_dict(), path)
+    write_weights(path)
     return path
 
 
@@ -54,13 +47,33 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_inception_gives_the_features_of_torch_fidelity(weights, random_inception):
-    images = torch.randint(0, 256, (2, 3, 32, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    """Except for rounding, in batches of its own size."""
+    images = torch.randint(0, 256, (3, 3, 32, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     (expected,) = FeatureExtractorInceptionV3("reference", ["2048"], str(weights))(images)
-    found = random_inception(images)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inception, "CPU_BATCH", 2)
+        found = random_inception(images)
     assert expected.std() > 0.01
-    assert found.shape == (2, 2048) == (2, random_inception.num_features)
-    torch.testing.assert_close(found, expected)
+    assert found.shape == (3, 2048) == (3, random_inception.num_features)
+    assert ((found - expected).norm(dim=1) < 1e-6 * expected.norm(dim=1)).all()
     assert "without antialiasing" in random_inception.description
+
+
+def test_inception_has_no_normalisation_of_its_own(random_inception):
+    """It is part of the convolutions, whose weights lie as oneDNN and cuDNN want them."""
+    modules = list(random_inception.modules())
+    convolutions = [module for module in modules if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) == 94
+    assert all(each.bias is not None and each.weight.dtype == torch.float32 for each in convolutions)
+    assert all(each.weight.is_contiguous(memory_format=torch.channels_last) for each in convolutions)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in modules)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 40), (1, 1, 299, 299), (1, 3, 300, 7)])
+def test_images_are_resized_as_torch_fidelity_does_it(shape):
+    images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).float()
+    expected = interpolate_bilinear_2d_like_tensorflow1x(images, size=(299, 299), align_corners=False)
+    assert torch.equal(resize_like_tensorflow1(images, 299), expected)
 
 
 def test_inception_repeats_grey_images(random_inception):

@@ -157,6 +157,20 @@ def test_precision_of_the_trainer_does_not_matter(bf16_by_default):
     assert inside == fid(real, generated, extractor)
 
 
+def test_features_are_of_float32_where_training_multiplies_with_fewer_digits():
+    class Precision(nn.Module):
+        def forward(self, images):
+            assert torch.get_float32_matmul_precision() == "highest"
+            return images.flatten(1).float()
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        pixels_as_features(16, network=Precision())(gaussian_images(5, 16, seed=0))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_inference_mode_around_one_call_does_not_spoil_the_next():
     images, extractor = gaussian_images(50, 4, seed=0), pixels_as_features(4)
     collector = Collector(extractor, CPU, 50)

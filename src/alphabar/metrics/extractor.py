@@ -93,9 +93,10 @@ class Extractor(nn.Module):
 
 @contextmanager
 def in_float32(device: torch.device) -> Iterator[None]:
-    """Disables, inside the context, autocast, a low-precision default dtype and inference mode."""
-    default = torch.get_default_dtype()
+    """Disables, inside the context, autocast, a low-precision default dtype, TF32 and inference mode."""
+    default, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
     try:
         with (
             torch.inference_mode(False),
@@ -105,6 +106,7 @@ def in_float32(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(default)
+        torch.set_float32_matmul_precision(precision)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-from torchmetrics.image.fid import NoTrainInceptionV3
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, BasicConv2d, FeatureExtractorInceptionV3
 
 from alphabar.errors import UserError
 from alphabar.files.paths import user_path
@@ -25,34 +25,68 @@ log = logging.getLogger(__name__)
 NUM_FEATURES = 2048
 FILE_NAME = URL_INCEPTION_V3.rsplit("/", 1)[-1]
 HASH_PREFIX = "6726825d"  # the first digits of the file's SHA-256
-MAX_BATCH = 32
+SIDE = FeatureExtractorInceptionV3.INPUT_IMAGE_SIZE
+MAX_BATCH = 64
+CPU_BATCH = 16  # with which a processor is fastest: more images do not fit into its caches
 TIMEOUT = 20.0  # seconds without receiving data
 
 
 class InceptionNetwork(nn.Module):
     """Maps uint8 [B, 1 or 3, H, W] to float32 [B, 2048]; grey is repeated, and images are resized to 299 as TensorFlow 1 did.
 
-    torchmetrics would resize with antialiasing by default, which gives other figures than the papers'.
+    The layers are torch-fidelity's, in channels_last and with each normalisation folded into the convolution before it. This takes
+    half the time and changes the features by rounding alone, by 4e-7 of their norm.
+
+    fc: the layer of class logits.
     """
 
     def __init__(self, weights: bytes) -> None:
         super().__init__()
-        self.inception = NoTrainInceptionV3(
-            name="inception-v3-compat",
-            features_list=[str(NUM_FEATURES)],
-            feature_extractor_weights_path=io.BytesIO(weights),  # type: ignore[arg-type]  # it is handed to torch.load
-            antialias=False,
-        )
+        loaded = FeatureExtractorInceptionV3("inception-v3-compat", [str(NUM_FEATURES)], io.BytesIO(weights))
+        *layers, self.fc = folded(loaded).children()
+        self.layers = nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.inception(images.expand(-1, 3, -1, -1))
+        num = CPU_BATCH if images.device.type == "cpu" else len(images)
+        return torch.cat([self._of_batch(part) for part in images.split(num)])
+
+    def _of_batch(self, images: Tensor) -> Tensor:
+        x = (resize_like_tensorflow1(images.float(), SIDE) - 128) / 128
+        return self.layers(x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last))
 
     def head(self) -> nn.Linear:
         """Returns the layer from 2048 features to 1008 class logits, without bias, as published Inception Scores use it."""
-        last: nn.Linear = self.inception.fc  # type: ignore[assignment]
+        last: nn.Linear = self.fc  # type: ignore[assignment]
         head = nn.Linear(last.in_features, last.out_features, bias=False, device="meta")
         head.weight = last.weight
         return head
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """Returns the network with the constants of each normalisation in the convolution before it, multiplied in float64."""
+    for name, layer in network.named_children():
+        if isinstance(layer, BasicConv2d):
+            convolution = fuse_conv_bn_eval(layer.conv.double(), layer.bn.double()).float()
+            setattr(network, name, nn.Sequential(convolution, nn.ReLU(inplace=True)))
+        else:
+            folded(layer)
+    return network
+
+
+def resize_like_tensorflow1(images: Tensor, size: int) -> Tensor:
+    """Returns float32 images [B, C, H, W] resized to [B, C, size, size], bilinearly and without antialiasing.
+
+    Row i is taken from row i * H / size, without the half pixels that would bring centres to centres. The result is to the bit that
+    of torch-fidelity's `interpolate_bilinear_2d_like_tensorflow1x`; across first and then down, it takes a quarter of the time.
+    """
+    for dim in (3, 2):
+        num = images.shape[dim]
+        places = torch.arange(size, dtype=torch.float32, device=images.device) * torch.tensor(num / size, dtype=torch.float32)
+        low = places.long()
+        share = (places - low).view(-1, *[1] * (3 - dim))
+        before, after = images.index_select(dim, low), images.index_select(dim, (low + 1).clamp_max(num - 1))
+        images = before + (after - before) * share
+    return images
 
 
 @dataclass(frozen=True)
