@@ -67,7 +67,7 @@ SMOKE = {
         ["--kills", "1", "--rank-kills", "0", "trainer.max_steps=9", "callbacks.samples=null"],
         "1 process: 1 kills",
     ),
-    "train_step": (None, ["--steps", "1", "--rounds", "1", "--batch-size", "2"], "the whole recipe"),
+    "speed": (None, ["train-small", "overhead", "--steps=1", "--rounds=1", "--batch-size=1", "--out=speed"], "added to a step"),
 }
 
 

@@ -1,0 +1,132 @@
+"""Times of things that take turns, and their ratios: a machine drifts, and only what was measured side by side compares."""
+
+import gc
+import statistics
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def used_device() -> torch.device:
+    """Returns the device that a run uses by default: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def now(clock: Clock, device: torch.device) -> float:
+    """Returns the time in seconds at which the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock()
+
+
+@dataclass(frozen=True)
+class GlobalSettings:
+    """Settings of torch that hold for the whole process, which one contestant must not leave to the next."""
+
+    threads: int = field(default_factory=torch.get_num_threads)
+    cudnn_tf32: bool = field(default_factory=lambda: torch.backends.cudnn.allow_tf32)
+    matmul_tf32: bool = field(default_factory=lambda: torch.backends.cuda.matmul.allow_tf32)
+    cudnn_benchmark: bool = field(default_factory=lambda: torch.backends.cudnn.benchmark)
+
+    def restore(self) -> None:
+        """Sets what was set when this was made."""
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        torch.backends.cudnn.allow_tf32 = self.cudnn_tf32
+        torch.backends.cuda.matmul.allow_tf32 = self.matmul_tf32
+        torch.backends.cudnn.benchmark = self.cudnn_benchmark
+
+
+class Contestant(ABC):
+    """Something that does a piece of work again and again.
+
+    label: its name in the table. precision: the one that it computes in, "float32" or "bfloat16".
+    images: the number of images in a piece of work.
+    """
+
+    label: str
+    precision: str
+    images: int
+
+    @abstractmethod
+    def times(self, num: int) -> list[float]:
+        """Returns the seconds of each of `num` pieces of work in a row, after some that warm up."""
+
+    @property
+    def parameters(self) -> int | None:
+        """Returns the number of parameters of its network, or None if that says nothing."""
+        return None
+
+    @property
+    def gflop(self) -> float | None:
+        """Returns the GFLOP that an image takes, or None if nobody has counted."""
+        return None
+
+    @property
+    def remark(self) -> str:
+        """Returns what differs from the others, or "" if nothing does."""
+        return ""
+
+
+class Loop(Contestant):
+    """A contestant that is one call, of which the first `warm_up` do not count."""
+
+    warm_up = 2
+
+    def __init__(self, clock: Clock, device: torch.device) -> None:
+        self.clock, self.device = clock, device
+
+    @abstractmethod
+    def act(self) -> None:
+        """Does one piece of work."""
+
+    def times(self, num: int) -> list[float]:
+        for _ in range(self.warm_up):
+            self.act()
+        found = []
+        for _ in range(num):
+            begin = now(self.clock, self.device)
+            self.act()
+            found.append(now(self.clock, self.device) - begin)
+        return found
+
+
+@dataclass
+class Measured:
+    """The seconds of each piece of work of a contestant, by round."""
+
+    contestant: Contestant
+    rounds: list[list[float]] = field(default_factory=list)
+
+    @cached_property
+    def medians(self) -> list[float]:
+        """Returns the median of each round."""
+        return [statistics.median(times) for times in self.rounds]
+
+    @property
+    def means(self) -> list[float]:
+        """Returns the mean of each round, in which what happens now and then counts."""
+        return [statistics.fmean(times) for times in self.rounds]
+
+    def ratios(self, reference: "Measured") -> list[float]:
+        """Returns how many times as fast as the reference it was, in each round; more images in a piece of work count."""
+        share = self.contestant.images / reference.contestant.images
+        return [share * theirs / own for own, theirs in zip(self.medians, reference.medians, strict=True)]
+
+
+def take_turns(contestants: Sequence[Contestant], rounds: int, num: int) -> list[Measured]:
+    """Returns what was measured of contestants that took turns, `rounds` times, with `num` pieces of work each."""
+    settings, found = GlobalSettings(), [Measured(each) for each in contestants]
+    for _ in range(rounds):
+        for measured in found:
+            gc.collect()
+            measured.rounds.append(measured.contestant.times(num))
+            settings.restore()
+    return found
