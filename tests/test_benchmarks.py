@@ -1,6 +1,8 @@
 """Every benchmark runs, at a smoke size."""
 
 import csv
+import json
+import re
 
 import numpy as np
 import pytest
@@ -53,6 +55,11 @@ SMOKE = {
         ["--steps", "10", *runs.TINY, *runs.BRIEF[1:], "trainer.log_every_n_steps=1"],
         "left in the temporary folder",
     ),
+    "equal_time": (
+        None,
+        [*runs.TINY, "--tools=alphabar", "--minutes=0.01", "--num=70", "--threads=1"],
+        "| alphabar |",
+    ),
     "evaluation_memory": (plain, ["--nums", "8", *document_files.EVALUATION[1:], "features=pixels"], "ratio"),
     "features": (
         samples_of_digits,
@@ -78,6 +85,30 @@ def test_a_benchmark_runs(name, tmp_path):
     code, out, err = runs.run(f"benchmarks/{name}.py", *subjects, *words, cwd=tmp_path)
     assert code == 0, err
     assert printed in out
+
+
+def test_the_judge_of_equal_time_gives_held_out_images_the_floor_and_goes_on_after_a_tool_that_fails(tmp_path):
+    images = DigitsSource().held_out().images(range(70)).permute(0, 2, 3, 1).numpy()
+    trained = {"steps": 300, "images_per_step": 16, "seconds": 60, "start_up_seconds": 5, "sampling_seconds": 2}
+    about = {"parameters": 2_000_000, "evaluations": 50, "sampler": "ddim50", "settings": "AdamW"}
+    for seed in (0, 1):
+        folder = tmp_path / f"diffusers-{seed}"
+        folder.mkdir()
+        np.savez(folder / "samples.npz", images=images if seed == 0 else 255 - images)
+        (folder / "result.json").write_text(json.dumps(trained | about))
+    words = [*runs.TINY, "trainer.precision=8-true", "--num=70", "--threads=1", f"--out={tmp_path}"]
+    code, out, err = runs.run("benchmarks/equal_time.py", *words, "--tools", "alphabar", "diffusers", cwd=tmp_path)
+    assert code == 1, err
+    assert re.search("^alphabar, seed 0: failed: .*trainer.precision: expected one of", out, re.MULTILINE)
+    cells = next(line for line in out.splitlines() if line.startswith("| diffusers |")).split(" | ")
+    assert cells[2:] == ["1.00", "300", "16", "80", "2.00 M", "50", "2 s", "5 s |"]
+    (result,) = json.loads((tmp_path / "equal_time.json").read_text())
+    assert result["fid"] == pytest.approx(result["floor"], rel=1e-5)
+    assert (tmp_path / "equal_time.png").is_file()
+    code, out, err = runs.run("benchmarks/equal_time.py", *words, "--tools=diffusers", "--seeds", "0", "1", cwd=tmp_path)
+    assert code == 0, err
+    assert " ± " in out
+    assert json.loads((tmp_path / "equal_time.json").read_text())[1]["fid"] > 10 * result["floor"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,39 @@
+"""alphabar's own recipe: `python train.py` with the preset of the data."""
+
+from torch import Tensor
+
+from recipes import BATCH, Recipe, Task, Trained
+
+
+class Ours(Recipe):
+    """`train.py` with a limit of time in place of the number of steps; the averaged weights of the last checkpoint."""
+
+    def train(self, task: Task) -> Trained:
+        from omegaconf import OmegaConf
+
+        import alphabar
+        from alphabar.config.build import build
+        from alphabar.runs.provenance.receipt import read_starts
+        from alphabar.training.run_summary import clock
+        from recipes.step_times import StepTimes
+
+        words = ["logger=csv", "trainer.max_steps=-1", f"+trainer.max_time={clock(max(task.seconds, 1))}", f"seed={task.seed}"]
+        words += [f"hydra.run.dir={task.folder}/run", "+callbacks.step_times._target_=recipes.step_times.StepTimes"]
+        run = alphabar.train([*task.words, *words])
+        model = run.model()
+        sampler = build(OmegaConf.create(run.config["sampler"]), "sampler")
+
+        def draw(num: int) -> Tensor:
+            return model.sample(num, sampler=sampler, seed=task.seed + 1, batch_size=BATCH)
+
+        lines = read_starts(run.folder)[-1]["composition"]
+        return Trained(
+            network=model.denoiser.network,
+            steps=model.step,
+            images_per_step=run.config["data"]["batch_size"],
+            first_step=StepTimes.first_step,
+            seconds=StepTimes.end - StepTimes.begin,
+            sampler=sampler.label(model.denoiser.schedule),
+            settings="; ".join(f"{name} {line}" for name, line in lines.items()),
+            draw=draw,
+        )
