@@ -27,10 +27,11 @@ from alphabar.data.datamodule import ImageDataModule
 from alphabar.evaluation.files import open_samples
 from alphabar.metrics import Extractor, Splits, build_extractors
 from alphabar.metrics.collector import Batch, Collector, collect
+from alphabar.metrics.feature_set import Gaussian
 from alphabar.metrics.features.automatic import AutomaticFeatures
 from alphabar.metrics.features.pixels import PixelFeatures
 from alphabar.metrics.features.self_supervised import SelfSupervisedFeatures
-from alphabar.metrics.statistics.frechet import Reference
+from alphabar.metrics.statistics.frechet import frechet_distance
 from alphabar.runs.text_table import format_table
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -83,8 +84,8 @@ def with_faults(images: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
     return faults
 
 
-def gaussian_of(extractor: Extractor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns mean and covariance of the features of images [N, C, H, W]."""
+def gaussian_of(extractor: Extractor, images: Tensor) -> Gaussian:
+    """Returns the normal distribution of the features of images [N, C, H, W]."""
     collector = Collector(extractor, CPU, len(images), num_parts=1)
     batches = (Batch(indices, images[indices], {}) for indices in torch.arange(len(images)).split(BATCH))
     (features,), _, _ = collect(batches, [collector], images.shape[1])
@@ -126,9 +127,9 @@ def main() -> None:
     for kind in (AutomaticFeatures, SelfSupervisedFeatures, PixelFeatures):
         extractor = build_extractors(kind(arguments.cache_dir, MAX_IMAGES), splits)[0]
         train = splits.train.images(range(min(MAX_IMAGES, len(splits.train))))
-        reference = Reference(*gaussian_of(extractor, train))
-        floor = reference.distance(*gaussian_of(extractor, held_out))
-        columns[extractor.name] = [reference.distance(*gaussian_of(extractor, each)) / floor for each in images.values()]
+        reference = gaussian_of(extractor, train)
+        floor = frechet_distance(reference, gaussian_of(extractor, held_out))
+        columns[extractor.name] = [frechet_distance(reference, gaussian_of(extractor, each)) / floor for each in images.values()]
     first = next(iter(columns.values()))
     order = sorted(range(len(images)), key=lambda row: -first[row])
     names = list(images)

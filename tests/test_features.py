@@ -12,6 +12,7 @@ from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.data.sources.digits import DigitsSource
 from alphabar.errors import DataNotFound, UserError
 from alphabar.metrics import Features, Splits, TooFewImages, build_extractors
+from alphabar.metrics.feature_set import Gaussian
 from alphabar.metrics.features import classifier
 from alphabar.metrics.features.automatic import AutomaticFeatures
 from alphabar.metrics.features.classifier import ClassifierFeatures
@@ -223,7 +224,7 @@ def test_classifier_works_without_held_out_images(tmp_path, brief):
 
 def gaussian(features):
     """Mean and covariance."""
-    return features.double().mean(0), features.double().T.cov()
+    return Gaussian(features.double().mean(0), features.double().T.cov())
 
 
 def test_figures_for_digits(tmp_path):
@@ -234,7 +235,7 @@ def test_figures_for_digits(tmp_path):
     assert float(extractor.description.split(", ")[1].split("%")[0]) > 95
     real = gaussian(extractor(splits.train.pixels))
     images = splits.held_out.pixels
-    floor = frechet_distance(*real, *gaussian(extractor(images[:1000])))
+    floor = frechet_distance(real, gaussian(extractor(images[:1000])))
     blurred = (images + nn.functional.avg_pool2d(images.float(), 3, 1, 1)) / 2
     faults = {
         "noise": (torch.randint(0, 256, images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8), 20),
@@ -243,7 +244,7 @@ def test_figures_for_digits(tmp_path):
         "dark": ((images * 0.85).to(torch.uint8), 2),
     }
     for name, (faulty, factor) in faults.items():
-        assert frechet_distance(*real, *gaussian(extractor(faulty))) > factor * floor, name
+        assert frechet_distance(real, gaussian(extractor(faulty))) > factor * floor, name
 
 
 @pytest.mark.parametrize(

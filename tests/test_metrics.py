@@ -3,13 +3,17 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 from torch import Tensor, nn
+from torch_fidelity.metric_fid import fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
 
 from alphabar.metrics.collector import Collector
-from alphabar.metrics.statistics.frechet import Frechet, frechet_distance
+from alphabar.metrics.feature_set import Gaussian
+from alphabar.metrics.statistics.frechet import Frechet, frechet_distance, mean_over_sets
 from simple_features import CPU, Witness, collected, fid, gaussian_images, pixels_as_features
 
 
@@ -25,16 +29,46 @@ def test_distance_of_two_known_gaussians():
     std1[:20] = 0
     shift = torch.linspace(-1, 1, 64).double()
     expected = shift.square().sum() + (std1 - std2).square().sum()
-    found = frechet_distance(torch.zeros(64), basis @ torch.diag(std1**2) @ basis.T, shift, basis @ torch.diag(std2**2) @ basis.T)
-    assert found == pytest.approx(float(expected), rel=1e-6)
+    one = Gaussian(torch.zeros(64).double(), basis @ torch.diag(std1**2) @ basis.T)
+    other = Gaussian(shift, basis @ torch.diag(std2**2) @ basis.T)
+    assert frechet_distance(one, other) == pytest.approx(float(expected), rel=1e-6)
+    assert frechet_distance(other, one) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(("rank", "error"), [(300, 1e-10), (20, 1e-6)], ids=["full_rank", "fewer_images_than_features"])
+def test_distance_equals_that_of_others(rank, error):
+    """Of more features than are multiplied at a time; if a covariance is singular, rounding alone decides on more digits."""
+    cov1, cov2 = covariance(300, rank, seed=1), 2 * covariance(300, 600, seed=2)
+    mean1, mean2 = torch.zeros(300).double(), torch.linspace(0, 1, 300).double()
+    found = frechet_distance(Gaussian(mean1, cov1), Gaussian(mean2, cov2))
+    first, second = ({"mu": mean.numpy(), "sigma": cov.numpy()} for mean, cov in ((mean1, cov1), (mean2, cov2)))
+    by_torch_fidelity = fid_statistics_to_metric(first, second, verbose=False)["frechet_inception_distance"]
+    assert found == pytest.approx(by_torch_fidelity, rel=error)
+    assert found == pytest.approx(float(_compute_fid(mean1, cov1, mean2, cov2)), rel=error)
+    traces = np.trace(cov1) + np.trace(cov2) - 2 * np.trace(sqrtm(cov1.numpy() @ cov2.numpy())).real
+    assert found == pytest.approx(float((mean1 - mean2).square().sum() + traces), rel=error)
 
 
 @pytest.mark.parametrize("rank", [64, 20], ids=["full_rank", "fewer_images_than_features"])
-def test_distance_equals_that_of_torchmetrics(rank):
-    cov1, cov2 = covariance(64, rank, seed=1), 2 * covariance(64, 64, seed=2)
-    mean1, mean2 = torch.zeros(64).double(), torch.linspace(0, 1, 64).double()
-    expected = float(_compute_fid(mean1, cov1, mean2, cov2))
-    assert frechet_distance(mean1, cov1, mean2, cov2) == pytest.approx(expected, rel=1e-6)
+def test_root_of_a_covariance_is_lower_triangular(rank):
+    """And of a covariance that rounding leaves with negative eigenvalues, too."""
+    covariances = covariance(64, rank, seed=1), covariance(64, rank, seed=1) - 1e-15 * torch.eye(64)
+    for each in covariances:
+        root = Gaussian(torch.zeros(64), each).root
+        assert torch.equal(root, root.tril())
+        torch.testing.assert_close(root @ root.T, each, rtol=0, atol=1e-12)
+
+
+def test_real_images_are_decomposed_once(monkeypatch):
+    """For all sets that are compared with them."""
+    decompositions = []
+    cholesky = torch.linalg.cholesky_ex
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda matrix: (decompositions.append(len(matrix)), cholesky(matrix))[1])
+    extractor = pixels_as_features(4)
+    real, *generated = (collected(gaussian_images(100, 4, seed), extractor, num_rows=100) for seed in range(3))
+    assert len({Frechet().compute(each, real)["fid"] for each in generated}) == 2
+    assert mean_over_sets(generated[0], real, 20) is not None
+    assert decompositions == [4]
 
 
 def test_whole_path_equals_that_of_torchmetrics():

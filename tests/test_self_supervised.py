@@ -14,6 +14,7 @@ from alphabar.evaluation.receipt import Figure
 from alphabar.evaluation.reference_statistics import ReferenceStatistics
 from alphabar.evaluation.table import metric_title
 from alphabar.metrics import Splits, TooFewImages
+from alphabar.metrics.feature_set import Gaussian
 from alphabar.metrics.features import self_supervised
 from alphabar.metrics.features.automatic import AutomaticFeatures
 from alphabar.metrics.features.pixels import PixelFeatures
@@ -46,7 +47,7 @@ def digits():
 
 
 def gaussian(features):
-    return features.double().mean(0), features.double().T.cov()
+    return Gaussian(features.double().mean(0), features.double().T.cov())
 
 
 def drawn_by_a_model(images, num):
@@ -74,7 +75,7 @@ def test_noise_is_worse_than_blur_than_a_model_than_held_out_images(made, digits
     held_out = digits.held_out.pixels
     images = [noise(1000, 1, 8), blurred(held_out), drawn_by_a_model(digits.train.pixels, 1000), held_out]
     real = gaussian(extractor(digits.train.pixels))
-    distances = [frechet_distance(*real, *gaussian(extractor(each))) for each in images]
+    distances = [frechet_distance(real, gaussian(extractor(each))) for each in images]
     assert all(worse > 1.1 * better for worse, better in pairwise(distances)), distances
     assert extractor.name == kind
 
@@ -106,9 +107,9 @@ def test_faults_that_a_judge_has_to_see_are_seen(made, digits):
         "contrast": (images - 128) * 0.7 + 128,
         "one image": images[:1].expand_as(images) + grain / 40,
     }
-    floor = frechet_distance(*real, *gaussian(extractor(digits.held_out.pixels)))
+    floor = frechet_distance(real, gaussian(extractor(digits.held_out.pixels)))
     for name, faulty in faults.items():
-        found = frechet_distance(*real, *gaussian(extractor(faulty.clamp(0, 255).round().to(torch.uint8))))
+        found = frechet_distance(real, gaussian(extractor(faulty.clamp(0, 255).round().to(torch.uint8))))
         assert found > 2 * floor, name
 
 

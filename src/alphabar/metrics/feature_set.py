@@ -1,11 +1,35 @@
 """The accumulated features of many images."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 NUM_PARTS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """A normal distribution of features: its mean [D] and its covariance [D, D], float64."""
+
+    mean: Tensor
+    covariance: Tensor
+
+    @cached_property
+    def root(self) -> Tensor:
+        """The lower triangular L [D, D] with L L^T = covariance, computed once.
+
+        It is the Cholesky factor. Where the covariance is singular, as that of no more images than features, and rounding leaves it
+        with negative eigenvalues, these are zero: with V diag(w) V^T = covariance, L^T is R of the QR decomposition of
+        diag(w^(1/2)) V^T. That takes ten times as long.
+        """
+        root, failed = torch.linalg.cholesky_ex(self.covariance)
+        if not failed:
+            return root
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return torch.linalg.qr((vectors * values.clamp_min(0).sqrt()).mT, mode="r").R.mT.contiguous()
 
 
 class Sums(NamedTuple):
@@ -19,10 +43,10 @@ class Sums(NamedTuple):
         """Returns the sums of neighbouring parts together, where the leading dimension counts parts."""
         return Sums(*(value[parts.start : parts.stop].sum(0) for value in self))
 
-    def gaussian(self) -> tuple[Tensor, Tensor]:
-        """Returns the mean [D] and the unbiased covariance [D, D]."""
+    def gaussian(self) -> Gaussian:
+        """Returns the mean and the unbiased covariance."""
         mean = self.first / self.num
-        return mean, (self.second - self.num * torch.outer(mean, mean)) / (self.num - 1)
+        return Gaussian(mean, (self.second - self.num * torch.outer(mean, mean)) / (self.num - 1))
 
 
 class ClassSums(NamedTuple):
@@ -34,7 +58,8 @@ class ClassSums(NamedTuple):
     negative_entropy: Tensor
 
 
-class FeatureSet(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
     """Features of a set of N images.
 
     parts: sums over each of ten equal parts of the set (real images: over one), in the order of the images.
@@ -59,6 +84,11 @@ class FeatureSet(NamedTuple):
     def sums(self) -> Sums:
         """The sums over all N images."""
         return self.parts.of(range(len(self.parts.num)))
+
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        """The normal distribution of all N images. It stays in memory with its root, for the next set that is compared with it."""
+        return self.sums.gaussian()
 
     @property
     def match_rate(self) -> float | None:

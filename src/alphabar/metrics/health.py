@@ -107,7 +107,7 @@ class ImageStatistics:
 
 def diversity(generated: Sums, real: Sums) -> float:
     """Returns tr(cov of generated features) / tr(cov of real ones), 1 for equal distributions and near 0 if images are alike."""
-    return float(generated.gaussian()[1].trace() / real.gaussian()[1].trace())
+    return float(generated.gaussian().covariance.trace() / real.gaussian().covariance.trace())
 
 
 def image_warnings(generated: ImageStatistics, real: ImageStatistics, diversity: float | None = None) -> list[str]:

@@ -26,6 +26,7 @@ HALF = 32
 NUM_FEATURES = 2 * HALF
 SMALL = 16  # the largest side, in pixels, at which the first layer keeps the resolution
 CHUNK = 500
+MAX_BATCH = 125  # with which a processor is fastest: of more images, layers do not fit into its caches
 READ_CHUNK = 50  # images between two updates of what shows the progress
 MAX_REFERENCE = 50_000  # training images to compare with, as many as is usual: of a million, the others would take hours to decode
 USUAL_SIDE = 32  # pixels per side that the network sees
@@ -160,7 +161,7 @@ def network_extractor(
     name = kind if max_side == USUAL_SIDE else f"{kind}{max_side}"
     folder = user_path(cache_dir)
     return Extractor(
-        network, NUM_FEATURES, name, description, (shape.channels,), CHUNK, folder, head, labels, max_reference=max_reference
+        network, NUM_FEATURES, name, description, (shape.channels,), MAX_BATCH, folder, head, labels, max_reference=max_reference
     )
 
 

@@ -8,34 +8,36 @@ import torch
 from torch import Tensor
 
 from alphabar.metrics.extractor import Extractor
-from alphabar.metrics.feature_set import FeatureSet, Sums
+from alphabar.metrics.feature_set import FeatureSet, Gaussian, Sums
 from alphabar.metrics.statistics import Statistic
 
 MAX_SETS, WIDE, MAX_WIDE_SETS = 10, 512, 3  # of `mean_over_sets`; more features than WIDE are wide
+BLOCK = 256  # features, of matrices that are multiplied
 
 
-class Reference:
-    """The Gaussian of the real features, from which many distances can be computed."""
+def frechet_distance(reference: Gaussian, other: Gaussian) -> float:
+    """Returns d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two normal distributions; Dowson & Landau 1982.
 
-    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
-        self.mean, self.covariance = mean.double(), covariance.double()
-        values, vectors = torch.linalg.eigh(self.covariance)
-        self.root = vectors * values.clamp_min(0).sqrt()
-
-    def distance(self, mean: Tensor, covariance: Tensor) -> float:
-        """Returns d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two normal distributions; Dowson & Landau 1982.
-
-        With S1 = R R^T the eigenvalues of S1 S2 are those of the symmetric R^T S2 R, which are five times faster to compute than
-        those of S1 S2 itself and are never complex, even if a covariance is singular.
-        """
-        mean, covariance = mean.to(self.mean), covariance.to(self.covariance)
-        cross = torch.linalg.eigvalsh(self.root.T @ covariance @ self.root).clamp_min(0).sqrt().sum()
-        return float((self.mean - mean).square().sum() + self.covariance.trace() + covariance.trace() - 2 * cross)
+    With S1 = L L^T the eigenvalues of S1 S2 are those of the symmetric L^T S2 L, which are six times faster to compute than those
+    of S1 S2 itself and are never complex, even if a covariance is singular. L is kept with the reference for the next distance.
+    """
+    mean, covariance = (value.to(reference.root) for value in (other.mean, other.covariance))
+    cross = torch.linalg.eigvalsh(symmetric_product(reference.root, covariance)).clamp_min(0).sqrt().sum()
+    return float((reference.mean - mean).square().sum() + reference.covariance.trace() + covariance.trace() - 2 * cross)
 
 
-def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
-    """Returns the Frechet distance, see `Reference.distance`."""
-    return Reference(mean1, cov1).distance(mean2, cov2)
+def symmetric_product(root: Tensor, covariance: Tensor) -> Tensor:
+    """Returns a matrix whose lower triangle is that of L^T S L, for a lower triangular L and a symmetric S [D, D].
+
+    Blocks of zeros and blocks above the diagonal are left out, which takes half the time of the whole product.
+    """
+    starts = range(0, len(root), BLOCK)
+    right = torch.cat([covariance[:, start:] @ root[start:, start : start + BLOCK] for start in starts], 1)
+    product = torch.zeros_like(right)
+    for start in starts:
+        end = start + BLOCK
+        product[start:end, :end] = root[start:, start:end].mT @ right[start:, :end]
+    return product
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,11 @@ class Frechet(Statistic):
         return 2 if self.allow_few else num_features + 1
 
     def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
-        if not all(bool(each.parts.second.isfinite().all()) for each in (generated, real)):
+        if not all(bool(each.parts.first.isfinite().all()) for each in (generated, real)):
             return {"fid": math.nan}
-        reference = Reference(*real.sums.gaussian())
-        figures = {"fid": reference.distance(*generated.sums.gaussian())}
-        if (limit := infinity(reference, generated.parts)) is not None:
+        fid = frechet_distance(real.gaussian, generated.sums.gaussian())
+        figures = {"fid": fid}
+        if (limit := infinity(real.gaussian, generated.parts, fid)) is not None:
             figures["fid_infinity"] = limit
         return figures
 
@@ -71,31 +73,32 @@ def mean_over_sets(generated: FeatureSet, real: FeatureSet, num: int) -> float |
     """Returns the mean FID over disjoint sets of `num` generated images, in their order; None if fewer features are kept than that.
 
     It has the bias of FID of `num` images, and so can be compared with that of as many held-out ones. There are 10 sets at most, of
-    wide features 3: a distance takes the eigenvalues of a matrix, of 64 features 0.4 ms on one core, but of 2,048 about 2 s.
+    wide features 3: a distance takes the eigenvalues of a matrix, of 64 features 0.4 ms on one core, but of 2,048 about 0.8 s.
     """
     most = MAX_SETS if generated.rows.shape[1] <= WIDE else MAX_WIDE_SETS
     sets = [rows for rows in generated.rows[: most * num].double().split(num) if len(rows) == num]
     if not sets:
         return None
-    reference = Reference(*real.sums.gaussian())
     sums = (Sums(torch.tensor(float(num), dtype=torch.float64), rows.sum(0), rows.T @ rows) for rows in sets)
-    return fmean(reference.distance(*each.gaussian()) for each in sums)
+    return fmean(frechet_distance(real.gaussian, each.gaussian()) for each in sums)
 
 
-def infinity(reference: Reference, parts: Sums) -> float | None:
+def infinity(reference: Gaussian, parts: Sums, fid: float) -> float | None:
     """Returns the intercept of the line in 1 / n through mean distances at n images; None unless two n are >= twice the features.
 
-    parts: the sums of equal parts of one set, in their order.
+    parts: the sums of equal parts of one set, in their order. fid: the distance of the whole set.
     """
     num_parts, smallest = len(parts.num), 2 * parts.first.shape[-1]
     inverse, means = [], []
     for num_groups in (each for each in range(num_parts, 0, -1) if num_parts % each == 0):
-        length = num_parts // num_groups
-        groups = [parts.of(range(start, start + length)) for start in range(0, num_parts, length)]
-        if min(int(group.num) for group in groups) < smallest:
+        nums = parts.num.view(num_groups, -1).sum(1).tolist()
+        if min(nums) < smallest:
             continue
-        inverse.append(sum(1 / float(group.num) for group in groups) / num_groups)
-        means.append(sum(reference.distance(*group.gaussian()) for group in groups) / num_groups)
+        inverse.append(sum(1 / num for num in nums) / num_groups)
+        length = num_parts // num_groups
+        groups = (parts.of(range(start, start + length)) for start in range(0, num_parts, length))
+        distances = (frechet_distance(reference, group.gaussian()) for group in groups)
+        means.append(fid if num_groups == 1 else sum(distances) / num_groups)
     if len(means) < 2:
         return None
     x, y = torch.tensor(inverse, dtype=torch.float64), torch.tensor(means, dtype=torch.float64)
