@@ -32,6 +32,7 @@ def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
     if how == "note":
         weights = [float(weight.detach().double().sum()) for weight in pl_module.parameters()]
         note = {"levels": outputs["levels"].tolist(), "labels": batch["label"].tolist(), "weights": weights}
+        note["figures"] = pl_module.figures
         Path(f"note_{trainer.global_rank}.json").write_text(json.dumps(note))
         return
     os.kill(os.getpid(), int(how))

@@ -46,6 +46,7 @@ def test_an_old_run_is_resumed(command, old_run):
     losses = {row["step"]: float(row["train/loss"]) for row in rows if row["train/loss"]}
     assert losses["10"] == pytest.approx(1.0453016, rel=1e-4)  # as the version that wrote it went on
     assert losses["12"] == pytest.approx(0.96058571, rel=1e-4)
+    assert all(float(rows[-1][name]) > 0 for name in runs.SPEED)
     assert runs.checkpoint(old_run)["global_step"] == 12
 
 

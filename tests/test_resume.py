@@ -11,12 +11,11 @@ from omegaconf import OmegaConf
 import runs
 
 CRASH = "tests/crash.py"
-CLOCKED = ("train/images_per_second", "train/seconds")
 
 
 def rows(folder):
     with (folder / "metrics.csv").open() as file:
-        return [{name: value for name, value in row.items() if name not in CLOCKED} for row in csv.DictReader(file)]
+        return [{name: value for name, value in row.items() if name not in runs.CLOCKED} for row in csv.DictReader(file)]
 
 
 def equal(one, other):

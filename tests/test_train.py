@@ -60,7 +60,8 @@ def test_figures_have_their_columns(finished):
     last = rows[-1]
     for name in ("train/loss", "train/loss_level_0.00_0.25", "train/loss_level_0.75_1.00", "train/grad_norm", "train/lr"):
         assert float(last[name]) > 0
-    assert float(last["train/images_per_second"]) > 0
+    assert all(float(last[name]) > 0 for name in runs.CLOCKED)
+    assert float(last["train/evaluating"]) < 1
     assert float(last["fid/n64-classifier-ema-ddim3"]) > float(rows[0]["fid/floor-n64-classifier"]) > 0
     assert float(last["samples/num_nonfinite"]) == 0
 
@@ -108,6 +109,7 @@ def test_wandb_runs_offline_and_says_how_to_look_and_upload(finished):
         "train/loss_level_0.00_0.25",
         "train/grad_norm",
         "train/lr",
+        *runs.CLOCKED,
         "fid/n64-classifier-ema-ddim3",
         "samples",
     ):
@@ -163,14 +165,16 @@ def test_samples_as_one_array(finished, tmp_path):
 
 
 def test_two_processes_train_together(finished, tmp_path):
-    """Other times and noise on each, the same weights on both, nothing written twice, the grid of one process; two new interpreters."""
+    """Other times and noise on each, the same weights and figures, nothing written twice, the grid of one; two new interpreters."""
     words = runs.words("trainer.max_steps=20", "trainer.accelerator=cpu", "trainer.devices=2", folder=tmp_path / "out")
-    code, _, err = runs.finish(runs.start_cold("tests/crash.py", *words, cwd=tmp_path, env={"CRASH": "note 5 all"}))
+    code, _, err = runs.finish(runs.start_cold("tests/crash.py", *words, cwd=tmp_path, env={"CRASH": "note 8 all"}))
     assert code == 0, err
     first, second = (json.loads((tmp_path / f"note_{rank}.json").read_text()) for rank in (0, 1))
     assert first["levels"] != second["levels"]
     assert first["labels"] != second["labels"]
     assert first["weights"] == second["weights"]
+    assert first["figures"] == second["figures"]
+    assert {*runs.CLOCKED} <= first["figures"].keys()
     rows = metrics(tmp_path / "out")
     assert [row["step"] for row in rows] == ["0", "7", "14", "20"]
     assert float(rows[-1]["fid/n64-classifier-ema-ddim3"]) > 0

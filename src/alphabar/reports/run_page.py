@@ -20,6 +20,7 @@ from alphabar.reports.run_record import RunRecord, read_run_record, record_rows
 from alphabar.reports.verdict import run_verdict
 from alphabar.runs.floor import FloorPair
 from alphabar.runs.metrics_csv import RunMetrics, read_metrics
+from alphabar.runs.run_speed import run_speed
 
 MAX_FRAMES = 40
 
@@ -55,12 +56,14 @@ def render_run(folder: Path, receipts: Sequence[FoundReceipt]) -> Markup:
         tiles=tiles(metrics, record),
         warnings=[*health_warnings(metrics), *receipt_warnings(shown_receipts)],
     )
+    speed = run_speed(metrics.last).line()
+    rows = [*record_rows(record), *([("speed", speed)] if speed else [])]
     sections = [
         Section("samples", "Samples", render_samples(folder)),
         Section("curves", "Curves", render_curves(metrics, embed_image(folder / "curves.png"))),
         Section("evaluations", "Evaluations", render_receipts(shown_receipts, folder)),
         Section("health", "Health", render("health", rows=health_rows(metrics), panel=embed_image(folder / PANEL))),
-        Section("record", "Record", render("run_record", rows=record_rows(record), record_problem=record.problem)),
+        Section("record", "Record", render("run_record", rows=rows, record_problem=record.problem)),
         Section("config", "Configuration", render("configuration", content=content, summary=summarise_config(config))),
     ]
     return render_page(name, header, sections)

@@ -13,6 +13,7 @@ from alphabar.files.paths import display_path
 from alphabar.progress import counted, format_duration
 from alphabar.runs.floor import MEAN_FID, FloorPair, against_floor, floor_pair
 from alphabar.runs.provenance.current_command import with_invocations
+from alphabar.runs.run_speed import RunSpeed, run_speed
 from alphabar.training.modules.base import BaseModule
 
 LAST = "checkpoints/last.ckpt"
@@ -52,6 +53,7 @@ def report_end(result: dict[str, Any], trainer: Trainer, module: BaseModule, fir
     limit = limit_reached(trainer)
     if result["steps"] > first_step:
         print(result_line(result))
+        print_speed(run_speed(module.figures.get))
     else:
         is_late = timer_that_ended(trainer) is not None
         reason = "no step was taken: the time was over" if is_late else f"nothing to do: already at step {first_step:,}"
@@ -65,6 +67,13 @@ def report_end(result: dict[str, Any], trainer: Trainer, module: BaseModule, fir
             print(f"  {step.label:<12} {in_folder(step.command, folder)}")
     if (folder / LAST).exists():
         print(f"  {'go on':<12} {in_folder('python train.py resume={folder}', folder)}{f' {limit[1]}' if limit else ''}")
+
+
+def print_speed(speed: RunSpeed) -> None:
+    """Prints the speed of a run and, if there is any, advice on it."""
+    for label, text in (("speed", speed.line()), ("faster", speed.advice())):
+        if text:
+            print(f"  {label:<12} {text}")
 
 
 def report_stop(trainer: Trainer) -> None:

@@ -21,6 +21,7 @@ from alphabar.runs.resume import LastCheckpoint
 from alphabar.training.callbacks.composition import Composition
 from alphabar.training.callbacks.progress import Progress
 from alphabar.training.callbacks.recurring import is_any_due
+from alphabar.training.callbacks.speed_figures import SpeedFigures
 from alphabar.training.callbacks.stall import StallWatch
 from alphabar.training.callbacks.step_figures import StepFigures
 from alphabar.training.callbacks.validation import ValidationHooks
@@ -79,7 +80,7 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
         settings["enable_progress_bar"] = True
     if not any(isinstance(callback, Checkpoint) for callback in callbacks):
         settings["enable_checkpointing"] = False  # or Lightning would add a callback of its own
-    settings["callbacks"] = [*watch, Composition(), *callbacks, StepFigures(), ValidationHooks()]
+    settings["callbacks"] = [*watch, Composition(), *callbacks, SpeedFigures(), StepFigures(), ValidationHooks()]
     trainer: Trainer = build(cfg.trainer, "trainer")(**settings)
     trainer.check_val_every_n_epoch = None  # stock callbacks then act on validation, and not at the end of each epoch
     leave_signals_to_the_run(trainer)

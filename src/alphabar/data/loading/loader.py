@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ class ImageLoader:
         self.batches_per_epoch = batches_per_epoch
         self.crop = crop
         self.is_reading = False  # whether training waits for a batch
+        self.seconds_waiting = 0.0  # that training has waited for batches
         self._num_batches = 0
         self._is_positioned = False  # whether _num_batches is known, from a checkpoint or because the stream runs
         self._stream: Iterator[Batch] | None = None
@@ -150,7 +152,9 @@ class ImageLoader:
                 self._is_positioned = True
                 self._stream = self._from_workers() if self.num_workers else self._from_this_process()
             self.is_reading = True
+            begin = time.perf_counter()
             batch = next(self._stream)
+            self.seconds_waiting += time.perf_counter() - begin
             self.is_reading = False
             self._num_batches += 1
             yield batch

@@ -69,3 +69,11 @@ def _destroy_process_group() -> None:
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Returns the sum of `values` over all processes, on all of them."""
     return sum_over_ranks_(values.clone())
+
+
+def max_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Returns the largest of each of `values` over all processes, on all of them."""
+    values = values.clone()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values

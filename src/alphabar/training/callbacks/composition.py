@@ -12,6 +12,7 @@ from alphabar.errors import printable
 from alphabar.progress import counted, format_duration
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.callbacks.forecast import Forecast, forecast
+from alphabar.training.flops import compute_dtype, format_flops, peak_rate
 from alphabar.training.hooks import base_module, image_data
 from alphabar.training.modules.base import BaseModule
 
@@ -33,7 +34,7 @@ class Composition(RunCallback):
         if trainer.global_step < trainer.estimated_stepping_batches:
             times = forecast(trainer, base_module(pl_module))
             if trainer.is_global_zero:
-                print_lines(describe_time(times, trainer))
+                print_lines(describe_flops(trainer, base_module(pl_module), times.step) | describe_time(times, trainer))
 
 
 def composition_lines(trainer: Trainer, module: BaseModule) -> dict[str, str]:
@@ -111,6 +112,16 @@ def describe_end(seconds: float) -> str:
     if end.date() == now.date():
         return f"{end:%H:%M}"
     return f"{end:%a %d %b %H:%M}" if seconds < YEAR else f"{end:%b} {end.year}"
+
+
+def describe_flops(trainer: Trainer, module: BaseModule, seconds: float) -> dict[str, str]:
+    """Returns the line on the FLOPs of an image in a step, and on the MFU of trial steps of so many seconds; none without FLOPs."""
+    if module.flops_per_image is None:
+        return {}
+    peak = peak_rate(trainer.strategy.root_device, compute_dtype(trainer))
+    images = image_data(trainer).batch_size * trainer.accumulate_grad_batches
+    mfu = module.flops_per_image * images / seconds / peak.flops
+    return {"compute": f"{format_flops(module.flops_per_image)} an image, MFU {mfu:.0%} of {peak}"}
 
 
 def describe_time(times: Forecast, trainer: Trainer) -> dict[str, str]:

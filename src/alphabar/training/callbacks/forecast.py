@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from alphabar.runs.processes.distributed import from_first
 from alphabar.training.callbacks import RunCallback
+from alphabar.training.flops import count_flops, wait_for
 from alphabar.training.hooks import image_data
 from alphabar.training.modules.base import BaseModule
 
@@ -32,16 +34,24 @@ def forecast(trainer: Trainer, module: BaseModule) -> Forecast:
 
     The module, its gradients and the random streams stay as they are. A trial goes without the optimizer, the averages and the
     reading of images, which add a few per cent. Evaluations, such as samples, take the forward passes that their callbacks plan.
+    The first trial, which warms up, is counted: `flops_per_image` of the module.
     """
     batch = {name: value.to(module.device) for name, value in image_data(trainer).first_batch().items()}
     left = trainer.estimated_stepping_batches - trainer.global_step
+    num_images = len(next(iter(batch.values())))
+
+    def count() -> None:
+        flops = count_flops(partial(try_step, trainer, module, batch))
+        module.flops_per_image = None if flops is None else flops / num_images
+
     with trials(module):
         module.on_train_batch_start(batch, 0)
-        step = median_seconds(lambda: try_step(trainer, module, batch), module.device) * trainer.accumulate_grad_batches
+        act = partial(try_step, trainer, module, batch)
+        step = median_seconds(act, module.device, first=count) * trainer.accumulate_grad_batches
         num = planned_evaluations(trainer, module) / trainer.world_size if math.isfinite(left) else 0
         with torch.no_grad():
             forward = median_seconds(lambda: try_forward(trainer, module, batch), module.device) if num else 0.0
-    return Forecast(step, step * left, forward * num / len(next(iter(batch.values()))))
+    return Forecast(step, step * left, forward * num / num_images)
 
 
 @contextmanager
@@ -77,21 +87,16 @@ def planned_evaluations(trainer: Trainer, module: BaseModule) -> int:
     return sum(callback.planned_evaluations(trainer, module) for callback in callbacks if isinstance(callback, RunCallback))
 
 
-def median_seconds(act: Callable[[], object], device: torch.device) -> float:
+def median_seconds(act: Callable[[], object], device: torch.device, first: Callable[[], object] | None = None) -> float:
     """Returns the median time of TRIALS calls, after one more that is not measured; of fewer if these take longer than PATIENCE.
 
-    All processes make the same number of calls, by the clock of the first one.
+    first: what is called in place of `act` at first. All processes make the same number of calls, by the clock of the first one.
     """
     times: list[float] = []
     while len(times) < 1 + TRIALS and from_first(lambda: sum(times)) < PATIENCE:
         begin = time.perf_counter()
-        act()
+        (act if times or first is None else first)()
         wait_for(device)
         times.append(time.perf_counter() - begin)
     measured = sorted(times[1:] or times)
     return measured[len(measured) // 2]
-
-
-def wait_for(device: torch.device) -> None:
-    """Waits until the device has done all that it was given."""
-    torch.zeros((), device=device).item()

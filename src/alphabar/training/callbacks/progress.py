@@ -79,8 +79,9 @@ class Progress(Callback):
 
 
 def summary(figures: dict[str, float]) -> str:
-    """Returns the latest loss, images per second and FID in one line."""
-    shown = {"loss": ("train/loss", ".4f"), "images/s": ("train/images_per_second", ",.0f"), "FID": ("fid", ".3g")}
+    """Returns the latest loss, images per second, MFU and FID in one line."""
+    speed = {"images/s": ("train/images_per_second", ",.0f"), "MFU": ("train/mfu", ".0%")}
+    shown = {"loss": ("train/loss", ".4f"), **speed, "FID": ("fid", ".3g")}
     return ", ".join(f"{label} {figures[name]:{form}}" for label, (name, form) in shown.items() if name in figures)
 
 

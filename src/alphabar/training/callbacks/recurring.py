@@ -22,6 +22,8 @@ STATE: Types = {
     "parts": dict,
     "seconds": (int, float),
     "images": int,
+    "waiting": (int, float),
+    "evaluating": (int, float),
 }
 
 

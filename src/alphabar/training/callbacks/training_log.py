@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from alphabar.errors import UserError
 from alphabar.runs.checkpoints.checkpoint import must_have_types
-from alphabar.runs.processes.distributed import rank_and_size, sum_over_ranks
+from alphabar.runs.processes.distributed import max_over_ranks, rank_and_size, sum_over_ranks
 from alphabar.training.callbacks.nonfinite import ADVICE, nonfinite_steps
 from alphabar.training.callbacks.recurring import Recurring
 from alphabar.training.hooks import base_module, log_every_n_steps
@@ -105,7 +105,8 @@ class TrainingLog(Recurring):
             return
         loss, count = sums[: self.num_levels], sums[self.num_levels : -2]
         now = self._clock(pl_module)
-        elapsed, self.last_time = now - self.last_time, now
+        elapsed = float(max_over_ranks(torch.tensor(now - self.last_time, device=self.sums.device)))
+        self.last_time = now
         self.seconds += elapsed
         self.images += int(count.sum())
         figures = {"train/loss": float(loss.sum() / count.sum())}

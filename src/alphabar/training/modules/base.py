@@ -56,6 +56,7 @@ class BaseModule(LightningModule, ABC):
         self.new_figures: set[str] = set()  # the names of figures that `ValidationHooks` has not passed on yet
         self.newly_logged: set[str] = set()  # the same of figures that were logged with `self.log`
         self.seconds_evaluating = 0.0
+        self.flops_per_image: float | None = None  # of a step, forward and backward; None if they are not counted
         self.warm_start: str | None = None  # the weights that the run began with, where `init_from` gave some
         self.has_checked_images = False
         self.has_new_end = False  # whether the run is resumed and ends at another step than before
