@@ -288,9 +288,8 @@ class ImageDataModule(LightningDataModule):
         return per_step, taken
 
     def _default_workers(self, streams_to_gpu: bool) -> int:
-        # On a CPU, training has all the cores: a worker would take one from it to save a few per cent of its time.
         if not streams_to_gpu:
-            return 0
+            return 0  # on a CPU, training has all the cores: a worker would take one from it to save a few per cent of its time
         assert self.trainer is not None
         return min(MAX_WORKERS, suggested_max_num_workers(self.trainer.num_devices))
 
