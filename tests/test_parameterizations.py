@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from alphabar.diffusion.denoiser import NetworkDenoiser
-from alphabar.diffusion.parameterizations import Epsilon, V, X
+from alphabar.diffusion.parameterizations import Epsilon, Parameterization, V, X
 from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.diffusion.thresholdings import Static, Thresholded
 from oracle import seeded
@@ -38,6 +38,13 @@ def test_inverting_the_target_gives_data_and_noise_back(parameterization, make):
     # Where alpha is 5e-5 (the end of cosine), x is known to 16 - 5 digits.
     torch.testing.assert_close(x_hat, x, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(eps_hat, eps, rtol=1e-10, atol=1e-10)
+
+
+def test_epsilon_is_inverted_as_every_parameterization_to_the_bit():
+    schedule, y, x_t = LinearSchedule(), seeded(0, 1000, 5), seeded(1, 1000, 5)
+    scales = schedule.at(torch.arange(1, 1001), x_t)
+    for found, general in zip(Epsilon().invert(y, x_t, *scales), Parameterization.invert(Epsilon(), y, x_t, *scales), strict=True):
+        assert torch.equal(found, general)
 
 
 def test_targets_are_what_the_papers_call_them():

@@ -217,13 +217,12 @@ class ImageDataModule(LightningDataModule):
             images, home = images.to(device), device
         streams_to_gpu = home != device
         num_workers = self._default_workers(streams_to_gpu) if self.num_workers is None else self.num_workers
-        pin_memory = streams_to_gpu and device.type == "cuda"
-        source = self._source_of(images, num_workers)
-        self._loader = ImageLoader(source, self._order(), self.flip, num_workers, home, pin_memory, *self._steps(), self.crops)
+        pin, source = streams_to_gpu and device.type == "cuda", self._source_of(images, num_workers)
+        self._loader = ImageLoader(source, self._order(), self.flip, num_workers, home, pin, *self._steps(), self.crops)
         return self._loader
 
     def _source_of(self, images: ImageSet, num_workers: int) -> BatchSource:
-        """Returns the source of batches: of images in memory mirrored ones are kept, too, where there is room for three copies."""
+        """Returns the source of batches; images in memory that are flipped are kept mirrored, too, if three copies of them fit."""
         if self._latents is not None:
             return LatentBatches(images, self._latents.latents, with_images=True)
         is_small = 3 * images.num_bytes <= self.max_resident_mb * MB

@@ -85,10 +85,13 @@ class NetworkDenoiser(Denoiser):
 
         Raises MisshapenOutput if the output of the network is neither [B, C, ...] nor [B, 2C, ...].
         """
-        alpha, sigma = scales.like(x_t)
+        return self._output(x_t, scales, scales.like(x_t), cond)
+
+    def _output(self, x_t: Tensor, scales: Scales, broadcast: tuple[Tensor, Tensor], cond: Cond) -> Output:
+        """Returns `output`. broadcast: what `scales.like(x_t)` returns."""
         label = self.parameterization.noise_label(self.schedule.label(scales.t), scales.alpha, scales.sigma)
         label = label.to(torch.promote_types(x_t.dtype, torch.float32))  # times are finer than the network's weights
-        raw = self.network(self.parameterization.scale_input(x_t, alpha, sigma), label, cond).to(x_t.dtype)
+        raw = self.network(self.parameterization.scale_input(x_t, *broadcast), label, cond).to(x_t.dtype)
         if raw.shape == x_t.shape:
             return Output(raw, None)
         channels = x_t.shape[1] if x_t.ndim > 1 else 0
@@ -101,8 +104,9 @@ class NetworkDenoiser(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Prediction:
         scales = self.schedule.scales(t)
-        y, variance = self.output(x_t, scales, cond)
-        return Prediction(*self.parameterization.invert(y, x_t, *scales.like(x_t)), variance)
+        broadcast = scales.like(x_t)
+        y, variance = self._output(x_t, scales, broadcast, cond)
+        return Prediction(*self.parameterization.invert(y, x_t, *broadcast), variance)
 
 
 def must_have_sizes(part: nn.Module) -> None:

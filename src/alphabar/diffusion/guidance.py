@@ -159,6 +159,8 @@ class GuidedDenoiser(Denoiser, ABC):
         main, guide = self.both(x_t, t, cond)
         alpha, sigma = self.schedule.at(t, x_t)
         guided = self.guidance(main, guide, alpha, sigma)
+        if self.guidance.interval is None:
+            return guided
         acts = acts.view(alpha.shape)
         x_hat, eps_hat = (torch.where(acts, *values) for values in zip(guided[:2], main[:2], strict=True))
         return Prediction(x_hat, eps_hat, main.variance)

@@ -89,8 +89,10 @@ class ImageNoise:
 
     def draw(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """Returns standard normal noise [len(indices), *shape], the next draw of every image's stream."""
-        rows = [torch.randn(tuple(shape), generator=generator) for generator in self.generators]
-        return torch.stack(rows).to(device)
+        noise = torch.empty(len(self.generators), *shape)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.normal_(generator=generator)
+        return noise.to(device)
 
     def __call__(self, like: Tensor) -> Tensor:
         """Returns the next draw, with the shape, device and dtype of `like` [B, ...]."""

@@ -46,7 +46,7 @@ class Parameterization(ABC):
         """Returns (x_hat, eps_hat) from the output y, the solution of the two equations above."""
         a, b = self.coefficients(alpha, sigma)
         determinant = alpha * b - sigma * a
-        return (b * x_t - sigma * y) / determinant, (alpha * y - a * x_t) / determinant
+        return (b * x_t - sigma * y).div_(determinant), (alpha * y - a * x_t).div_(determinant)
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ class Epsilon(Plain):
 
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(alpha), torch.ones_like(alpha)
+
+    def invert(self, y: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (x_hat, eps_hat) as every parameterization, rounded as there, without the products with a = 0 and b = 1."""
+        return (x_t - sigma * y).div_(alpha), (alpha * y).div_(alpha)
 
 
 @dataclass(frozen=True)

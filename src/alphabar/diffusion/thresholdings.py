@@ -59,4 +59,4 @@ class Thresholded(Denoiser):
         alpha, sigma = self.schedule.at(t, x_t)
         prediction = self.denoiser(x_t, t, cond)
         x_hat = self.thresholding(prediction.x_hat)
-        return Prediction(x_hat, (x_t - alpha * x_hat) / sigma, prediction.variance)
+        return Prediction(x_hat, (x_t - alpha * x_hat).div_(sigma), prediction.variance)

@@ -64,7 +64,7 @@ def record_film(
     on_step: is called after every step of the sampler. first: the index of the first image.
     """
     times = job.sampler.times(denoiser.schedule)
-    log_snr = (2 * half_log_snr(denoiser.schedule, times, torch.empty(1))).tolist()
+    log_snr = (2 * half_log_snr(denoiser.schedule.scales(times), torch.empty(1))).tolist()
     chosen, recorder = even_moments(log_snr, num_frames), RecordingDenoiser(denoiser)
     states: dict[int, Tensor] = {}
     predicted: dict[int, Tensor] = {}

@@ -60,7 +60,7 @@ class Run:
     def move(self, prediction: Prediction, s: Tensor) -> Tensor:
         """Returns x_s = alpha_s * x_hat + sigma_s * eps_hat, an Euler step along the curve (alpha, sigma), on every schedule."""
         alpha_s, sigma_s = self.schedule.at(s, prediction.x_hat)
-        return alpha_s * prediction.x_hat + sigma_s * prediction.eps_hat
+        return (alpha_s * prediction.x_hat).add_(sigma_s * prediction.eps_hat)
 
 
 @dataclass(frozen=True, kw_only=True)

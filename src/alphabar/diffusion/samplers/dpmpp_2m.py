@@ -28,18 +28,18 @@ class DPMpp2M(Sampler):
 
     def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         x_hat = run.predict(x_t, t).x_hat
-        alpha_s, sigma_s = run.schedule.at(s, x_t)
-        _, sigma_t = run.schedule.at(t, x_t)
-        now, then = (half_log_snr(run.schedule, time, x_t) for time in (t, s))
+        at_t, at_s = run.schedule.scales(t), run.schedule.scales(s)
+        (_, sigma_t), (alpha_s, sigma_s) = at_t.like(x_t), at_s.like(x_t)
+        now, then = half_log_snr(at_t, x_t), half_log_snr(at_s, x_t)
         h = then - now
         direction = x_hat
         if run.memory and not run.ends_at_data:
             earlier, x_hat_before = run.memory[-1]
-            direction = x_hat + (h / (2 * (now - earlier))).to(x_t.dtype) * (x_hat - x_hat_before)
+            direction = (x_hat - x_hat_before).mul_((h / (2 * (now - earlier))).to(x_t.dtype)).add_(x_hat)
         run.memory[:] = [(now, x_hat)]
         gained = -torch.expm1(-(1 + self.eta) * h).to(x_t.dtype)
         if self.eta == 0:
-            return sigma_s / sigma_t * x_t + alpha_s * gained * direction
+            return (sigma_s / sigma_t * x_t).add_(alpha_s * gained * direction)
         left = (-self.eta * h).exp().to(x_t.dtype)
         added = sigma_s * (-torch.expm1(-2 * self.eta * h)).sqrt().to(x_t.dtype)
-        return sigma_s / sigma_t * left * x_t + alpha_s * gained * direction + added * run.noise(x_t)
+        return (sigma_s / sigma_t * left * x_t).add_(alpha_s * gained * direction).add_(added * run.noise(x_t))

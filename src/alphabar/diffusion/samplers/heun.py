@@ -19,12 +19,12 @@ class Heun(ChurningSampler):
     def step(self, run: Run, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         x_t, t = self.churned(run, x_t, t)
         begin = run.predict(x_t, t)
-        x_s = run.move(begin, s)
+        alpha_s, sigma_s = run.schedule.at(s, x_t)
+        x_s = (alpha_s * begin.x_hat).add_(sigma_s * begin.eps_hat)
         if run.ends_at_data:
             return x_s
         end = run.predict(x_s, s)
         alpha_t, sigma_t = run.schedule.at(t, x_t)
-        alpha_s, sigma_s = run.schedule.at(s, x_t)
-        along_x = (alpha_s - alpha_t) * (begin.x_hat + end.x_hat) / 2
-        along_eps = (sigma_s - sigma_t) * (begin.eps_hat + end.eps_hat) / 2
-        return x_t + along_x + along_eps
+        along_x = (begin.x_hat + end.x_hat).mul_(alpha_s - alpha_t).div_(2)
+        along_eps = (begin.eps_hat + end.eps_hat).mul_(sigma_s - sigma_t).div_(2)
+        return along_x.add_(x_t).add_(along_eps)

@@ -3,11 +3,11 @@
 from torch import Tensor
 
 from alphabar.diffusion.samplers import finest
-from alphabar.diffusion.schedules import Schedule
+from alphabar.diffusion.schedules import Scales
 
 
-def half_log_snr(schedule: Schedule, t: Tensor, like: Tensor) -> Tensor:
-    """Returns lambda of t [B], shaped [B, 1, ...]; float64 where there is such a type: differences of it are small. inf at data."""
-    alpha, sigma = schedule(t)
-    value = alpha.to(finest(like)).log() - sigma.to(finest(like)).log()
+def half_log_snr(scales: Scales, like: Tensor) -> Tensor:
+    """Returns lambda at the times of `scales` [B], shaped [B, 1, ...]; float64 where there is such a type, as differences of it are
+    small. inf at data."""
+    value = scales.alpha.to(finest(like)).log() - scales.sigma.to(finest(like)).log()
     return value.view(-1, *(1,) * (like.ndim - 1))

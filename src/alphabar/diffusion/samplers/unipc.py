@@ -39,7 +39,7 @@ class UniPC(Sampler):
         prediction = run.predict(x_t, t)
         if run.index == 0 and run.begins_in_noise:  # lambda = -inf: no polynomial goes through it
             return run.move(prediction, s)
-        now, then = (half_log_snr(run.schedule, time[:1], time) for time in (t, s))
+        now, then = (half_log_snr(run.schedule.scales(time[:1]), time) for time in (t, s))
         past: list[Past] = run.memory
         if past:
             x_t = advance(run, past[-self._order(run, run.index - 1) :], t, now, prediction.x_hat)

@@ -16,7 +16,8 @@ class Scales(NamedTuple):
     def like(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (alpha_t, sigma_t) as [B, 1, ...], to broadcast against x [B, ...], in its dtype."""
         shape = (-1,) + (1,) * (x.ndim - 1)
-        return self.alpha.view(shape).to(x.dtype), self.sigma.view(shape).to(x.dtype)
+        alpha, sigma = self.alpha.view(shape), self.sigma.view(shape)
+        return (alpha, sigma) if alpha.dtype == sigma.dtype == x.dtype else (alpha.to(x.dtype), sigma.to(x.dtype))
 
 
 class NoisedBatch(NamedTuple):
