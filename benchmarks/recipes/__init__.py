@@ -4,6 +4,7 @@
 `train`, so that the start-up of one tool has nothing of another.
 """
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 Batch = TypeVar("Batch")
-BATCH = 125  # images that are drawn at a time
+MAX_BATCH = 125  # images that are drawn at a time
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Trained:
     """The result of a recipe.
 
     first_step: when the first step began, as `time.time()`. seconds: from there to the end of the last step. draw: returns so many
-    images, uint8 [num, C, H, W] on the CPU, BATCH at a time. settings: what differs between tools, in words.
+    images, uint8 [num, C, H, W] on the CPU, `batch_size` at a time. settings: what differs between tools, in words.
     """
 
     network: nn.Module
@@ -107,21 +108,27 @@ def now() -> float:
 
 
 @contextmanager
-def counted_calls(network: nn.Module) -> Iterator[list[int]]:
-    """Yields a list with one number, the calls of the network inside the context."""
-    calls = [0]
+def counted_evaluations(network: nn.Module) -> Iterator[list[int]]:
+    """Yields a list with one number, of the images that the network evaluates inside the context."""
+    evaluations = [0]
 
-    def count(module: nn.Module, inputs: object) -> None:
-        calls[0] += 1
+    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        evaluations[0] += len(inputs[0])
 
     handle = network.register_forward_pre_hook(count)
     try:
-        yield calls
+        yield evaluations
     finally:
         handle.remove()
 
 
+def batch_size(num: int) -> int:
+    """Returns how many of `num` images are drawn at a time, so that all batches are about as large."""
+    return math.ceil(num / math.ceil(num / MAX_BATCH))
+
+
 def in_batches(draw: Callable[[int, int], Tensor], num: int) -> Tensor:
     """Returns `num` images, uint8 on the CPU, of a function that draws so many in 0..1 with so large a seed."""
-    parts = [draw(min(BATCH, num - first), first) for first in range(0, num, BATCH)]
+    size = batch_size(num)
+    parts = [draw(min(size, num - first), first) for first in range(0, num, size)]
     return torch.cat([(part * 255).round().clamp(0, 255).to("cpu", torch.uint8) for part in parts])

@@ -1,7 +1,6 @@
 """Trains by one recipe, draws the samples, and writes both into the folder of the task."""
 
 import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recipes import BATCH, Task, counted_calls
+from recipes import Task, counted_evaluations
 from recipes.tools import RECIPES
 
 
@@ -22,7 +21,7 @@ def main(tool: str, path: str, launched: str) -> None:
     torch.set_num_threads(task.threads)
     trained = RECIPES[tool].train(task)
     begin = time.perf_counter()
-    with torch.no_grad(), counted_calls(trained.network) as calls:
+    with torch.no_grad(), counted_evaluations(trained.network) as evaluations:
         images = trained.draw(task.num)
     seconds = time.perf_counter() - begin
     folder = Path(task.folder)
@@ -34,7 +33,7 @@ def main(tool: str, path: str, launched: str) -> None:
         "start_up_seconds": trained.first_step - float(launched),
         "parameters": sum(each.numel() for each in trained.network.parameters()),
         "sampler": trained.sampler,
-        "evaluations": round(calls[0] / math.ceil(task.num / BATCH)),
+        "evaluations": round(evaluations[0] / task.num),
         "sampling_seconds": seconds,
         "settings": trained.settings,
     }

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from recipes import BATCH, Recipe, Task, Trained
+from recipes import Recipe, Task, Trained, batch_size
 
 
 class Ours(Recipe):
@@ -24,7 +24,7 @@ class Ours(Recipe):
         sampler = build(OmegaConf.create(run.config["sampler"]), "sampler")
 
         def draw(num: int) -> Tensor:
-            return model.sample(num, sampler=sampler, seed=task.seed + 1, batch_size=BATCH)
+            return model.sample(num, sampler=sampler, seed=task.seed + 1, batch_size=batch_size(num))
 
         lines = read_starts(run.folder)[-1]["composition"]
         return Trained(
