@@ -94,6 +94,17 @@ def test_real_images_are_measured_again_after_a_change(tmp_path, caplog, change)
     assert len(list(tmp_path.glob("*.pt"))) == (2 if change in ("data", "features", "num") else 1)
 
 
+def test_a_run_says_which_features_are_kept_from_an_earlier_one(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    splits = splits_of(gaussian_images(50, 4, seed=0), gaussian_images(30, 4, seed=1))
+    for num in (20, 20, 10):
+        reference_of(splits, num, pixels_as_features(4, tmp_path))
+    assert caplog.messages == [
+        "pixels features: those of 50 training and 20 held-out images are kept from an earlier run",
+        "pixels features: those of 50 training images are kept from an earlier run",
+    ]
+
+
 def test_cache_that_cannot_be_written_costs_a_line_and_nothing_else(tmp_path, caplog):
     (tmp_path / "file").write_text("not a folder")
     images = ResidentImages(gaussian_images(50, 4, seed=0), None)

@@ -60,6 +60,7 @@ class ReferenceStatistics:
         self.held_out: RealImages | None = None
         if num_held_out >= 2:
             self.held_out = real_image_features(extractor, device, splits.held_out, "held-out", key, num_held_out, batch_size)
+        self._tell_of_cache()
         if 2 <= num_held_out < num and "fid" in self.statistics and rank_and_size()[0] == 0:
             log.warning(self._describe_floor(num_held_out))
 
@@ -75,6 +76,13 @@ class ReferenceStatistics:
         if lacking and rank_and_size()[0] == 0:
             log.warning("left out: %s %s", "; ".join(f"statistics.{name} takes {needs[name]}" for name in lacking), got)
         return {name: each for name, each in statistics.items() if name not in lacking}
+
+    def _tell_of_cache(self) -> None:
+        """Says which features need not be computed again."""
+        sets = {"training": self.real, "held-out": self.held_out}
+        kept = [f"{each.num:,} {kind}" for kind, each in sets.items() if each is not None and each.is_from_cache]
+        if kept and rank_and_size()[0] == 0:
+            log.info("%s features: those of %s images are kept from an earlier run", self.extractor.name, " and ".join(kept))
 
     def _describe_floor(self, num_held_out: int) -> str:
         """Returns a line on the floor of FID where there are fewer held-out images than generated ones."""

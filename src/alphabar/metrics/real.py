@@ -23,11 +23,15 @@ MAX_ROWS = 50_000  # the number of images whose single features are kept, among 
 
 
 class RealImages(NamedTuple):
-    """The features of real images. content: a hash of the images, independent of the names of their files."""
+    """The features of real images.
+
+    content: a hash of the images, independent of the names of their files. is_from_cache: whether an earlier run computed them.
+    """
 
     features: FeatureSet
     pixels: ImageStatistics
     content: str
+    is_from_cache: bool = False
 
     @property
     def num(self) -> int:
@@ -62,7 +66,7 @@ def real_image_features(
             return real
     classes = None if known["classes"] is None else ClassSums(*known["classes"])
     features = FeatureSet(Sums(*known["parts"]), rows, classes, known["matches"])
-    return RealImages(features, ImageStatistics(known["pixels"]), known["content"])
+    return RealImages(features, ImageStatistics(known["pixels"]), known["content"], is_from_cache=True)
 
 
 def _load_stored(cache: DiskCache, path: Path, num_features: int) -> tuple[dict[str, Any], Tensor]:
