@@ -45,11 +45,6 @@ def samples_of_digits(tmp_path):
 
 # What each is given in place of what it measures, and a word of what it prints.
 SMOKE = {
-    "data_rates": (
-        None,
-        ["--num", "16", "--resolution", "8", "--batch-size", "8", "--rounds", "1", "--seconds", "0.01"],
-        "\nalphabar, prepared folder  ",
-    ),
     "endurance": (
         None,
         ["--steps", "10", *runs.TINY, *runs.BRIEF[1:], "trainer.log_every_n_steps=1"],
@@ -74,7 +69,23 @@ SMOKE = {
         ["--kills", "1", "--rank-kills", "0", "trainer.max_steps=9", "callbacks.samples=null"],
         "1 process: 1 kills",
     ),
-    "speed": (None, ["train-small", "overhead", "--steps=1", "--rounds=1", "--batch-size=1", "--out=speed"], "added to a step"),
+    "speed": (
+        None,
+        [
+            "train-small",
+            "data",
+            "sampler-ddim",
+            "sampler-ddpm",
+            "sampler-dpmpp",
+            "sampler-heun",
+            "overhead",
+            "--steps=1",
+            "--rounds=1",
+            "--batch-size=1",
+            "--out=speed",
+        ],
+        "added to a step",
+    ),
 }
 
 

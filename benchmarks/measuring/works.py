@@ -1,16 +1,30 @@
 """The pieces of work that benchmarks/speed.py measures."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from measuring.ours import BareLoop, OurTraining, data_words, our_network
 from measuring.peers import PEERS, Missing, Task
+from measuring.pipelines import Pipeline, cached_images, hugging_face, image_folder, ours, write_images
 from measuring.roofline import kernels
+from measuring.steps import BareDDPM, BareDPMpp2M, BareEuler, BareFormulas, BareHeun, DiffusersSampler, OurSampler
 from measuring.table import peak_rows, rows_of, spread
-from measuring.timing import CLOCKS, Contestant, take_turns, used_device
+from measuring.timing import CLOCKS, Clock, Contestant, Measured, take_turns, used_device
+
+from alphabar.data.preparation import Preparation
+from alphabar.data.sources.folder import Folder
+from alphabar.diffusion.samplers import Sampler
+from alphabar.diffusion.samplers.ddim import DDIM
+from alphabar.diffusion.samplers.ddpm import DDPM
+from alphabar.diffusion.samplers.dpmpp_2m import DPMpp2M
+from alphabar.diffusion.samplers.euler import Euler
+from alphabar.diffusion.samplers.heun import Heun
 
 TRAINER_PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
@@ -97,11 +111,87 @@ class OverheadWork(Work):
         bare = BareLoop(words, (1, 8), settings.clock)
         ours = OurTraining("alphabar (train.py)", "float32", words, settings.folder, batch_size, settings.clock)
         measured = take_turns([bare, ours], settings.rounds, settings.steps or self.steps)
-        pairs = zip(measured[1].medians, measured[0].medians, strict=True)
-        middle, low, high = spread([1e3 * (whole - alone) for whole, alone in pairs])
-        note = f"  added to a step: {middle:.2f} ms ({low:.2f} to {high:.2f})"
         title = f"the whole recipe over a bare loop, 8x8, batch {batch_size}"
-        return result(title, rows_of(measured, []), [], [], [note])
+        return result(title, rows_of(measured, []), [], [], [f"  added to a step: {added(measured)}"])
+
+
+@dataclass(frozen=True)
+class PipelineWork(Work):
+    """Batches of images from PNG files, from their order to float32 in [-1, 1], without worker processes.
+
+    num_batches: how many the files make up. steps: how many each pipeline makes in a round.
+    """
+
+    resolution: int
+    batch_size: int
+    num_batches: int
+    steps: int
+
+    def measure(self, settings: Settings) -> dict[str, Any]:
+        batch_size, clock = settings.batch_size or self.batch_size, CLOCKS[settings.clock]
+        photos, ready = settings.folder / "photos", settings.folder / "ready"
+        write_images(photos, self.num_batches * batch_size, self.resolution)
+        Preparation(Folder(str(photos), self.resolution, held_out=0.0), str(ready)).run()
+        pipelines = {
+            "torchvision ImageFolder": image_folder(photos, batch_size),
+            "EDM's dataset with decoded images in memory": cached_images(photos, batch_size),
+            "alphabar, prepared folder, read at every batch": ours(ready, batch_size, resident=False),
+            "alphabar, images in memory": ours(ready, batch_size, resident=True),
+        }
+        missing = [] if find_spec("datasets") else ["datasets is not installed: pip install datasets"]
+        if not missing:
+            files = sorted(map(str, photos.glob("*/*.png")))
+            pipelines["datasets with the transforms of diffusers"] = hugging_face(files, batch_size, self.resolution)
+        contestants = [Pipeline(label, batches, batch_size, clock) for label, batches in pipelines.items()]
+        measured = take_turns(contestants, settings.rounds, settings.steps or self.steps)
+        title = f"batches of {batch_size} images 3x{self.resolution}x{self.resolution} from PNG files, without workers"
+        return result(title, rows_of(measured, []), [], missing)
+
+
+@dataclass(frozen=True)
+class SamplerWork(Work):
+    """Steps of a sampler on images 3x32x32 whose network is a constant, and what ours adds to a loop of bare formulas.
+
+    peer: the scheduler of diffusers with the same formulas, with these arguments. steps: trajectories of each in a round.
+    """
+
+    sampler: Sampler
+    bare: type[BareFormulas]
+    peer: str
+    arguments: Mapping[str, object]
+    batch_size: int
+    steps: int
+
+    def measure(self, settings: Settings) -> dict[str, Any]:
+        batch_size, steps = settings.batch_size or self.batch_size, settings.steps or self.steps
+        contestants, single = (self._contestants(size, CLOCKS[settings.clock]) for size in ((batch_size, 3, 32, 32), (1, 1, 1, 1)))
+        missing = [] if find_spec("diffusers") else ["diffusers is not installed: pip install diffusers"]
+        if not missing:
+            contestants.append(self._peer(contestants[0]))
+        measured, of_one = (take_turns(each, settings.rounds, steps) for each in (contestants, single))
+        name = type(self.sampler).__name__
+        notes = [f"  added to a step: {added(measured)}; to one of a single number: {added(of_one)}"]
+        return result(
+            f"a step of {name} of {batch_size} images 3x32x32, network constant", rows_of(measured, []), [], missing, notes
+        )
+
+    def _contestants(self, size: tuple[int, ...], clock: Clock) -> list[Contestant]:
+        x_T, eps = torch.randn(size), torch.randn(size)
+        return [make(x_T, eps, self.sampler, clock) for make in (self.bare, OurSampler)]
+
+    def _peer(self, bare: Contestant) -> Contestant:
+        import diffusers
+
+        assert isinstance(bare, BareFormulas)
+        make = partial(getattr(diffusers, self.peer), beta_schedule="linear", timestep_spacing="trailing", **self.arguments)
+        return DiffusersSampler(bare.x_T, bare.eps, self.sampler, bare.clock, make)
+
+
+def added(measured: Sequence[Measured]) -> str:
+    """Returns how many ms a piece of work of the second contestant takes longer than one of the first."""
+    pairs = zip(measured[1].medians, measured[0].medians, strict=True)
+    middle, low, high = spread([1e3 * (whole - alone) for whole, alone in pairs])
+    return f"{middle:.3g} ms ({low:.3g} to {high:.3g})"
 
 
 def result(title: str, rows: list[Any], peaks: list[Any], missing: list[str], notes: Sequence[str] = ()) -> dict[str, Any]:
@@ -115,4 +205,10 @@ WORKS: dict[str, Work] = {
     "train-cifar10": TrainingWork(("network=unet_cifar10", "network.dropout=0"), (3, 32), batch_size=8, steps=3),
     "overhead": OverheadWork(("network=unet_tiny",), batch_size=32, steps=60),
     "overhead-tiny": OverheadWork(("network=simple_unet",), batch_size=2, steps=400),
+    "data": PipelineWork(32, batch_size=128, num_batches=150, steps=40),
+    "sampler-ddim": SamplerWork(DDIM(), BareEuler, "DDIMScheduler", {}, batch_size=64, steps=5),
+    "sampler-dpmpp": SamplerWork(DPMpp2M(), BareDPMpp2M, "DPMSolverMultistepScheduler", {}, batch_size=64, steps=5),
+    "sampler-euler": SamplerWork(Euler(), BareEuler, "EulerDiscreteScheduler", {}, batch_size=64, steps=5),
+    "sampler-heun": SamplerWork(Heun(), BareHeun, "HeunDiscreteScheduler", {"clip_sample": True}, batch_size=64, steps=5),
+    "sampler-ddpm": SamplerWork(DDPM(), BareDDPM, "DDPMScheduler", {}, batch_size=64, steps=5),
 }
