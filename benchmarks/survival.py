@@ -32,6 +32,7 @@ import train  # noqa: E402
 import alphabar.training.run  # noqa: E402, F401  with all that a run imports, once for all
 from alphabar.data.sources.digits import DigitsSource  # noqa: E402
 from alphabar.runs.metrics_csv import read_metrics  # noqa: E402
+from alphabar.runs.run_speed import CLOCKED  # noqa: E402
 
 RUN = (
     "network.base_channels=8",
@@ -137,7 +138,7 @@ def content(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     kept = {key: last[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "ema", "global_step")}
     columns = read_metrics(folder / "metrics.csv").columns
-    return kept, {name: values for name, values in columns.items() if "per_s" not in name and "seconds" not in name}
+    return kept, {name: values for name, values in columns.items() if name not in CLOCKED}
 
 
 def difference(one: Any, other: Any, tolerance: float, path: str = "") -> str | None:

@@ -21,8 +21,6 @@ train_briefly()
 ROOT = Path(__file__).parents[1]
 CACHE = os.environ["ALPHABAR_TEST_CACHE"]  # made anew for every session of pytest and shared by its workers, in conftest.py
 BRIEF = ("trainer.max_steps=2", "callbacks.fid=null", "callbacks.samples=null", "callbacks.film=null", "callbacks.curves=null")
-SPEED = ("train/mfu", "train/peak_memory_mb", "train/waiting_for_data", "train/evaluating")
-CLOCKED = ("train/images_per_second", "train/seconds", *SPEED)  # figures that differ from run to run
 TINY = (
     "report=false",
     "network.base_channels=8",

@@ -20,6 +20,7 @@ from alphabar.evaluation import receipt
 from alphabar.metrics.features import classifier
 from alphabar.reports import report
 from alphabar.runs.provenance.receipt import json_content
+from alphabar.runs.run_speed import UTILIZATION
 
 LEGACY = Path(__file__).parent / "legacy"
 
@@ -46,7 +47,7 @@ def test_an_old_run_is_resumed(command, old_run):
     losses = {row["step"]: float(row["train/loss"]) for row in rows if row["train/loss"]}
     assert losses["10"] == pytest.approx(1.0453016, rel=1e-4)  # as the version that wrote it went on
     assert losses["12"] == pytest.approx(0.96058571, rel=1e-4)
-    assert all(float(rows[-1][name]) > 0 for name in runs.SPEED)
+    assert all(float(rows[-1][name]) > 0 for name in UTILIZATION)
     assert runs.checkpoint(old_run)["global_step"] == 12
 
 

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 import alphabar
 import documents
 import runs
+from alphabar.runs.run_speed import CLOCKED
 from alphabar.training.modules.diffusion import DiffusionModule
 
 BRIEF = [*runs.words(*runs.BRIEF)]
@@ -120,7 +121,7 @@ def test_training_twice_in_one_process_is_training_by_the_command(here, command)
     for run in (first, second):
         state = runs.checkpoint(run.folder)["state_dict"]
         assert all(state[name].equal(weight) for name, weight in expected.items())
-    one, two = ({name: value for name, value in run.figures.items() if name not in runs.CLOCKED} for run in (first, second))
+    one, two = ({name: value for name, value in run.figures.items() if name not in CLOCKED} for run in (first, second))
     assert one == two
     assert first.metrics[-1]["step"] == 2
     assert first.samples is None

@@ -9,13 +9,14 @@ import torch
 from omegaconf import OmegaConf
 
 import runs
+from alphabar.runs.run_speed import CLOCKED
 
 CRASH = "tests/crash.py"
 
 
 def rows(folder):
     with (folder / "metrics.csv").open() as file:
-        return [{name: value for name, value in row.items() if name not in runs.CLOCKED} for row in csv.DictReader(file)]
+        return [{name: value for name, value in row.items() if name not in CLOCKED} for row in csv.DictReader(file)]
 
 
 def equal(one, other):

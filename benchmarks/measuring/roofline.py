@@ -6,7 +6,8 @@ import torch
 from measuring.timing import Clock, Loop
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
+
+from alphabar.training.flops import flop_counter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Batch, channels and resolution of 3x3 convolutions, and sides of square matrices, by kind of device: large enough for its peak.
@@ -56,13 +57,13 @@ def training_flops(forward: Callable[[Tensor, Tensor], Tensor], channels: int, r
 
     A multiplication and an addition are two; what is neither a convolution nor a product of matrices does not count.
     """
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         forward(torch.randn(1, channels, resolution, resolution), torch.tensor([500])).square().mean().backward()
     return counter.get_total_flops()
 
 
 def forward_flops(forward: Callable[[Tensor, Tensor], Tensor], channels: int, resolution: int) -> float:
     """Returns the FLOPs of the forward pass of one image; see `training_flops`."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), flop_counter() as counter:
         forward(torch.randn(1, channels, resolution, resolution), torch.tensor([500]))
     return counter.get_total_flops()

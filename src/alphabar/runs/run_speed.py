@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from alphabar.runs.provenance.current_command import with_invocations
 
+UTILIZATION = ("train/mfu", "train/peak_memory_mb", "train/waiting_for_data", "train/evaluating")
+CLOCKED = ("train/images_per_second", "train/seconds", *UTILIZATION)  # the figures in which equal runs differ
 LONG_WAIT, MOSTLY_EVALUATION = 0.1, 0.5  # shares of the time from which there is advice
 
 

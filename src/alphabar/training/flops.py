@@ -71,6 +71,11 @@ def format_flops(flops: float) -> str:
     return f"{flops / size:.3g} {unit}FLOP"
 
 
+def flop_counter() -> FlopCounterMode:
+    """Returns a context that counts the FLOPs of products and convolutions, those of the fused attention of CPUs, too."""
+    return FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+
+
 def count_flops(act: Callable[[], object]) -> int | None:
     """Returns the FLOPs of the products and convolutions of a call, backward passes included; None if they cannot be counted.
 
@@ -78,7 +83,7 @@ def count_flops(act: Callable[[], object]) -> int | None:
     with `torch.utils.checkpoint`, counts twice.
     """
     try:
-        with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        with flop_counter() as counter:
             act()
     except Exception:  # of any kind: networks of somebody else; an error of their own comes again without the counter
         return None
