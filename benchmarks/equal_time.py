@@ -2,11 +2,11 @@
 
     python benchmarks/equal_time.py                                    scikit-learn's digits, no download
     python benchmarks/equal_time.py data=torchvision data.name=FashionMNIST data.root=data data.resolution=32 --minutes 10
-    python benchmarks/equal_time.py data=folder data.root=photos data.resolution=32 --seeds 0 1 2
+    python benchmarks/equal_time.py data=folder data.root=photos data.resolution=16 --tools alphabar diffusers_small --seeds 0 1 2
 
 The words are those of train.py that choose the data; what they and the data's preset give is our recipe. The recipes of the other
 tools stand in benchmarks/recipes. Those that end in _small have a network about as large as ours (of diffusers: the same one) in
-place of the 36 million parameters that the tools' documents propose.
+place of the 36 million parameters that the tools' documents propose, which are for a GPU where images are not tiny.
 
 Each training is a process of its own, one after another, with the same number of threads. The time is that from the start of the
 first step to the end of the last one, with whatever a recipe does in between; start-up and sampling are told beside it. Then 1,000

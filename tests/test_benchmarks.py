@@ -1,8 +1,10 @@
 """Every benchmark runs, at a smoke size."""
 
 import csv
+import importlib.util
 import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +13,9 @@ import document_files
 import documents
 import runs
 from alphabar.data.sources.digits import DigitsSource
+from alphabar.models.networks.diffusers import to_diffusers
+from alphabar.models.networks.unet import UNet
+from alphabar.sampling.image_grid import save_png
 
 BENCHMARKS = sorted(path.stem for path in (runs.ROOT / "benchmarks").glob("*.py"))
 
@@ -96,6 +101,28 @@ def test_a_benchmark_runs(name, tmp_path):
     code, out, err = runs.run(f"benchmarks/{name}.py", *subjects, *words, cwd=tmp_path)
     assert code == 0, err
     assert printed in out
+
+
+@pytest.mark.parametrize(
+    ("tool", "package"), [("denoising_diffusion_small", "denoising_diffusion_pytorch"), ("diffusers_small", "diffusers")]
+)
+def test_the_recipe_of_another_tool_takes_a_step_and_draws(tool, package, tmp_path):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"needs {package}")
+    for number, image in enumerate(DigitsSource().train().images(range(100))):
+        save_png(image, tmp_path / "images" / f"{number}.png")
+    task = {"images": str(tmp_path / "images"), "folder": str(tmp_path), "channels": 1, "height": 8, "width": 8, "flip": False}
+    unet, _ = to_diffusers(UNet(1, 8, base_channels=8, channel_multipliers=(1, 2), attention_resolutions=(), norm_groups=4))
+    task |= {"words": [], "seconds": 1e-3, "seed": 0, "num": 3, "evaluations": 2, "threads": 1, "unet": unet}
+    (tmp_path / "task.json").write_text(json.dumps(task))
+    env = {"PYTHONPATH": os.pathsep.join([str(runs.ROOT / "benchmarks"), str(runs.ROOT / "src")])}
+    code, _, err = runs.run("-m", "recipes", tool, tmp_path / "task.json", time.time(), cwd=tmp_path, env=env)
+    assert code == 0, err
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["steps"], result["evaluations"], result["sampler"]) == (1, 2, "ddim2")
+    assert result["seconds"] > 0
+    with np.load(tmp_path / "samples.npz") as samples:
+        assert (samples["images"].shape, samples["images"].dtype) == ((3, 8, 8, 1), np.uint8)
 
 
 def test_the_judge_of_equal_time_gives_held_out_images_the_floor_and_goes_on_past_one_that_fails(tmp_path):

@@ -78,14 +78,15 @@ class Recipe(ABC):
 
 
 class Clock:
-    """Deals batches to a training loop until `seconds` have passed since the first step.
+    """Deals batches to a training loop, those of whole steps, until `seconds` have passed since the first step.
 
     first_step: when it began, which is when the first batch was there, as `time.time()`. elapsed: the seconds from there to the end
     of the newest step.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, batches_per_step: int = 1) -> None:
         self.seconds = seconds
+        self.batches_per_step = batches_per_step
         self.first_step = 0.0
         self.elapsed = 0.0
 
@@ -95,9 +96,10 @@ class Clock:
         batch = next(iterator)
         self.first_step, begin = time.time(), now()
         while self.elapsed < self.seconds:
-            yield batch
-            self.elapsed = now() - begin
-            batch = next(iterator)
+            for _ in range(self.batches_per_step):
+                yield batch
+                self.elapsed = now() - begin
+                batch = next(iterator)
 
 
 def now() -> float:

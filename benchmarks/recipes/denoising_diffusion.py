@@ -62,7 +62,7 @@ class DenoisingDiffusion(Recipe):
             calculate_fid=False,
             results_folder=f"{task.folder}/results",
         )
-        clock = Clock(task.seconds)
+        clock = Clock(task.seconds, ACCUMULATED)
         trainer.dl = clock.batches(trainer.dl)
         with suppress(StopIteration):  # the Trainer takes batches until there are none
             trainer.train()
