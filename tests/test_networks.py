@@ -8,9 +8,10 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
 import parts
-from alphabar.models.networks import Network
+from alphabar.models.networks import Network, kernels
 from alphabar.models.networks.blocks import SelfAttention, sinusoidal_embedding
 from alphabar.models.networks.simple_unet import SimpleUNet
 from alphabar.models.networks.unet import UNet
@@ -300,3 +301,34 @@ def test_resolution_that_halves_often_enough_is_taken():
     network = preset("unet_small", 1, 36)
     x, label = inputs(1, 1, 36)
     assert network(x, label).shape == x.shape
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_bfloat16_is_attention(masked, monkeypatch):
+    q, k, v = (torch.randn(2, 3, length, 8) for length in (5, 7, 7))
+    mask = torch.rand(2, 1, 1, 7) < 0.5 if masked else None
+    if mask is not None:
+        mask[..., 0] = True
+    exact = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    low = [part.bfloat16() for part in (q, k, v)]
+    by_products = kernels.attention(*low, mask)
+    monkeypatch.setattr(kernels, "MAX_SCORES", 2 * 3 * 5 * 7 - 1)
+    fused = kernels.attention(*low, mask)
+    assert by_products.dtype == fused.dtype == torch.bfloat16
+    assert not torch.equal(by_products, fused)  # two forms
+    for found in (by_products, fused):
+        assert (found.float() - exact).norm() < 0.01 * exact.norm()
+    assert torch.equal(kernels.attention(q, k, v, mask), exact)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_group_norm_does_not_depend_on_the_memory_format(dtype, memory_format):
+    norm = nn.GroupNorm(4, 16)
+    nn.init.normal_(norm.weight)
+    x = (3 * torch.randn(2, 16, 4, 6) + 1).to(dtype)
+    found = kernels.group_norm(norm, x.to(memory_format=memory_format))
+    assert found.dtype == dtype
+    assert found.is_contiguous(memory_format=memory_format)
+    exact = norm(x.float())
+    assert (found.float() - exact).norm() <= (0.005 if dtype == torch.bfloat16 else 1e-6) * exact.norm()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alphabar.models.networks import Tokens
+from alphabar.models.networks.kernels import attention, group_norm
 
 
 def zero_init(module: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
@@ -84,13 +85,13 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(F.silu(group_norm(self.norm1, x)))
         modulation = self.project(embedding)[:, :, None, None]
         if self.scale_shift:
             scale, shift = modulation.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
+            h = group_norm(self.norm2, h) * (1 + scale) + shift
         else:
-            h = self.norm2(h + modulation)
+            h = group_norm(self.norm2, h + modulation)
         h = self.conv2(self.dropout(F.silu(h)))
         return self.shortcut(x) + h
 
@@ -98,7 +99,7 @@ class ResidualBlock(nn.Module):
 def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
     """Returns softmax(q k^T / sqrt(head_channels)) v [B, N, C] from qkv [B, N, 3 C], the heads side by side in C."""
     q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # each [B, num_heads, N, head_channels]
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
@@ -115,7 +116,7 @@ class SelfAttention(nn.Module):
         self.out = zero_init(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = self.norm(x).flatten(2).transpose(1, 2)  # [B, H*W, C]
+        pixels = group_norm(self.norm, x).flatten(2).transpose(1, 2)  # [B, H*W, C]
         mixed = self_attention(self.qkv(pixels), self.num_heads)
         return x + self.out(mixed).transpose(1, 2).unflatten(2, x.shape[2:])
 
@@ -134,7 +135,7 @@ class TokenAttention(nn.Module):
         """Maps [B, N, channels] to the same shape."""
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # [B, num_heads, N, head_channels]
         k, v = self.kv(tokens.values).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=tokens.mask[:, None, None])
+        mixed = attention(q, k, v, tokens.mask[:, None, None])
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
@@ -150,7 +151,7 @@ class CrossAttention(nn.Module):
         self.attention = TokenAttention(channels, token_channels, 1 if head_channels is None else channels // head_channels)
 
     def forward(self, x: Tensor, tokens: Tokens) -> Tensor:
-        pixels = self.norm(x).flatten(2).transpose(1, 2)  # [B, H*W, C]
+        pixels = group_norm(self.norm, x).flatten(2).transpose(1, 2)  # [B, H*W, C]
         return x + self.attention(pixels, tokens).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
