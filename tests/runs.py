@@ -23,6 +23,7 @@ CACHE = os.environ["ALPHABAR_TEST_CACHE"]  # made anew for every session of pyte
 BRIEF = ("trainer.max_steps=2", "callbacks.fid=null", "callbacks.samples=null", "callbacks.film=null", "callbacks.curves=null")
 TINY = (
     "report=false",
+    "speed=off",
     "network.base_channels=8",
     "network.norm_groups=4",
     "data.batch_size=32",

@@ -107,7 +107,7 @@ def test_two_processes_find_what_one_does(monkeypatch, tmp_path, trained):
     ("method", "words", "parts"),
     [
         ("ddpm", ["num=1001"], ["need num <= 1000, the number of held-out images, got num=1001"]),
-        ("ddpm", ["sampler=heun"], ["sampler=heun: nothing takes sampler here", "metric, paths, thresholding"]),
+        ("ddpm", ["sampler=heun"], ["sampler=heun: nothing takes sampler here", "metric, paths, speed, thresholding"]),
         ("ddpm", ["num=0"], ["need num >= 1", "num=0"]),
         ("ddpm", ["variance=wide"], ["variance: expected", "posterior, beta, learned", "'wide'"]),
         ("ddpm", ["variance=learned"], ["variance=learned: this network has learned none"]),

@@ -44,7 +44,7 @@ def test_a_run_begins_with_what_it_is_composed_of(command):
     assert "network    UNet, " in head
     assert "Epsilon, LinearSchedule, Denoising, Pixels, Unconditional" in head
     assert "device     " in head
-    assert "precision  32-true\n" in head
+    assert "speed      32-true\n" in head
     assert "steps      2 steps, 64 images a step" in head
     assert "steps      1 step, 32 images a step" in start(command, "trainer.max_steps=1", folder="one")
 

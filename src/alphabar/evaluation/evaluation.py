@@ -32,6 +32,7 @@ from alphabar.runs.floor import MEAN_FID
 from alphabar.runs.provenance.receipt import json_sha256
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.prepare import removed_on_error
+from alphabar.speed import FLOAT32
 
 log = logging.getLogger(__name__)
 DEFAULT_NUM = 1000
@@ -40,7 +41,7 @@ SINGLE_FEATURES = ("classifier", "selfsup", "pixels", "inception", "dinov2", "cl
 # Keys of protocols that a sweep may vary while it compares figures.
 SWEPT_KEYS = ("weights", "sampler", "guidance", "precision", "seeds", "num_nonfinite")
 # These settings of inference have no effect without a checkpoint.
-CHECKPOINT_KEYS = ("sampler", "guidance", "weights", "ema_length", "ema_decay", "codec_name", "clip_name", "data_root", "precision")
+CHECKPOINT_KEYS = ("sampler", "guidance", "weights", "ema_length", "ema_decay", "codec_name", "clip_name", "data_root")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ class Evaluation:
         defaults = {each.name: each.default for each in fields(Inference)}
         changed = ["num_seeds"] if self.num_seeds != 1 else []
         changed += [key for key in CHECKPOINT_KEYS if vars(self.inference)[key] != defaults[key]]
+        changed += ["precision"] if self.inference.precision not in (None, FLOAT32) else []
         changed += ["stages"] if self.inference.stages else []
         if changed:
             raise ValueError(f"{changed[0]}: only samples of a checkpoint have that; give checkpoint=..., or leave it out")

@@ -38,6 +38,7 @@ from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import LoadedModel
 from alphabar.sampling.pipeline import Pipeline, start_pipeline
 from alphabar.sampling.prepare import load_data, removed_on_error
+from alphabar.speed import FLOAT32
 
 BOUND_KEYS = ("variance", "bpd_terms", "thresholding")  # settings that the probability flow does not use
 OnStep = Callable[[], object]
@@ -81,8 +82,8 @@ class Likelihood:
             value = vars(self)[key]
             if value is not None and value < 1:
                 raise ValueError(f"need {key} >= 1, got {key}={value}")
-        if self.inference.precision != "32-true":
-            raise ValueError(f"likelihoods need precision=32-true, got precision={self.inference.precision}")
+        if self.inference.speed.precision != FLOAT32:
+            raise ValueError(f"likelihoods need precision={FLOAT32}, got precision={self.inference.speed.precision}")
 
     def check_model(self, pipeline: Pipeline) -> None:
         """Raises UserError for a model without a likelihood, or a setting that does nothing for it."""
@@ -151,7 +152,7 @@ class Likelihood:
             "seeds": [self.inference.seed],
             "reference": {"split": "held-out", "num": self.inference.num, "content": content},
             "weights": self.inference.weights_label,
-            "precision": self.inference.precision,
+            "precision": self.inference.speed.precision,
             "dequantisation": "ode: uniform noise of one grey level; vlb: the last term is that of the byte itself",
             **{key: vars(self)[key] for key in keys},
         }

@@ -33,6 +33,7 @@ from alphabar.sampling.guidance_config import ClassifierFree, Guide
 from alphabar.sampling.inference import Inference, Precision
 from alphabar.sampling.pipeline import Pipeline, load_pipeline, resized
 from alphabar.sampling.sampling_job import gather_images
+from alphabar.speed import FLOAT32, prepare
 
 INFERENCE = type_hints(Inference)
 Labels = Sequence[int | str] | int | str
@@ -44,7 +45,7 @@ def load(
     ema_length: float | None = None,
     stages: Sequence[str] = (),
     device: str | torch.device | None = None,
-    precision: Precision = "32-true",
+    precision: Precision | None = None,
     trust: Sequence[str] = (),
 ) -> "Model":
     """Returns the model of a checkpoint.
@@ -56,23 +57,24 @@ def load(
     """
     must_be_list("trust", trust)
     given = {"checkpoint": checkpoint, "stages": stages, "weights": weights, "ema_length": ema_length, "precision": precision}
+    fabric = fabric_of(device)
     plain = plain_arguments({**INFERENCE, "checkpoint": str}, given)
     plain["checkpoint"] = last_checkpoint("checkpoint", plain["checkpoint"])
     plain["stages"] = [last_checkpoint("stages", each) for each in must_be_list("stages", plain["stages"])]
     try:
-        settings = Inference(run_dir="", **plain)
+        settings = Inference(run_dir="", accelerator=fabric.device.type, **plain)
     except ValueError as error:
         raise UserError(str(error)) from error
     with trusting(trust):
-        return Model(load_pipeline(settings), fabric_of(device, precision))
+        return Model(load_pipeline(settings), fabric)
 
 
-def fabric_of(device: str | torch.device | None, precision: Precision) -> Fabric:
-    """Returns the Fabric of one device. Raises UserError for one that does not exist."""
+def fabric_of(device: str | torch.device | None) -> Fabric:
+    """Returns the Fabric of one device, in float32. Raises UserError for one that does not exist."""
     try:
         wanted = None if device is None else torch.device(device)
         devices: Any = 1 if wanted is None or wanted.index is None or wanted.type == "cpu" else [wanted.index]
-        return Fabric(accelerator="auto" if wanted is None else wanted.type, devices=devices, precision=precision)
+        return Fabric(accelerator="auto" if wanted is None else wanted.type, devices=devices)
     except Exception as error:  # of several kinds, Lightning's own among them
         raise UserError(f"device={device}: {' '.join(str(error).split())}") from error
 
@@ -91,7 +93,7 @@ class Model:
         self.pipeline = pipeline
         self.fabric = fabric
         for stage in pipeline.loaded.cascade:
-            stage.model.to(fabric.device)
+            prepare(stage.model.to(fabric.device), pipeline.settings.speed)
 
     @property
     def denoiser(self) -> NetworkDenoiser:
@@ -216,7 +218,9 @@ class Model:
             raise UserError(f"images: need {need}, got {type(images).__name__}")
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.shape or len(images) == 0:
             raise UserError(f"images: need {need}, got {str(images.dtype).removeprefix('torch.')} {list(images.shape)}")
-        pipeline = self._with_settings(num=len(images), labels=labels, vectors=vectors, seed=seed, batch_size=batch_size)
+        pipeline = self._with_settings(
+            num=len(images), labels=labels, vectors=vectors, seed=seed, batch_size=batch_size, precision=FLOAT32
+        )
         numbers = plain_arguments(type_hints(Likelihood), {"bpd_steps": num_steps, "probes": probes}, bpd_steps="num_steps")
         try:
             likelihood = Likelihood(inference=pipeline.settings, **numbers)

@@ -26,7 +26,10 @@ from alphabar.runs.folders.logger_folders import give_folders
 from alphabar.runs.folders.run_dir import CONFIG, config_problem, has_checkpoint, lock, must_be_resumable, readable_config
 
 log = logging.getLogger(__name__)
-RUN_KEYS = ("trainer", "callbacks", "logger", "profiler", "stall_seconds", "report", "name", "data.num_workers", "data.download")
+RUN_KEYS = (
+    *("trainer", "speed", "callbacks", "logger", "profiler", "stall_seconds", "report", "name", "data.num_workers"),
+    "data.download",
+)
 MAY_CHANGE = (*RUN_KEYS, *FrozenPartPaths._fields, "data_root", "trust")
 DOWNLOAD = "download"  # the key by which the user allows downloads
 # Keys that depend on the location of the run or on other keys, or that earlier versions did not store.
@@ -200,6 +203,8 @@ def apply_override(saved: DictConfig, cfg: DictConfig, word: str) -> None:
     if key == "profiler":  # a group whose choices set an argument of the Trainer
         OmegaConf.update(saved, "trainer.profiler", cfg.trainer.get("profiler"), force_add=True)
         return
+    if key in ("speed", "speed.precision"):
+        saved.trainer.precision = "${speed.precision}"
     parent, _, last = key.rpartition(".")
     if not parent and isinstance(cfg.get(key), DictConfig):
         OmegaConf.update(saved, key, cfg[key], merge=False, force_add=True)

@@ -134,7 +134,7 @@ class Sampling:
                 np.savez(file, images=images.permute(0, 2, 3, 1).numpy())
         if self.film > 0:
             job = pipeline.job(conditions, min(self.film, settings.num))
-            with torch.no_grad(), fabric.autocast():
+            with torch.no_grad(), pipeline.autocast():
                 frames = record_film(job, pipeline.denoiser(), fabric.device, num_film_frames(FILM_COLUMNS), first=settings.first)
             write_film(frames, folder, FILM_COLUMNS, record.text())
 

@@ -1,7 +1,9 @@
 """The settings of inference with a checkpoint, which `conf/inference.yaml` gives to sample.py and evaluate.py."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from alphabar.diffusion.samplers import Sampler
@@ -11,6 +13,7 @@ from alphabar.errors import UserError
 from alphabar.resolution import Resolution
 from alphabar.runs.ema.profiles import MAX_LENGTH
 from alphabar.sampling.guidance_config import Guide
+from alphabar.speed import Speed, device_of, fastest
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 DEFAULT_SAMPLER = DDIM(num_steps=50, thresholding=Static())  # the default of the configuration
@@ -20,12 +23,14 @@ DEFAULT_SAMPLER = DDIM(num_steps=50, thresholding=Static())  # the default of th
 class Inference:
     """The settings of inference: checkpoint, weights, devices, sampler, guidance and conditions.
 
-    Image i depends on the weights, the sampler, the guidance, the condition of image i, the seed and i alone.
+    Image i depends on the weights, the sampler, the guidance, the condition of image i, the seed and i alone, but for rounding: in
+    float32 that seldom changes a pixel by a grey level, in bfloat16 by a few.
 
     checkpoint: None only where images in files are evaluated. stages: the checkpoints of upstream models of a cascade, first to
         last, each conditioned on the samples of the one before; the first gets the condition of the user.
     run_dir: the folder of the command. num: the number of images. first: the index of the first one.
     batch_size: images at a time on each device.
+    precision, channels_last, compile, tf32: see `Speed`; None: what is fastest on the device.
     weights: "ema" or "raw"; those of upstream models are chosen by this alone.
     ema_length: sigma_rel of a power-function average that is made from the snapshots of the run, in place of the average that the
         run itself used. ema_decay: the decay of an exponential average that the run kept beside that.
@@ -55,7 +60,10 @@ class Inference:
     batch_size: int = 64
     accelerator: str = "auto"
     devices: int | str = 1
-    precision: Precision = "32-true"
+    precision: Precision | None = None
+    channels_last: bool | None = None
+    compile: bool | None = None
+    tf32: bool | None = None
     sampler: Sampler = DEFAULT_SAMPLER
     guidance: Guide | None = None
     labels: Sequence[int | str] | int | str | None = None
@@ -88,6 +96,17 @@ class Inference:
 
     def _given(self, *keys: str) -> list[str]:
         return [f"{key}={vars(self)[key]}" for key in keys if vars(self)[key] is not None]
+
+    @cached_property
+    def speed(self) -> Speed:
+        """The speed at which the networks compute."""
+        given = {key: vars(self)[key] for key in Speed._fields if vars(self)[key] is not None}
+        if len(given) == len(Speed._fields):
+            return Speed(**given)
+        is_one = self.devices in (1, "1") and os.environ.get("WORLD_SIZE", "1") == "1"
+        num_batches = -(-self.num // self.batch_size)
+        num_calls = None if self.sampler.num_steps is None else num_batches * self.sampler.num_steps
+        return fastest(device_of(self.accelerator), 1 if is_one else 2, num_calls)._replace(**given)
 
     @property
     def end(self) -> int:

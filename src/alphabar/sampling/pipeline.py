@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +47,7 @@ from alphabar.sampling.guidance_config import guidance_label, guided_stages
 from alphabar.sampling.inference import Inference
 from alphabar.sampling.model import LoadedModel, TrainedModel, load_model
 from alphabar.sampling.sampling_job import NUM_TRIED, SampleBatch, SamplingJob, check_sampler
+from alphabar.speed import autocast, prepare
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,10 @@ class Pipeline:
         sampler = self.sampler.label(self.model.denoiser.schedule)
         return f"{self.settings.weights_label}-{sampler}{guidance_label(self.settings.guidance)}{stages}"
 
+    def autocast(self) -> AbstractContextManager[object]:
+        """Returns the context in which the networks have the precision of the settings."""
+        return autocast(self.model.device, self.settings.speed.precision)
+
     def record(self) -> dict[str, Any]:
         """Returns the record of the models for receipts: the file of each with its hash and step, the sampler and the guidance."""
         paths = zip(self.settings.checkpoints, self.loaded.cascade, strict=True)
@@ -95,6 +101,7 @@ class Pipeline:
             "weights": self.settings.weights_label,
             "sampler": self.sampler,
             "guidance": self.settings.guidance,
+            "speed": str(self.settings.speed),
         }
 
     def check(self) -> None:
@@ -204,7 +211,7 @@ class Pipeline:
             nonfinite: set[int] = set()  # images whose upstream samples have NaN or infinity
             job = self.job(conditions, num, seed, bar.update, wrap_upstream, nonfinite)
             bar.reset(steps * len(list(job.batches(num, *ranks))))
-            with torch.no_grad(), fabric.autocast():
+            with torch.no_grad(), self.autocast():
                 for batch in job.images(self.denoiser(), num, fabric.device, *ranks, bar.update, self.settings.first):
                     yield batch.mark_nonfinite(nonfinite)
 
@@ -216,7 +223,7 @@ def launch(settings: Inference) -> Fabric:
     """
     accelerator, devices = settings.accelerator, settings.devices
     try:
-        fabric = Fabric(accelerator=accelerator, devices=devices, precision=settings.precision)
+        fabric = Fabric(accelerator=accelerator, devices=devices)
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"accelerator={accelerator} devices={devices}: {' '.join(str(error).split())}") from error
     claim(Path(settings.run_dir))
@@ -261,5 +268,7 @@ def start_pipeline(settings: Inference, check: Callable[[Pipeline], None] = Pipe
     check(pipeline)
     fabric = launch(settings)
     for stage in pipeline.loaded.cascade:
-        stage.model.to(fabric.device)
+        prepare(stage.model.to(fabric.device), settings.speed)
+    if fabric.is_global_zero:
+        print(f"speed: {settings.speed}", flush=True)
     return fabric, pipeline

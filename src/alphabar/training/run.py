@@ -44,6 +44,7 @@ from alphabar.training.profile import report_profile
 from alphabar.training.record import recorded_run
 from alphabar.training.recovery.finite import nonfinite_weight
 from alphabar.training.run_summary import report_end, report_stop, run_result
+from alphabar.training.speed import choose_speed
 from alphabar.training.trainer import check_trainer, make_trainer, was_finished
 from alphabar.training.warm_start import begin_from
 
@@ -73,6 +74,7 @@ def train_until_stopped(
 def run_training(cfg: DictConfig, overrides: Sequence[str], leave_report: LeaveReport | None) -> dict[str, object]:
     """Does what `train_until_stopped` does, without an eye on signals."""
     cfg, stopped = resumed_or_new(cfg, overrides)
+    speed = choose_speed(cfg)
     check_trainer(cfg)
     leave_report = leave_report if wants_report(cfg) else None
     is_resumed = cfg.resume not in (None, AUTO)
@@ -81,6 +83,7 @@ def run_training(cfg: DictConfig, overrides: Sequence[str], leave_report: LeaveR
     compare_image_files(cfg, datamodule.source.image_files(), stopped)
     fill_derived_keys(cfg, datamodule)
     module = build_module(cfg, datamodule, bounded_by(stopped) if stopped is not None and is_resumed else nullcontext())
+    module.compute_with(speed)
     if stopped is not None:
         if cfg.resume == AUTO:
             must_be_same_run(Path(cfg.run_dir), module.config, overrides)

@@ -30,6 +30,14 @@ class Network(nn.Module, ABC):
         """Returns a line for each argument of the constructor that changes nothing, beginning with its name; by default none."""
         return ()
 
+    @property
+    def regions(self) -> Sequence[nn.Module]:
+        """Returns the parts that torch.compile compiles one by one, alike ones once; by default the whole network.
+
+        Many small parts compile sooner than the whole, which runs as fast unless the parts are tiny.
+        """
+        return (self,)
+
 
 class Tokens(NamedTuple):
     """Tokens for attention: values [B, L, D] and mask [B, L] bool, True for those to attend to, at least one in every row."""

@@ -1,6 +1,6 @@
 """The diffusion transformer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +124,10 @@ class DiT(Network):
         self.norm_out = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.modulation = zero_init(nn.Linear(width, 2 * width))
         self.patch_out = zero_init(nn.Linear(width, out_channels * patch_size**2))
+
+    @property
+    def regions(self) -> Sequence[nn.Module]:
+        return list(self.blocks)
 
     def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
         if not is_multiple(size := x.shape[2:], self.patch_size):

@@ -1,6 +1,6 @@
 """A network for vectors, such as the embeddings of images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -71,6 +71,10 @@ class Prior(Network):
         )
         self.norm_out = nn.LayerNorm(width, eps=1e-6)
         self.vector_out = zero_init(nn.Linear(width, channels))
+
+    @property
+    def regions(self) -> Sequence[nn.Module]:
+        return list(self.blocks)
 
     def forward(self, x: Tensor, label: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
         if x.dim() != 2 or x.shape[1] != self.channels:

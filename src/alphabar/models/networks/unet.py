@@ -115,6 +115,10 @@ class UNet(Network):
             f"need 'network.attention_resolutions=[{nearest_size(given, own)}]', or [] for no attention"
         ]
 
+    @property
+    def regions(self) -> Sequence[nn.Module]:
+        return [part for part in self.modules() if isinstance(part, (Layer, Downsample, Upsample))]
+
     def _longer_sides(self) -> list[int]:
         """Returns the longer side of the images at each level, in pixels."""
         return [max(sides(self.resolution)) // 2**i for i in range(len(self.widths))]

@@ -130,7 +130,7 @@ def edited_rows(fabric: Fabric, pipeline: Pipeline, plan: EditPlan) -> Tensor:
     rows = torch.zeros(num, plan.num_columns, *job.space)
     batches = list(job.batches(num, fabric.global_rank, fabric.world_size, first))
     bar = show_progress(counted(num, "image"), len(batches) * plan.num_columns, "picture", fabric.is_global_zero)
-    with torch.no_grad(), fabric.autocast(), bar as progress:
+    with torch.no_grad(), pipeline.autocast(), bar as progress:
         for padded in batches:
             indices = [index - first for index in padded if index < plan.end]
             for column, x in enumerate(plan.edit([min(index, plan.end - 1) for index in padded])):

@@ -10,18 +10,20 @@ from lightning.pytorch import LightningModule, Trainer
 from alphabar.data.datamodule import ImageDataModule
 from alphabar.errors import printable
 from alphabar.progress import counted, format_duration
+from alphabar.speed import Speed
 from alphabar.training.callbacks import RunCallback
 from alphabar.training.callbacks.forecast import Forecast, forecast
 from alphabar.training.flops import compute_dtype, format_flops, peak_rate
 from alphabar.training.hooks import base_module, image_data
 from alphabar.training.modules.base import BaseModule
+from alphabar.training.speed import describe_speed
 
 DAY, YEAR = 24 * 3600, 365 * 24 * 3600  # seconds
 COLORS = {1: "grey", 3: "RGB", 4: "RGBA"}
 
 
 class Composition(RunCallback):
-    """Prints data, network, method, device, precision, steps and the expected time before training starts.
+    """Prints data, network, method, device, speed, steps and the expected time before training starts.
 
     The first process prints; all processes take part in the trial steps of the forecast.
     """
@@ -38,7 +40,7 @@ class Composition(RunCallback):
 
 
 def composition_lines(trainer: Trainer, module: BaseModule) -> dict[str, str]:
-    """Returns the lines on the parts of a run by their subjects: data, preset, network, method, device, precision and steps."""
+    """Returns the lines on the parts of a run by their subjects: data, preset, network, method, device, speed and steps."""
     data = image_data(trainer)
     return {
         "data": describe_data(data),
@@ -46,7 +48,7 @@ def composition_lines(trainer: Trainer, module: BaseModule) -> dict[str, str]:
         **describe_choices(module.config.get("choices")),
         **module.composition,
         **({} if module.warm_start is None else {"init_from": module.warm_start}),
-        **describe_training(trainer, data.batch_size),
+        **describe_training(trainer, data.batch_size, module.speed),
     }
 
 
@@ -82,15 +84,15 @@ def describe_choices(choices: object) -> dict[str, str]:
     return {"preset": f"{choices['preset']} ({', '.join(chosen)})"}
 
 
-def describe_training(trainer: Trainer, batch_size: int) -> dict[str, str]:
-    """Returns the lines of device, precision and steps; batch_size: of each process."""
+def describe_training(trainer: Trainer, batch_size: int, speed: Speed) -> dict[str, str]:
+    """Returns the lines of device, speed and steps; batch_size: of each process."""
     processes, accumulated = trainer.world_size, trainer.accumulate_grad_batches
     device = describe_device(trainer.strategy.root_device)
     limits = {"step": trainer.max_steps, "epoch": trainer.max_epochs or -1}
     known = [counted(number, name) for name, number in limits.items() if number > 0]
     return {
         "device": f"{device} x {processes}" if processes > 1 else device,
-        "precision": str(trainer.precision),
+        "speed": describe_speed(speed, trainer.strategy.root_device, trainer.max_steps if trainer.max_steps > 0 else None),
         "steps": f"{' or '.join(known) or 'no limit'}, {batch_size * processes * accumulated:,} images a step",
     }
 

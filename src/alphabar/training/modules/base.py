@@ -20,6 +20,7 @@ from alphabar.errors import UserError
 from alphabar.files.paths import display_path
 from alphabar.models.codecs.pixels import check_images
 from alphabar.runs.processes.distributed import rank_and_size
+from alphabar.speed import Speed, prepare
 from alphabar.training.modules.restored_state import must_be_training_state
 from alphabar.training.optimization.lr_schedules import LRSchedule, MakeLRScheduler, make_scheduler, set_rates
 from alphabar.training.optimization.optimizers import MakeOptimizer, ModuleOptimizer
@@ -57,6 +58,7 @@ class BaseModule(LightningModule, ABC):
         self.newly_logged: set[str] = set()  # the same of figures that were logged with `self.log`
         self.seconds_evaluating = 0.0
         self.flops_per_image: float | None = None  # of a step, forward and backward; None if they are not counted
+        self.speed = Speed()
         self.warm_start: str | None = None  # the weights that the run began with, where `init_from` gave some
         self.has_checked_images = False
         self.has_new_end = False  # whether the run is resumed and ends at another step than before
@@ -65,6 +67,11 @@ class BaseModule(LightningModule, ABC):
     @abstractmethod
     def attach_data(self, data: ImageDataModule) -> None:
         """Prepares the module for the data before training. Raises UserError if they do not go together."""
+
+    def compute_with(self, speed: Speed) -> None:
+        """Makes the networks compute at a speed; their precision is that of the Trainer."""
+        self.speed = speed
+        prepare(self, speed)
 
     def check_shape(self, shape: Shape) -> None:
         """Raises UserError if the module cannot be trained on images of this shape; by default it takes them all."""

@@ -1,0 +1,124 @@
+"""How a network is made to compute fast: its precision, its memory format and its compilation, chosen for the device it runs on."""
+
+import importlib.util
+import time
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from alphabar.models.networks import Network
+
+BFLOAT16, FLOAT32 = "bf16-mixed", "32-true"
+GAIN = 1.2  # by which bfloat16 has to be faster than float32 in the trial
+TRIALS = 3  # of which the fastest counts
+# Compiling takes about a minute: it pays if a fifth of a step of 50 ms is saved this often.
+WORTH_COMPILING = 6000
+MAX_GRAPHS = 64  # that torch may compile of one function: a U-Net's layers have a dozen shapes, for each mode and batch size
+
+
+class Speed(NamedTuple):
+    """The way in which networks compute. Weights, schedule, noise and averages are float32 in all of them.
+
+    precision: of products of matrices and convolutions, "bf16-mixed" (bfloat16), "16-mixed" or "32-true", as Lightning calls them.
+    channels_last: whether weights and images of the network lie in memory pixel by pixel.
+    compile: whether torch compiles the regions of the network, see `Network.regions`.
+    tf32: whether a GPU may multiply float32 matrices in TF32, with 10 bits after the point.
+    """
+
+    precision: str = FLOAT32
+    channels_last: bool = False
+    compile: bool = False
+    tf32: bool = False
+
+    def __str__(self) -> str:
+        kinds = {"channels_last": self.channels_last, "TF32": self.tf32, "compiled": self.compile}
+        return ", ".join([self.precision, *(kind for kind, is_used in kinds.items() if is_used)])
+
+
+def fastest(device: torch.device, num_processes: int = 1, num_calls: int | None = None) -> Speed:
+    """Returns what is fastest on a device.
+
+    num_processes: that share the work. More than one have to choose alike, so that they ask the processor for what it has instead
+        of measuring; one process measures, since there are processors that only imitate bfloat16, twenty times slower.
+    num_calls: of the network; None: not known, as for a run without a last step.
+    """
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = BFLOAT16 if has_bfloat16 else FLOAT32
+        return Speed(precision, has_bfloat16, reason_not_to_compile(device, num_calls) is None, tf32=has_bfloat16)
+    if device.type != "cpu":
+        return Speed()
+    pays = has_bfloat16_units() and (num_processes > 1 or bfloat16_gain() >= GAIN)
+    return Speed(BFLOAT16 if pays else FLOAT32, channels_last=True)
+
+
+def reason_not_to_compile(device: torch.device, num_calls: int | None) -> str | None:
+    """Returns why compiling the network would not pay, or None if it does; num_calls: as for `fastest`."""
+    if device.type != "cuda":
+        return "pays on NVIDIA GPUs"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if num_calls is not None and num_calls < WORTH_COMPILING:
+        return f"pays from {WORTH_COMPILING:,} steps"
+    return None
+
+
+def has_bfloat16_units() -> bool:
+    """Returns whether the processor multiplies numbers in bfloat16 itself, and oneDNN may use that."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and any(
+        supported() for supported in (torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported)
+    )
+
+
+@cache
+def bfloat16_gain() -> float:
+    """Returns how much faster a convolution, forward and backward, is on this processor in bfloat16 than in float32."""
+    return conv_seconds(torch.float32) / conv_seconds(torch.bfloat16)
+
+
+def conv_seconds(dtype: torch.dtype) -> float:
+    """Returns the time of a convolution of 64 channels of eight images of 16x16, forward and backward; the best of a few."""
+    x, weight = torch.ones(8, 64, 16, 16, dtype=dtype), torch.ones(64, 64, 3, 3, dtype=dtype)
+    x.requires_grad_()
+    weight.requires_grad_()
+    seconds = []
+    with torch.enable_grad():
+        for _ in range(TRIALS + 1):  # the first prepares
+            begin = time.perf_counter()
+            F.conv2d(x, weight, padding=1).sum().backward()
+            seconds.append(time.perf_counter() - begin)
+    return min(seconds[1:])
+
+
+def device_of(accelerator: str) -> torch.device:
+    """Returns the kind of device that Lightning takes for an accelerator, such as "auto"."""
+    if accelerator in ("auto", "gpu"):
+        kinds = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+        return torch.device(next((kind for kind, is_there in kinds.items() if is_there()), "cpu"))
+    return torch.device(accelerator if accelerator in ("cuda", "mps") else "cpu")
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Returns the context in which networks compute in a precision, as Lightning names it."""
+    dtype = {BFLOAT16: torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def prepare(module: nn.Module, speed: Speed) -> None:
+    """Makes the networks in a module compute as `speed` says, but for the precision, which is that of the surrounding autocast.
+
+    The names of its weights stay; what it computes differs in rounding alone. Lets the process use TF32 if `speed` does.
+    """
+    if speed.channels_last:
+        module.to(memory_format=torch.channels_last)
+    if speed.tf32:
+        torch.set_float32_matmul_precision("high")
+    if speed.compile:
+        torch._dynamo.config.recompile_limit = max(MAX_GRAPHS, torch._dynamo.config.recompile_limit)
+        for part in module.modules():
+            for region in part.regions if isinstance(part, Network) else ():
+                region.compile(dynamic=False)

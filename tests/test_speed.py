@@ -1,0 +1,236 @@
+"""The group `speed`: what is chosen for a machine, that a run keeps it, and what each choice promises."""
+
+import json
+
+import pytest
+import torch
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from omegaconf import OmegaConf
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import alphabar
+import runs
+from alphabar import speed
+from alphabar.models.networks.unet import UNet
+from alphabar.speed import Speed, fastest
+from alphabar.training.speed import describe_speed
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+IN_BFLOAT16 = Speed("bf16-mixed", channels_last=True)
+QUICK = [*(word for word in runs.TINY if word != "speed=off"), *runs.BRIEF, "callbacks.held_out_loss=null"]
+SAMPLE = ("num=4", "sampler.num_steps=3", "film=0")
+
+
+@pytest.fixture
+def gain(monkeypatch):
+    """How much faster bfloat16 is in the trial; here a processor that has it."""
+
+    def set_gain(times):
+        monkeypatch.setattr(speed, "has_bfloat16_units", lambda: True)
+        monkeypatch.setattr("alphabar.training.speed.has_bfloat16_units", lambda: True)
+        monkeypatch.setattr(speed, "bfloat16_gain", lambda: times)
+
+    set_gain(2.0)
+    return set_gain
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: name)
+
+
+def train(command, *words, folder="run"):
+    code, out, err = command("train", *runs.words(*words, folder=folder, tiny=QUICK))
+    assert code == 0, err
+    return out, err
+
+
+def chosen(folder):
+    config = OmegaConf.load(folder / "config.yaml")
+    return Speed(**config.speed), config.trainer.precision
+
+
+def test_a_processor_takes_bfloat16_only_if_it_is_faster_there(gain, monkeypatch):
+    assert fastest(CPU) == IN_BFLOAT16
+    gain(1.1)
+    assert fastest(CPU) == Speed("32-true", channels_last=True)
+    assert fastest(CPU, num_processes=2) == IN_BFLOAT16  # which do not measure, each for itself
+    monkeypatch.setattr(speed, "has_bfloat16_units", lambda: False)
+    monkeypatch.setattr(speed, "bfloat16_gain", lambda: pytest.fail("an imitation of bfloat16 is not tried"))
+    assert fastest(CPU) == Speed("32-true", channels_last=True)
+
+
+def test_the_trial_measures_this_processor():
+    assert speed.bfloat16_gain() > 0
+
+
+@pytest.mark.parametrize(
+    ("num_calls", "compiled"), [(speed.WORTH_COMPILING - 1, False), (speed.WORTH_COMPILING, True), (None, True)]
+)
+def test_a_gpu_compiles_what_runs_long_enough(gpu, num_calls, compiled):
+    assert fastest(GPU, 1, num_calls) == Speed("bf16-mixed", channels_last=True, compile=compiled, tf32=True)
+
+
+def test_a_gpu_without_bfloat16_or_triton_does_without(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: None)
+    assert fastest(GPU) == Speed()
+    assert fastest(torch.device("mps")) == Speed()
+
+
+def test_the_line_says_what_is_used_and_why_it_is_not_compiled(gpu):
+    assert describe_speed(Speed(), CPU, 100) == "32-true"
+    assert describe_speed(IN_BFLOAT16, CPU, 100) == "bf16-mixed, channels_last, compiled: no (pays on NVIDIA GPUs)"
+    assert describe_speed(IN_BFLOAT16, GPU, 100) == "bf16-mixed, channels_last, compiled: no (pays from 6,000 steps)"
+    assert describe_speed(IN_BFLOAT16, GPU, None) == "bf16-mixed, channels_last, compiled: no"  # the user's choice
+    assert describe_speed(Speed("bf16-mixed", True, True, True), GPU, None) == "bf16-mixed, channels_last, TF32, compiled"
+
+
+def test_a_run_keeps_the_choice_on_another_machine(gain, command, tmp_path):
+    out, _ = train(command, folder="run")
+    assert "speed      bf16-mixed, channels_last, compiled: no (pays on NVIDIA GPUs)\n" in out
+    assert chosen(tmp_path / "run") == (IN_BFLOAT16, "bf16-mixed")
+    weight = runs.checkpoint(tmp_path / "run")["state_dict"]["denoiser.network.conv_in.weight"]
+    assert weight.dtype == torch.float32
+    gain(0.5)
+    for words in (("resume=run", "trainer.max_steps=3"), ("resume=run", "speed=off", "trainer.max_steps=4")):
+        code, _, err = command("train", *words)
+        assert code == 0, err
+        expected = (Speed(), "32-true") if "speed=off" in words else (IN_BFLOAT16, "bf16-mixed")
+        assert chosen(tmp_path / "run") == expected
+
+
+def test_resume_auto_keeps_the_choice(gain, command, tmp_path):
+    train(command, "resume=auto")
+    gain(0.5)
+    train(command, "resume=auto", "trainer.max_steps=3")
+    assert chosen(tmp_path / "run") == (IN_BFLOAT16, "bf16-mixed")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trainer.precision=32-true"], Speed("32-true", channels_last=True)),
+        (["speed.precision=32-true"], Speed("32-true", channels_last=True)),
+        (["speed.channels_last=false"], Speed("bf16-mixed")),
+        (["speed=off"], Speed()),
+    ],
+)
+def test_what_is_said_on_the_command_line_is_left_alone(gain, command, tmp_path, words, expected):
+    train(command, *words)
+    assert chosen(tmp_path / "run") == (expected, expected.precision)
+
+
+def test_a_resumed_run_says_that_a_processor_imitates_bfloat16(gain, command, monkeypatch):
+    train(command)
+    monkeypatch.setattr("alphabar.training.speed.has_bfloat16_units", lambda: False)
+    code, _, err = command("train", "resume=run", "trainer.max_steps=3")
+    assert code == 0
+    assert "precision=bf16-mixed: this processor only imitates bfloat16" in err
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("speed.compile=maybe", "speed.compile=maybe: need true, false or null"),
+        ("speed=fast", "speed"),
+        ("speed.precision=16", "trainer.precision=16: need one of 32-true"),
+    ],
+)
+def test_a_bad_value_is_one_line(command, word, line):
+    code, _, err = command("train", *runs.words(word, folder="run", tiny=QUICK))
+    assert code == 2
+    assert line in err
+    assert "Traceback" not in err
+
+
+def losses(command, tmp_path, name, *words):
+    train(command, "trainer.max_steps=12", "trainer.log_every_n_steps=1", *words, folder=name)
+    return torch.tensor([float(row["train/loss"]) for row in runs.table(tmp_path / name / "metrics.csv") if row["train/loss"]])
+
+
+def test_a_fast_run_learns_what_a_plain_one_learns(gain, command, tmp_path):
+    plain, again, fast = (losses(command, tmp_path, name, f"speed={name[:-1]}") for name in ("off1", "off2", "auto1"))
+    assert torch.equal(plain, again)
+    assert not torch.equal(plain, fast)
+    assert torch.allclose(plain, fast, rtol=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch asks for it and drops the warning
+def test_compiled_regions_change_neither_names_nor_results_and_are_compiled_once(monkeypatch):
+    counter, compile_ = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *words, **options: compile_(*words, backend=counter, **options))
+    network = UNet(1, 8, base_channels=8, channel_multipliers=[1, 2], attention_resolutions=[4], norm_groups=4)
+    nn.init.normal_(network.conv_out.weight)
+    x, label = torch.randn(2, 1, 8, 8), torch.rand(2)
+    names, expected = list(network.state_dict()), network(x, label)
+    speed.prepare(network, Speed(compile=True))
+    assert list(network.state_dict()) == names
+    assert torch.equal(network(x, label), expected)
+    compiled = counter.frame_count
+    assert 0 < compiled <= len(network.regions)
+    for _ in range(3):
+        network(x, label).sum().backward()
+    assert counter.frame_count == compiled
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a GPU would have to be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+            torch.ops.aten.masked_select.default,
+        ):
+            self.found.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_step_does_not_wait_for_the_device(command, monkeypatch, waits):
+    advance, mode, steps = _TrainingEpochLoop.advance, Waits(), []
+
+    def counted(loop, *arguments):
+        steps.append(loop)
+        if not 3 <= len(steps) <= 6:
+            return advance(loop, *arguments)
+        with mode:
+            if waits:
+                float(torch.ones(1))
+            return advance(loop, *arguments)
+
+    monkeypatch.setattr(_TrainingEpochLoop, "advance", counted)
+    train(command, "trainer.max_steps=8", "trainer.log_every_n_steps=8", "speed=off")
+    assert len(mode.found) == (4 if waits else 0)
+
+
+def test_samples_are_drawn_at_the_speed_of_the_machine(gain, command, tmp_path):
+    folder = runs.trained(*runs.BRIEF)
+    for name, words in {"auto": (), "off": ("speed=off",), "half": ("precision=bf16-mixed", "speed=off")}.items():
+        code, out, err = command("sample", f"checkpoint={folder}/checkpoints/last.ckpt", *SAMPLE, *words, f"hydra.run.dir={name}")
+        assert code == 0, err
+        used = {"auto": str(IN_BFLOAT16), "off": "32-true", "half": "bf16-mixed"}[name]
+        assert f"speed: {used}\n" in out
+        assert json.loads((tmp_path / name / "receipt.json").read_text())["starts"][0]["speed"] == used
+    assert len({(tmp_path / name / "images" / "000000.png").read_bytes() for name in ("auto", "off", "half")}) > 1
+
+
+def test_a_notebook_draws_at_the_speed_of_the_machine_and_measures_likelihoods_in_float32(gain):
+    folder = runs.trained(*runs.BRIEF)
+    fast, plain = alphabar.load(folder, device="cpu"), alphabar.load(folder, device="cpu", precision="32-true")
+    assert fast.pipeline.settings.speed == IN_BFLOAT16
+    assert plain.pipeline.settings.speed == Speed(channels_last=True)
+    for model, num_low in ((fast, 3), (plain, 0)):
+        dtypes = []
+        model.denoiser.network.conv_in.register_forward_hook(lambda layer, inputs, output: dtypes.append(output.dtype))  # noqa: B023
+        images = model.sample(2, num_steps=3)
+        assert dtypes.count(torch.bfloat16) == num_low
+    assert torch.allclose(fast.log_likelihood(images, num_steps=2), plain.log_likelihood(images, num_steps=2))
