@@ -4,10 +4,12 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import time
 
 import numpy as np
 import pytest
+from measuring.works import DistanceWork, FeaturesWork, Settings
 
 import document_files
 import documents
@@ -155,6 +157,17 @@ def test_the_judge_of_equal_time_gives_held_out_images_the_floor_and_goes_on_pas
     assert code == 0, err
     assert " ± " in out
     assert json.loads((tmp_path / "equal_time.json").read_text())[1]["fid"] > 10 * result["floor"]
+
+
+@pytest.mark.parametrize(("work", "error"), [(FeaturesWork(batch_size=1), 1e-6), (DistanceWork(num_features=64), 1e-8)])
+def test_speed_of_fid_is_that_of_what_other_tools_compute(tmp_path, work, error):
+    found = work.measure(Settings(1, 1, None, "cpu", ("float32",), tmp_path))
+    labels = [row["label"] for row in found["rows"]]
+    assert labels[:2] == ["torch-fidelity", "torchmetrics"]
+    assert all(label.startswith("alphabar") for label in labels[2:])
+    assert all(row["seconds"][0] > 0 for row in found["rows"])
+    assert float(re.search(r"by (\S+) of", found["rows"][-1]["remark"])[1]) < error
+    assert json.loads(json.dumps(found)) == found
 
 
 @pytest.mark.parametrize(

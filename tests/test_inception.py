@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from measuring.fid import write_random_weights
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
@@ -15,7 +16,6 @@ from alphabar.errors import UserError
 from alphabar.metrics import Splits
 from alphabar.metrics.features import inception
 from alphabar.metrics.features.inception import FILE_NAME, InceptionFeatures, resize_like_tensorflow1
-from inception_weights import write_weights
 
 NO_IMAGES = ResidentImages(torch.empty(0, 1, 8, 8, dtype=torch.uint8), None)
 SPLITS = Splits(NO_IMAGES, NO_IMAGES, "data")
@@ -24,7 +24,7 @@ SPLITS = Splits(NO_IMAGES, NO_IMAGES, "data")
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    write_weights(path)
+    write_random_weights(path)
     return path
 
 

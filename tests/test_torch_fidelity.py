@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch_fidelity
+from measuring.fid import write_random_weights
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -14,7 +15,6 @@ from alphabar.metrics.statistics.frechet import Frechet
 from alphabar.metrics.statistics.inception_score import InceptionScore
 from alphabar.metrics.statistics.kid import KID
 from alphabar.metrics.statistics.prdc import PRDC
-from inception_weights import write_weights
 
 
 class Images(Dataset):
@@ -32,7 +32,7 @@ class Images(Dataset):
 def weights(tmp_path_factory):
     """Weights whose logits differ enough for an Inception Score above one."""
     path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    write_weights(path, logit_scale=60.0)
+    write_random_weights(path, logit_scale=60.0)
     return path
 
 

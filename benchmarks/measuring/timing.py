@@ -98,6 +98,37 @@ class Loop(Contestant):
         return found
 
 
+class Call(Loop):
+    """A contestant that is a function without arguments; see `Contestant` for the others."""
+
+    warm_up = 1
+
+    def __init__(
+        self,
+        label: str,
+        precision: str,
+        images: int,
+        function: Callable[[], object],
+        clock: Clock,
+        gflop: float | None = None,
+        remark: str = "",
+    ) -> None:
+        super().__init__(clock, used_device())
+        self.label, self.precision, self.images, self.function = label, precision, images, function
+        self._gflop, self._remark = gflop, remark
+
+    @property
+    def gflop(self) -> float | None:
+        return self._gflop
+
+    @property
+    def remark(self) -> str:
+        return self._remark
+
+    def act(self) -> None:
+        self.function()
+
+
 @dataclass
 class Measured:
     """The seconds of each piece of work of a contestant, by round."""

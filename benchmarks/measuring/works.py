@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring.fid import distances, extractors
 from measuring.ours import BareLoop, OurTraining, data_words, our_network
 from measuring.peers import PEERS, Missing, Task
 from measuring.pipelines import Pipeline, cached_images, hugging_face, image_folder, ours, write_images
@@ -194,6 +195,32 @@ def added(measured: Sequence[Measured]) -> str:
     return f"{middle:.3g} ms ({low:.3g} to {high:.3g})"
 
 
+@dataclass(frozen=True)
+class FeaturesWork(Work):
+    """Inception features of images 3x32x32, which FID is measured in: always in float32."""
+
+    batch_size: int
+
+    def measure(self, settings: Settings) -> dict[str, Any]:
+        batch_size, clock = settings.batch_size or self.batch_size, CLOCKS[settings.clock]
+        contestants = extractors(batch_size, settings.folder, clock)
+        peaks, num = kernels(("float32",), clock, used_device()), len(contestants)
+        measured = take_turns([*contestants, *peaks], settings.rounds, settings.steps or 1)
+        title = f"Inception features of images 32x32x3, batch {batch_size}"
+        return result(title, rows_of(measured[:num], measured[num:]), peak_rows(measured[num:]), [])
+
+
+@dataclass(frozen=True)
+class DistanceWork(Work):
+    """The Frechet distance of two normal distributions of features, on the CPU and in float64; a step is a distance."""
+
+    num_features: int
+
+    def measure(self, settings: Settings) -> dict[str, Any]:
+        measured = take_turns(distances(self.num_features, CLOCKS[settings.clock]), settings.rounds, settings.steps or 1)
+        return result(f"a Frechet distance in {self.num_features:,} features", rows_of(measured, []), [], [])
+
+
 def result(title: str, rows: list[Any], peaks: list[Any], missing: list[str], notes: Sequence[str] = ()) -> dict[str, Any]:
     """Returns the result of a piece of work, as `Work.measure` does."""
     return {"title": title, "rows": rows, "peaks": peaks, "missing": missing, "notes": list(notes)}
@@ -211,4 +238,6 @@ WORKS: dict[str, Work] = {
     "sampler-euler": SamplerWork(Euler(), BareEuler, "EulerDiscreteScheduler", {}, batch_size=64, steps=5),
     "sampler-heun": SamplerWork(Heun(), BareHeun, "HeunDiscreteScheduler", {"clip_sample": True}, batch_size=64, steps=5),
     "sampler-ddpm": SamplerWork(DDPM(), BareDDPM, "DDPMScheduler", {}, batch_size=64, steps=5),
+    "fid-features": FeaturesWork(batch_size=64),
+    "fid-distance": DistanceWork(num_features=2048),
 }
