@@ -1,6 +1,7 @@
 """The group `speed`: what is chosen for a machine, that a run keeps it, and what each choice promises."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import alphabar
 import runs
-from alphabar import speed
+from alphabar import cores, speed
 from alphabar.models.networks.unet import UNet
 from alphabar.speed import Speed, fastest
 from alphabar.training.speed import describe_speed
@@ -61,6 +62,53 @@ def test_a_processor_takes_bfloat16_only_if_it_is_faster_there(gain, monkeypatch
     monkeypatch.setattr(speed, "has_bfloat16_units", lambda: False)
     monkeypatch.setattr(speed, "bfloat16_gain", lambda: pytest.fail("an imitation of bfloat16 is not tried"))
     assert fastest(CPU) == Speed("32-true", channels_last=True)
+
+
+@pytest.mark.parametrize(("taken", "threads", "said"), [(0.3, 4, False), (0.6, 3, True), (3.8, 1, True), (9.0, 1, True)])
+def test_threads_leave_the_cores_alone_that_other_programs_use(gain, monkeypatch, caplog, taken, threads, said):
+    for name in cores.THREADS_GIVEN:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(cores, "allowed_cores", lambda: 4)
+    monkeypatch.setattr(cores, "cores_in_use", lambda: taken)
+    assert fastest(CPU).threads == threads
+    assert (f"{threads} of 4 threads; speed.threads=4 takes all" in caplog.text) == said
+    assert fastest(CPU, num_processes=2).threads == 0
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert fastest(CPU).threads == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"), [("max 100000", 8), ("250000 100000", 3), ("1600000 100000", 8), ("odd", 8), (None, 8)]
+)
+def test_a_container_limits_the_cores(monkeypatch, tmp_path, limit, allowed):
+    monkeypatch.setattr(cores, "own_cores", lambda: set(range(8)))
+    monkeypatch.setattr(cores, "CGROUP_LIMIT", tmp_path / "cpu.max")
+    if limit is not None:
+        cores.CGROUP_LIMIT.write_text(limit + "\n")
+    assert cores.allowed_cores() == allowed
+
+
+def test_what_runs_on_other_cores_or_at_low_priority_takes_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(cores, "own_cores", lambda: {1, 2})
+    monkeypatch.setattr(cores, "CPU_TIMES", tmp_path / "stat")
+    assert cores.cores_in_use(0) == 0  # a system that does not say
+    lines = ["cpu 9 9 9 9 9 9 9 9 0 0", "cpu0 7 7 7 7 7 7 7 7 0 0", "cpu1 100 50 20 900 9 1 2 3 0 0", "cpu2 10 0 0 1 0 0 0 0 0 0"]
+    cores.CPU_TIMES.write_text("\n".join([*lines, "intr 5"]))
+    assert cores.busy_seconds() == pytest.approx(136 / os.sysconf("SC_CLK_TCK"))
+
+
+def test_threads_are_set_unless_the_user_has_set_them(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setattr(speed, "allowed_cores", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    speed.prepare(nn.Identity(), Speed(threads=2))
+    for name in cores.THREADS_GIVEN:
+        monkeypatch.delenv(name, raising=False)
+    for threads in (0, 2, 9):
+        speed.prepare(nn.Identity(), Speed(threads=threads))
+    assert given == [2, 4]
 
 
 def test_the_trial_measures_this_processor():
@@ -137,6 +185,8 @@ def test_a_resumed_run_says_that_a_processor_imitates_bfloat16(gain, command, mo
     [
         ("speed.compile=maybe", "speed.compile=maybe: need true, false or null"),
         ("speed=fast", "speed"),
+        ("speed.threads=-1", "speed.threads=-1: need a number of threads, 0 for as many as torch takes, or null"),
+        ("+speed.faster=true", "speed.faster"),
         ("speed.precision=16", "trainer.precision=16: need one of 32-true"),
     ],
 )

@@ -1,6 +1,8 @@
 """How a network is made to compute fast: its precision, its memory format and its compilation, chosen for the device it runs on."""
 
 import importlib.util
+import logging
+import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -10,11 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from alphabar.cores import THREADS_GIVEN, allowed_cores, free_cores
 from alphabar.models.networks import Network
 
+log = logging.getLogger(__name__)
 BFLOAT16, FLOAT32 = "bf16-mixed", "32-true"
 GAIN = 1.2  # by which bfloat16 has to be faster than float32 in the trial
-TRIALS = 3  # of which the fastest counts
+TRIALS = 5  # of which the fastest counts
 # Compiling takes about a minute: it pays if a fifth of a step of 50 ms is saved this often.
 WORTH_COMPILING = 6000
 MAX_GRAPHS = 64  # that torch may compile of one function: a U-Net's layers have a dozen shapes, for each mode and batch size
@@ -27,12 +31,14 @@ class Speed(NamedTuple):
     channels_last: whether weights and images of the network lie in memory pixel by pixel.
     compile: whether torch compiles the regions of the network, see `Network.regions`.
     tf32: whether a GPU may multiply float32 matrices in TF32, with 10 bits after the point.
+    threads: that share an operation on a processor; 0: as many as torch takes, or OMP_NUM_THREADS says.
     """
 
     precision: str = FLOAT32
     channels_last: bool = False
     compile: bool = False
     tf32: bool = False
+    threads: int = 0
 
     def __str__(self) -> str:
         kinds = {"channels_last": self.channels_last, "TF32": self.tf32, "compiled": self.compile}
@@ -53,7 +59,23 @@ def fastest(device: torch.device, num_processes: int = 1, num_calls: int | None 
     if device.type != "cpu":
         return Speed()
     pays = has_bfloat16_units() and (num_processes > 1 or bfloat16_gain() >= GAIN)
-    return Speed(BFLOAT16 if pays else FLOAT32, channels_last=True)
+    return Speed(BFLOAT16 if pays else FLOAT32, channels_last=True, threads=0 if num_processes > 1 else threads_beside_others())
+
+
+def threads_beside_others() -> int:
+    """Returns the number of threads that do not wait for cores which other programs use; 0 where the user has chosen it.
+
+    A line says so if there are fewer than cores.
+    """
+    if any(name in os.environ for name in THREADS_GIVEN):
+        return 0
+    cores, taken = free_cores()
+    if cores < (most := torch.get_num_threads()):
+        log.warning(
+            "other programs take %.1f of %d cores, or they are limited to fewer: %d of %d threads; speed.threads=%d takes all",
+            *(taken, allowed_cores(), cores, most, most),
+        )
+    return cores
 
 
 def reason_not_to_compile(device: torch.device, num_calls: int | None) -> str | None:
@@ -111,8 +133,11 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 def prepare(module: nn.Module, speed: Speed) -> None:
     """Makes the networks in a module compute as `speed` says, but for the precision, which is that of the surrounding autocast.
 
-    The names of its weights stay; what it computes differs in rounding alone. Lets the process use TF32 if `speed` does.
+    The names of its weights stay; what it computes differs in rounding alone.
+    Sets the number of threads of the process, and TF32 if `speed` has it.
     """
+    if speed.threads and not any(name in os.environ for name in THREADS_GIVEN):
+        torch.set_num_threads(min(speed.threads, allowed_cores()))
     if speed.channels_last:
         module.to(memory_format=torch.channels_last)
     if speed.tf32:

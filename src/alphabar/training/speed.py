@@ -23,20 +23,36 @@ def choose_speed(cfg: DictConfig) -> Speed:
     given = cfg.get("speed")
     if not isinstance(given, DictConfig):
         return Speed(str(cfg.trainer.precision))
-    for key in ("channels_last", "compile", "tf32"):
-        if given.get(key) not in (None, True, False):
-            raise UserError(f"speed.{key}={given[key]}: need true, false or null, for what is fastest")
-    if given.precision is None and cfg.trainer.precision is not None:
+    check_values(given)
+    if given.get("precision") is None and cfg.trainer.precision is not None:
         given.precision = cfg.trainer.precision
-    if None in given.values():
+    if None in [given.get(key) for key in Speed._fields]:
         earlier = OmegaConf.select(readable_config(Path(cfg.run_dir)) or OmegaConf.create(), "speed")
+        if isinstance(earlier, DictConfig):
+            check_values(earlier)
         device, num_steps = device_of(str(cfg.trainer.accelerator)), steps_of(cfg)
-        found = fastest(device, num_processes(cfg), num_steps) if earlier is None else Speed(**earlier)
+        found = (
+            fastest(device, num_processes(cfg), num_steps)
+            if not isinstance(earlier, DictConfig)
+            else Speed(**{str(key): value for key, value in earlier.items()})
+        )
         given.update({key: value for key, value in found._asdict().items() if given.get(key) is None})
     speed = Speed(**{**given, "precision": str(cfg.trainer.precision)})
     if speed.precision == BFLOAT16 and device_of(str(cfg.trainer.accelerator)).type == "cpu" and not has_bfloat16_units():
         warn_of_imitation()
     return speed
+
+
+def check_values(given: DictConfig) -> None:
+    """Raises UserError for a key or a value of the group `speed` that is none."""
+    if unknown := sorted(set(given) - set(Speed._fields)):
+        raise UserError(f"speed.{unknown[0]}: there is no such key; need one of {', '.join(Speed._fields)}")
+    for key in ("channels_last", "compile", "tf32"):
+        if given.get(key) not in (None, True, False):
+            raise UserError(f"speed.{key}={given[key]}: need true, false or null, for what is fastest")
+    threads = given.get("threads")
+    if threads is not None and (not isinstance(threads, int) or threads < 0):
+        raise UserError(f"speed.threads={threads}: need a number of threads, 0 for as many as torch takes, or null")
 
 
 def warn_of_imitation() -> None:
