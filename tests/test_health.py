@@ -23,9 +23,9 @@ def of(images):
     return ImageStatistics.of(images)
 
 
-def sums_of(features):
+def gaussian_of(features):
     features = features.double()
-    return Sums(torch.tensor(float(len(features))), features.sum(0), features.T @ features)
+    return Sums(torch.tensor(float(len(features))), features.sum(0), features.T @ features).gaussian()
 
 
 def test_statistics_are_those_of_the_pixels():
@@ -119,12 +119,12 @@ def test_saturation():
 def test_duplicates_are_flagged():
     stream = torch.Generator().manual_seed(0)
     real, good = (torch.randn(500, 16, generator=stream) for _ in range(2))
-    assert diversity(sums_of(good), sums_of(real)) == pytest.approx(1.0, abs=0.1)
-    assert diversity(sums_of(0.5 * good), sums_of(real)) == pytest.approx(0.25, abs=0.03)
-    collapsed = diversity(sums_of(good[:1].repeat(500, 1) + 0.1 * good), sums_of(real))
+    assert diversity(gaussian_of(good), gaussian_of(real)) == pytest.approx(1.0, abs=0.1)
+    assert diversity(gaussian_of(0.5 * good), gaussian_of(real)) == pytest.approx(0.25, abs=0.03)
+    collapsed = diversity(gaussian_of(good[:1].repeat(500, 1) + 0.1 * good), gaussian_of(real))
     assert collapsed == pytest.approx(0.01, abs=0.002)
     images = of(pictures(100, 0))
-    assert image_warnings(images, images, diversity(sums_of(good), sums_of(real))) == []
+    assert image_warnings(images, images, diversity(gaussian_of(good), gaussian_of(real))) == []
     (line,) = image_warnings(images, images, collapsed)
     assert line == "diversity: the features of the images vary 0.01 times as much as those of real images"
 

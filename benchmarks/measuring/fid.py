@@ -16,6 +16,7 @@ from torchmetrics.image.fid import NoTrainInceptionV3, _compute_fid
 
 from alphabar.data.image_sets.resident import ResidentImages
 from alphabar.metrics import Splits
+from alphabar.metrics.extractor import in_float32
 from alphabar.metrics.feature_set import Gaussian
 from alphabar.metrics.features.inception import InceptionFeatures
 from alphabar.metrics.statistics.frechet import frechet_distance
@@ -70,7 +71,7 @@ def extractors(batch_size: int, folder: Path, clock: Clock) -> list[Loop]:
     images, theirs = images.to(device), theirs.to(device)
     by_torchmetrics = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)).to(device)
     ours = InceptionFeatures(str(weights), str(folder)).extractors(splits)[0].to(device)
-    with torch.no_grad():
+    with in_float32(device), torch.no_grad():  # on GPUs, theirs is in TF32 otherwise
         expected = theirs(images)[0]
         error = ((ours(images) - expected).norm(dim=1) / expected.norm(dim=1)).max()
     remark = f"features differ from those of torch-fidelity by {error:.1e} of their norm or less"

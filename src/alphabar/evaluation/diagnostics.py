@@ -73,7 +73,7 @@ def diagnose_images(reference: ReferenceStatistics, measurement: Measurement, wi
     """
     real, generated = reference.real, measurement.features
     is_enough = generated.num >= 2
-    variance_ratio = diversity(generated.sums, real.features.sums) if is_enough else float("nan")
+    variance_ratio = diversity(generated.gaussian, real.features.gaussian) if is_enough else float("nan")
     lines = image_warnings(measurement.pixels, real.pixels, variance_ratio) if is_enough else []
     if measurement.num_nonfinite:
         lines.insert(0, f"{measurement.num_nonfinite} of {reference.num} images have NaN or infinity in them, and are in no figure")

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from alphabar.metrics.feature_set import Sums
+from alphabar.metrics.feature_set import Gaussian
 from alphabar.runs.processes.distributed import sum_over_ranks
 
 CAST_ERRORS = 4.0  # standard errors of the difference: by chance once in 16,000 channels
@@ -105,9 +105,9 @@ class ImageStatistics:
         }
 
 
-def diversity(generated: Sums, real: Sums) -> float:
+def diversity(generated: Gaussian, real: Gaussian) -> float:
     """Returns tr(cov of generated features) / tr(cov of real ones), 1 for equal distributions and near 0 if images are alike."""
-    return float(generated.gaussian().covariance.trace() / real.gaussian().covariance.trace())
+    return float(generated.covariance.trace() / real.covariance.trace())
 
 
 def image_warnings(generated: ImageStatistics, real: ImageStatistics, diversity: float | None = None) -> list[str]:

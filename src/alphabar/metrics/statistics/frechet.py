@@ -62,7 +62,7 @@ class Frechet(Statistic):
     def compute(self, generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
         if not all(bool(each.parts.first.isfinite().all()) for each in (generated, real)):
             return {"fid": math.nan}
-        fid = frechet_distance(real.gaussian, generated.sums.gaussian())
+        fid = frechet_distance(real.gaussian, generated.gaussian)
         figures = {"fid": fid}
         if (limit := infinity(real.gaussian, generated.parts, fid)) is not None:
             figures["fid_infinity"] = limit
