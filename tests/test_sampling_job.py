@@ -50,6 +50,25 @@ def test_an_image_depends_on_the_seed_and_its_index_alone(sampler):
     assert len({image.numpy().tobytes() for image in images}) == 13
 
 
+def test_images_for_which_there_is_no_memory_are_drawn_in_parts(caplog):
+    module, sizes = randomised(), []
+    images, forward = draw(13, batch_size=13, module=module), module.denoiser.network.forward
+
+    def full(x, *arguments):
+        sizes.append(len(x))
+        if len(x) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(x, *arguments)
+
+    module.denoiser.network.forward = full
+    assert (draw(13, batch_size=13, module=module).int() - images.int()).abs().max() <= 1
+    assert (sizes.count(3), sizes.count(4)) == (3 * 5, 5)  # 13 = 3 + 3 + 3 + 4 images, five steps
+    assert "out of memory with 13 images at a time on cpu: now 6 at a time (batch_size=6)" in caplog.text
+    module.denoiser.network.forward = lambda *arguments: full(torch.zeros(5))
+    with pytest.raises(torch.OutOfMemoryError):
+        draw(1, batch_size=1, module=module)
+
+
 def test_num_zero_is_refused():
     with pytest.raises(ValueError, match="need num >= 1, got num=0"):
         draw(0)

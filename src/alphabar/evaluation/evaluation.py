@@ -130,7 +130,7 @@ class Evaluation:
         """
         data = images.open(features.reads_captions)
         splits = Splits(data.train_set, data.held_out_set, data.source.fingerprint(), data.captions)
-        sizes = images.num, self.inference.batch_size
+        sizes = images.num, self.inference.images_at_a_time
         return reference_statistics(build_extractors(features, splits), self._chosen_statistics(), splits, fabric.device, *sizes)
 
     def _chosen_statistics(self) -> dict[str, Statistic]:

@@ -206,7 +206,7 @@ class SamplesInFiles(ImagesUnderTest):
         error: UserError | None = None
         with show_progress("looking at samples", self.num, "img", rank == 0) as bar:
             try:
-                for indices, images in self.files.batches(self.num, self.inference.batch_size, rank, world_size):
+                for indices, images in self.files.batches(self.num, self.inference.images_at_a_time, rank, world_size):
                     yield SampleBatch(indices, images, torch.ones(len(images), dtype=torch.bool))
                     bar.update(len(images) * world_size)
             except UserError as raised:

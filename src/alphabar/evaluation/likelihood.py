@@ -197,7 +197,7 @@ class Likelihood:
         home = torch.device("cpu") if fabric.device.type == "mps" else fabric.device  # Apple's GPUs have no float64
         values = torch.zeros(len(estimators), settings.num, dtype=torch.float64, device=home)
         content = torch.zeros((), dtype=torch.int64, device=home)
-        batches = list(indices_of_rank(settings.num, settings.batch_size))
+        batches = list(indices_of_rank(settings.num, settings.images_at_a_time))
         total_steps = len(batches) * sum(each.num_steps for each in estimators)
         with (
             show_progress(f"likelihood of {settings.num:,} images", total_steps, "step", fabric.is_global_zero) as bar,

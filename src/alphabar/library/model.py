@@ -144,7 +144,7 @@ class Model:
         resolution: Resolution | None = None,
         seed: int = 0,
         first: int = 0,
-        batch_size: int = 64,
+        batch_size: int | None = None,
     ) -> Tensor:
         """Returns images, [num, C, H, W] on the CPU, uint8 or of 16 bits uint16: those that sample.py draws with these settings.
 

@@ -16,6 +16,7 @@ from alphabar.sampling.guidance_config import Guide
 from alphabar.speed import Speed, device_of, fastest
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+ON_CPU, ON_GPU = 64, 512  # images at a time
 DEFAULT_SAMPLER = DDIM(num_steps=50, thresholding=Static())  # the default of the configuration
 
 
@@ -29,7 +30,7 @@ class Inference:
     checkpoint: None only where images in files are evaluated. stages: the checkpoints of upstream models of a cascade, first to
         last, each conditioned on the samples of the one before; the first gets the condition of the user.
     run_dir: the folder of the command. num: the number of images. first: the index of the first one.
-    batch_size: images at a time on each device.
+    batch_size: images at a time on each device; None: `images_at_a_time` chooses.
     precision, channels_last, compile, tf32, threads: see `Speed`; None: what is fastest on the device.
     weights: "ema" or "raw"; those of upstream models are chosen by this alone.
     ema_length: sigma_rel of a power-function average that is made from the snapshots of the run, in place of the average that the
@@ -57,7 +58,7 @@ class Inference:
     codec_name: str | None = None
     clip_name: str | None = None
     data_root: str | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     accelerator: str = "auto"
     devices: int | str = 1
     precision: Precision | None = None
@@ -77,7 +78,7 @@ class Inference:
     files: str | None = None
 
     def __post_init__(self) -> None:
-        if self.num < 1 or self.batch_size < 1:
+        if self.num < 1 or (self.batch_size is not None and self.batch_size < 1):
             raise ValueError(f"need num >= 1 and batch_size >= 1, got num={self.num}, batch_size={self.batch_size}")
         if self.first < 0:
             raise ValueError(f"need first >= 0, got first={self.first}")
@@ -105,9 +106,16 @@ class Inference:
         if len(given) == len(Speed._fields):
             return Speed(**given)
         is_one = self.devices in (1, "1") and os.environ.get("WORLD_SIZE", "1") == "1"
-        num_batches = -(-self.num // self.batch_size)
+        num_batches = -(-self.num // self.images_at_a_time)
         num_calls = None if self.sampler.num_steps is None else num_batches * self.sampler.num_steps
         return fastest(device_of(self.accelerator), 1 if is_one else 2, num_calls)._replace(**given)
+
+    @property
+    def images_at_a_time(self) -> int:
+        """The number of images that each device draws at a time; a GPU that has no memory for so many draws them in parts."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return ON_GPU if device_of(self.accelerator).type == "cuda" else ON_CPU
 
     @property
     def end(self) -> int:

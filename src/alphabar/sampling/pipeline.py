@@ -112,7 +112,7 @@ class Pipeline:
         stages, paths = self.loaded.cascade, self.settings.checkpoints
         check_cascade(stages, paths)
         self.conditions()
-        num = min(NUM_TRIED, self.settings.batch_size)
+        num = min(NUM_TRIED, self.settings.images_at_a_time)
         for path, stage, denoiser, sampler in zip(paths, stages, self.denoisers(), self.samplers, strict=True):
             try:
                 check_sampler(sampler, denoiser, stage.model.codec, stage.shape, stage.model.conditioner.null(num), num)
@@ -191,7 +191,7 @@ class Pipeline:
 
         on_step, wrap_upstream, nonfinite: used by cascades alone, see `cascade_job`.
         """
-        seed, batch_size = self.settings.seed if seed is None else seed, min(self.settings.batch_size, num)
+        seed, batch_size = self.settings.seed if seed is None else seed, min(self.settings.images_at_a_time, num)
         parts = (self.loaded.cascade, self.denoisers(), self.samplers)
         return cascade_job(*parts, conditions, seed, batch_size, self.model.device, on_step, wrap_upstream, nonfinite)
 

@@ -1,5 +1,6 @@
 """Drawing images with a denoiser: the same images on any number of processes."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from alphabar.models.codecs import Codec
 from alphabar.runs.processes.distributed import sum_over_ranks
 from alphabar.sampling.conditions import Conditions
 
+log = logging.getLogger(__name__)
 SAMPLER_ADVICE: Advice = {
     NeedsContinuousSchedule: (
         "choose churn=0, sampler=ddpm or ddim with eta=1, or a schedule with continuous time (edm, straight, shifted_cosine)"
@@ -85,12 +87,27 @@ class SamplingJob:
     def sample(
         self, denoiser: Denoiser, indices: Sequence[int], device: torch.device, on_step: Callable[[], object] = lambda: None
     ) -> Tensor:
-        """Returns the last state of the trajectory; `on_step` is called after every step of the sampler."""
-        states = self.trajectory(denoiser, indices, device)
-        x = next(states)
-        for x in states:  # noqa: B007
-            on_step()
-        return x
+        """Returns the last state of the trajectory; `on_step` is called after every step of the sampler.
+
+        Images for which a GPU has no memory are drawn in halves, which changes them in rounding alone, and a line says so.
+        """
+        try:
+            states = self.trajectory(denoiser, indices, device)
+            x = next(states)
+            for x in states:  # noqa: B007
+                on_step()
+            return x
+        except torch.OutOfMemoryError:
+            if len(indices) == 1:
+                raise
+        # Outside of the handler, whose traceback would hold the memory of the failed attempt.
+        half = len(indices) // 2
+        log.warning(
+            "out of memory with %d images at a time on %s: now %d at a time (batch_size=%d)", len(indices), device, half, half
+        )
+        torch.cuda.empty_cache()
+        first = self.sample(denoiser, indices[:half], device)
+        return torch.cat([first, self.sample(denoiser, indices[half:], device, on_step)])
 
     def images(
         self,

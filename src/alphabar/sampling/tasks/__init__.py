@@ -125,7 +125,7 @@ def edited_rows(fabric: Fabric, pipeline: Pipeline, plan: EditPlan) -> Tensor:
     """Returns the edited columns of all rows in the space of the model, [num_rows, num_columns, ...], on every process."""
     first = pipeline.settings.first
     num = plan.end - first
-    size = min(pipeline.settings.batch_size, num)
+    size = min(pipeline.settings.images_at_a_time, num)
     job = SamplingJob(pipeline.sampler, pipeline.codec, pipeline.loaded.shape, pipeline.settings.seed, size)
     rows = torch.zeros(num, plan.num_columns, *job.space)
     batches = list(job.batches(num, fabric.global_rank, fabric.world_size, first))
