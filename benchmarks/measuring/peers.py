@@ -3,10 +3,10 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
+from measuring.missing import needed
 from measuring.roofline import training_flops
 from measuring.timing import Clock, Loop
 from torch import Tensor, nn
@@ -16,10 +16,6 @@ from alphabar.models.networks.diffusers import to_diffusers
 from alphabar.models.networks.unet import UNet
 
 
-class Missing(Exception):
-    """A peer that is not installed; the text says how to install it."""
-
-
 class Task(NamedTuple):
     """What is trained: our network, whose shape the peers' networks have, on batches of so many images."""
 
@@ -27,12 +23,6 @@ class Task(NamedTuple):
     batch_size: int
     clock: Clock
     device: torch.device
-
-
-def needed(package: str, *modules: str) -> None:
-    """Raises Missing unless the modules of a package are installed."""
-    if any(find_spec(module) is None for module in modules):
-        raise Missing(f"not installed: pip install {package}")
 
 
 class Peer(Loop):

@@ -1,7 +1,7 @@
 """The pieces of work that benchmarks/speed.py measures."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from measuring.fid import distances, extractors
+from measuring.missing import installed
 from measuring.ours import BareLoop, OurTraining, data_words, our_network
-from measuring.peers import PEERS, Missing, Task
+from measuring.peers import PEERS, Task
 from measuring.pipelines import Pipeline, cached_images, hugging_face, image_folder, ours, write_images
 from measuring.roofline import kernels
+from measuring.sampling import TRAINER_PRECISIONS, default_precision, samplers
 from measuring.steps import BareDDPM, BareDPMpp2M, BareEuler, BareFormulas, BareHeun, DiffusersSampler, OurSampler
 from measuring.table import peak_rows, rows_of, spread
 from measuring.timing import CLOCKS, Clock, Contestant, Measured, take_turns, used_device
@@ -26,8 +28,7 @@ from alphabar.diffusion.samplers.ddpm import DDPM
 from alphabar.diffusion.samplers.dpmpp_2m import DPMpp2M
 from alphabar.diffusion.samplers.euler import Euler
 from alphabar.diffusion.samplers.heun import Heun
-
-TRAINER_PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+from alphabar.models.networks.unet import UNet
 
 
 @dataclass(frozen=True)
@@ -71,28 +72,53 @@ class TrainingWork(Work):
         words = [*self.words, *data_words(settings.folder, *self.size, batch_size)]
         network = our_network(words, *self.size)
         task = Task(network, batch_size, CLOCKS[settings.clock], device)
-        contestants, missing = peers_of(task, settings.precisions)
-        for precision in settings.precisions:
-            given = [*words, f"trainer.precision={TRAINER_PRECISIONS[precision]}"]
-            ours = OurTraining("alphabar (train.py)", precision, given, settings.folder, batch_size, settings.clock, network)
-            contestants.append(ours)
-        peaks = kernels(settings.precisions, task.clock, device)
-        measured = take_turns([*contestants, *peaks], settings.rounds, settings.steps or self.steps)
-        num = len(contestants)
+        makers = [partial(make, task, precision) for make in PEERS for precision in settings.precisions]
+        contestants, missing = installed([*makers, *self._ours(settings, words, network, batch_size)])
         title = f"a training step, {self.size[1]}x{self.size[1]}x{self.size[0]}, batch {batch_size}"
-        return result(title, rows_of(measured[:num], measured[num:]), peak_rows(measured[num:]), missing)
+        return beside_peaks(title, contestants, missing, settings, self.steps)
+
+    def _ours(self, settings: Settings, words: list[str], network: UNet, batch_size: int) -> list[Callable[[], Contestant]]:
+        """Returns what makes our contestants: as by default, in the other precision, and with speed=off."""
+        default = default_precision()
+        variants = {"": ([], default), ", speed=off": (["speed=off"], "float32")}
+        for precision in settings.precisions:
+            if precision != default:
+                word = f"speed.precision={TRAINER_PRECISIONS[precision]}"
+                variants[f", {word}"] = ([word], precision)
+        return [
+            partial(OurTraining, f"alphabar{name}", precision, [*words, *own], settings.folder, batch_size, settings.clock, network)
+            for name, (own, precision) in variants.items()
+        ]
 
 
-def peers_of(task: Task, precisions: Sequence[str]) -> tuple[list[Contestant], list[str]]:
-    """Returns the peers that are installed, in each precision, and a line for each that is not."""
-    found: list[Contestant] = []
-    missing = []
-    for make in PEERS:
-        try:
-            found += [make(task, precision) for precision in precisions]
-        except Missing as error:
-            missing.append(f"{make.label}: {error}")
-    return found, missing
+@dataclass(frozen=True)
+class SamplingWork(Work):
+    """Sampling of `batch_size` images by DDIM with `num_steps` evaluations of one network, decoded.
+
+    words: overrides that choose the network. size: channels and resolution.
+    """
+
+    words: tuple[str, ...]
+    size: tuple[int, int]
+    batch_size: int
+    num_steps: int
+
+    def measure(self, settings: Settings) -> dict[str, Any]:
+        num = settings.batch_size or self.batch_size
+        words = [*self.words, "method=ddpm", *data_words(settings.folder, *self.size, num)]
+        makers = samplers(words, self.size, num, self.num_steps, settings.precisions, settings.folder, CLOCKS[settings.clock])
+        contestants, missing = installed(makers)
+        title = f"sampling, {num} images {self.size[1]}x{self.size[1]}x{self.size[0]}, DDIM, {self.num_steps} steps"
+        return beside_peaks(title, contestants, missing, settings, 1)
+
+
+def beside_peaks(
+    title: str, contestants: Sequence[Contestant], missing: list[str], settings: Settings, steps: int
+) -> dict[str, Any]:
+    """Returns the result of contestants that took turns with the kernels of the machine."""
+    peaks = kernels(settings.precisions, CLOCKS[settings.clock], used_device())
+    measured, num = take_turns([*contestants, *peaks], settings.rounds, settings.steps or steps), len(contestants)
+    return result(title, rows_of(measured[:num], measured[num:]), peak_rows(measured[num:]), missing)
 
 
 @dataclass(frozen=True)
@@ -108,7 +134,7 @@ class OverheadWork(Work):
 
     def measure(self, settings: Settings) -> dict[str, Any]:
         batch_size = settings.batch_size or self.batch_size
-        words = [*self.words, "recipe=digits", *data_words(settings.folder, 1, 8, batch_size)]
+        words = [*self.words, "recipe=digits", "speed=off", *data_words(settings.folder, 1, 8, batch_size)]
         bare = BareLoop(words, (1, 8), settings.clock)
         ours = OurTraining("alphabar (train.py)", "float32", words, settings.folder, batch_size, settings.clock)
         measured = take_turns([bare, ours], settings.rounds, settings.steps or self.steps)
@@ -230,6 +256,7 @@ SMALL = ("network=unet_small", "network.base_channels=32")
 WORKS: dict[str, Work] = {
     "train-small": TrainingWork(SMALL, (1, 32), batch_size=16, steps=8),
     "train-cifar10": TrainingWork(("network=unet_cifar10", "network.dropout=0"), (3, 32), batch_size=8, steps=3),
+    "sample": SamplingWork(SMALL, (1, 32), batch_size=16, num_steps=10),
     "overhead": OverheadWork(("network=unet_tiny",), batch_size=32, steps=60),
     "overhead-tiny": OverheadWork(("network=simple_unet",), batch_size=2, steps=400),
     "data": PipelineWork(32, batch_size=128, num_batches=150, steps=40),
