@@ -14,6 +14,16 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def seed_global_streams(seed: int, device: torch.device) -> None:
+    """Seeds torch's global streams of the CPU and of the device.
+
+    `torch.manual_seed` does so for devices of all kinds, and takes milliseconds to note that there are none of some.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 # The rows that one generator draws. A process draws all rows of each block that it has a row of: at most so many too many.
 BLOCK = 512
 

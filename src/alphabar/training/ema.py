@@ -28,6 +28,7 @@ class WeightAverages(Callback):
         self.profiles = tuple(profiles)
         self.num_updates = 0
         self.shadows: dict[Profile, dict[str, Tensor]] = {}
+        self.live: list[Tensor] = []  # the parameters in the order of the averages, looked up once
 
     @property
     def shadow(self) -> dict[str, Tensor]:
@@ -44,13 +45,15 @@ class WeightAverages(Callback):
                 name: weight.detach().float().clone() for name, weight in trainable_parameters(pl_module).items()
             }
             self.shadows[profile] = {name: average.to(pl_module.device) for name, average in shadow.items()}
+        weights = trainable_parameters(pl_module)
+        self.live = [weights[name] for name in self.shadow]
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.num_updates:  # a batch that only accumulated gradients
             return
         self.num_updates = trainer.global_step
-        weights = [weight.float() for weight in trainable_parameters(pl_module).values()]
+        weights = [weight if weight.dtype == torch.float32 else weight.float() for weight in self.live]
         for profile, shadow in self.shadows.items():
             share = profile.weight(self.num_updates)
             torch._foreach_lerp_(list(shadow.values()), weights, share)  # pyright: ignore[reportPrivateImportUsage]

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from alphabar.data import Shape
 from alphabar.data.datamodule import ImageDataModule
-from alphabar.diffusion.noise import RankShare, derive_seed
+from alphabar.diffusion.noise import RankShare, derive_seed, seed_global_streams
 from alphabar.errors import UserError
 from alphabar.files.paths import display_path
 from alphabar.models.codecs.pixels import check_images
@@ -132,10 +132,10 @@ class BaseModule(LightningModule, ABC):
     def seed_step(self, batch_idx: int) -> RankShare:
         """Returns this process's share of a batch, with the random numbers of its rows.
 
-        Seeds torch's global stream, which dropout inside networks draws from; it differs on every rank.
+        Seeds torch's global streams, which dropout inside networks draws from; they differ on every rank.
         """
         step, (rank, world_size) = (self.seed, self.global_step, batch_idx), rank_and_size()
-        torch.manual_seed(derive_seed("network", *step, rank))
+        seed_global_streams(derive_seed("network", *step, rank), self.device)
         self.batch_seed = derive_seed("step", *step, 0)
         return RankShare(rank, world_size, self.batch_seed)
 
