@@ -45,6 +45,7 @@ from alphabar.training.record import recorded_run
 from alphabar.training.recovery.finite import nonfinite_weight
 from alphabar.training.run_summary import report_end, report_stop, run_result
 from alphabar.training.speed import choose_speed
+from alphabar.training.step_cost import leave_out_empty_hooks
 from alphabar.training.trainer import check_trainer, make_trainer, was_finished
 from alphabar.training.warm_start import begin_from
 
@@ -280,6 +281,7 @@ def fit_module(
     trainer = None
     try:
         trainer = make_trainer(cfg, module.config, callbacks, stopped)
+        leave_out_empty_hooks(trainer.callbacks, module)  # type: ignore[attr-defined]
         with recorded_run(trainer, module, stopped):
             trainer.fit(module, datamodule=datamodule, ckpt_path=stopped.path if stopped else None, weights_only=True)
             must_be_finite(trainer, module)

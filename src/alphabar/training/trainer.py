@@ -26,6 +26,7 @@ from alphabar.training.callbacks.stall import StallWatch
 from alphabar.training.callbacks.step_figures import StepFigures
 from alphabar.training.callbacks.validation import ValidationHooks
 from alphabar.training.loggers.make import make_loggers
+from alphabar.training.step_cost import without_profiling
 
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 NO_VALIDATION = "a run has no validation loop; callbacks.held_out_loss measures on held-out images"
@@ -82,6 +83,7 @@ def make_trainer(cfg: DictConfig, config: dict[str, Any], callbacks: list[Callba
         settings["enable_checkpointing"] = False  # or Lightning would add a callback of its own
     settings["callbacks"] = [*watch, Composition(), *callbacks, SpeedFigures(), StepFigures(), ValidationHooks()]
     trainer: Trainer = build(cfg.trainer, "trainer")(**settings)
+    trainer.profiler = without_profiling(trainer.profiler)  # type: ignore[attr-defined]
     trainer.check_val_every_n_epoch = None  # stock callbacks then act on validation, and not at the end of each epoch
     leave_signals_to_the_run(trainer)
     bound_the_meeting(trainer)
