@@ -4,8 +4,9 @@
     python benchmarks/speed.py train-small overhead --rounds 7        some of it; the rest of the file stays
     python benchmarks/speed.py --without-bf16                         as on a processor without bfloat16
 
-Prints a table for each piece of work, and writes all to speed.json and speed.png in the folder --out. Ours is what train.py does,
-with its log, averages and callbacks; the loops of the others, in benchmarks/measuring/peers.py, go without logging and files.
+Prints a table for each piece of work, and writes all to speed.json and speed.png in the folder --out. "alphabar" alone is what
+train.py does by default, with its log, averages and callbacks. The loops of the others, in benchmarks/measuring/peers.py, go without
+logging and files; their default is float32.
 A row has parameters, GFLOP of an image, the time of a step (the median of the rounds' medians, the lowest and the highest), images
 per second, the rate, its share of the highest rate of a convolution or a product of matrices that was measured in the same rounds
 (MFU), and the speed over the first row. A tool that is not installed is a line that says how to install it.

@@ -80,6 +80,7 @@ SMOKE = {
         None,
         [
             "train-small",
+            "sample",
             "data",
             "sampler-ddim",
             "sampler-ddpm",
