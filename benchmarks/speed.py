@@ -5,7 +5,7 @@
     python benchmarks/speed.py --without-bf16                         as on a processor without bfloat16
 
 Prints a table for each piece of work, and writes all to speed.json and speed.png in the folder --out. "alphabar" alone is what
-train.py does by default, with its log, averages and callbacks. The loops of the others, in benchmarks/measuring/peers.py, go without
+train.py does by default, with log, averages and callbacks. The loops of the others (benchmarks/measuring/peers.py) go without
 logging and files; their default is float32.
 A row has parameters, GFLOP of an image, the time of a step (the median of the rounds' medians, the lowest and the highest), images
 per second, the rate, its share of the highest rate of a convolution or a product of matrices that was measured in the same rounds

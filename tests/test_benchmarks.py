@@ -79,7 +79,7 @@ SMOKE = {
     "speed": (
         None,
         [
-            "train-small",
+            "train-digits",
             "sample",
             "data",
             "sampler-ddim",

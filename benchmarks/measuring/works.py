@@ -254,6 +254,7 @@ def result(title: str, rows: list[Any], peaks: list[Any], missing: list[str], no
 
 SMALL = ("network=unet_small", "network.base_channels=32")
 WORKS: dict[str, Work] = {
+    "train-digits": TrainingWork(("network=unet_tiny",), (1, 8), batch_size=64, steps=20),
     "train-small": TrainingWork(SMALL, (1, 32), batch_size=16, steps=8),
     "train-cifar10": TrainingWork(("network=unet_cifar10", "network.dropout=0"), (3, 32), batch_size=8, steps=3),
     "sample": SamplingWork(SMALL, (1, 32), batch_size=16, num_steps=10),
