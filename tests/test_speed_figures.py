@@ -82,6 +82,12 @@ def test_the_peak_of_a_processor_is_measured_once(monkeypatch):
     assert str(wide) == "1.1 PFLOP/s in float32 (measured)"  # products of 8192 rows, the largest that are tried
 
 
+def test_float32_is_tf32_unless_that_is_off():
+    assert flops.uses_tf32()  # the default of convolutions
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        assert not flops.uses_tf32()
+
+
 def test_numbers_of_flops_are_said_as_people_do():
     assert [format_flops(number) for number in (97.2e6, 5.12e9, 0.6e9, 495e12)] == [
         "97.2 MFLOP",
@@ -158,7 +164,9 @@ def test_mfu_is_of_the_peak_of_all_images_of_a_step(command, tmp_path, monkeypat
     assert f"compute    {format_flops(per_image)} an image, MFU " in out
     (line,) = [line for line in out.splitlines() if line.startswith("  speed ")]
     assert all(words in line for words in ("images/s in training, MFU ", "waiting for data", "in evaluation", "peak memory"))
-    assert line.removeprefix("  speed        ") in Page((tmp_path / "out" / "report.html").read_text()).text
+    text = Page((tmp_path / "out" / "report.html").read_text()).text
+    figures = line.removeprefix("  speed        ").split(", ")
+    assert [figure in text for figure in figures] == ["in evaluation" not in figure for figure in figures]
 
 
 def test_a_network_that_cannot_be_counted_trains_without_mfu(command, tmp_path, monkeypatch):
@@ -180,6 +188,7 @@ def test_the_speed_of_a_run_is_that_of_all_its_steps():
     speed = run_speed(figures.get)
     assert speed == RunSpeed(100.0, 0.25, None, None, None)
     assert speed.line() == "100 images/s in training, MFU 25%"
+    assert speed._replace(images_per_second=10_512.3, mfu=0.0049).line() == "10,512 images/s in training, MFU 0.49%"
     assert run_speed({}.get).line() == run_speed({}.get).advice() == ""
 
 

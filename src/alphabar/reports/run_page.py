@@ -56,8 +56,7 @@ def render_run(folder: Path, receipts: Sequence[FoundReceipt]) -> Markup:
         tiles=tiles(metrics, record),
         warnings=[*health_warnings(metrics), *receipt_warnings(shown_receipts)],
     )
-    speed = run_speed(metrics.last).line()
-    rows = [*record_rows(record), *([("speed", speed)] if speed else [])]
+    rows = [*record_rows(record), *speed_rows(metrics, record)]
     sections = [
         Section("samples", "Samples", render_samples(folder)),
         Section("curves", "Curves", render_curves(metrics, embed_image(folder / "curves.png"))),
@@ -67,6 +66,13 @@ def render_run(folder: Path, receipts: Sequence[FoundReceipt]) -> Markup:
         Section("config", "Configuration", render("configuration", content=content, summary=summarise_config(config))),
     ]
     return render_page(name, header, sections)
+
+
+def speed_rows(metrics: RunMetrics, record: RunRecord) -> list[tuple[str, str]]:
+    """Returns the row of a run's speed, if it has figures of it; the share of evaluation stands in the record where that has it."""
+    speed = run_speed(metrics.last)
+    line = (speed if record.total("evaluation_seconds") is None else speed._replace(evaluating=None)).line()
+    return [("speed", line)] if line else []
 
 
 def read_text(path: Path) -> str:

@@ -21,7 +21,8 @@ class RunSpeed(NamedTuple):
 
     def line(self) -> str:
         """Returns the figures that there are: "812 images/s in training, MFU 31%, ..., peak memory 612 MB"."""
-        parts = [] if self.images_per_second is None else [f"{self.images_per_second:,.3g} images/s in training"]
+        rate = self.images_per_second
+        parts = [] if rate is None else [f"{rate:{',.0f' if rate >= 100 else '.3g'}} images/s in training"]
         parts += [] if self.mfu is None else [f"MFU {self.mfu:.2%}" if self.mfu < 0.01 else f"MFU {self.mfu:.0%}"]
         parts += [] if self.waiting_for_data is None else [f"{self.waiting_for_data:.1%} of that time waiting for data"]
         parts += [] if self.evaluating is None else [f"{self.evaluating:.0%} of the run in evaluation"]

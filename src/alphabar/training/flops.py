@@ -105,8 +105,9 @@ def peak_rate(device: torch.device, dtype: torch.dtype) -> PeakRate:
 
 
 def uses_tf32() -> bool:
-    """Returns whether products of float32 matrices may be computed in TF32 on a GPU."""
-    return torch.get_float32_matmul_precision() != "highest"
+    """Returns whether a GPU may use TF32 for float32, in products of matrices or, where that is torch's default, in convolutions."""
+    rules = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    return any(rule.fp32_precision == "tf32" for rule in rules)
 
 
 def published_rate(name: str, dtype: torch.dtype, tf32: bool) -> PeakRate | None:

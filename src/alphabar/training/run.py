@@ -291,7 +291,7 @@ def fit_module(
         raise
     except (KeyboardInterrupt, SystemExit):  # Lightning makes SystemExit of Ctrl-C
         if trainer is not None and trainer.is_global_zero:
-            report_stop(trainer)
+            report_stop(trainer, module)
             finish(cfg, leave_report)
         raise
     return trainer

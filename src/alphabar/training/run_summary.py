@@ -76,13 +76,14 @@ def print_speed(speed: RunSpeed) -> None:
             print(f"  {label:<12} {text}")
 
 
-def report_stop(trainer: Trainer) -> None:
-    """Prints, of a run that a signal stopped, the checkpoint that it left and the command to go on."""
+def report_stop(trainer: Trainer, module: BaseModule) -> None:
+    """Prints, of a run that a signal stopped, its speed, the checkpoint that it left and the command to go on."""
     folder = Path(trainer.default_root_dir)
     if not (folder / LAST).exists():
         print(f"stopped at step {trainer.global_step:,}, without a checkpoint", flush=True)
         return
     print(f"stopped at step {trainer.global_step:,}")
+    print_speed(run_speed(module.figures.get))
     print(f"  {'checkpoint':<12} {display_path(folder / LAST)}")
     print(f"  {'go on':<12} {in_folder('python train.py resume={folder}', folder)}", flush=True)
 
