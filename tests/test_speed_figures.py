@@ -162,10 +162,10 @@ def test_mfu_is_of_the_peak_of_all_images_of_a_step(command, tmp_path, monkeypat
     per_image = shares[0] * 1e15
     assert shares[1] == pytest.approx(shares[0], rel=1e-4)
     assert f"compute    {format_flops(per_image)} an image, MFU " in out
-    (line,) = [line for line in out.splitlines() if line.startswith("  speed ")]
+    (line,) = [line for line in out.splitlines() if line.startswith("  throughput ")]
     assert all(words in line for words in ("images/s in training, MFU ", "waiting for data", "in evaluation", "peak memory"))
     text = Page((tmp_path / "out" / "report.html").read_text()).text
-    figures = line.removeprefix("  speed        ").split(", ")
+    figures = line.removeprefix("  throughput   ").split(", ")
     assert [figure in text for figure in figures] == ["in evaluation" not in figure for figure in figures]
 
 

@@ -72,7 +72,7 @@ def speed_rows(metrics: RunMetrics, record: RunRecord) -> list[tuple[str, str]]:
     """Returns the row of a run's speed, if it has figures of it; the share of evaluation stands in the record where that has it."""
     speed = run_speed(metrics.last)
     line = (speed if record.total("evaluation_seconds") is None else speed._replace(evaluating=None)).line()
-    return [("speed", line)] if line else []
+    return [("throughput", line)] if line else []
 
 
 def read_text(path: Path) -> str:

@@ -105,7 +105,7 @@ def peak_rate(device: torch.device, dtype: torch.dtype) -> PeakRate:
 
 
 def uses_tf32() -> bool:
-    """Returns whether a GPU may use TF32 for float32, in products of matrices or, where that is torch's default, in convolutions."""
+    """Returns whether a GPU may use TF32 for float32, in products of matrices or in convolutions, where that is torch's default."""
     rules = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
     return any(rule.fp32_precision == "tf32" for rule in rules)
 

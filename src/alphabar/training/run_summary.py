@@ -71,7 +71,7 @@ def report_end(result: dict[str, Any], trainer: Trainer, module: BaseModule, fir
 
 def print_speed(speed: RunSpeed) -> None:
     """Prints the speed of a run and, if there is any, advice on it."""
-    for label, text in (("speed", speed.line()), ("faster", speed.advice())):
+    for label, text in (("throughput", speed.line()), ("faster", speed.advice())):
         if text:
             print(f"  {label:<12} {text}")
 
