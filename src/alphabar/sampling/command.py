@@ -1,7 +1,8 @@
 """The task of sample.py that draws new images from a checkpoint and writes them to files."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,6 +30,7 @@ from alphabar.sampling.sampling_job import SampleBatch, gather_images
 
 MAX_IN_GRID = 256
 FILM_COLUMNS = 12
+NUM_WRITERS = 4  # threads that write files, mostly without holding the interpreter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +103,23 @@ class Sampling:
     def _written(
         self, batches: Iterator[SampleBatch], folder: Path, num_nonfinite: Tensor, record: PictureRecord
     ) -> Iterator[SampleBatch]:
-        """Writes each image as it is drawn, if they go into single files, and counts those that are not finite."""
-        for batch in batches:
-            num_nonfinite += (~batch.finite).sum()
-            if self.format == "png":
-                for index, image in zip(batch.indices, batch.images, strict=True):
-                    alone = {"format": "png", "film": 0, "seed": self.inference.seed, "first": index, "num": 1}
-                    text = record.text_of_image(alone, {"Index": str(index)})
-                    save_png(image, folder / "images" / f"{index:06d}.png", text)
-            yield batch
+        """Yields the batches and counts the images that are not finite; of images that go into single files, threads write those of
+        a batch while the next one is drawn."""
+        with ThreadPoolExecutor(NUM_WRITERS) as writers:
+            writing: list[Future[None]] = []
+            for batch in batches:
+                num_nonfinite += (~batch.finite).sum()
+                wait_for_files(writing)
+                if self.format == "png":
+                    images = zip(batch.indices, batch.images.cpu(), strict=True)
+                    writing = [writers.submit(self._write, index, image, folder, record) for index, image in images]
+                yield batch
+            wait_for_files(writing)
+
+    def _write(self, index: int, image: Tensor, folder: Path, record: PictureRecord) -> None:
+        """Writes the image of this index. Raises WriteError."""
+        alone = {"format": "png", "film": 0, "seed": self.inference.seed, "first": index, "num": 1}
+        save_png(image, folder / "images" / f"{index:06d}.png", record.text_of_image(alone, {"Index": str(index)}))
 
     def _grid(self, prompts: Sequence[str], cells: Tensor) -> Tensor:
         """Returns the grid: a row for each class, or each prompt with several images; single prompts stand under their images."""
@@ -145,6 +155,12 @@ class Sampling:
         )
         if num_nonfinite > 0:
             print(f"{num_nonfinite} of them had NaN or infinity in them, and are black there")
+
+
+def wait_for_files(futures: Iterable[Future[None]]) -> None:
+    """Waits until all are done. Raises the error of the first that failed."""
+    for future in futures:
+        future.result()
 
 
 def grid_by_prompt(images: Tensor, prompts: Sequence[str]) -> Tensor:
