@@ -59,7 +59,7 @@ SMOKE = {
     ),
     "equal_time": (
         None,
-        [*runs.TINY, "features=pixels", "--tools=alphabar", "--minutes=0.01", "--num=70", "--threads=1"],
+        [*runs.TINY, *runs.BRIEF[1:], "features=pixels", "--tools=alphabar", "--minutes=0.01", "--num=70", "--threads=1"],
         "| alphabar |",
     ),
     "evaluation_memory": (plain, ["--nums", "8", *document_files.EVALUATION[1:], "features=pixels"], "ratio"),

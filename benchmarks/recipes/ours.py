@@ -1,5 +1,7 @@
 """alphabar's own recipe: `python train.py` with the preset of the data."""
 
+import math
+
 from torch import Tensor
 
 from recipes import Recipe, Task, Trained, batch_size
@@ -9,17 +11,17 @@ class Ours(Recipe):
     """`train.py` with a limit of time in place of the number of steps; the averaged weights of the last checkpoint."""
 
     def train(self, task: Task) -> Trained:
-        from omegaconf import OmegaConf
-
         import alphabar
+
+        limit = f"+trainer.max_time.seconds={max(math.ceil(task.seconds), 1)}"
+        words = ["logger=csv", "trainer.max_steps=-1", limit, f"seed={task.seed}", f"hydra.run.dir={task.folder}/run"]
+        run = alphabar.train([*task.words, *words, "+callbacks.step_times._target_=recipes.step_times.StepTimes"])
+        from omegaconf import OmegaConf  # no sooner: until here the process does what that of train.py does
+
         from alphabar.config.build import build
         from alphabar.runs.provenance.receipt import read_starts
-        from alphabar.training.run_summary import clock
         from recipes.step_times import StepTimes
 
-        words = ["logger=csv", "trainer.max_steps=-1", f"+trainer.max_time={clock(max(task.seconds, 1))}", f"seed={task.seed}"]
-        words += [f"hydra.run.dir={task.folder}/run", "+callbacks.step_times._target_=recipes.step_times.StepTimes"]
-        run = alphabar.train([*task.words, *words])
         model = run.model()
         sampler = build(OmegaConf.create(run.config["sampler"]), "sampler")
 
