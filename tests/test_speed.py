@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -19,7 +21,8 @@ from alphabar.speed import Speed, fastest
 from alphabar.training.speed import describe_speed
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-IN_BFLOAT16 = Speed("bf16-mixed", channels_last=True)
+IN_BFLOAT16 = Speed("bf16-mixed", channels_last=True, keep_memory=True)
+IN_FLOAT32 = IN_BFLOAT16._replace(precision="32-true")
 QUICK = [*(word for word in runs.TINY if word != "speed=off"), *runs.BRIEF, "callbacks.held_out_loss=null"]
 SAMPLE = ("num=4", "sampler.num_steps=3", "film=0")
 
@@ -57,11 +60,11 @@ def chosen(folder):
 def test_a_processor_takes_bfloat16_only_if_it_is_faster_there(gain, monkeypatch):
     assert fastest(CPU) == IN_BFLOAT16
     gain(1.1)
-    assert fastest(CPU) == Speed("32-true", channels_last=True)
+    assert fastest(CPU) == IN_FLOAT32
     assert fastest(CPU, num_processes=2) == IN_BFLOAT16  # which do not measure, each for itself
     monkeypatch.setattr(speed, "has_bfloat16_units", lambda: False)
     monkeypatch.setattr(speed, "bfloat16_gain", lambda: pytest.fail("an imitation of bfloat16 is not tried"))
-    assert fastest(CPU) == Speed("32-true", channels_last=True)
+    assert fastest(CPU) == IN_FLOAT32
 
 
 @pytest.mark.parametrize(("taken", "threads", "said"), [(0.3, 4, False), (0.6, 3, True), (3.8, 1, True), (9.0, 1, True)])
@@ -109,6 +112,19 @@ def test_threads_are_set_unless_the_user_has_set_them(monkeypatch):
     for threads in (0, 2, 9):
         speed.prepare(nn.Identity(), Speed(threads=threads))
     assert given == [2, 4]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the allocator cannot be told")
+def test_freed_memory_is_used_again():
+    faults = {}
+    for is_kept in (False, True):
+        code = f"import torch; from alphabar import allocator; kept = allocator.keep_freed_memory() if {is_kept} else True; assert kept"
+        code += "; import resource; [torch.ones(2**22).sum() for _ in range(20)]"  # 16 MB each
+        code += "; print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt, [torch.ones(2**22).sum() for _ in range(20)] and"
+        code += " resource.getrusage(resource.RUSAGE_SELF).ru_minflt)"
+        before, after = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        faults[is_kept] = int(after) - int(before)
+    assert faults[True] * 10 < faults[False]
 
 
 def test_the_trial_measures_this_processor():
@@ -161,9 +177,9 @@ def test_resume_auto_keeps_the_choice(gain, command, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["trainer.precision=32-true"], Speed("32-true", channels_last=True)),
-        (["speed.precision=32-true"], Speed("32-true", channels_last=True)),
-        (["speed.channels_last=false"], Speed("bf16-mixed")),
+        (["trainer.precision=32-true"], IN_FLOAT32),
+        (["speed.precision=32-true"], IN_FLOAT32),
+        (["speed.channels_last=false"], IN_BFLOAT16._replace(channels_last=False)),
         (["speed=off"], Speed()),
     ],
 )
@@ -277,7 +293,7 @@ def test_a_notebook_draws_at_the_speed_of_the_machine_and_measures_likelihoods_i
     folder = runs.trained(*runs.BRIEF)
     fast, plain = alphabar.load(folder, device="cpu"), alphabar.load(folder, device="cpu", precision="32-true")
     assert fast.pipeline.settings.speed == IN_BFLOAT16
-    assert plain.pipeline.settings.speed == Speed(channels_last=True)
+    assert plain.pipeline.settings.speed == IN_FLOAT32
     for model, num_low in ((fast, 3), (plain, 0)):
         dtypes = []
         model.denoiser.network.conv_in.register_forward_hook(lambda layer, inputs, output: dtypes.append(output.dtype))  # noqa: B023

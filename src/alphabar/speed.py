@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from alphabar.allocator import keep_freed_memory
 from alphabar.cores import THREADS_GIVEN, allowed_cores, free_cores
 from alphabar.models.networks import Network
 
@@ -32,6 +33,7 @@ class Speed(NamedTuple):
     compile: whether torch compiles the regions of the network, see `Network.regions`.
     tf32: whether a GPU may multiply float32 matrices in TF32, with 10 bits after the point.
     threads: that share an operation on a processor; 0: as many as torch takes, or OMP_NUM_THREADS says.
+    keep_memory: whether memory of tensors that are freed stays with the process, see `keep_freed_memory`.
     """
 
     precision: str = FLOAT32
@@ -39,6 +41,7 @@ class Speed(NamedTuple):
     compile: bool = False
     tf32: bool = False
     threads: int = 0
+    keep_memory: bool = False
 
     def __str__(self) -> str:
         kinds = {"channels_last": self.channels_last, "TF32": self.tf32, "compiled": self.compile}
@@ -59,7 +62,8 @@ def fastest(device: torch.device, num_processes: int = 1, num_calls: int | None 
     if device.type != "cpu":
         return Speed()
     pays = has_bfloat16_units() and (num_processes > 1 or bfloat16_gain() >= GAIN)
-    return Speed(BFLOAT16 if pays else FLOAT32, channels_last=True, threads=0 if num_processes > 1 else threads_beside_others())
+    threads = 0 if num_processes > 1 else threads_beside_others()
+    return Speed(BFLOAT16 if pays else FLOAT32, channels_last=True, threads=threads, keep_memory=True)
 
 
 def threads_beside_others() -> int:
@@ -134,10 +138,12 @@ def prepare(module: nn.Module, speed: Speed) -> None:
     """Makes the networks in a module compute as `speed` says, but for the precision, which is that of the surrounding autocast.
 
     The names of its weights stay; what it computes differs in rounding alone.
-    Sets the number of threads of the process, and TF32 if `speed` has it.
+    Sets the number of threads, the allocator and TF32 of the process.
     """
     if speed.threads and not any(name in os.environ for name in THREADS_GIVEN):
         torch.set_num_threads(min(speed.threads, allowed_cores()))
+    if speed.keep_memory:
+        keep_freed_memory()
     if speed.channels_last:
         module.to(memory_format=torch.channels_last)
     if speed.tf32:

@@ -31,7 +31,7 @@ class Inference:
         last, each conditioned on the samples of the one before; the first gets the condition of the user.
     run_dir: the folder of the command. num: the number of images. first: the index of the first one.
     batch_size: images at a time on each device; None: `images_at_a_time` chooses.
-    precision, channels_last, compile, tf32, threads: see `Speed`; None: what is fastest on the device.
+    precision, channels_last, compile, tf32, threads, keep_memory: see `Speed`; None: what is fastest on the device.
     weights: "ema" or "raw"; those of upstream models are chosen by this alone.
     ema_length: sigma_rel of a power-function average that is made from the snapshots of the run, in place of the average that the
         run itself used. ema_decay: the decay of an exponential average that the run kept beside that.
@@ -66,6 +66,7 @@ class Inference:
     compile: bool | None = None
     tf32: bool | None = None
     threads: int | None = None
+    keep_memory: bool | None = None
     sampler: Sampler = DEFAULT_SAMPLER
     guidance: Guide | None = None
     labels: Sequence[int | str] | int | str | None = None

@@ -47,7 +47,7 @@ def check_values(given: DictConfig) -> None:
     """Raises UserError for a key or a value of the group `speed` that is none."""
     if unknown := sorted(set(given) - set(Speed._fields)):
         raise UserError(f"speed.{unknown[0]}: there is no such key; need one of {', '.join(Speed._fields)}")
-    for key in ("channels_last", "compile", "tf32"):
+    for key in ("channels_last", "compile", "tf32", "keep_memory"):
         if given.get(key) not in (None, True, False):
             raise UserError(f"speed.{key}={given[key]}: need true, false or null, for what is fastest")
     threads = given.get("threads")
