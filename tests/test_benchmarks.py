@@ -70,6 +70,7 @@ SMOKE = {
     ),
     "fuzz": (plain, ["--cases", "2"], "data.pkl: 2 files, 0 kinds of failure"),
     "methods": (sweep, ["--num", "70", "--most", "10"], "| ddpm | DDIM |"),
+    "scaling": (None, ["unet_tiny"], "| `unet_tiny` | 8x8 |"),
     "super_resolution": (super_resolution, ["--num", "8", "--num-steps", "2", "--cache-dir", runs.CACHE], "bicubic"),
     "survival": (
         None,
@@ -169,6 +170,15 @@ def test_speed_of_fid_is_that_of_what_other_tools_compute(tmp_path, work, error)
     assert all(row["seconds"][0] > 0 for row in found["rows"])
     assert float(re.search(r"by (\S+) of", found["rows"][-1]["remark"])[1]) < error
     assert json.loads(json.dumps(found)) == found
+
+
+def test_the_document_has_the_tables_of_scaling(tmp_path):
+    code, out, err = runs.run("benchmarks/scaling.py", "dit_tiny", cwd=tmp_path)
+    assert code == 0, err
+    rows = [line for line in out.splitlines() if line.startswith("| `dit_tiny` |")]
+    assert len(rows) == 4
+    shown = (runs.ROOT / "docs" / "speed.md").read_text()
+    assert [row for row in rows if row not in shown] == []
 
 
 @pytest.mark.parametrize(

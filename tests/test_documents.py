@@ -26,9 +26,9 @@ ELSEWHERE = {
     "sweep.resume=outputs/sweeps/NAME": "test_sweep_resume.py has sweeps that stopped",
 }
 NUMBERS = ("num", "sampler.num_steps", "trainer.max_steps", "trainer.devices", "network")  # what smoke sizes leave out
-BRIEF = ("trainer.max_steps=2", "report=false", "logger=csv", "trainer.accelerator=cpu", "trainer.devices=1")
+BRIEF = ("trainer.max_steps=2", "report=false", "logger=csv", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=1")
 LOOKS = ("callbacks.samples=null", "callbacks.film=null", "callbacks.fid=null", "callbacks.curves=null")
-NETWORK = ("network.base_channels=8", "network.norm_groups=4", "data.batch_size=4", "callbacks.held_out_loss.num=4")
+NETWORK = ("network.base_channels=8", "++network.norm_groups=4", "data.batch_size=4", "callbacks.held_out_loss.num=4")
 SUBCOMMANDS = ("compare", "report", "record")
 REPLACED = {*NUMBERS, *map(documents.key, (*BRIEF, *NETWORK))}
 CHANGED = {*REPLACED, "experiment", "ema_length"}
