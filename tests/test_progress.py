@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 import alphabar.progress
 import runs
@@ -155,6 +156,29 @@ def test_what_takes_long_is_not_tried_often(monkeypatch, seconds, num):
 
     assert forecasts.median_seconds(act, torch.device("cpu")) == seconds
     assert len(calls) == num
+
+
+@pytest.mark.parametrize(("compiled", "seconds"), [(True, 1.0), (False, 60.0)])
+def test_the_time_that_a_compiler_takes_is_no_time_of_a_step(tmp_path, monkeypatch, compiled, seconds):
+    """The first call takes a minute: with a compiler, that is its work; without, it is a network that is as slow."""
+    clock, found = [0.0], []
+
+    def step(trainer, module, batch):
+        clock[0] += 1.0 if clock[0] else 60.0
+
+    class Asks(Callback):
+        def on_train_start(self, trainer, pl_module):
+            with monkeypatch.context() as patch:
+                patch.setattr(forecasts.time, "perf_counter", lambda: clock[0])
+                patch.setattr(forecasts, "try_step", step)
+                found.append(forecasts.forecast(trainer, pl_module))
+            trainer.should_stop = True
+
+    module = toy.module()
+    if compiled:  # when it is first called, which is never
+        module.denoiser.network.compile(backend="eager")
+    toy.trainer(tmp_path, [Asks()], max_steps=1).fit(module, datamodule=toy.digits())
+    assert found[0].step == seconds
 
 
 def test_the_bar_of_training_is_at_its_step_while_something_else_goes_on(tmp_path, monkeypatch):

@@ -34,7 +34,8 @@ def forecast(trainer: Trainer, module: BaseModule) -> Forecast:
 
     The module, its gradients and the random streams stay as they are. A trial goes without the optimizer, the averages and the
     reading of images, which add a few per cent. Evaluations, such as samples, take the forward passes that their callbacks plan.
-    The first trial, which warms up, is counted: `flops_per_image` of the module.
+    The first trial, which warms up, is counted: `flops_per_image` of the module. A network that torch compiles is compiled before,
+    and its forward passes are taken to be a third of its steps: those of samples are compiled when they come, for other sizes.
     """
     batch = {name: value.to(module.device) for name, value in image_data(trainer).first_batch().items()}
     left = trainer.estimated_stepping_batches - trainer.global_step
@@ -47,10 +48,16 @@ def forecast(trainer: Trainer, module: BaseModule) -> Forecast:
     with trials(module):
         module.on_train_batch_start(batch, 0)
         act = partial(try_step, trainer, module, batch)
-        step = median_seconds(act, module.device, first=count) * trainer.accumulate_grad_batches
+        if is_compiled(module):
+            act()
+        batch_step = median_seconds(act, module.device, first=count)
         num = planned_evaluations(trainer, module) / trainer.world_size if math.isfinite(left) else 0
-        with torch.no_grad():
-            forward = median_seconds(lambda: try_forward(trainer, module, batch), module.device) if num else 0.0
+        if is_compiled(module):
+            forward = batch_step / 3
+        else:
+            with torch.no_grad():
+                forward = median_seconds(lambda: try_forward(trainer, module, batch), module.device) if num else 0.0
+    step = batch_step * trainer.accumulate_grad_batches
     return Forecast(step, step * left, forward * num / num_images)
 
 
@@ -67,6 +74,11 @@ def trials(module: BaseModule) -> Iterator[None]:
         module.has_checked_images, module.batch_seed = known
         for buffer, content in buffers:
             buffer.copy_(content)
+
+
+def is_compiled(module: BaseModule) -> bool:
+    """Returns whether torch compiles parts of a module when they are first called."""
+    return any(part._compiled_call_impl is not None for part in module.modules())
 
 
 def try_forward(trainer: Trainer, module: BaseModule, batch: dict[str, Tensor]) -> Tensor:
