@@ -12,6 +12,7 @@ from torch_fidelity.metric_fid import fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
 
 from alphabar.metrics.collector import Collector
+from alphabar.metrics.extractor import MATMULS
 from alphabar.metrics.feature_set import Gaussian
 from alphabar.metrics.statistics.frechet import Frechet, frechet_distance, mean_over_sets
 from simple_features import CPU, Witness, collected, fid, gaussian_images, pixels_as_features
@@ -191,18 +192,25 @@ def test_precision_of_the_trainer_does_not_matter(bf16_by_default):
     assert inside == fid(real, generated, extractor)
 
 
-def test_features_are_of_float32_where_training_multiplies_with_fewer_digits():
+@pytest.mark.parametrize("is_legacy", [True, False], ids=["set_float32_matmul_precision", "fp32_precision"])
+def test_features_are_of_float32_where_training_multiplies_with_fewer_digits(is_legacy):
     class Precision(nn.Module):
         def forward(self, images):
-            assert torch.get_float32_matmul_precision() == "highest"
+            assert {each.fp32_precision for each in MATMULS} == {"ieee"}
             return images.flatten(1).float()
 
-    torch.set_float32_matmul_precision("high")
+    before = [each.fp32_precision for each in MATMULS]
+    if is_legacy:
+        torch.set_float32_matmul_precision("high")
+    else:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
         pixels_as_features(16, network=Precision())(gaussian_images(5, 16, seed=0))
-        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:
         torch.set_float32_matmul_precision("highest")
+        for each, precision in zip(MATMULS, before, strict=True):
+            each.fp32_precision = precision
 
 
 def test_inference_mode_around_one_call_does_not_spoil_the_next():

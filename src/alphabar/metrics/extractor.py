@@ -8,6 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+# The settings of products of matrices, which training may take in TF32.
+MATMULS = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+
 
 class Extracted(NamedTuple):
     """Features float32 [B, D], and class logits [B, K] if there are classes."""
@@ -94,10 +97,11 @@ class Extractor(nn.Module):
 @contextmanager
 def in_float32(device: torch.device) -> Iterator[None]:
     """Disables, inside the context, autocast, a low-precision default dtype, TF32 and inference mode."""
-    default, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    default, precisions = torch.get_default_dtype(), [each.fp32_precision for each in MATMULS]
     torch.set_default_dtype(torch.float32)
-    torch.set_float32_matmul_precision("highest")
     try:
+        for each in MATMULS:
+            each.fp32_precision = "ieee"
         with (
             torch.inference_mode(False),
             torch.autocast(device.type, enabled=False),
@@ -106,7 +110,8 @@ def in_float32(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(default)
-        torch.set_float32_matmul_precision(precision)
+        for each, precision in zip(MATMULS, precisions, strict=True):
+            each.fp32_precision = precision
 
 
 @contextmanager
