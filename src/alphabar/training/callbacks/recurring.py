@@ -87,7 +87,8 @@ class Recurring(RunCallback, ABC):
             self.act_now(trainer, pl_module, is_last=trainer.global_step == trainer.max_steps)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step, is_last = trainer.global_step, trainer.global_step == trainer.max_steps
+        step = trainer.global_step
+        is_last = step == trainer.max_steps
         if 0 < step != self.last_step and (is_last or step % self.interval(trainer) == 0):
             self.act_now(trainer, pl_module, is_last)
 

@@ -15,6 +15,7 @@ from alphabar.training.hooks import base_module, log_every_n_steps
 from alphabar.training.loggers.log_helpers import log_figures
 from alphabar.training.modules.base import gradient_scaler, scales_gradients
 
+MAX_PENDING = 200  # steps whose losses wait to be added
 MIN_SCALE = 1e-4  # of a GradScaler, which begins with 65,536 and halves it at every gradient that is not finite
 
 
@@ -36,6 +37,10 @@ class TrainingLog(Recurring):
         self.sums = torch.zeros(2 * num_levels + 2)  # loss by level, number of examples by level, gradient norm, steps
         self.num_nonfinite = torch.zeros(1)  # losses and steps that are left out of the sums
         self.parts: dict[str, torch.Tensor] = {}  # of the loss, each summed over steps
+        self.losses: list[torch.Tensor] = []  # of batches that are not in the sums yet, each [B]
+        self.levels: list[torch.Tensor] = []
+        self.norms: list[torch.Tensor] = []  # of the gradients of these steps
+        self.counts_norms = True  # whether a norm that is not finite counts as such
         self.has_levels = False
         self.seconds = 0.0  # of training, also before the run was resumed
         self.images = 0  # trained on by all ranks, also before the run was resumed
@@ -43,6 +48,7 @@ class TrainingLog(Recurring):
         self.last_time = 0.0
 
     def state_dict(self) -> dict[str, Any]:
+        self._add_pending()
         sums = sum_over_ranks(self.sums).cpu()  # all ranks save their state, the first one writes the file
         num_nonfinite = sum_over_ranks(self.num_nonfinite).cpu()
         parts = {name: self._mean_over_ranks(value) for name, value in self.parts.items()}
@@ -73,29 +79,45 @@ class TrainingLog(Recurring):
         module = base_module(pl_module)
         losses = outputs["losses"]
         self.has_levels = "levels" in outputs
-        levels = outputs["levels"] if self.has_levels else torch.zeros_like(losses)
-        bins = (levels * self.num_levels).long().clamp(max=self.num_levels - 1)
-        is_finite = losses.isfinite()
-        self.sums.index_add_(0, bins, torch.where(is_finite, losses, 0).float())
-        self.sums.index_add_(0, bins + self.num_levels, is_finite.to(self.sums.dtype))
-        self.num_nonfinite += (~is_finite).sum()
+        self.losses.append(losses)
+        self.levels.append(outputs["levels"] if self.has_levels else torch.zeros_like(losses))
         if trainer.global_step == self.seen_step:  # a batch that only accumulated gradients
             return
         self.seen_step = trainer.global_step
-        norm = torch.zeros_like(self.sums[-1]) if module.grad_norm is None else module.grad_norm
-        is_taken = norm.isfinite()
+        norm = self.sums.new_zeros(()) if module.grad_norm is None else module.grad_norm
+        self.norms.append(norm)
+        self.counts_norms = not scales_gradients(trainer)
         for name, value in outputs.get("parts", {}).items():
-            self.parts[name] = self.parts.get(name, torch.zeros_like(value)) + torch.where(is_taken, value.detach(), 0)
-        self.sums[-2] += torch.where(is_taken, norm, 0)
-        self.sums[-1] += is_taken
-        if not scales_gradients(trainer):
-            self.num_nonfinite += ~is_taken
+            taken = torch.where(norm.isfinite(), value.detach(), 0)
+            self.parts[name] = self.parts.get(name, torch.zeros_like(value)) + taken
+        if len(self.norms) >= MAX_PENDING:
+            self._add_pending()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _add_pending(self) -> None:
+        """Adds what waits to the sums, in the order of the batches: at once, since a dozen calls for each batch take their time."""
+        if self.losses:
+            losses, levels = torch.cat(self.losses), torch.cat(self.levels)
+            bins = (levels * self.num_levels).long().clamp(max=self.num_levels - 1)
+            is_finite = losses.isfinite()
+            self.sums.index_add_(0, bins, torch.where(is_finite, losses, 0).float())
+            self.sums.index_add_(0, bins + self.num_levels, is_finite.to(self.sums.dtype))
+            self.num_nonfinite += (~is_finite).sum()
+        if self.norms:
+            norms = torch.stack(self.norms).to(self.sums)
+            is_taken = norms.isfinite()
+            place = torch.full_like(norms, len(self.sums) - 2, dtype=torch.int64)
+            self.sums.index_add_(0, place, torch.where(is_taken, norms, 0))
+            self.sums[-1] += is_taken.sum()
+            if self.counts_norms:
+                self.num_nonfinite += (~is_taken).sum()
+        self.losses, self.levels, self.norms = [], [], []
 
     def interval(self, trainer: Trainer) -> int:
         return log_every_n_steps(trainer)
 
     def act(self, trainer: Trainer, pl_module: LightningModule, is_last: bool) -> None:
+        self._add_pending()
         all_sums = sum_over_ranks(torch.cat([self.sums, self.num_nonfinite])).cpu()
         sums, num_nonfinite = all_sums[:-1], all_sums[-1]
         if nonfinite_steps(trainer) is None and (num_nonfinite > 0 or scale_is_lost(trainer)):
