@@ -124,6 +124,7 @@ def draw(path: Path, works: dict[str, dict[str, Any]]) -> None:
             axes.set_yticks(range(len(rows)), [f"{row['label']}, {row['precision']}" for row in rows])
             axes.set_title(work["title"], loc="left", fontsize="medium")
             axes.axvline(1, color="black", linewidth=0.8)
+            axes.margins(x=0.1)  # room for the numbers
             for place, (middle, _, high) in enumerate(speeds):
                 axes.text(max(middle, high), place, f" {middle:.2f}", va="center", fontsize="small")
         panels[-1].set_xlabel("images per second, over those of the first row of each panel")
