@@ -3,12 +3,15 @@
 import csv
 import importlib.util
 import json
+import math
 import os
 import re
+import subprocess
 import time
 
 import numpy as np
 import pytest
+from measuring.gpu_parts import PARTS, Correctness, Features
 from measuring.works import DistanceWork, FeaturesWork, Settings
 
 import document_files
@@ -69,6 +72,7 @@ SMOKE = {
         "\nheld-out images of more  ",
     ),
     "fuzz": (plain, ["--cases", "2"], "data.pkl: 2 files, 0 kinds of failure"),
+    "gpu": (None, ["samples", "--smoke", "--out=gpu"], "speed  samples  evaluations"),
     "methods": (sweep, ["--num", "70", "--most", "10"], "| ddpm | DDIM |"),
     "scaling": (None, ["unet_tiny"], "| `unet_tiny` | 8x8 |"),
     "super_resolution": (super_resolution, ["--num", "8", "--num-steps", "2", "--cache-dir", runs.CACHE], "bicubic"),
@@ -170,6 +174,86 @@ def test_speed_of_fid_is_that_of_what_other_tools_compute(tmp_path, work, error)
     assert all(row["seconds"][0] > 0 for row in found["rows"])
     assert float(re.search(r"by (\S+) of", found["rows"][-1]["remark"])[1]) < error
     assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("auto", "outside"),
+    [((1.04, 1.12), []), ((1.2, 1.3), ["auto"]), ((0.8, 0.9), ["auto"]), ((1.0, math.nan), ["auto"]), ((1.2,), [])],
+)
+def test_the_loss_of_auto_is_held_against_the_range_of_the_seeds(auto, outside):
+    """One seed of two says nothing yet."""
+    curves = {"off": ([2.0, 1.0], [2.1, 1.1]), "auto": [[2.0, loss] for loss in auto]}
+    values = {f"{name}, seed {seed}": curve for name, each in curves.items() for seed, curve in enumerate(each)}
+    assert Correctness().faults(values) == [
+        f"correctness: the loss of {name} is outside the range of the seeds of off" for name in outside
+    ]
+
+
+@pytest.mark.parametrize(("autocast", "cpu", "num"), [(0.0, 1e-6, 0), (1e-7, 1e-6, 1), (0.0, 1e-3, 1), (math.nan, 0.0, 1)])
+def test_features_have_to_be_float32_on_a_gpu(autocast, cpu, num):
+    assert len(Features().faults({"features": {"num": 2, "autocast": autocast, "cpu": cpu}})) == num
+
+
+def test_a_part_of_a_gpu_that_was_cut_off_goes_on_and_a_complete_one_is_left_as_it_is(tmp_path):
+    words = ("benchmarks/gpu.py", "correctness", "--smoke", f"--out={tmp_path}")
+    assert runs.run(*words, cwd=tmp_path)[0] == 0
+    complete, partial = tmp_path / "correctness.json", tmp_path / "correctness.partial.json"
+    found = json.loads(complete.read_text())
+    *others, last = found["values"]
+    left = {key: [7.0, 7.0] for key in others}  # values that would come out otherwise if they were measured again
+    partial.write_text(json.dumps(found | {"values": left}))
+    complete.unlink()
+    code, out, err = runs.run(*words, cwd=tmp_path)
+    assert code == 0, err
+    assert [line.strip() for line in out.splitlines() if line.endswith("...")] == [f"{last} ..."]
+    assert json.loads(complete.read_text())["values"] == found["values"] | left
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["correctness.json"]
+    code, out, err = runs.run("benchmarks/gpu.py", f"--out={tmp_path}", cwd=tmp_path)  # the summary
+    assert code == 1
+    assert "== correctness, " in out
+    assert "correctness: not complete" not in err
+    assert "samples: not complete" in err
+
+
+STAND_IN = """#!/bin/sh
+# Python, in which there is a GPU, all parts but `training` succeed, and the summary finds no fault.
+[ "$1" = -c ] && exit 0
+[ "$2" = --out ] && { echo the summary; exit 0; }
+[ "$2" = training ] && exit 1
+echo "$2 runs"
+touch "$4/$2.json"
+"""
+
+
+def run_gpu_script(tmp_path, python, **environment):
+    stand_in = tmp_path / "python"
+    stand_in.write_text(python)
+    stand_in.chmod(0o755)
+    env = os.environ | {"PYTHON": str(stand_in), "OUT": str(tmp_path / "out"), "SMOKE": ""} | environment
+    done = subprocess.run([runs.ROOT / "benchmarks" / "gpu.sh"], env=env, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_script_for_a_gpu_says_in_one_line_that_there_is_none(tmp_path):
+    code, out, err = run_gpu_script(tmp_path, "#!/bin/sh\nexit 1\n")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "no torch that sees a GPU" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_script_for_a_gpu_leaves_what_is_there_and_goes_on_past_what_fails(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "samples.json").touch()
+    code, out, err = run_gpu_script(tmp_path, STAND_IN)
+    assert code == 1
+    assert "== samples: is there" in out
+    assert [line for line in out.splitlines() if line.endswith("runs")] == [
+        f"{part} runs" for part in PARTS if part not in ("samples", "training")
+    ]
+    assert out.endswith("the summary\n")
+    assert err == f"training: failed, see {tmp_path / 'out' / 'training.log'}\n"
+    assert run_gpu_script(tmp_path, STAND_IN, LIMIT="0")[2] == "training: no time left, start this command again\n"
+    assert run_gpu_script(tmp_path, STAND_IN.replace("training", "none"))[::2] == (0, "")
 
 
 def test_the_document_has_the_tables_of_scaling(tmp_path):
