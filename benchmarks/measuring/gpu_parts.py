@@ -113,6 +113,8 @@ class Throughput(Part):
     def _measured(self, size: Size, folder: Path, batch_size: int) -> Values:
         words = [*size.cifar10, *data_words(folder, size.num_images, batch_size), f"speed.compile={str(self.compile).lower()}"]
         precision, device, settings = default_precision(), used_device(), GlobalSettings()
+        if self.compile:
+            torch.compiler.reset()  # what is compiled for other batch sizes, since torch keeps a limited number
         ours = OurTraining("alphabar", precision, words, folder, batch_size, "wall", our_network(words, *SHAPE))
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
