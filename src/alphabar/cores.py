@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,8 +20,14 @@ def free_cores() -> tuple[int, float]:
     Threads that wait for each other at the end of every operation lose far more than the share of the core that one of them has to
     give to another program: beside a busy program on two cores, one thread is about twice as fast as two.
     """
-    cores, taken = min(torch.get_num_threads(), allowed_cores()), cores_in_use()
+    cores, taken = min(default_threads(), allowed_cores()), cores_in_use()
     return max(1, cores - int(taken + 0.5)), taken
+
+
+@cache
+def default_threads() -> int:
+    """Returns the number of threads that torch takes by itself; it is asked before anything else sets another number."""
+    return torch.get_num_threads()
 
 
 def allowed_cores() -> int:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alphabar.allocator import keep_freed_memory
-from alphabar.cores import THREADS_GIVEN, allowed_cores, free_cores
+from alphabar.cores import THREADS_GIVEN, allowed_cores, default_threads, free_cores
 from alphabar.models.networks import Network
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ GAIN = 1.2  # by which bfloat16 has to be faster than float32 in the trial
 TRIALS = 5  # of which the fastest counts
 # Compiling takes about a minute: it pays if a fifth of a step of 50 ms is saved this often.
 WORTH_COMPILING = 6000
-MAX_GRAPHS = 64  # that torch may compile of one function: a U-Net's layers have a dozen shapes, for each mode and batch size
+MAX_GRAPHS = 256  # that torch may compile of one function: a U-Net's layers have a dozen shapes, for each mode and batch size
 
 
 class Speed(NamedTuple):
@@ -74,7 +74,7 @@ def threads_beside_others() -> int:
     if any(name in os.environ for name in THREADS_GIVEN):
         return 0
     cores, taken = free_cores()
-    if cores < (most := torch.get_num_threads()):
+    if cores < (most := default_threads()):
         log.warning(
             "other programs take %.1f of %d cores, or they are limited to fewer: %d of %d threads; speed.threads=%d takes all",
             *(taken, allowed_cores(), cores, most, most),
@@ -140,8 +140,9 @@ def prepare(module: nn.Module, speed: Speed) -> None:
     The names of its weights stay; what it computes differs in rounding alone.
     Sets the number of threads, the allocator and TF32 of the process.
     """
-    if speed.threads and not any(name in os.environ for name in THREADS_GIVEN):
-        torch.set_num_threads(min(speed.threads, allowed_cores()))
+    most = default_threads()
+    if not any(name in os.environ for name in THREADS_GIVEN):
+        torch.set_num_threads(min(speed.threads, allowed_cores()) if speed.threads else most)
     if speed.keep_memory:
         keep_freed_memory()
     if speed.channels_last:

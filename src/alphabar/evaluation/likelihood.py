@@ -28,6 +28,7 @@ from alphabar.errors import UserError
 from alphabar.evaluation.receipt import Figure, Receipt, describe_evaluation, write_receipt
 from alphabar.evaluation.result import EvaluationResult
 from alphabar.metrics.content import content_hash, hash_to_hex
+from alphabar.metrics.extractor import in_float32
 from alphabar.metrics.names import bound_name, flow_name
 from alphabar.metrics.real import indices_of_rank
 from alphabar.progress import show_progress
@@ -201,7 +202,7 @@ class Likelihood:
         total_steps = len(batches) * sum(each.num_steps for each in estimators)
         with (
             show_progress(f"likelihood of {settings.num:,} images", total_steps, "step", fabric.is_global_zero) as bar,
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # TF32 keeps only 10 bits of the factors of convolutions
+            in_float32(fabric.device),
         ):
             for indices in batches:
                 pixels = images(indices)
