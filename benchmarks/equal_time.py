@@ -8,8 +8,10 @@ The words are those of train.py that choose the data; what they and the data's p
 tools stand in benchmarks/recipes. Those that end in _small have a network about as large as ours (of diffusers: the same one) in
 place of the 36 million parameters that the tools' documents propose, which are for a GPU where images are not tiny.
 
-Each training is a process of its own, one after another, with the same number of threads. The time is that from the start of the
-first step to the end of the last one, with whatever a recipe does in between; start-up and sampling are told beside it. Then 1,000
+Each training is a process of its own, one after another, with the same number of threads; README's Trainer of
+denoising-diffusion-pytorch starts as many processes as there are cores beside it, to load images. The time is that from the start
+of the first step to the end of the last one, with whatever a recipe does in between; of the script of diffusers the images that it
+draws every 10 epochs are left out. Start-up and sampling are told beside it. Then 1,000
 images are drawn by the tool's own sampler, at 50 network evaluations an image where it takes more (--evaluations 0: its own number,
 hours on a CPU). The judge is `evaluate.py samples=... metric=fid` with the features of the data; the floor is the FID of held-out
 images. In the folder of results: equal_time.json, equal_time.md, equal_time.png, and in a folder for each training its samples, log
@@ -17,7 +19,6 @@ and receipt. A training that is there already is not done again.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring.missing import Missing, needed
 from omegaconf import DictConfig
 from recipes import Task
 from recipes.tools import RECIPES
@@ -124,8 +126,10 @@ def write_images(data: ImageDataModule, folder: Path) -> Path:
 def reason_to_leave_out(tool: str, task: Task) -> str | None:
     """Returns why a tool cannot train, or None if it can."""
     recipe = RECIPES[tool]
-    if missing := [name for module, name in recipe.packages.items() if importlib.util.find_spec(module) is None]:
-        return f"needs pip install {' '.join(missing)}"
+    try:
+        needed(" ".join(recipe.packages.values()), *recipe.packages)
+    except Missing as error:
+        return str(error)
     return "the network of train.py has no counterpart" if recipe.takes_our_network and task.unet is None else None
 
 

@@ -25,13 +25,18 @@ from alphabar.runs.provenance.machine import hardware, versions
 
 
 class Results:
-    """The values of a part, and the machine that they are from; those of another machine, or size, are not kept."""
+    """The values of a part, and the machine that they are from; those of another machine, size or version are measured anew."""
 
     def __init__(self, folder: Path, part: str, is_smoke: bool) -> None:
         self.complete, self.partial = folder / f"{part}.json", folder / f"{part}.partial.json"
         self.machine = {**hardware(used_device()), "smoke": is_smoke, "versions": versions()}
         found = read(self.partial)
         self.values: dict[str, Any] = found["values"] if found.get("machine") == self.machine else {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Returns whether all values of this machine are there."""
+        return read(self.complete).get("machine") == self.machine
 
     def measure(self, key: str, function: Callable[[], Any]) -> Any:
         """Returns the value of a key, for which the function is called unless it is there already."""
@@ -50,7 +55,11 @@ def read(path: Path) -> dict[str, Any]:
 def run(name: str, size: Size, folder: Path) -> None:
     """Runs a part, and prints its table."""
     results = Results(folder, name, size is SMOKE)
-    if not results.complete.exists():
+    if results.is_complete:
+        print("  is there", flush=True)
+    else:
+        if results.complete.exists():
+            print(f"  {results.complete.name} is of another machine, size or version, and is replaced", flush=True)
         home = folder / f"{name}.work"
         shutil.rmtree(home, ignore_errors=True)  # of one that was cut off
         home.mkdir()

@@ -29,10 +29,6 @@ mkdir -p "$OUT" || exit 2
 wrong=()
 for each in $PARTS; do
   part=${each%:*} seconds=${each#*:}
-  if [ -e "$OUT/$part.json" ]; then
-    echo "== $part: is there"
-    continue
-  fi
   left=$((LIMIT - SECONDS))
   if [ "$left" -lt "$LEAST" ]; then
     wrong+=("$part: no time left, start this command again")

@@ -10,20 +10,22 @@ and FLOPs over a rate, all of which are assumed (--node-bandwidth, --network-ban
 
 import argparse
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from measuring.ours import our_config
+from measuring.roofline import forward_flops, training_flops
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from alphabar.cli.console import configure_logging
 from alphabar.config.build import build
 from alphabar.models.networks import Network, kernels
-from alphabar.training.flops import flop_counter
 
 # Channels and resolution of the images that a network of conf/network is for.
 SIZES = {
@@ -63,17 +65,33 @@ def passes(words: Sequence[str], channels: int, resolution: int) -> Passes:
     """Returns what an image takes in the network of `python train.py WORDS`."""
     with FakeTensorMode():
         network = make_network(words, channels, resolution)
-        x, label = torch.empty(1, channels, resolution, resolution), torch.empty(1)
-        with flop_counter() as forward:
-            network(x, label)
-        with flop_counter() as step:
-            network(x, label).square().mean().backward()
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Passes(parameters, forward.get_total_flops(), step.get_total_flops())
+        forward, step = (count(network, channels, resolution) for count in (forward_flops, training_flops))
+    return Passes(sum(parameter.numel() for parameter in network.parameters()), forward, step)
+
+
+class InFloat32(TorchFunctionMode):
+    """Computes normalisation and softmax in float32, as autocast does on GPUs and, of GroupNorm, not on CPUs."""
+
+    functions = (F.group_norm, F.layer_norm, F.softmax, torch.softmax, Tensor.softmax)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return func(*((args[0].float(), *args[1:]) if func in self.functions else args), **(kwargs or {}))
+
+
+@contextmanager
+def autocast_of_gpu(dtype: torch.dtype) -> Iterator[None]:
+    """Casts, inside the context, tensors on a CPU as autocast casts those on a GPU; nothing in float32."""
+    if dtype == torch.float32:
+        yield
+        return
+    with torch.autocast("cpu", dtype), InFloat32():
+        yield
 
 
 def saved_bytes(name: str, dtype: torch.dtype) -> int:
-    """Returns the bytes of an image that the forward pass keeps for the backward pass, with fused attention.
+    """Returns the bytes of an image that the forward pass keeps for the backward pass on a GPU, with fused attention.
 
     They are the difference between a batch of two and one of one, in which weights, and their copies in bfloat16, cancel.
     """
@@ -88,8 +106,7 @@ def saved_bytes(name: str, dtype: torch.dtype) -> int:
                 kept.setdefault(tensor.untyped_storage()._cdata, tensor)
                 return tensor
 
-            autocast = nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
-            with saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+            with saved_tensors_hooks(keep, lambda tensor: tensor), autocast_of_gpu(dtype):
                 output = network(torch.empty(batch, channels, resolution, resolution), torch.empty(batch))
             totals.append(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
             del output

@@ -5,8 +5,11 @@
     python benchmarks/speed.py --without-bf16                         as on a processor without bfloat16
 
 Prints a table for each piece of work, and writes all to speed.json and speed.png in the folder --out. "alphabar" alone is what
-train.py does by default, with log, averages and callbacks. The loops of the others (benchmarks/measuring/peers.py) go without
-logging and files; their default is float32.
+train.py does by default, with averages and its other callbacks, but for those that draw samples or measure (samples, film, fid,
+held_out_loss) and the report; its log is metrics.csv alone. The time of a step is the median, in which a step that logs, one of
+50, has no share; "overhead" has the mean. The loops of the others (benchmarks/measuring/peers.py) go without logging and files;
+their default is float32. `speed.keep_memory`, which holds for a process and cannot be undone, is set for all rows before the first
+round: it favours the others and speed=off, which go without it elsewhere.
 A row has parameters, GFLOP of an image, the time of a step (the median of the rounds' medians, the lowest and the highest), images
 per second, the rate, its share of the highest rate of a convolution or a product of matrices that was measured in the same rounds
 (MFU), and the speed over the first row. A tool that is not installed is a line that says how to install it.
@@ -26,16 +29,17 @@ WITHOUT_BF16 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # read when torch is loaded
 
 def main() -> None:
     """Measures, prints the tables, and writes the files."""
-    if "--without-bf16" in sys.argv and not WITHOUT_BF16.keys() <= os.environ.keys():
+    if "--without-bf16" in sys.argv and any(os.environ.get(name) != value for name, value in WITHOUT_BF16.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | WITHOUT_BF16)
     from measuring.table import draw, work_as_text, write_json
     from measuring.timing import CLOCKS, used_device
     from measuring.works import WORKS, Settings
 
+    from alphabar.allocator import keep_freed_memory
     from alphabar.cli.console import configure_logging
     from alphabar.runs.provenance.machine import hardware, versions
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(WORKS)}; none: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="of each in a round; none: as many as suit the work")
@@ -46,9 +50,12 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := [name for name in options.works if name not in WORKS]:
         parser.error(f"{unknown[0]}: need one of {', '.join(WORKS)}")
+    if options.without_bf16 and used_device().type == "cuda":
+        parser.error("--without-bf16: simulates a processor, got a GPU; CUDA_VISIBLE_DEVICES= hides it")
     configure_logging()
     precisions = ("float32",) if options.without_bf16 else ("float32", "bfloat16")
     machine = {**hardware(used_device()), "without_bf16": options.without_bf16, "clock": options.clock, "versions": versions()}
+    machine["all_rows_keep_freed_memory"] = keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(options.rounds, options.steps, options.batch_size, options.clock, precisions, Path(folder))

@@ -7,12 +7,18 @@ import math
 import os
 import re
 import subprocess
+import sys
 import time
+import types
 
 import numpy as np
 import pytest
+import speed as speed_benchmark
+import torch
 from measuring.gpu_parts import PARTS, Correctness, Features
-from measuring.works import DistanceWork, FeaturesWork, Settings
+from measuring.ours import Enough, StepClock
+from measuring.timing import CLOCKS, Call, GlobalSettings, Measured
+from measuring.works import DistanceWork, FeaturesWork, Settings, added
 
 import document_files
 import documents
@@ -21,6 +27,7 @@ from alphabar.data.sources.digits import DigitsSource
 from alphabar.models.networks.diffusers import to_diffusers
 from alphabar.models.networks.unet import UNet
 from alphabar.sampling.image_grid import save_png
+from alphabar.speed import Speed, prepare
 
 BENCHMARKS = sorted(path.stem for path in (runs.ROOT / "benchmarks").glob("*.py"))
 
@@ -109,6 +116,24 @@ def test_a_benchmark_runs(name, tmp_path):
     code, out, err = runs.run(f"benchmarks/{name}.py", *subjects, *words, cwd=tmp_path)
     assert code == 0, err
     assert printed in out
+    if name == "speed":
+        check_speed(tmp_path / "speed")
+
+
+def check_speed(folder):
+    """Asserts that a folder has the results of the smoke of benchmarks/speed.py."""
+    found = json.loads((folder / "speed.json").read_text())
+    assert found["machine"]["all_rows_keep_freed_memory"] is (sys.platform == "linux")
+    assert list(found["works"]) == [word for word in SMOKE["speed"][1] if not word.startswith("--")]
+    rows = {row["label"]: row for row in found["works"]["train-digits"]["rows"]}
+    ours = {"alphabar", "alphabar, speed=off"}
+    assert ours <= rows.keys()
+    assert all(row["mfu"][0] > 0 and row["parameters"] > 0 for row in rows.values())
+    packages = {"diffusers": "diffusers", "torchcfm": "torchcfm", "denoising-diffusion-pytorch": "denoising_diffusion_pytorch"}
+    missing = "\n".join(found["works"]["train-digits"]["missing"])
+    for name, package in packages.items():
+        assert any(label.startswith(name) for label in rows) is (f"{package} is not installed" not in missing)
+    assert (folder / "speed.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
@@ -176,6 +201,84 @@ def test_speed_of_fid_is_that_of_what_other_tools_compute(tmp_path, work, error)
     assert json.loads(json.dumps(found)) == found
 
 
+@pytest.fixture
+def settings():
+    """Restores what is set for the whole process."""
+    found = GlobalSettings()
+    yield found
+    found.restore()
+
+
+def test_a_run_may_start_after_one_that_used_tf32(settings):
+    """torch refuses to say how it multiplies matrices once it was set in both of its ways, and Lightning asks at every start on a GPU."""
+    for _ in range(2):
+        prepare(torch.nn.Linear(1, 1), Speed(tf32=True))
+        settings.restore()
+        assert torch.get_float32_matmul_precision() == settings.matmul_precision  # what Lightning asks
+        prepare(torch.nn.Linear(1, 1), Speed())
+
+
+@pytest.mark.parametrize(("device", "times", "waits"), [("cpu", [1.0, 1.0, 1.0, 5.0], 0), ("cuda", [2.0], 2)])
+def test_nobody_waits_for_a_gpu_between_the_ends_of_a_round(monkeypatch, tmp_path, device, times, waits):
+    """Neither in a loop, nor in a run, which three steps warm up; a step takes a second, the fourth of those timed five."""
+    done, waited = [], []
+    monkeypatch.setattr("torch.cuda.synchronize", waited.append)
+
+    def seconds(warm_up):
+        return float(len(done) + (4 if len(done) == warm_up + 4 else 0))
+
+    def train():
+        for number in range(9):
+            done.append("step")
+            clock.on_train_batch_end(None, module, None, None, number)
+
+    call = Call("", "float32", 1, lambda: done.append("work"), lambda: seconds(1))
+    call.device = torch.device(device)
+    assert call.times(4) == times
+    assert len(waited) == waits
+    done.clear()
+    monkeypatch.setitem(CLOCKS, "steps", lambda: seconds(3))
+    clock, module = StepClock(str(tmp_path / "times.json"), 4, "steps"), types.SimpleNamespace(device=torch.device(device))
+    with pytest.raises(Enough):
+        train()
+    assert len(done) == 7
+    assert json.loads((tmp_path / "times.json").read_text()) == times
+    assert len(waited) == 2 * waits
+
+
+def test_what_a_step_in_four_takes_is_in_what_is_added_to_a_step():
+    bare, whole = Measured(None, [[1.0] * 4] * 3), Measured(None, [[1.0, 1.0, 1.0, 5.0]] * 3)
+    assert added([bare, whole]) == "1e+03 ms (1e+03 to 1e+03)"
+
+
+@pytest.mark.parametrize("isa", [None, "AVX512_CORE"])
+def test_a_processor_without_bfloat16_is_simulated_whatever_the_environment_says(monkeypatch, isa):
+    """The command starts itself again with the variable that torch reads when it is loaded."""
+    replaced = []
+    monkeypatch.setattr("sys.argv", ["speed.py", "--without-bf16"])
+    monkeypatch.setattr("os.execve", lambda path, words, environment: replaced.append(environment) or sys.exit(0))
+    if isa is None:
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    else:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    with pytest.raises(SystemExit):
+        speed_benchmark.main()
+    assert [each["ONEDNN_MAX_CPU_ISA"] for each in replaced] == ["AVX2"]
+
+
+@pytest.mark.parametrize(("word", "fault"), [("--without", "unrecognized arguments: --without"), ("--without-bf16", "got a GPU")])
+def test_what_is_not_simulated_is_refused(monkeypatch, capsys, tmp_path, word, fault):
+    """Neither a shorter word, which would be read too late, nor a processor where a GPU is measured."""
+    monkeypatch.setattr("sys.argv", ["speed.py", word, f"--out={tmp_path / 'speed'}"])
+    monkeypatch.setattr("measuring.timing.used_device", lambda: torch.device("cuda"))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    with pytest.raises(SystemExit) as stopped:
+        speed_benchmark.main()
+    assert stopped.value.code == 2
+    assert fault in capsys.readouterr().err
+    assert not (tmp_path / "speed").exists()
+
+
 @pytest.mark.parametrize(
     ("auto", "outside"),
     [((1.04, 1.12), []), ((1.2, 1.3), ["auto"]), ((0.8, 0.9), ["auto"]), ((1.0, math.nan), ["auto"]), ((1.2,), [])],
@@ -206,8 +309,18 @@ def test_a_part_of_a_gpu_that_was_cut_off_goes_on_and_a_complete_one_is_left_as_
     code, out, err = runs.run(*words, cwd=tmp_path)
     assert code == 0, err
     assert [line.strip() for line in out.splitlines() if line.endswith("...")] == [f"{last} ..."]
-    assert json.loads(complete.read_text())["values"] == found["values"] | left
+    values = json.loads(complete.read_text())["values"]
+    assert values.keys() == found["values"].keys()
+    assert values | left == values
     assert sorted(path.name for path in tmp_path.iterdir()) == ["correctness.json"]
+    code, out, err = runs.run(*words, cwd=tmp_path)
+    assert (code, out) == (0, "  is there\n"), err
+    other = found | {"machine": found["machine"] | {"processor": "another one"}}
+    complete.write_text(json.dumps(other))
+    code, out, err = runs.run(*words, cwd=tmp_path)
+    assert code == 0, err
+    assert "correctness.json is of another machine, size or version, and is replaced\n" in out
+    assert json.loads(complete.read_text())["machine"] == found["machine"]
     code, out, err = runs.run("benchmarks/gpu.py", f"--out={tmp_path}", cwd=tmp_path)  # the summary
     assert code == 1
     assert "== correctness, " in out
@@ -241,26 +354,23 @@ def test_the_script_for_a_gpu_says_in_one_line_that_there_is_none(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_script_for_a_gpu_leaves_what_is_there_and_goes_on_past_what_fails(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "samples.json").touch()
+def test_the_script_for_a_gpu_goes_on_past_what_fails(tmp_path):
     code, out, err = run_gpu_script(tmp_path, STAND_IN)
     assert code == 1
-    assert "== samples: is there" in out
-    assert [line for line in out.splitlines() if line.endswith("runs")] == [
-        f"{part} runs" for part in PARTS if part not in ("samples", "training")
-    ]
+    assert [line for line in out.splitlines() if line.endswith("runs")] == [f"{part} runs" for part in PARTS if part != "training"]
     assert out.endswith("the summary\n")
     assert err == f"training: failed, see {tmp_path / 'out' / 'training.log'}\n"
-    assert run_gpu_script(tmp_path, STAND_IN, LIMIT="0")[2] == "training: no time left, start this command again\n"
+    assert run_gpu_script(tmp_path, STAND_IN, LIMIT="0")[2] == "".join(
+        f"{part}: no time left, start this command again\n" for part in PARTS
+    )
     assert run_gpu_script(tmp_path, STAND_IN.replace("training", "none"))[::2] == (0, "")
 
 
 def test_the_document_has_the_tables_of_scaling(tmp_path):
-    code, out, err = runs.run("benchmarks/scaling.py", "dit_tiny", cwd=tmp_path)
+    code, out, err = runs.run("benchmarks/scaling.py", "dit_tiny", "unet_tiny", cwd=tmp_path)
     assert code == 0, err
-    rows = [line for line in out.splitlines() if line.startswith("| `dit_tiny` |")]
-    assert len(rows) == 4
+    rows = [line for line in out.splitlines() if line.startswith(("| `dit_tiny` |", "| `unet_tiny` |"))]
+    assert len(rows) == 8
     shown = (runs.ROOT / "docs" / "speed.md").read_text()
     assert [row for row in rows if row not in shown] == []
 

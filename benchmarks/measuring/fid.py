@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from measuring.timing import Call, Clock, Loop, used_device
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from torchmetrics.image.fid import NoTrainInceptionV3, _compute_fid
@@ -20,6 +19,7 @@ from alphabar.metrics.extractor import in_float32
 from alphabar.metrics.feature_set import Gaussian
 from alphabar.metrics.features.inception import InceptionFeatures
 from alphabar.metrics.statistics.frechet import frechet_distance
+from alphabar.training.flops import flop_counter
 
 
 class Untrained(FeatureExtractorInceptionV3):
@@ -65,7 +65,7 @@ def extractors(batch_size: int, folder: Path, clock: Clock) -> list[Loop]:
     images = torch.randint(0, 256, (batch_size, 3, 32, 32), generator=generator, dtype=torch.uint8)
     splits = Splits(ResidentImages(images, None), ResidentImages(images, None), "random")
     theirs = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(weights))
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         theirs(images[:1])
     gflop = counter.get_total_flops() / 1e9
     images, theirs = images.to(device), theirs.to(device)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from measuring.roofline import training_flops
-from measuring.timing import CLOCKS, Contestant, Loop, now, used_device
+from measuring.timing import CLOCKS, Contestant, Loop, Moments, used_device
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -37,20 +37,25 @@ class Enough(Exception):
 
 
 class StepClock(Callback):
-    """Times steps from the end of one to the end of the next, writes them to a file, and ends the run.
+    """Times steps from the end of one to the end of the next (see `Moments`), writes them to a file, and ends the run.
 
     path: of the JSON file. steps: as many are timed, after WARM_UP. clock: a name in `CLOCKS`.
     """
 
     def __init__(self, path: str, steps: int, clock: str = "wall") -> None:
         self.path, self.steps, self.clock = Path(path), steps, CLOCKS[clock]
-        self.ends: list[float] = []
+        self.warmed_up = 0
+        self.moments: Moments | None = None
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.ends.append(now(self.clock, pl_module.device))
-        if len(self.ends) == self.steps + WARM_UP:
-            times = [end - begin for begin, end in zip(self.ends[WARM_UP - 1 :], self.ends[WARM_UP:], strict=False)]
-            self.path.write_text(json.dumps(times))
+        if self.moments is None:
+            self.warmed_up += 1
+            if self.warmed_up == WARM_UP:
+                self.moments = Moments(self.clock, pl_module.device, self.steps)
+            return
+        self.moments.end()
+        if self.moments.is_complete:
+            self.path.write_text(json.dumps(self.moments.times))
             raise Enough
 
 
@@ -138,20 +143,21 @@ class BareLoop(Loop):
         self.optimizer = self.module.make_optimizer(self.module.parameters())
         self.weights = list(trainable_parameters(self.module).values())
         self.averages = [weight.detach().clone() for weight in self.weights]
-        self.rate, self.steps = cfg.optimizer.lr, 0
+        self.rate, self.steps, self.warm_up_steps = cfg.optimizer.lr, 0, cfg.lr_scheduler.warmup_steps
+        self.norm, self.share = cfg.trainer.gradient_clip_val, 1 - cfg.averaging.decay
 
     def act(self) -> None:
         picked = torch.randint(len(self.pixels), (self.images,), device=self.device)
         loss = self.module.objective(self.module.denoiser, self.module.codec.encode(self.pixels[picked])).loss.mean()
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.weights, 1.0)
+        nn.utils.clip_grad_norm_(self.weights, self.norm)
         self.steps += 1
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * min(1.0, self.steps / 100)
+            group["lr"] = self.rate * min(1.0, self.steps / max(1, self.warm_up_steps))
         self.optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_(self.averages, [weight.detach() for weight in self.weights], 0.005)
+            torch._foreach_lerp_(self.averages, [weight.detach() for weight in self.weights], self.share)
 
 
 def our_network(words: Sequence[str], channels: int, resolution: int) -> UNet:

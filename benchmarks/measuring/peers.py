@@ -16,7 +16,7 @@ from alphabar.models.networks.diffusers import to_diffusers
 from alphabar.models.networks.unet import UNet
 
 
-class Task(NamedTuple):
+class TrainingTask(NamedTuple):
     """What is trained: our network, whose shape the peers' networks have, on batches of so many images."""
 
     network: UNet
@@ -28,7 +28,7 @@ class Task(NamedTuple):
 class Peer(Loop):
     """The training loop of another tool, on batches that lie ready on the device."""
 
-    def __init__(self, task: Task, precision: str) -> None:
+    def __init__(self, task: TrainingTask, precision: str) -> None:
         super().__init__(task.clock, task.device)
         self.precision, self.images = precision, task.batch_size
         self.shape = (task.network.channels, int(task.network.resolution))
@@ -116,7 +116,7 @@ class Diffusers(Peer):
 
 
 class TorchCFM(Peer):
-    """The loop of train_cifar10.py of torchcfm: flow matching with its own U-Net, four heads of 64 channels in each attention."""
+    """The loop of train_cifar10.py of torchcfm: flow matching with its own U-Net, attention in heads of 64 channels."""
 
     label = "torchcfm (UNetModelWrapper, train_cifar10.py)"
 
@@ -137,7 +137,7 @@ class TorchCFM(Peer):
 
     @property
     def remark(self) -> str:
-        return "attention in heads of 64 channels, at 16x16 alone"
+        return "attention in heads of 64 channels, at 16x16 and in the middle block"
 
     def prepare(self) -> None:
         import copy
@@ -182,7 +182,7 @@ class DenoisingDiffusion(Peer):
 
     @property
     def remark(self) -> str:
-        return "another network: linear attention at every resolution, RMSNorm, fewer parameters"
+        return "another network: linear attention at every resolution, RMSNorm"
 
     def prepare(self) -> None:
         from denoising_diffusion_pytorch import GaussianDiffusion
@@ -210,4 +210,4 @@ class DenoisingDiffusion(Peer):
         self.averages.update()
 
 
-PEERS: tuple[Callable[[Task, str], Peer], ...] = (Diffusers, TorchCFM, DenoisingDiffusion)
+PEERS: tuple[Callable[[TrainingTask, str], Peer], ...] = (Diffusers, TorchCFM, DenoisingDiffusion)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from measuring.missing import needed
 from measuring.timing import Clock, Loop
 from PIL import Image
 from torch import Tensor
@@ -87,6 +88,7 @@ def cached_images(folder: Path, batch_size: int) -> Iterator[Tensor]:
 
 def hugging_face(files: Sequence[str], batch_size: int, resolution: int) -> Iterator[Tensor]:
     """Yields the batches of train_unconditional.py of diffusers, without end."""
+    needed("datasets", "datasets")
     import datasets
 
     steps = transforms.Compose(

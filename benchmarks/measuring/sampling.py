@@ -83,7 +83,7 @@ def of_diffusers(network: UNet, num: int, num_steps: int, precision: str, gflop:
 
     def sample() -> object:
         with torch.autocast(used_device().type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return pipeline(batch_size=num, num_inference_steps=num_steps)
+            return pipeline(batch_size=num, num_inference_steps=num_steps, output_type="np")
 
     return Call("diffusers (DDIMPipeline)", precision, num, sample, clock, gflop)
 
@@ -101,5 +101,5 @@ def of_denoising_diffusion(network: UNet, num: int, num_steps: int, clock: Clock
         with redirect_stderr(io.StringIO()), torch.inference_mode():
             return diffusion.sample(batch_size=num)
 
-    remark = "another network: linear attention at every resolution, RMSNorm, fewer parameters"
+    remark = "another network: linear attention at every resolution, RMSNorm"
     return Call("denoising-diffusion-pytorch (ddim_sample)", "float32", num, sample, clock, gflop, remark)

@@ -63,6 +63,8 @@ class Trajectory(Contestant):
 
 
 class OurSampler(Trajectory):
+    """The steps of our sampler, as `sample.py` calls it."""
+
     label = "alphabar"
 
     def prepare(self) -> None:

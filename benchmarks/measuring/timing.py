@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 
@@ -26,13 +27,41 @@ def now(clock: Clock, device: torch.device) -> float:
     return clock()
 
 
+class Moments:
+    """The ends of pieces of work in a row, and the seconds between them.
+
+    Between the two ends of the row nobody waits for a GPU, as a run does not, so that all pieces of work in it have their mean.
+    """
+
+    def __init__(self, clock: Clock, device: torch.device, num: int) -> None:
+        self.clock, self.device, self.num, self.ended = clock, device, num, 0
+        self.moments = [now(clock, device)]
+
+    def end(self) -> None:
+        """Notes that a piece of work has been given to the device."""
+        self.ended += 1
+        if self.device.type != "cuda" or self.is_complete:
+            self.moments.append(now(self.clock, self.device))
+
+    @property
+    def is_complete(self) -> bool:
+        """Returns whether all pieces of work are done."""
+        return self.ended == self.num
+
+    @property
+    def times(self) -> list[float]:
+        """Returns the seconds of each piece of work, or on a GPU their mean alone."""
+        pieces = self.num / (len(self.moments) - 1)
+        return [(end - begin) / pieces for begin, end in pairwise(self.moments)]
+
+
 @dataclass(frozen=True)
 class GlobalSettings:
     """Settings of torch that hold for the whole process, which one contestant must not leave to the next."""
 
     threads: int = field(default_factory=torch.get_num_threads)
     cudnn_tf32: bool = field(default_factory=lambda: torch.backends.cudnn.allow_tf32)
-    matmul_tf32: bool = field(default_factory=lambda: torch.backends.cuda.matmul.allow_tf32)
+    matmul_precision: str = field(default_factory=torch.get_float32_matmul_precision)
     cudnn_benchmark: bool = field(default_factory=lambda: torch.backends.cudnn.benchmark)
 
     def restore(self) -> None:
@@ -40,7 +69,7 @@ class GlobalSettings:
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         torch.backends.cudnn.allow_tf32 = self.cudnn_tf32
-        torch.backends.cuda.matmul.allow_tf32 = self.matmul_tf32
+        torch.set_float32_matmul_precision(self.matmul_precision)  # as speed=auto sets it: torch refuses a mixture of its two ways
         torch.backends.cudnn.benchmark = self.cudnn_benchmark
 
 
@@ -57,7 +86,7 @@ class Contestant(ABC):
 
     @abstractmethod
     def times(self, num: int) -> list[float]:
-        """Returns the seconds of each of `num` pieces of work in a row, after some that warm up."""
+        """Returns the seconds of each of `num` pieces of work in a row, or their mean alone, after some that warm up."""
 
     @property
     def parameters(self) -> int | None:
@@ -90,12 +119,11 @@ class Loop(Contestant):
     def times(self, num: int) -> list[float]:
         for _ in range(self.warm_up):
             self.act()
-        found = []
+        moments = Moments(self.clock, self.device, num)
         for _ in range(num):
-            begin = now(self.clock, self.device)
             self.act()
-            found.append(now(self.clock, self.device) - begin)
-        return found
+            moments.end()
+        return moments.times
 
 
 class Call(Loop):

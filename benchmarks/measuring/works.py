@@ -4,15 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from measuring.fid import distances, extractors
-from measuring.missing import installed
+from measuring.missing import installed, needed
 from measuring.ours import BareLoop, OurTraining, data_words, our_network
-from measuring.peers import PEERS, Task
+from measuring.peers import PEERS, TrainingTask
 from measuring.pipelines import Pipeline, cached_images, hugging_face, image_folder, ours, write_images
 from measuring.roofline import kernels
 from measuring.sampling import TRAINER_PRECISIONS, default_precision, samplers
@@ -28,6 +27,7 @@ from alphabar.diffusion.samplers.ddpm import DDPM
 from alphabar.diffusion.samplers.dpmpp_2m import DPMpp2M
 from alphabar.diffusion.samplers.euler import Euler
 from alphabar.diffusion.samplers.heun import Heun
+from alphabar.metrics.extractor import in_float32
 from alphabar.models.networks.unet import UNet
 
 
@@ -71,7 +71,7 @@ class TrainingWork(Work):
         batch_size, device = settings.batch_size or self.batch_size, used_device()
         words = [*self.words, *data_words(settings.folder, *self.size, batch_size)]
         network = our_network(words, *self.size)
-        task = Task(network, batch_size, CLOCKS[settings.clock], device)
+        task = TrainingTask(network, batch_size, CLOCKS[settings.clock], device)
         makers = [partial(make, task, precision) for make in PEERS for precision in settings.precisions]
         contestants, missing = installed([*makers, *self._ours(settings, words, network, batch_size)])
         title = f"a training step, {self.size[1]}x{self.size[1]}x{self.size[0]}, batch {batch_size}"
@@ -116,7 +116,7 @@ def beside_peaks(
     title: str, contestants: Sequence[Contestant], missing: list[str], settings: Settings, steps: int
 ) -> dict[str, Any]:
     """Returns the result of contestants that took turns with the kernels of the machine."""
-    peaks = kernels(settings.precisions, CLOCKS[settings.clock], used_device())
+    peaks = kernels(settings.precisions, CLOCKS[settings.clock], used_device(), settings.steps)
     measured, num = take_turns([*contestants, *peaks], settings.rounds, settings.steps or steps), len(contestants)
     return result(title, rows_of(measured[:num], measured[num:]), peak_rows(measured[num:]), missing)
 
@@ -139,7 +139,7 @@ class OverheadWork(Work):
         ours = OurTraining("alphabar (train.py)", "float32", words, settings.folder, batch_size, settings.clock)
         measured = take_turns([bare, ours], settings.rounds, settings.steps or self.steps)
         title = f"the whole recipe over a bare loop, 8x8, batch {batch_size}"
-        return result(title, rows_of(measured, []), [], [], [f"  added to a step: {added(measured)}"])
+        return result(title, rows_of(measured, []), [], [], [f"  added to a step, in the mean: {added(measured)}"])
 
 
 @dataclass(frozen=True)
@@ -159,19 +159,19 @@ class PipelineWork(Work):
         photos, ready = settings.folder / "photos", settings.folder / "ready"
         write_images(photos, self.num_batches * batch_size, self.resolution)
         Preparation(Folder(str(photos), self.resolution, held_out=0.0), str(ready)).run()
+        files = sorted(map(str, photos.glob("*/*.png")))
         pipelines = {
-            "torchvision ImageFolder": image_folder(photos, batch_size),
-            "EDM's dataset with decoded images in memory": cached_images(photos, batch_size),
-            "alphabar, prepared folder, read at every batch": ours(ready, batch_size, resident=False),
-            "alphabar, images in memory": ours(ready, batch_size, resident=True),
+            "torchvision ImageFolder": lambda: image_folder(photos, batch_size),
+            "EDM's dataset with decoded images in memory": lambda: cached_images(photos, batch_size),
+            "alphabar, prepared folder, read at every batch": lambda: ours(ready, batch_size, resident=False),
+            "alphabar, images in memory": lambda: ours(ready, batch_size, resident=True),
+            "datasets with the transforms of diffusers": lambda: hugging_face(files, batch_size, self.resolution),
         }
-        missing = [] if find_spec("datasets") else ["datasets is not installed: pip install datasets"]
-        if not missing:
-            files = sorted(map(str, photos.glob("*/*.png")))
-            pipelines["datasets with the transforms of diffusers"] = hugging_face(files, batch_size, self.resolution)
-        contestants = [Pipeline(label, batches, batch_size, clock) for label, batches in pipelines.items()]
+        contestants, missing = installed(
+            lambda label=label, make=make: Pipeline(label, make(), batch_size, clock) for label, make in pipelines.items()
+        )
         measured = take_turns(contestants, settings.rounds, settings.steps or self.steps)
-        title = f"batches of {batch_size} images 3x{self.resolution}x{self.resolution} from PNG files, without workers"
+        title = f"batches of {batch_size} images 3x{self.resolution}x{self.resolution} from PNG files, without workers, on the CPU"
         return result(title, rows_of(measured, []), [], missing)
 
 
@@ -192,14 +192,16 @@ class SamplerWork(Work):
     def measure(self, settings: Settings) -> dict[str, Any]:
         batch_size, steps = settings.batch_size or self.batch_size, settings.steps or self.steps
         contestants, single = (self._contestants(size, CLOCKS[settings.clock]) for size in ((batch_size, 3, 32, 32), (1, 1, 1, 1)))
-        missing = [] if find_spec("diffusers") else ["diffusers is not installed: pip install diffusers"]
-        if not missing:
-            contestants.append(self._peer(contestants[0]))
-        measured, of_one = (take_turns(each, settings.rounds, steps) for each in (contestants, single))
+        peers, missing = installed([lambda: self._peer(contestants[0])])
+        measured, of_one = (take_turns(each, settings.rounds, steps) for each in ([*contestants, *peers], single))
         name = type(self.sampler).__name__
-        notes = [f"  added to a step: {added(measured)}; to one of a single number: {added(of_one)}"]
+        notes = [f"  added to a step, in the mean: {added(measured)}; to one of a single number: {added(of_one)}"]
         return result(
-            f"a step of {name} of {batch_size} images 3x32x32, network constant", rows_of(measured, []), [], missing, notes
+            f"a step of {name} of {batch_size} images 3x32x32 on the CPU, network constant",
+            rows_of(measured, []),
+            [],
+            missing,
+            notes,
         )
 
     def _contestants(self, size: tuple[int, ...], clock: Clock) -> list[Contestant]:
@@ -207,6 +209,7 @@ class SamplerWork(Work):
         return [make(x_T, eps, self.sampler, clock) for make in (self.bare, OurSampler)]
 
     def _peer(self, bare: Contestant) -> Contestant:
+        needed("diffusers", "diffusers")
         import diffusers
 
         assert isinstance(bare, BareFormulas)
@@ -215,23 +218,27 @@ class SamplerWork(Work):
 
 
 def added(measured: Sequence[Measured]) -> str:
-    """Returns how many ms a piece of work of the second contestant takes longer than one of the first."""
-    pairs = zip(measured[1].medians, measured[0].medians, strict=True)
+    """Returns how many ms a piece of work of the second contestant takes longer than one of the first, in the mean of a round.
+
+    Steps that log and callbacks that act now and then have their share in a mean, as they have none in a median.
+    """
+    pairs = zip(measured[1].means, measured[0].means, strict=True)
     middle, low, high = spread([1e3 * (whole - alone) for whole, alone in pairs])
     return f"{middle:.3g} ms ({low:.3g} to {high:.3g})"
 
 
 @dataclass(frozen=True)
 class FeaturesWork(Work):
-    """Inception features of images 3x32x32, which FID is measured in: always in float32."""
+    """Inception features of images 3x32x32, which FID is measured in: always in float32, without TF32."""
 
     batch_size: int
 
     def measure(self, settings: Settings) -> dict[str, Any]:
         batch_size, clock = settings.batch_size or self.batch_size, CLOCKS[settings.clock]
         contestants = extractors(batch_size, settings.folder, clock)
-        peaks, num = kernels(("float32",), clock, used_device()), len(contestants)
-        measured = take_turns([*contestants, *peaks], settings.rounds, settings.steps or 1)
+        peaks, num = kernels(("float32",), clock, used_device(), settings.steps), len(contestants)
+        with in_float32(used_device()):  # the others and the kernels, too, which a GPU computes in TF32 otherwise
+            measured = take_turns([*contestants, *peaks], settings.rounds, settings.steps or 1)
         title = f"Inception features of images 32x32x3, batch {batch_size}"
         return result(title, rows_of(measured[:num], measured[num:]), peak_rows(measured[num:]), [])
 
@@ -244,7 +251,7 @@ class DistanceWork(Work):
 
     def measure(self, settings: Settings) -> dict[str, Any]:
         measured = take_turns(distances(self.num_features, CLOCKS[settings.clock]), settings.rounds, settings.steps or 1)
-        return result(f"a Frechet distance in {self.num_features:,} features", rows_of(measured, []), [], [])
+        return result(f"a Frechet distance in {self.num_features:,} features, on the CPU", rows_of(measured, []), [], [])
 
 
 def result(title: str, rows: list[Any], peaks: list[Any], missing: list[str], notes: Sequence[str] = ()) -> dict[str, Any]:

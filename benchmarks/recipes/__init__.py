@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from measuring.timing import now, used_device
 from torch import Tensor, nn
 
 Batch = TypeVar("Batch")
@@ -77,7 +78,7 @@ class Recipe(ABC):
         """Trains for the time of the task, in a process of its own."""
 
 
-class Clock:
+class TimeLimit:
     """Deals batches to a training loop, those of whole steps, until `seconds` have passed since the first step.
 
     first_step: when it began, which is when the first batch was there, as `time.time()`. elapsed: the seconds from there to the end
@@ -89,24 +90,18 @@ class Clock:
         self.batches_per_step = batches_per_step
         self.first_step = 0.0
         self.elapsed = 0.0
+        self.device = used_device()
 
     def batches(self, source: Iterable[Batch]) -> Iterator[Batch]:
         """Yields batches until the time is over."""
         iterator = iter(source)
         batch = next(iterator)
-        self.first_step, begin = time.time(), now()
+        self.first_step, begin = time.time(), now(time.perf_counter, self.device)
         while self.elapsed < self.seconds:
             for _ in range(self.batches_per_step):
                 yield batch
-                self.elapsed = now() - begin
+                self.elapsed = now(time.perf_counter, self.device) - begin
                 batch = next(iterator)
-
-
-def now() -> float:
-    """Returns the time after everything that the GPU was given, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from alphabar.files.atomic import write_text
 from recipes import Task, counted_evaluations
 from recipes.tools import RECIPES
 
@@ -37,8 +38,7 @@ def main(tool: str, path: str, launched: str) -> None:
         "sampling_seconds": seconds,
         "settings": trained.settings,
     }
-    (folder / "result.json.part").write_text(json.dumps(result, indent=2), encoding="utf-8")
-    (folder / "result.json.part").replace(folder / "result.json")
+    write_text(folder / "result.json", json.dumps(result, indent=2))
 
 
 main(*sys.argv[1:])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recipes import Clock, Recipe, Task, Trained, in_batches
+from recipes import Recipe, Task, TimeLimit, Trained, in_batches
 
 BATCH_SIZE, ACCUMULATED, LEARNING_RATE, DDIM_STEPS = 32, 2, 8e-5, 250
 Arguments = dict[str, Any]
@@ -62,8 +62,8 @@ class DenoisingDiffusion(Recipe):
             calculate_fid=False,
             results_folder=f"{task.folder}/results",
         )
-        clock = Clock(task.seconds, ACCUMULATED)
-        trainer.dl = clock.batches(trainer.dl)
+        limit = TimeLimit(task.seconds, ACCUMULATED)
+        trainer.dl = limit.batches(trainer.dl)
         with suppress(StopIteration):  # the Trainer takes batches until there are none
             trainer.train()
         averaged = trainer.ema.ema_model.eval()
@@ -76,8 +76,8 @@ class DenoisingDiffusion(Recipe):
             network=averaged.model,
             steps=trainer.step,
             images_per_step=BATCH_SIZE * ACCUMULATED,
-            first_step=clock.first_step,
-            seconds=clock.elapsed,
+            first_step=limit.first_step,
+            seconds=limit.elapsed,
             sampler=f"ddim{evaluations}",
             settings=f"Unet(dim={arguments['dim']}, dim_mults={arguments['dim_mults']}), v on the sigmoid schedule, "
             f"Adam {LEARNING_RATE:g}, EMA 0.995 every 10 steps, {'fp16' if has_gpu else 'float32'}",

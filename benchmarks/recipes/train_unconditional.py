@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset
 
-from recipes import Clock, Recipe, Task, Trained, in_batches
+from recipes import Recipe, Task, TimeLimit, Trained, in_batches
 
 BATCH_SIZE, LEARNING_RATE, WARM_UP_STEPS = 16, 1e-4, 500
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -101,9 +101,9 @@ class TrainUnconditional(Recipe):
         optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
         average = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
         loader = DataLoader(Images(task), batch_size=BATCH_SIZE, shuffle=True)
-        clock, step = Clock(task.seconds), 0
-        for images in clock.batches(endless(loader)):
-            optimizer.param_groups[0]["lr"] = LEARNING_RATE * learning_rate_factor(step, clock.elapsed / task.seconds)
+        limit, step = TimeLimit(task.seconds), 0
+        for images in limit.batches(endless(loader)):
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * learning_rate_factor(step, limit.elapsed / task.seconds)
             x = images.to(device)
             noise = torch.randn_like(x)
             t = torch.randint(0, 1000, (len(x),), device=device)
@@ -121,8 +121,8 @@ class TrainUnconditional(Recipe):
             network=network,
             steps=step,
             images_per_step=BATCH_SIZE,
-            first_step=clock.first_step,
-            seconds=clock.elapsed,
+            first_step=limit.first_step,
+            seconds=limit.elapsed,
             sampler=f"{'ddim' if task.evaluations else 'ddpm'}{evaluations}",
             settings=f"eps on the linear schedule, AdamW {LEARNING_RATE:g}, {WARM_UP_STEPS} steps of warm-up, cosine, EMA, float32",
             draw=lambda num: in_batches(drawer(network.eval(), scheduler, task), num),
