@@ -12,7 +12,7 @@ from torch_fidelity.metric_fid import fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
 
 from alphabar.metrics.collector import Collector
-from alphabar.metrics.extractor import MATMULS
+from alphabar.metrics.extractor import TF32_SETTINGS
 from alphabar.metrics.feature_set import Gaussian
 from alphabar.metrics.statistics.frechet import Frechet, frechet_distance, mean_over_sets
 from simple_features import CPU, Witness, collected, fid, gaussian_images, pixels_as_features
@@ -192,25 +192,44 @@ def test_precision_of_the_trainer_does_not_matter(bf16_by_default):
     assert inside == fid(real, generated, extractor)
 
 
-@pytest.mark.parametrize("is_legacy", [True, False], ids=["set_float32_matmul_precision", "fp32_precision"])
-def test_features_are_of_float32_where_training_multiplies_with_fewer_digits(is_legacy):
+@pytest.mark.parametrize(
+    "allow",
+    [
+        lambda: torch.set_float32_matmul_precision("high"),
+        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+        lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+    ],
+    ids=["set_float32_matmul_precision", "cuda", "all"],
+)
+def test_features_are_of_float32_where_training_multiplies_with_fewer_digits(allow):
     class Precision(nn.Module):
         def forward(self, images):
-            assert {each.fp32_precision for each in MATMULS} == {"ieee"}
+            assert {each.fp32_precision for each in TF32_SETTINGS} == {"ieee"}
             return images.flatten(1).float()
 
-    before = [each.fp32_precision for each in MATMULS]
-    if is_legacy:
-        torch.set_float32_matmul_precision("high")
-    else:
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
+    everything, before = torch.backends.fp32_precision, [each.fp32_precision for each in TF32_SETTINGS]
+    allow()
     try:
+        allowed = [each.fp32_precision for each in TF32_SETTINGS]
         pixels_as_features(16, network=Precision())(gaussian_images(5, 16, seed=0))
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+        assert [each.fp32_precision for each in TF32_SETTINGS] == allowed
+    finally:
+        torch.backends.fp32_precision = everything
+        torch.set_float32_matmul_precision("highest")
+        for each, precision in zip(TF32_SETTINGS, before, strict=True):
+            each.fp32_precision = precision
+
+
+@pytest.mark.parametrize("precision", ["high", "highest"])
+def test_lightning_reads_the_precision_of_training_after_features(precision):
+    torch.set_float32_matmul_precision(precision)
+    try:
+        pixels_as_features(16)(gaussian_images(5, 16, seed=0))
+        assert torch.get_float32_matmul_precision() == precision
+        assert torch.backends.cudnn.allow_tf32
     finally:
         torch.set_float32_matmul_precision("highest")
-        for each, precision in zip(MATMULS, before, strict=True):
-            each.fp32_precision = precision
 
 
 def test_inference_mode_around_one_call_does_not_spoil_the_next():

@@ -103,10 +103,10 @@ def has_bfloat16_units() -> bool:
 @cache
 def bfloat16_gain() -> float:
     """Returns how much faster a convolution, forward and backward, is on this processor in bfloat16 than in float32."""
-    return conv_seconds(torch.float32) / conv_seconds(torch.bfloat16)
+    return trial_seconds(torch.float32) / trial_seconds(torch.bfloat16)
 
 
-def conv_seconds(dtype: torch.dtype) -> float:
+def trial_seconds(dtype: torch.dtype) -> float:
     """Returns the time of a convolution of 64 channels of eight images of 16x16, forward and backward; the best of a few."""
     x, weight = torch.ones(8, 64, 16, 16, dtype=dtype), torch.ones(64, 64, 3, 3, dtype=dtype)
     x.requires_grad_()
@@ -147,8 +147,7 @@ def prepare(module: nn.Module, speed: Speed) -> None:
         keep_freed_memory()
     if speed.channels_last:
         module.to(memory_format=torch.channels_last)
-    if speed.tf32:
-        torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high" if speed.tf32 else "highest")
     if speed.compile:
         torch._dynamo.config.recompile_limit = max(MAX_GRAPHS, torch._dynamo.config.recompile_limit)
         for part in module.modules():

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-# The settings of products of matrices, which training may take in TF32.
-MATMULS = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+# The settings of what torch may compute in TF32, which keeps only 10 bits of the factors: products of matrices and convolutions.
+MATMUL_MODULES: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+TF32_SETTINGS = (*MATMUL_MODULES, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
 
 
 class Extracted(NamedTuple):
@@ -97,20 +98,16 @@ class Extractor(nn.Module):
 @contextmanager
 def in_float32(device: torch.device) -> Iterator[None]:
     """Disables, inside the context, autocast, a low-precision default dtype, TF32 and inference mode."""
-    default, precisions = torch.get_default_dtype(), [each.fp32_precision for each in MATMULS]
+    default, precisions = torch.get_default_dtype(), [each.fp32_precision for each in TF32_SETTINGS]
     torch.set_default_dtype(torch.float32)
     try:
-        for each in MATMULS:
+        for each in TF32_SETTINGS:
             each.fp32_precision = "ieee"
-        with (
-            torch.inference_mode(False),
-            torch.autocast(device.type, enabled=False),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # TF32 keeps only 10 bits of the factors of convolutions
-        ):
+        with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
             yield
     finally:
         torch.set_default_dtype(default)
-        for each, precision in zip(MATMULS, precisions, strict=True):
+        for each, precision in zip(TF32_SETTINGS, precisions, strict=True):
             each.fp32_precision = precision
 
 

@@ -21,8 +21,9 @@ class SpeedFigures(Recurring):
     """Logs, every `trainer.log_every_n_steps` optimizer steps and at the end, of the slowest process where there are several:
 
     train/mfu: images per second * FLOPs per image / (peak FLOP/s * devices), the model FLOPs utilization of Chowdhery et al. 2022,
-        app. B, since the row before. FLOPs are those of the products and convolutions of forward and backward pass, without
-        recomputation; the peak is that of the run's precision, see `peak_rate`. Left out where FLOPs are not known.
+        app. B, since the row before. FLOPs are those of the products and convolutions of forward and backward pass, also of what a
+        network computes again in the backward pass; the peak is that of the run's precision, see `peak_rate`. Left out where FLOPs
+        are not known.
     train/peak_memory_mb: the most memory in MiB that the process has had: allocated by torch on a GPU of CUDA, else resident.
     train/waiting_for_data: seconds of waiting for batches / seconds outside evaluation, since the beginning of the run.
     train/evaluating: seconds of evaluation (samples, figures, the film) / all seconds, since the beginning of the run.
