@@ -62,8 +62,11 @@ def test_images_for_which_there_is_no_memory_are_drawn_in_parts(caplog):
 
     module.denoiser.network.forward = full
     assert (draw(13, batch_size=13, module=module).int() - images.int()).abs().max() <= 1
-    assert (sizes.count(3), sizes.count(4)) == (3 * 5, 5)  # 13 = 3 + 3 + 3 + 4 images, five steps
-    assert "out of memory with 13 images at a time on cpu: now 6 at a time (batch_size=6)" in caplog.text
+    assert sizes == [13, 6, *([3] * 5 * 4), *([1] * 5)]  # five steps of each part
+    assert "out of memory with 13 images at a time on cpu: now 6 (batch_size=6)" in caplog.text
+    sizes.clear()
+    draw(26, batch_size=13, module=module)
+    assert sizes.count(13) == 1  # what is known of the first batch holds for the next
     module.denoiser.network.forward = lambda *arguments: full(torch.zeros(5))
     with pytest.raises(torch.OutOfMemoryError):
         draw(1, batch_size=1, module=module)

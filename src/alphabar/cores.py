@@ -3,12 +3,12 @@
 import math
 import os
 import time
-from functools import cache
 from pathlib import Path
 
 import torch
 
 THREADS_GIVEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # by which a user chooses the number of threads
+THREADS = {"default": 0, "ours": 0}  # before and after this module set their number; 0: it has not
 SECONDS = 0.2  # for which other programs are watched
 CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container: "200000 100000" is two cores
 CPU_TIMES = Path("/proc/stat")  # of Linux: user, nice, system, idle, iowait, irq, softirq and stolen time of each core
@@ -24,10 +24,17 @@ def free_cores() -> tuple[int, float]:
     return max(1, cores - int(taken + 0.5)), taken
 
 
-@cache
 def default_threads() -> int:
-    """Returns the number of threads that torch takes by itself; it is asked before anything else sets another number."""
-    return torch.get_num_threads()
+    """Returns the number of threads that torch takes by itself, or that somebody else has set."""
+    now = torch.get_num_threads()
+    return THREADS["default"] if now == THREADS["ours"] else now
+
+
+def use_threads(num: int) -> None:
+    """Sets the number of threads, at most as many as there are cores; 0: `default_threads`, which it leaves as it is."""
+    most = default_threads()
+    torch.set_num_threads(min(num, allowed_cores()) if num else most)
+    THREADS.update(default=most, ours=torch.get_num_threads())
 
 
 def allowed_cores() -> int:

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from alphabar.allocator import keep_freed_memory
-from alphabar.cores import THREADS_GIVEN, allowed_cores, default_threads, free_cores
+from alphabar.cores import THREADS_GIVEN, allowed_cores, default_threads, free_cores, use_threads
+from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.models.networks import Network
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def threads_beside_others() -> int:
     cores, taken = free_cores()
     if cores < (most := default_threads()):
         log.warning(
-            "other programs take %.1f of %d cores, or they are limited to fewer: %d of %d threads; speed.threads=%d takes all",
+            "other programs take %.1f of %d cores, or they are limited to fewer: %d of %d threads; OMP_NUM_THREADS=%d takes all",
             *(taken, allowed_cores(), cores, most, most),
         )
     return cores
@@ -95,8 +96,10 @@ def reason_not_to_compile(device: torch.device, num_calls: int | None) -> str | 
 
 def has_bfloat16_units() -> bool:
     """Returns whether the processor multiplies numbers in bfloat16 itself, and oneDNN may use that."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and any(
-        supported() for supported in (torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported)
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and any(supported() for supported in (torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported))
     )
 
 
@@ -140,16 +143,23 @@ def prepare(module: nn.Module, speed: Speed) -> None:
     The names of its weights stay; what it computes differs in rounding alone.
     Sets the number of threads, the allocator and TF32 of the process.
     """
-    most = default_threads()
     if not any(name in os.environ for name in THREADS_GIVEN):
-        torch.set_num_threads(min(speed.threads, allowed_cores()) if speed.threads else most)
+        use_threads(speed.threads)
     if speed.keep_memory:
         keep_freed_memory()
     if speed.channels_last:
-        module.to(memory_format=torch.channels_last)
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.ndim == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     torch.set_float32_matmul_precision("high" if speed.tf32 else "highest")
     if speed.compile:
         torch._dynamo.config.recompile_limit = max(MAX_GRAPHS, torch._dynamo.config.recompile_limit)
-        for part in module.modules():
-            for region in part.regions if isinstance(part, Network) else ():
-                region.compile(dynamic=False)
+        for region in regions(module):
+            region.compile(dynamic=False)
+
+
+def regions(module: nn.Module) -> list[nn.Module]:
+    """Returns the parts of the networks in a module that are compiled one by one; a network of somebody else is one."""
+    parts = list(module.modules())
+    ours = [region for part in parts if isinstance(part, Network) for region in part.regions]
+    return ours + [part.network for part in parts if isinstance(part, NetworkDenoiser) and not isinstance(part.network, Network)]

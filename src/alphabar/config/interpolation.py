@@ -64,7 +64,7 @@ def walk(unresolved: Any, value: Any, path: Path = ()) -> Iterator[tuple[Path, A
     yield path, value
     if isinstance(unresolved, dict) and isinstance(value, dict):
         for key in unresolved:
-            yield from walk(unresolved[key], value[str(key)], (*path, str(key)))
+            yield from walk(unresolved[key], value[key if key in value else str(key)], (*path, str(key)))
     elif isinstance(unresolved, list) and isinstance(value, list):
         for index, item in enumerate(unresolved):
             yield from walk(item, value[index], (*path, index))

@@ -63,6 +63,7 @@ def load(
     plain["stages"] = [last_checkpoint("stages", each) for each in must_be_list("stages", plain["stages"])]
     try:
         settings = Inference(run_dir="", accelerator=fabric.device.type, **plain)
+        settings = replace(settings, **settings.speed._asdict())  # chosen once
     except ValueError as error:
         raise UserError(str(error)) from error
     with trusting(trust):

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 # The settings of what torch may compute in TF32, which keeps only 10 bits of the factors: products of matrices and convolutions.
-MATMUL_MODULES: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-TF32_SETTINGS = (*MATMUL_MODULES, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
+TF32_SETTINGS: tuple[Any, ...] = (
+    *(torch.backends.cuda.matmul, torch.backends.mkldnn.matmul),  # type: ignore[attr-defined]
+    *(torch.backends.cudnn.conv, torch.backends.cudnn.rnn),  # type: ignore[attr-defined]
+)
 
 
 class Extracted(NamedTuple):

@@ -30,7 +30,7 @@ class Inference:
     checkpoint: None only where images in files are evaluated. stages: the checkpoints of upstream models of a cascade, first to
         last, each conditioned on the samples of the one before; the first gets the condition of the user.
     run_dir: the folder of the command. num: the number of images. first: the index of the first one.
-    batch_size: images at a time on each device; None: `images_at_a_time` chooses.
+    batch_size: images at a time on each device; None: 64, and 512 samples on a GPU.
     precision, channels_last, compile, tf32, threads, keep_memory: see `Speed`; None: what is fastest on the device.
     weights: "ema" or "raw"; those of upstream models are chosen by this alone.
     ema_length: sigma_rel of a power-function average that is made from the snapshots of the run, in place of the average that the
@@ -41,9 +41,9 @@ class Inference:
         prompt or vector i, modulo their number; without any it has no condition. negative: a prompt to be led away from.
     resolution: that of the images that are drawn, which has to suit the network; None: that of training.
     files: an image, or a folder of images; None: held-out images of the checkpoint's data.
-    Raises ValueError unless num >= 1, first >= 0, batch_size >= 1, for an average that is none or that weights=raw leaves out, for
-    more than one of labels, prompt, prompts, vector and vectors, or of files and data_root, and for a negative prompt without
-    guidance.
+    Raises ValueError unless num >= 1, first >= 0, batch_size >= 1, threads >= 0, for an average that is none or that weights=raw
+    leaves out, for more than one of labels, prompt, prompts, vector and vectors, or of files and data_root, and for a negative
+    prompt without guidance.
     """
 
     checkpoint: str | None = None
@@ -81,6 +81,8 @@ class Inference:
     def __post_init__(self) -> None:
         if self.num < 1 or (self.batch_size is not None and self.batch_size < 1):
             raise ValueError(f"need num >= 1 and batch_size >= 1, got num={self.num}, batch_size={self.batch_size}")
+        if self.threads is not None and self.threads < 0:
+            raise ValueError(f"need speed.threads >= 0, 0 for as many as torch takes, got speed.threads={self.threads}")
         if self.first < 0:
             raise ValueError(f"need first >= 0, got first={self.first}")
         averages = self._given("ema_length", "ema_decay")
@@ -107,16 +109,22 @@ class Inference:
         if len(given) == len(Speed._fields):
             return Speed(**given)
         is_one = self.devices in (1, "1") and os.environ.get("WORLD_SIZE", "1") == "1"
-        num_batches = -(-self.num // self.images_at_a_time)
+        num_batches = -(-self.num // self.samples_at_a_time)
         num_calls = None if self.sampler.num_steps is None else num_batches * self.sampler.num_steps
         return fastest(device_of(self.accelerator), 1 if is_one else 2, num_calls)._replace(**given)
 
     @property
     def images_at_a_time(self) -> int:
-        """The number of images that each device draws at a time; a GPU that has no memory for so many draws them in parts."""
+        """The number of images that each device works on at a time."""
         if self.batch_size is not None:
             return self.batch_size
-        return ON_GPU if device_of(self.accelerator).type == "cuda" else ON_CPU
+        return ON_CPU
+
+    @property
+    def samples_at_a_time(self) -> int:
+        """The number of samples that each device draws at a time; a GPU that has no memory for so many draws them in parts."""
+        is_on_gpu = self.batch_size is None and device_of(self.accelerator).type == "cuda"
+        return ON_GPU if is_on_gpu else self.images_at_a_time
 
     @property
     def end(self) -> int:

@@ -191,7 +191,7 @@ class Pipeline:
 
         on_step, wrap_upstream, nonfinite: used by cascades alone, see `cascade_job`.
         """
-        seed, batch_size = self.settings.seed if seed is None else seed, min(self.settings.images_at_a_time, num)
+        seed, batch_size = self.settings.seed if seed is None else seed, min(self.settings.samples_at_a_time, num)
         parts = (self.loaded.cascade, self.denoisers(), self.samplers)
         return cascade_job(*parts, conditions, seed, batch_size, self.model.device, on_step, wrap_upstream, nonfinite)
 

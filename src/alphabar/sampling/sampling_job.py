@@ -87,27 +87,35 @@ class SamplingJob:
     def sample(
         self, denoiser: Denoiser, indices: Sequence[int], device: torch.device, on_step: Callable[[], object] = lambda: None
     ) -> Tensor:
-        """Returns the last state of the trajectory; `on_step` is called after every step of the sampler.
+        """Returns the last state of the trajectory; `on_step` is called after every step of the sampler."""
+        states = self.trajectory(denoiser, indices, device)
+        x = next(states)
+        for x in states:  # noqa: B007
+            on_step()
+        return x
 
-        Images for which a GPU has no memory are drawn in halves, which changes them in rounding alone, and a line says so.
+    def sample_in_parts(
+        self, denoiser: Denoiser, indices: Sequence[int], device: torch.device, on_step: Callable[[], object], at_a_time: int
+    ) -> tuple[Tensor, int]:
+        """Returns what `sample` does, and how many images it draws at a time: `at_a_time`, or fewer where a GPU has no room.
+
+        A line says so. The parts differ from the whole in rounding alone; `on_step` is called for the last of them.
         """
-        try:
-            states = self.trajectory(denoiser, indices, device)
-            x = next(states)
-            for x in states:  # noqa: B007
-                on_step()
-            return x
-        except torch.OutOfMemoryError:
-            if len(indices) == 1:
-                raise
-        # Outside of the handler, whose traceback would hold the memory of the failed attempt.
-        half = len(indices) // 2
-        log.warning(
-            "out of memory with %d images at a time on %s: now %d at a time (batch_size=%d)", len(indices), device, half, half
-        )
-        torch.cuda.empty_cache()
-        first = self.sample(denoiser, indices[:half], device)
-        return torch.cat([first, self.sample(denoiser, indices[half:], device, on_step)])
+        drawn: list[Tensor] = []
+        while (begin := sum(map(len, drawn))) < len(indices):
+            part = indices[begin : begin + at_a_time]
+            try:
+                is_last = begin + len(part) == len(indices)
+                drawn.append(self.sample(denoiser, part, device, *([on_step] if is_last else [])))
+                continue
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+            # Outside of the handler, whose traceback would hold the memory of the failed attempt.
+            at_a_time = len(part) // 2
+            log.warning("out of memory with %d images at a time on %s: now %d (batch_size=%d)", len(part), device, *[at_a_time] * 2)
+            torch.cuda.empty_cache()
+        return torch.cat(drawn), at_a_time
 
     def images(
         self,
@@ -123,9 +131,11 @@ class SamplingJob:
 
         on_step: is called after every step of the sampler.
         """
+        at_a_time = self.batch_size
         for padded in self.batches(num, rank, world_size, first):
             indices = [index for index in padded if index < first + num]
-            x = self.sample(denoiser, padded, device, on_step)[: len(indices)]
+            x, at_a_time = self.sample_in_parts(denoiser, padded, device, on_step, at_a_time)
+            x = x[: len(indices)]
             yield SampleBatch(indices, self.codec.decode(x), x.isfinite().flatten(1).all(1))
 
 

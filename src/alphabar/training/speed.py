@@ -8,57 +8,68 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from alphabar.errors import UserError
-from alphabar.runs.folders.run_dir import is_first_process, readable_config
+from alphabar.runs.folders.run_dir import AUTO, is_first_process, readable_config
 from alphabar.speed import BFLOAT16, Speed, device_of, fastest, has_bfloat16_units, reason_not_to_compile
 
 log = logging.getLogger(__name__)
+NEEDS = {int: "a number of threads, 0 for as many as torch takes", bool: "true or false"}
 
 
 def choose_speed(cfg: DictConfig) -> Speed:
     """Returns the speed of a run, and sets it in place of each null in the group `speed`, so that a run goes on with it elsewhere.
 
-    A run that resume=auto goes on with has the choice in its folder; one of an earlier version has its precision alone.
-    Raises UserError for a value that is none.
+    A run that resume=auto goes on with has the choice in its folder; one of an earlier version has its precision alone. A resumed
+    run chooses anew what the command line sets to null. Raises UserError for a value that is none.
     """
-    given = cfg.get("speed")
-    if not isinstance(given, DictConfig):
-        return Speed(str(cfg.trainer.precision))
+    given, precision = cfg.get("speed"), cfg.trainer.precision
+    if given is None:
+        return Speed(str(precision))
     check_values(given)
-    if given.get("precision") is None and cfg.trainer.precision is not None:
-        given.precision = cfg.trainer.precision
-    if None in [given.get(key) for key in Speed._fields]:
-        earlier = OmegaConf.select(readable_config(Path(cfg.run_dir)) or OmegaConf.create(), "speed")
-        if isinstance(earlier, DictConfig):
-            check_values(earlier)
-        device, num_steps = device_of(str(cfg.trainer.accelerator)), steps_of(cfg)
-        found = (
-            fastest(device, num_processes(cfg), num_steps)
-            if not isinstance(earlier, DictConfig)
-            else Speed(**{str(key): value for key, value in earlier.items()})
-        )
+    if None in (precision, *(given.get(key) for key in Speed._fields if key != "precision")):
+        found = stored_speed(cfg) or fastest(device_of(str(cfg.trainer.accelerator)), num_processes(cfg), steps_of(cfg))
         given.update({key: value for key, value in found._asdict().items() if given.get(key) is None})
-    speed = Speed(**{**given, "precision": str(cfg.trainer.precision)})
-    if speed.precision == BFLOAT16 and device_of(str(cfg.trainer.accelerator)).type == "cpu" and not has_bfloat16_units():
-        warn_of_imitation()
+    given.precision = str(given.precision if precision is None else precision)
+    cfg.trainer.precision = given.precision
+    return possible(Speed(**{key: given[key] for key in Speed._fields}), device_of(str(cfg.trainer.accelerator)))
+
+
+def stored_speed(cfg: DictConfig) -> Speed | None:
+    """Returns the speed of the run that resume=auto goes on with, or None if there is none; it is that of its config.yaml."""
+    earlier = readable_config(Path(cfg.run_dir)) if cfg.resume == AUTO else None
+    if earlier is None:
+        return None
+    if earlier.get("speed") is None:
+        return Speed(str(OmegaConf.select(earlier, "trainer.precision")))
+    check_values(earlier.speed)
+    return Speed(**{key: earlier.speed[key] for key in Speed._fields if earlier.speed.get(key) is not None})
+
+
+def possible(speed: Speed, device: torch.device) -> Speed:
+    """Returns the speed of a run as this machine can have it, and says where that is less than it had or far slower."""
+    if speed.precision == BFLOAT16 and device.type == "cpu" and not has_bfloat16_units() and is_first_process():
+        log.warning("precision=%s: this processor only imitates bfloat16, far slower than float32, which is speed=off", BFLOAT16)
+    if speed.compile and device.type == "cuda" and (reason := reason_not_to_compile(device, None)) is not None:
+        if is_first_process():
+            log.warning("speed.compile=true: %s, so that nothing is compiled", reason)
+        return speed._replace(compile=False)
     return speed
 
 
-def check_values(given: DictConfig) -> None:
-    """Raises UserError for a key or a value of the group `speed` that is none."""
-    if unknown := sorted(set(given) - set(Speed._fields)):
+def check_values(given: object) -> None:
+    """Raises UserError for a group `speed` that is none, and for a key or a value in it that is none."""
+    if not isinstance(given, DictConfig):
+        raise UserError(f"speed={given}: need a group with the keys {', '.join(Speed._fields)}, such as speed=auto or speed=off")
+    if unknown := sorted({str(key) for key in given} - set(Speed._fields)):
         raise UserError(f"speed.{unknown[0]}: there is no such key; need one of {', '.join(Speed._fields)}")
-    for key in ("channels_last", "compile", "tf32", "keep_memory"):
-        if given.get(key) not in (None, True, False):
-            raise UserError(f"speed.{key}={given[key]}: need true, false or null, for what is fastest")
-    threads = given.get("threads")
-    if threads is not None and (not isinstance(threads, int) or threads < 0):
-        raise UserError(f"speed.threads={threads}: need a number of threads, 0 for as many as torch takes, or null")
-
-
-def warn_of_imitation() -> None:
-    """Warns that this processor has no bfloat16."""
-    if is_first_process():
-        log.warning("precision=%s: this processor only imitates bfloat16, far slower than float32, which is speed=off", BFLOAT16)
+    for key in Speed._fields:
+        if OmegaConf.is_missing(given, key):
+            raise UserError(f"speed.{key}: has no value")
+        kind, value = (
+            {"precision": object, "threads": int}.get(key, bool),
+            given.get(key),
+        )  # the Trainer's precision is checked with it
+        if value is not None and kind is not object and (type(value) is not kind or value < 0):
+            raise UserError(f"speed.{key}={value}: need {NEEDS[kind]}, or null for what is fastest")
 
 
 def describe_speed(speed: Speed, device: torch.device, num_steps: int | None) -> str:
@@ -71,7 +82,7 @@ def describe_speed(speed: Speed, device: torch.device, num_steps: int | None) ->
 
 def steps_of(cfg: DictConfig) -> int | None:
     """Returns the number of steps of a run, or None if it ends after epochs, after a time or never."""
-    steps = cfg.trainer.max_steps
+    steps = cfg.trainer.get("max_steps")
     return steps if isinstance(steps, int) and steps > 0 else None
 
 

@@ -20,7 +20,7 @@ from alphabar.errors import UserError
 from alphabar.files.paths import display_path
 from alphabar.models.codecs.pixels import check_images
 from alphabar.runs.processes.distributed import rank_and_size
-from alphabar.speed import Speed, prepare
+from alphabar.speed import Speed, prepare, regions
 from alphabar.training.modules.restored_state import must_be_training_state
 from alphabar.training.optimization.lr_schedules import LRSchedule, MakeLRScheduler, make_scheduler, set_rates
 from alphabar.training.optimization.optimizers import MakeOptimizer, ModuleOptimizer
@@ -70,7 +70,7 @@ class BaseModule(LightningModule, ABC):
 
     def compute_with(self, speed: Speed) -> None:
         """Makes the networks compute at a speed; their precision is that of the Trainer."""
-        self.speed = speed
+        self.speed = speed if regions(self) else speed._replace(compile=False)
         prepare(self, speed)
 
     def check_shape(self, shape: Shape) -> None:
@@ -179,6 +179,7 @@ class BaseModule(LightningModule, ABC):
             optimizer = make(make.groups(self))
         else:
             optimizer = make([parameter for parameter in self.parameters() if parameter.requires_grad])
+        optimizer.register_load_state_dict_post_hook(align_state)
         scheduler = make_scheduler(self.lr_scheduler, optimizer, self.trainer)
         if scheduler is None:
             return {"optimizer": optimizer}
@@ -226,6 +227,17 @@ class BaseModule(LightningModule, ABC):
         else:
             self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
         skip_if_nonfinite(optimizer, self.grad_norm)
+
+
+def align_state(optimizer: Optimizer) -> None:
+    """Gives what an optimizer keeps for each weight, such as its moments, the memory format of the weight.
+
+    Fused optimizers go through both in the order of memory; the state of a checkpoint has the format that weights had then.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def scales_gradients(trainer: Trainer) -> bool:

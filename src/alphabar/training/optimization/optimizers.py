@@ -138,11 +138,13 @@ class MuonAdamW(Optimizer):
         inner.step()
         for own, other in zip(parameters, changed, strict=True):
             self.state[own] = inner.state[other]
+            if other.data_ptr() != own.data_ptr():  # a copy, of a weight that is not contiguous
+                own.copy_(other.view_as(own))
 
 
 def matrix(weight: nn.Parameter) -> nn.Parameter:
-    """Returns a view of a weight [out, ...] and its gradient as a matrix [out, -1] in the same memory."""
-    view = nn.Parameter(weight.detach().view(len(weight), -1))
+    """Returns a weight [out, ...] and its gradient as a matrix [out, -1], in the same memory where the weight is contiguous."""
+    view = nn.Parameter(weight.detach().reshape(len(weight), -1))
     assert weight.grad is not None
     view.grad = weight.grad.reshape(len(weight), -1)
     return view
