@@ -36,7 +36,7 @@ for each in $PARTS; do
   fi
   [ "$seconds" -le "$left" ] || seconds=$left
   echo "== $part: at most $seconds s"
-  timeout -k 5 "$seconds" "$PYTHON" benchmarks/gpu.py "$part" --out "$OUT" ${size[@]+"${size[@]}"} 2>&1 | tee "$OUT/$part.log"
+  timeout -k 5 "$seconds" "$PYTHON" benchmarks/gpu.py "$part" --out "$OUT" ${size[@]+"${size[@]}"} 2>&1 | tee -a "$OUT/$part.log"
   case ${PIPESTATUS[0]} in
     0) ;;
     124 | 137) wrong+=("$part: cut off after $seconds s, start this command again") ;;

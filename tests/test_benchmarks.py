@@ -17,6 +17,7 @@ import speed as speed_benchmark
 import torch
 from measuring.gpu_parts import PARTS, Correctness, Features
 from measuring.ours import Enough, StepClock
+from measuring.peers import CompiledDiffusers, TrainingTask
 from measuring.timing import CLOCKS, Call, GlobalSettings, Measured
 from measuring.works import DistanceWork, FeaturesWork, Settings, added
 
@@ -244,6 +245,26 @@ def test_nobody_waits_for_a_gpu_between_the_ends_of_a_round(monkeypatch, tmp_pat
     assert len(done) == 7
     assert json.loads((tmp_path / "times.json").read_text()) == times
     assert len(waited) == 2 * waits
+
+
+def test_diffusers_trains_compiled(monkeypatch):
+    pytest.importorskip("diffusers", reason="needs diffusers")
+    compiled, called = [], []
+
+    def compile_none(network):
+        compiled.append(network)
+        network.register_forward_hook(lambda *_: called.append(network))
+        return network
+
+    monkeypatch.setattr("torch.compile", compile_none)
+    ours = UNet(1, 8, base_channels=8, channel_multipliers=(1, 2), attention_resolutions=(), norm_groups=4)
+    peer = CompiledDiffusers(TrainingTask(ours, 2, CLOCKS["wall"], torch.device("cpu")), "float32")
+    before = [each.detach().clone() for each in peer.network.parameters()]
+    peer.act()
+    peer.act()  # the first step has the rate 0
+    assert len(compiled) == 1
+    assert len(called) == 2
+    assert any(not torch.equal(old, new) for old, new in zip(before, peer.network.parameters(), strict=True))
 
 
 def test_what_a_step_in_four_takes_is_in_what_is_added_to_a_step():

@@ -120,19 +120,18 @@ class Throughput(Part):
             torch.cuda.reset_peak_memory_stats()
         times = ours.times(size.steps)
         settings.restore()
-        rate = batch_size / statistics.median(times)
+        seconds = statistics.fmean(times)
+        rate = batch_size / seconds
         peak = peak_rate(device, getattr(torch, precision))
         mfu = rate * (ours.gflop or 0.0) * 1e9 / peak.flops
-        spread = [1e3 * statistics.median(times), 1e3 * min(times), 1e3 * max(times)]
-        return {"ms": spread, "images_per_second": rate, "mfu": mfu, "peak": str(peak), "memory_mb": peak_memory(device)}
+        return {"ms": 1e3 * seconds, "images_per_second": rate, "mfu": mfu, "peak": str(peak), "memory_mb": peak_memory(device)}
 
     def as_text(self, values: Values) -> str:
         rows = []
         for batch_size, each in values.items():
-            middle, low, high = (f"{ms:,.1f}" for ms in each["ms"])
             rate, memory = f"{each['images_per_second']:,.0f}", f"{each['memory_mb']:,.0f}"
-            rows.append((batch_size, middle, f"{low} to {high}", rate, f"{each['mfu']:.0%} of {each['peak']}", memory))
-        return format_table([("images", "ms", "min to max", "images/s", "MFU", "peak memory, MB"), *rows])
+            rows.append((batch_size, f"{each['ms']:,.1f}", rate, f"{each['mfu']:.0%} of {each['peak']}", memory))
+        return format_table([("images", "ms", "images/s", "MFU", "peak memory, MB"), *rows])
 
 
 class Correctness(Part):

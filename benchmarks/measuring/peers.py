@@ -115,6 +115,16 @@ class Diffusers(Peer):
         self.averages.step(self.model.parameters())
 
 
+class CompiledDiffusers(Diffusers):
+    """The same loop with the whole network compiled, as `accelerate launch --dynamo_backend inductor` does it."""
+
+    label = "diffusers, compiled (UNet2DModel, train_unconditional.py)"
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.model = torch.compile(self.model)
+
+
 class TorchCFM(Peer):
     """The loop of train_cifar10.py of torchcfm: flow matching with its own U-Net, attention in heads of 64 channels."""
 

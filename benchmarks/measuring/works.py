@@ -11,7 +11,7 @@ import torch
 from measuring.fid import distances, extractors
 from measuring.missing import installed, needed
 from measuring.ours import BareLoop, OurTraining, data_words, our_network
-from measuring.peers import PEERS, TrainingTask
+from measuring.peers import PEERS, CompiledDiffusers, TrainingTask
 from measuring.pipelines import Pipeline, cached_images, hugging_face, image_folder, ours, write_images
 from measuring.roofline import kernels
 from measuring.sampling import TRAINER_PRECISIONS, default_precision, samplers
@@ -60,12 +60,14 @@ class TrainingWork(Work):
     """Training steps of a network: ours, as train.py takes them, beside the loops of the peers, in each precision.
 
     words: overrides that choose the network. size: channels and resolution. steps: of each contestant in a round.
+    compiled: whether diffusers takes part in bfloat16 and compiled, too, if there is a GPU: it takes about a minute.
     """
 
     words: tuple[str, ...]
     size: tuple[int, int]
     batch_size: int
     steps: int
+    compiled: bool = False
 
     def measure(self, settings: Settings) -> dict[str, Any]:
         batch_size, device = settings.batch_size or self.batch_size, used_device()
@@ -73,6 +75,8 @@ class TrainingWork(Work):
         network = our_network(words, *self.size)
         task = TrainingTask(network, batch_size, CLOCKS[settings.clock], device)
         makers = [partial(make, task, precision) for make in PEERS for precision in settings.precisions]
+        if self.compiled and device.type == "cuda" and "bfloat16" in settings.precisions:
+            makers.append(partial(CompiledDiffusers, task, "bfloat16"))
         contestants, missing = installed([*makers, *self._ours(settings, words, network, batch_size)])
         title = f"a training step, {self.size[1]}x{self.size[1]}x{self.size[0]}, batch {batch_size}"
         return beside_peaks(title, contestants, missing, settings, self.steps)
@@ -263,7 +267,7 @@ SMALL = ("network=unet_small", "network.base_channels=32")
 WORKS: dict[str, Work] = {
     "train-digits": TrainingWork(("network=unet_tiny",), (1, 8), batch_size=64, steps=20),
     "train-small": TrainingWork(SMALL, (1, 32), batch_size=16, steps=8),
-    "train-cifar10": TrainingWork(("network=unet_cifar10", "network.dropout=0"), (3, 32), batch_size=8, steps=3),
+    "train-cifar10": TrainingWork(("network=unet_cifar10", "network.dropout=0"), (3, 32), batch_size=8, steps=3, compiled=True),
     "sample": SamplingWork(SMALL, (1, 32), batch_size=16, num_steps=10),
     "overhead": OverheadWork(("network=unet_tiny",), batch_size=32, steps=60),
     "overhead-tiny": OverheadWork(("network=simple_unet",), batch_size=2, steps=400),
