@@ -25,6 +25,7 @@ import document_files
 import documents
 import runs
 from alphabar.data.sources.digits import DigitsSource
+from alphabar.metrics.extractor import in_float32
 from alphabar.models.networks.diffusers import to_diffusers
 from alphabar.models.networks.unet import UNet
 from alphabar.sampling.image_grid import save_png
@@ -216,6 +217,10 @@ def test_a_run_may_start_after_one_that_used_tf32(settings):
         prepare(torch.nn.Linear(1, 1), Speed(tf32=True))
         settings.restore()
         assert torch.get_float32_matmul_precision() == settings.matmul_precision  # what Lightning asks
+        with in_float32(torch.device("cpu")):
+            GlobalSettings().restore()
+        assert torch.get_float32_matmul_precision() == settings.matmul_precision
+        assert torch.backends.cudnn.allow_tf32
         prepare(torch.nn.Linear(1, 1), Speed())
 
 

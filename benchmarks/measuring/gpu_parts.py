@@ -145,8 +145,9 @@ class Correctness(Part):
 
         def losses(words: Sequence[str]) -> list[float]:
             settings = GlobalSettings()
-            torch.backends.cudnn.allow_tf32 = "speed=off" not in words  # torch lets convolutions use it by default
-            with TemporaryDirectory(dir=folder) as run, silence():
+            allow_tf32 = "speed=off" not in words  # torch lets convolutions use it by default
+            convolutions = torch.backends.cudnn.flags(enabled=True, allow_tf32=allow_tf32)
+            with TemporaryDirectory(dir=folder) as run, silence(), convolutions:
                 rows = alphabar.train([*own, *words, f"hydra.run.dir={run}/run"]).metrics
             settings.restore()
             return [row["train/loss"] for row in rows if "train/loss" in row]

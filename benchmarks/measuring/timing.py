@@ -60,7 +60,6 @@ class GlobalSettings:
     """Settings of torch that hold for the whole process, which one contestant must not leave to the next."""
 
     threads: int = field(default_factory=torch.get_num_threads)
-    cudnn_tf32: bool = field(default_factory=lambda: torch.backends.cudnn.allow_tf32)
     matmul_precision: str = field(default_factory=torch.get_float32_matmul_precision)
     cudnn_benchmark: bool = field(default_factory=lambda: torch.backends.cudnn.benchmark)
 
@@ -68,7 +67,6 @@ class GlobalSettings:
         """Sets what was set when this was made."""
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        torch.backends.cudnn.allow_tf32 = self.cudnn_tf32
         torch.set_float32_matmul_precision(self.matmul_precision)  # as speed=auto sets it: torch refuses a mixture of its two ways
         torch.backends.cudnn.benchmark = self.cudnn_benchmark
 
