@@ -288,7 +288,7 @@ def test_samples_are_drawn_at_the_speed_of_the_machine(gain, command, tmp_path):
         code, out, err = command("sample", f"checkpoint={folder}/checkpoints/last.ckpt", *SAMPLE, *words, f"hydra.run.dir={name}")
         assert code == 0, err
         used = {"auto": str(IN_BFLOAT16), "off": "32-true", "half": "bf16-mixed"}[name]
-        assert f"speed: {used}\n" in out
+        assert f" ({used}) in {name}: grid.png" in out
         assert json.loads((tmp_path / name / "receipt.json").read_text())["starts"][0]["speed"] == used
     code, _, err = command("sample", f"checkpoint={folder}/checkpoints/last.ckpt", *SAMPLE, "speed.threads=-1")
     assert code == 2

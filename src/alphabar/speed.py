@@ -105,8 +105,16 @@ def has_bfloat16_units() -> bool:
 
 @cache
 def bfloat16_gain() -> float:
-    """Returns how much faster a convolution, forward and backward, is on this processor in bfloat16 than in float32."""
-    return trial_seconds(torch.float32) / trial_seconds(torch.bfloat16)
+    """Returns how much faster a convolution, forward and backward, is on this processor in bfloat16 than in float32.
+
+    One thread is measured: more would have to wait for each other wherever another program takes one of their cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return trial_seconds(torch.float32) / trial_seconds(torch.bfloat16)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def trial_seconds(dtype: torch.dtype) -> float:

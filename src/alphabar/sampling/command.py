@@ -151,7 +151,8 @@ class Sampling:
     def _report(self, step: int, sampler: str, folder: Path, num_nonfinite: int) -> None:
         suffix, film = ".npz" if self.format == "npz" else "/", ", film.gif" if self.film > 0 else ""
         print(
-            f"{self.inference.num} images of step {step:,} by {sampler} in {display_path(folder)}: grid.png, images{suffix}{film}"
+            f"{self.inference.num} images of step {step:,} by {sampler} ({self.inference.speed}) in {display_path(folder)}: "
+            f"grid.png, images{suffix}{film}"
         )
         if num_nonfinite > 0:
             print(f"{num_nonfinite} of them had NaN or infinity in them, and are black there")

@@ -269,6 +269,4 @@ def start_pipeline(settings: Inference, check: Callable[[Pipeline], None] = Pipe
     fabric = launch(settings)
     for stage in pipeline.loaded.cascade:
         prepare(stage.model.to(fabric.device), settings.speed)
-    if fabric.is_global_zero:
-        print(f"speed: {settings.speed}", flush=True)
     return fabric, pipeline
