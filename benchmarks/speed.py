@@ -38,6 +38,7 @@ def main() -> None:
     from alphabar.allocator import keep_freed_memory
     from alphabar.cli.console import configure_logging
     from alphabar.runs.provenance.machine import hardware, versions
+    from alphabar.speed import has_bfloat16_units
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(WORKS)}; none: all")
@@ -53,7 +54,10 @@ def main() -> None:
     if options.without_bf16 and used_device().type == "cuda":
         parser.error("--without-bf16: simulates a processor, got a GPU; CUDA_VISIBLE_DEVICES= hides it")
     configure_logging()
-    precisions = ("float32",) if options.without_bf16 else ("float32", "bfloat16")
+    imitates = used_device().type == "cpu" and not has_bfloat16_units()
+    if imitates and not options.without_bf16:
+        print("this processor only imitates bfloat16: float32 alone is measured", flush=True)
+    precisions = ("float32",) if imitates or options.without_bf16 else ("float32", "bfloat16")
     machine = {**hardware(used_device()), "without_bf16": options.without_bf16, "clock": options.clock, "versions": versions()}
     machine["all_rows_keep_freed_memory"] = keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -223,7 +223,8 @@ def mylab(monkeypatch):
         "import numpy as np\n"
         "class Cells:\n"
         "    def __init__(self, path: str) -> None:\n"
-        "        self.file = np.load(path)\n"
+        "        with np.load(path) as file:\n"
+        "            self.file = dict(file)\n"
         "    def __len__(self):\n"
         "        return len(self.file['images'])\n"
         "    def __getitem__(self, index):\n"
@@ -265,7 +266,8 @@ import torch
 
 class Cells:
     def __init__(self, path: str) -> None:
-        self.file = np.load(path)
+        with np.load(path) as file:
+            self.file = dict(file)
     def __len__(self):
         return len(self.file["images"])
     def __getitem__(self, index):
