@@ -197,3 +197,18 @@ def squeezenet(tmp_path_factory):
     path = tmp_path_factory.mktemp("squeeze") / "squeezenet.pth"
     torch.save(squeezenet1_1(weights=None).state_dict(), path)
     return path
+
+
+@pytest.fixture
+def gain(monkeypatch):
+    """How much faster bfloat16 is in the trial; here a processor that has it."""
+
+    from alphabar import speed
+
+    def set_gain(times):
+        monkeypatch.setattr(speed, "has_bfloat16_units", lambda: True)
+        monkeypatch.setattr("alphabar.training.speed.has_bfloat16_units", lambda: True)
+        monkeypatch.setattr(speed, "bfloat16_gain", lambda: times)
+
+    set_gain(2.0)
+    return set_gain

@@ -76,7 +76,7 @@ def test_noise_is_worse_than_blur_than_a_model_than_held_out_images(made, digits
     images = [noise(1000, 1, 8), blurred(held_out), drawn_by_a_model(digits.train.pixels, 1000), held_out]
     real = gaussian(extractor(digits.train.pixels))
     distances = [frechet_distance(real, gaussian(extractor(each))) for each in images]
-    assert all(worse > 1.05 * better for worse, better in pairwise(distances)), distances
+    assert all(worse > 1.1 * better for worse, better in pairwise(distances)), distances
     assert extractor.name == kind
 
 

@@ -31,19 +31,6 @@ SAMPLE = ("num=4", "sampler.num_steps=3", "film=0")
 
 
 @pytest.fixture
-def gain(monkeypatch):
-    """How much faster bfloat16 is in the trial; here a processor that has it."""
-
-    def set_gain(times):
-        monkeypatch.setattr(speed, "has_bfloat16_units", lambda: True)
-        monkeypatch.setattr("alphabar.training.speed.has_bfloat16_units", lambda: True)
-        monkeypatch.setattr(speed, "bfloat16_gain", lambda: times)
-
-    set_gain(2.0)
-    return set_gain
-
-
-@pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: name)

@@ -7,24 +7,10 @@ import torch
 from omegaconf import OmegaConf
 
 import runs
-from alphabar import speed
 from alphabar.speed import Speed
 
 IN_BFLOAT16 = Speed("bf16-mixed", channels_last=True, keep_memory=True)
 QUICK = [*(word for word in runs.TINY if word != "speed=off"), *runs.BRIEF, "callbacks.held_out_loss=null"]
-
-
-@pytest.fixture
-def gain(monkeypatch):
-    """How much faster bfloat16 is in the trial; here a processor that has it."""
-
-    def set_gain(times):
-        monkeypatch.setattr(speed, "has_bfloat16_units", lambda: True)
-        monkeypatch.setattr("alphabar.training.speed.has_bfloat16_units", lambda: True)
-        monkeypatch.setattr(speed, "bfloat16_gain", lambda: times)
-
-    set_gain(2.0)
-    return set_gain
 
 
 def train(command, *words, folder="run"):

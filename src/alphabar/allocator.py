@@ -1,4 +1,4 @@
-"""What the allocator of the system does with memory that is freed."""
+"""The allocator of the system can be told to keep memory that is freed."""
 
 import ctypes
 import sys

@@ -1,4 +1,4 @@
-"""What a run's configuration leaves open of its speed, filled in for the machine on which it begins."""
+"""The group `speed` of a run's configuration is completed for the machine on which the run begins."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What Lightning does around a training step is left out where it does nothing: it costs as much as a small network."""
+"""Lightning's calls around a training step are left out where they do nothing: they cost as much as a small network."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
