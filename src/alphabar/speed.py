@@ -9,7 +9,7 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alphabar.allocator import keep_freed_memory
@@ -158,12 +158,21 @@ def prepare(module: nn.Module, speed: Speed) -> None:
     if speed.channels_last:
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.ndim == 4:
-                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+                tensor.data = in_channels_last(tensor.data)
     torch.set_float32_matmul_precision("high" if speed.tf32 else "highest")
     if speed.compile:
         torch._dynamo.config.recompile_limit = max(MAX_GRAPHS, torch._dynamo.config.recompile_limit)
         for region in regions(module):
             region.compile(dynamic=False)
+
+
+def in_channels_last(tensor: Tensor) -> Tensor:
+    """Returns a tensor [N, C, H, W] that lies in memory pixel by pixel, with the strides of that format also where C, or H and W, is 1.
+
+    Convolutions ask the strides of their weight for the format of their output, and those of one channel fit both formats, so that
+    `contiguous` leaves them: the features of a network for grey images would all lie channel by channel.
+    """
+    return torch.empty_like(tensor, memory_format=torch.channels_last).copy_(tensor)
 
 
 def regions(module: nn.Module) -> list[nn.Module]:

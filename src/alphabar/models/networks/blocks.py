@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alphabar.models.networks import Tokens
-from alphabar.models.networks.kernels import attention, group_norm
+from alphabar.models.networks.kernels import attention, group_norm, group_norm_silu
 
 
 def zero_init(module: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
@@ -85,14 +85,14 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv1(F.silu(group_norm(self.norm1, x)))
+        h = self.conv1(group_norm_silu(self.norm1, x))
         modulation = self.project(embedding)[:, :, None, None]
         if self.scale_shift:
             scale, shift = modulation.chunk(2, dim=1)
-            h = group_norm(self.norm2, h) * (1 + scale) + shift
+            h = F.silu(group_norm(self.norm2, h) * (1 + scale) + shift)
         else:
-            h = group_norm(self.norm2, h + modulation)
-        h = self.conv2(self.dropout(F.silu(h)))
+            h = group_norm_silu(self.norm2, h + modulation)
+        h = self.conv2(self.dropout(h))
         return self.shortcut(x) + h
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from alphabar.models.networks import ConditionReader, Network
 from alphabar.models.networks.blocks import (
@@ -16,7 +15,7 @@ from alphabar.models.networks.blocks import (
     Upsample,
     zero_init,
 )
-from alphabar.models.networks.kernels import group_norm
+from alphabar.models.networks.kernels import group_norm_silu
 from alphabar.models.networks.levels import DownLevel, Layer, UpLevel
 from alphabar.resolution import Resolution, format_resolution, is_multiple, nearest_multiples, nearest_size, num_halvings, sides
 
@@ -103,7 +102,7 @@ class UNet(Network):
             h = layer(h, embedding, tokens)
         for level in self.up:
             h = level(h, skips, embedding, tokens)
-        return self.conv_out(F.silu(group_norm(self.norm_out, h)))
+        return self.conv_out(group_norm_silu(self.norm_out, h))
 
     @property
     def unused_arguments(self) -> Sequence[str]:
