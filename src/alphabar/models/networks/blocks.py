@@ -86,14 +86,22 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(group_norm_silu(self.norm1, x))
-        modulation = self.project(embedding)[:, :, None, None]
+        modulation = self._modulation(embedding)
         if self.scale_shift:
             scale, shift = modulation.chunk(2, dim=1)
-            h = F.silu(group_norm(self.norm2, h) * (1 + scale) + shift)
+            h = F.silu(group_norm(self.norm2, h.to(scale.dtype)) * (1 + scale) + shift)
         else:
             h = group_norm_silu(self.norm2, h + modulation)
         h = self.conv2(self.dropout(h))
         return self.shortcut(x) + h
+
+    def _modulation(self, embedding: Tensor) -> Tensor:
+        """Returns Linear(embedding) [B, C, 1, 1] in the dtype of the embedding whatever the autocast.
+
+        So small a product is slower in bfloat16, and what it is added to is normalised in float32 anyway.
+        """
+        with torch.autocast(embedding.device.type, enabled=False):
+            return self.project(embedding)[:, :, None, None]
 
 
 def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
