@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import parts
 from alphabar.models.networks import Network, kernels
-from alphabar.models.networks.blocks import SelfAttention, sinusoidal_embedding
+from alphabar.models.networks.blocks import ResidualBlock, SelfAttention, sinusoidal_embedding
 from alphabar.models.networks.simple_unet import SimpleUNet
 from alphabar.models.networks.unet import UNet
 
@@ -329,8 +329,23 @@ def test_group_norm_does_not_depend_on_the_memory_format(dtype, memory_format):
     norm = nn.GroupNorm(4, 16)
     nn.init.normal_(norm.weight)
     x = (3 * torch.randn(2, 16, 4, 6) + 1).to(dtype)
-    found = kernels.group_norm(norm, x.to(memory_format=memory_format))
-    assert found.dtype == dtype
-    assert found.is_contiguous(memory_format=memory_format)
     exact = norm(x.float())
-    assert (found.float() - exact).norm() <= (0.005 if dtype == torch.bfloat16 else 1e-6) * exact.norm()
+    for kernel, expected in ((kernels.group_norm, exact), (kernels.group_norm_silu, nn.functional.silu(exact))):
+        for with_gradients in (True, False):
+            with torch.set_grad_enabled(with_gradients):
+                found = kernel(norm, x.to(memory_format=memory_format))
+            assert found.dtype == dtype
+            assert found.is_contiguous(memory_format=memory_format)
+            assert (found.float() - expected).norm() <= (0.005 if dtype == torch.bfloat16 else 1e-6) * expected.norm()
+
+
+@pytest.mark.parametrize("scale_shift", [False, True])
+def test_the_noise_level_is_not_rounded_to_bfloat16(scale_shift):
+    network = randomise(UNet(**SMALL, scale_shift=scale_shift))
+    found = []
+    for block in network.modules():
+        if isinstance(block, ResidualBlock):
+            block.project.register_forward_hook(lambda layer, inputs, output: found.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(*inputs())
+    assert set(found) == {torch.float32}

@@ -234,6 +234,19 @@ def test_a_network_of_somebody_else_is_compiled_as_a_whole_and_may_have_tensors_
     assert module.network.odd.is_contiguous()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_feature_lies_pixel_by_pixel_whatever_the_number_of_channels(channels):
+    network = UNet(channels, 8, base_channels=8, channel_multipliers=(1, 2), norm_groups=4, attention_resolutions=(4,))
+    speed.prepare(network, Speed(channels_last=True))
+    found = []
+    for layer in network.modules():
+        if isinstance(layer, nn.GroupNorm):
+            layer.register_forward_pre_hook(lambda layer, inputs: found.append(inputs[0]))
+    network(torch.randn(2, channels, 8, 8), torch.rand(2))
+    assert len(found) > 10
+    assert all(x.stride(1) == 1 for x in found)
+
+
 class Waits(TorchDispatchMode):
     """Counts the operations for which a GPU would have to be waited for."""
 
