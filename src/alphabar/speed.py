@@ -167,10 +167,10 @@ def prepare(module: nn.Module, speed: Speed) -> None:
 
 
 def in_channels_last(tensor: Tensor) -> Tensor:
-    """Returns a tensor [N, C, H, W] that lies in memory pixel by pixel, with the strides of that format also where C, or H and W, is 1.
+    """Returns a tensor [N, C, H, W] that lies in memory pixel by pixel, with the strides of that format whatever C, H and W.
 
-    Convolutions ask the strides of their weight for the format of their output, and those of one channel fit both formats, so that
-    `contiguous` leaves them: the features of a network for grey images would all lie channel by channel.
+    Convolutions ask the strides of their weight for the format of their output. The weight of a layer for one channel fits both
+    formats, so that `contiguous` leaves its strides: all features of a network for grey images would lie channel by channel.
     """
     return torch.empty_like(tensor, memory_format=torch.channels_last).copy_(tensor)
 
