@@ -14,7 +14,7 @@ OUT=${OUT:-outputs/gpu${SMOKE:+_smoke}}
 LIMIT=${LIMIT:-515}
 LEAST=20 # seconds, with which a part is worth starting
 [ -n "${PYTHON:-}" ] || { [ -x .venv/bin/python ] && PYTHON=.venv/bin/python || PYTHON=python; }
-PARTS="samples:170 training:100 compiled:150 correctness:130 features:60 table:240" # with the most seconds of each
+PARTS="samples:170 training:100 compiled:150 correctness:130 features:60 table:240 channels_first:100" # with the most seconds of each
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 size=()
 if [ -n "$SMOKE" ]; then

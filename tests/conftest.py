@@ -207,7 +207,6 @@ def gain(monkeypatch):
 
     def set_gain(times):
         monkeypatch.setattr(speed, "has_bfloat16_units", lambda: True)
-        monkeypatch.setattr("alphabar.training.speed.has_bfloat16_units", lambda: True)
         monkeypatch.setattr(speed, "bfloat16_gain", lambda: times)
 
     set_gain(2.0)

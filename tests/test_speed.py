@@ -18,8 +18,12 @@ import runs
 from alphabar import cores, speed
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.parameterizations import Epsilon
+from alphabar.diffusion.samplers.inversion import encode
 from alphabar.diffusion.schedules.linear import LinearSchedule
+from alphabar.metrics.extractor import TF32_SETTINGS
+from alphabar.models.networks.lora import LoRA
 from alphabar.models.networks.unet import UNet
+from alphabar.sampling.inference import Inference
 from alphabar.speed import Speed, fastest
 from alphabar.training.speed import describe_speed
 
@@ -55,18 +59,24 @@ def test_a_processor_takes_bfloat16_only_if_it_is_faster_there(gain, monkeypatch
     monkeypatch.setattr(speed, "has_bfloat16_units", lambda: False)
     monkeypatch.setattr(speed, "bfloat16_gain", lambda: pytest.fail("an imitation of bfloat16 is not tried"))
     assert fastest(CPU) == IN_FLOAT32
+    assert fastest(CPU, given={"precision": "bf16-mixed"}) == IN_BFLOAT16
 
 
-@pytest.mark.parametrize(("taken", "threads", "said"), [(0.3, 4, False), (0.6, 3, True), (3.8, 1, True), (9.0, 1, True)])
-def test_threads_leave_the_cores_alone_that_other_programs_use(gain, monkeypatch, caplog, taken, threads, said):
+@pytest.mark.parametrize(
+    ("visible", "taken", "threads"), [(4, 0.3, 4), (4, 0.6, 3), (4, 3.8, 1), (4, 9.0, 1), (64, 30.0, 4), (64, 61.0, 3)]
+)
+def test_threads_leave_the_cores_alone_that_other_programs_use(gain, monkeypatch, caplog, visible, taken, threads):
     for name in cores.THREADS_GIVEN:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(cores, "default_threads", lambda: 4)
     monkeypatch.setattr(speed, "default_threads", lambda: 4)
     monkeypatch.setattr(cores, "allowed_cores", lambda: 4)
+    monkeypatch.setattr(cores, "visible_cores", lambda: visible)
     monkeypatch.setattr(cores, "cores_in_use", lambda: taken)
+    assert fastest(CPU, given={"threads": 2}).threads == 2
+    assert not caplog.text
     assert fastest(CPU).threads == threads
-    assert (f"{threads} of 4 threads; OMP_NUM_THREADS=4 takes all" in caplog.text) == said
+    assert (f"{threads} of 4 threads; OMP_NUM_THREADS=4 takes all" in caplog.text) == (threads < 4)
     assert fastest(CPU, num_processes=2).threads == 0
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert fastest(CPU).threads == 0
@@ -280,6 +290,60 @@ def test_a_step_does_not_wait_for_the_device(command, monkeypatch, waits):
     monkeypatch.setattr(_TrainingEpochLoop, "advance", counted)
     train(command, "trainer.max_steps=8", "trainer.log_every_n_steps=8", "speed=off")
     assert len(mode.found) == (4 if waits else 0)
+
+
+@pytest.mark.parametrize(
+    ("num", "num_devices", "size"), [(50_000, 1, 511), (1000, 8, 125), (600, 1, 300), (512, 1, 512), (3, 8, 1), (513, 2, 257)]
+)
+def test_gpus_draw_equal_batches(gpu, num, num_devices, size):
+    given = {"checkpoint": "x", "run_dir": "y", "num": num}
+    assert Inference(**given, accelerator="cuda").samples_at_a_time(num, num_devices) == size
+    assert Inference(**given, accelerator="cuda", batch_size=7).samples_at_a_time(num, num_devices) == min(7, num)
+    assert Inference(**given, accelerator="cpu").samples_at_a_time(num, num_devices) == min(64, num)
+
+
+def test_what_a_machine_cannot_do_is_a_line(gain, monkeypatch, caplog):
+    given = {"checkpoint": "x", "run_dir": "y"}
+    assert Inference(**given, accelerator="cpu", precision="16-mixed").speed.precision == "bf16-mixed"
+    assert "precision=16-mixed: is for GPUs; on this processor precision=bf16-mixed" in caplog.text
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: None)
+    assert not Inference(**given, accelerator="cuda", compile=True).speed.compile
+    assert "speed.compile=true: triton is not installed" in caplog.text
+
+
+def test_likelihoods_are_not_compiled(gain, command, tmp_path):
+    folder = runs.trained(*runs.BRIEF)
+    model, counter = alphabar.load(folder, device="cpu"), CompileCounter()
+    images = model.sample(2, num_steps=3)
+    expected = model.log_likelihood(images, num_steps=2, probes=2)
+    for region in speed.regions(model.denoiser):
+        region.compile(backend=counter, dynamic=False)
+    assert torch.equal(model.log_likelihood(images, num_steps=2, probes=2), expected)
+    assert counter.frame_count == 0
+    code, _, err = command("evaluate", f"checkpoint={folder}/checkpoints/last.ckpt", "metric=bpd", "speed.compile=true")
+    assert (code, "likelihoods need speed.compile=false" in err) == (2, True)
+
+
+def test_encoding_is_float32(command, monkeypatch):
+    found = []
+
+    def spy(*arguments):
+        found.append({each.fp32_precision for each in TF32_SETTINGS})
+        return encode(*arguments)
+
+    monkeypatch.setattr("alphabar.sampling.tasks.encode.encode", spy)
+    checkpoint = runs.trained(*runs.BRIEF) / "checkpoints" / "last.ckpt"
+    code, _, err = command("sample", "task=encode", f"checkpoint={checkpoint}", "num=2", "sampler.num_steps=3", "sampler=euler")
+    assert code == 0, err
+    assert found == [{"ieee"}]
+
+
+def test_a_network_with_adapters_is_compiled_in_the_parts_of_what_it_adapts():
+    network = UNet(1, 8, base_channels=8, channel_multipliers=(1, 2), norm_groups=4, attention_resolutions=(4,))
+    own = list(network.regions)
+    pytest.importorskip("peft")
+    assert speed.regions(LoRA(network)) == own
 
 
 def test_samples_are_drawn_at_the_speed_of_the_machine(gain, command, tmp_path):

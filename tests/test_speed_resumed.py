@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 import runs
 from alphabar.speed import Speed
+from alphabar.training.modules.base import align_state
 
 IN_BFLOAT16 = Speed("bf16-mixed", channels_last=True, keep_memory=True)
 QUICK = [*(word for word in runs.TINY if word != "speed=off"), *runs.BRIEF, "callbacks.held_out_loss=null"]
@@ -58,7 +59,7 @@ def test_resume_auto_keeps_the_choice(gain, command, tmp_path):
 
 def test_a_resumed_run_says_that_a_processor_imitates_bfloat16(gain, command, monkeypatch):
     train(command)
-    monkeypatch.setattr("alphabar.training.speed.has_bfloat16_units", lambda: False)
+    monkeypatch.setattr("alphabar.speed.has_bfloat16_units", lambda: False)
     code, _, err = command("train", "resume=run", "trainer.max_steps=3")
     assert code == 0
     assert "precision=bf16-mixed: this processor only imitates bfloat16" in err
@@ -91,6 +92,24 @@ def test_a_resumed_run_chooses_anew_if_it_is_told_to(gain, command, tmp_path):
     assert chosen(tmp_path / "run") == (IN_BFLOAT16, "bf16-mixed")
     go_on(command, "resume=run", "trainer.max_steps=4", "trainer.precision=32-true")
     assert chosen(tmp_path / "run") == (IN_BFLOAT16._replace(precision="32-true"), "32-true")
+
+
+@pytest.mark.parametrize("words", [("speed=auto", "trainer.precision=32-true"), ("trainer.precision=32-true", "speed=auto")])
+def test_a_precision_that_is_given_holds_in_either_order(gain, command, tmp_path, words):
+    train(command, "speed=off")
+    go_on(command, "resume=run", "trainer.max_steps=3", *words)
+    assert chosen(tmp_path / "run") == (IN_BFLOAT16._replace(precision="32-true"), "32-true")
+
+
+def test_what_an_optimizer_keeps_of_all_weights_is_left_alone():
+    weight = torch.nn.Parameter(torch.zeros(2, 3, 1, 1).contiguous(memory_format=torch.channels_last))
+    optimizer = torch.optim.Adam([weight])
+    optimizer.state.update({"step": 3, "means": {"all": torch.ones(2)}})
+    weight.grad = torch.ones_like(weight)
+    optimizer.state[weight] = {"exp_avg": torch.arange(6.0).reshape(2, 3, 1, 1)}
+    align_state(optimizer)
+    assert optimizer.state["step"] == 3
+    assert optimizer.state[weight]["exp_avg"].flatten().tolist() == list(range(6))
 
 
 @pytest.mark.parametrize("given", [{1: 2, "b": 3}, {"threads": "???"}, {"threads": "many"}, [1], 5, "auto"])

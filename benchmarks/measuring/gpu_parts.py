@@ -1,12 +1,13 @@
 """The parts of benchmarks/gpu.py: what is measured on a GPU, and how it is written."""
 
+import gc
 import io
 import math
 import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +39,7 @@ from alphabar.training.flops import peak_rate
 Values = dict[str, Any]
 Measure = Callable[[str, Callable[[], Any]], Any]
 SHAPE = (3, 32)  # channels and resolution of CIFAR-10
-CPU_ERROR = 1e-5  # of the norm of features, by which a GPU may differ from a CPU; TF32 differs by 1e-3
+CPU_ERROR = 1e-4  # of the norm of features, by which a GPU may differ from a CPU; TF32 differs by 1e-3
 
 
 class Part(ABC):
@@ -79,44 +80,57 @@ class Samples(Part):
         data = data_words(folder, size.num_images, size.batch_sizes[0])
         checkpoint: list[Path] = []
 
-        def draw(words: Sequence[str]) -> Values:
+        def draw(words: Sequence[str], first: int, num: int) -> Values:
             checkpoint.extend([] if checkpoint else [trained_briefly([*size.cifar10, "method=ddpm", *data], folder)])
-            own = ["sampler=ddim", f"sampler.num_steps={size.evaluations}", f"num={size.num}", "format=npz", "film=0"]
+            own = ["sampler=ddim", f"sampler.num_steps={size.evaluations}", f"num={num}", f"first={first}", "format=npz", "film=0"]
             with TemporaryDirectory(dir=folder) as run:
                 begin = time.perf_counter()
                 with silence():
                     run_command("sample", draw_samples, [f"checkpoint={checkpoint[0]}", *own, *words, f"hydra.run.dir={run}/run"])
                 seconds = time.perf_counter() - begin
-            return {"num": size.num, "evaluations": size.evaluations, "seconds": seconds}
+            return {"speed": name, "num": num, "evaluations": size.evaluations, "seconds": seconds}
 
         for name, words in size.sampling.items():
-            measure(name, lambda words=words: draw(words))
+            for first in range(0, size.num, size.num_at_once):
+                num = min(size.num_at_once, size.num - first)
+                measure(f"{name}, from {first:,}", lambda words=words, first=first, num=num: draw(words, first, num))
 
     def as_text(self, values: Values) -> str:
-        rows = [
-            (name, f"{each['num']:,}", f"{each['evaluations']}", f"{each['seconds']:.1f}", f"{each['num'] / each['seconds']:,.0f}")
-            for name, each in values.items()
-        ]
-        return format_table([("speed", "samples", "evaluations", "s, start without imports", "images/s"), *rows])
+        rows = []
+        for name in dict.fromkeys(each["speed"] for each in values.values()):
+            parts = [each for each in values.values() if each["speed"] == name]
+            num, seconds = (sum(each[key] for each in parts) for key in ("num", "seconds"))
+            rows.append((name, f"{num:,}", f"{parts[0]['evaluations']}", f"{seconds:.1f}", f"{num / seconds:,.0f}"))
+        return format_table([("speed", "samples", "evaluations", "s, starts without imports", "images/s"), *rows])
 
 
 @dataclass(frozen=True)
 class Throughput(Part):
-    """Training steps of the CIFAR-10 U-Net as train.py takes them by default, but for `compile`, against the batch size."""
+    """Training steps of the CIFAR-10 U-Net as train.py takes them by default, but for what is said, against the batch size."""
 
     compile: bool
+    channels_last: bool = True
 
     def run(self, size: Size, folder: Path, measure: Measure) -> None:
         for batch_size in size.batch_sizes:
-            measure(f"{batch_size}", lambda batch_size=batch_size: self._measured(size, folder, batch_size))
+            measure(f"{batch_size}", lambda batch_size=batch_size: self._measured_if_it_fits(size, folder, batch_size))
+
+    def _measured_if_it_fits(self, size: Size, folder: Path, batch_size: int) -> Values:
+        """Returns `_measured`, or no value where the memory of the GPU does not suffice."""
+        with suppress(torch.OutOfMemoryError):
+            return self._measured(size, folder, batch_size)
+        return {}
 
     def _measured(self, size: Size, folder: Path, batch_size: int) -> Values:
-        words = [*size.cifar10, *data_words(folder, size.num_images, batch_size), f"speed.compile={str(self.compile).lower()}"]
+        speed = [f"speed.{key}={str(value).lower()}" for key, value in vars(self).items()]
+        words = [*size.cifar10, *data_words(folder, size.num_images, batch_size), *speed]
         precision, device, settings = default_precision(), used_device(), GlobalSettings()
         if self.compile:
             torch.compiler.reset()  # what is compiled for other batch sizes, since torch keeps a limited number
         ours = OurTraining("alphabar", precision, words, folder, batch_size, "wall", our_network(words, *SHAPE))
         if device.type == "cuda":
+            gc.collect()  # the run before, whose parts refer to each other
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         times = ours.times(size.steps)
         settings.restore()
@@ -129,6 +143,9 @@ class Throughput(Part):
     def as_text(self, values: Values) -> str:
         rows = []
         for batch_size, each in values.items():
+            if not each:
+                rows.append((batch_size, "out of memory", "", "", ""))
+                continue
             rate, memory = f"{each['images_per_second']:,.0f}", f"{each['memory_mb']:,.0f}"
             rows.append((batch_size, f"{each['ms']:,.1f}", rate, f"{each['mfu']:.0%} of {each['peak']}", memory))
         return format_table([("images", "ms", "images/s", "MFU", "peak memory, MB"), *rows])
@@ -247,6 +264,7 @@ PARTS: dict[str, Part] = {
     "samples": Samples(),
     "training": Throughput(compile=False),
     "compiled": Throughput(compile=True),
+    "channels_first": Throughput(compile=False, channels_last=False),
     "correctness": Correctness(),
     "features": Features(),
     "table": Table(),

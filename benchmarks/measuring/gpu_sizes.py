@@ -9,8 +9,9 @@ OFF, AUTO = "off", "auto"
 class Size:
     """How much is measured.
 
-    cifar10, small: words that choose the networks. batch_sizes, steps: of training. num, evaluations: of sampling, and
-    `sampling` what is drawn with. loss_steps: of each run whose loss is compared, with `loss_batch` images, in `variants` of speed.
+    cifar10, small: words that choose the networks. batch_sizes, steps: of training. num, evaluations: of sampling, in commands
+    of `num_at_once` images, and `sampling` what is drawn with. loss_steps: of each run whose loss is compared, with
+    `loss_batch` images, in `variants` of speed.
     works: of the table, each with its rounds, steps and images. num_features: the images whose features are compared.
     """
 
@@ -20,6 +21,7 @@ class Size:
     batch_sizes: tuple[int, ...]
     steps: int
     num: int
+    num_at_once: int
     evaluations: int
     sampling: dict[str, tuple[str, ...]]
     loss_steps: int
@@ -37,6 +39,7 @@ FULL = Size(
     batch_sizes=(128, 256, 512, 1024),
     steps=20,
     num=50_000,
+    num_at_once=10_000,
     evaluations=50,
     sampling={"auto": (), "auto, compiled": ("speed.compile=true",)},
     loss_steps=300,
@@ -67,6 +70,7 @@ SMOKE = Size(
     batch_sizes=(2,),
     steps=1,
     num=4,
+    num_at_once=2,
     evaluations=2,
     sampling={"auto": ()},
     loss_steps=2,

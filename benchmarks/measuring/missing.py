@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import TypeVar
 
+from measuring.timing import GlobalSettings
+
 T = TypeVar("T")
 
 
@@ -18,12 +20,14 @@ def needed(packages: str, *modules: str) -> None:
 
 
 def installed(makers: Iterable[Callable[[], T]]) -> tuple[list[T], list[str]]:
-    """Returns what can be made, and a line for each tool that is not installed."""
+    """Returns what can be made, and a line for each tool that is not installed; settings of the process stay as they were."""
     made: list[T] = []
+    settings = GlobalSettings()
     lines: dict[str, None] = {}
     for make in makers:
         try:
             made.append(make())
+            settings.restore()
         except Missing as error:
             lines[str(error)] = None
     return made, list(lines)

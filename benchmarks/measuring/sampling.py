@@ -9,7 +9,7 @@ import torch
 from measuring.missing import needed
 from measuring.ours import our_network
 from measuring.roofline import forward_flops
-from measuring.timing import Call, Clock, used_device
+from measuring.timing import Call, Clock, GlobalSettings, used_device
 
 import alphabar
 from alphabar.diffusion.samplers.ddim import DDIM
@@ -63,8 +63,10 @@ def ours(
 ) -> Call:
     """Returns our sampler as a notebook calls it; name: of the precision that it asks for, None: that of speed=auto."""
     model, sampler = alphabar.load(checkpoint, precision=name), DDIM(num_steps=num_steps)
+    settings = GlobalSettings()  # which loading has chosen, and which others take back
 
     def sample() -> object:
+        settings.restore()
         return model.sample(num, sampler=sampler, batch_size=num)
 
     return Call(label, precision, num, sample, clock, gflop)

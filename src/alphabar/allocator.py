@@ -4,7 +4,7 @@ import ctypes
 import sys
 
 MMAP_MAX, TRIM_THRESHOLD, TOP_PAD = -4, -1, -2  # parameters of mallopt in glibc's malloc.h
-NEVER, PADDING = 2**31 - 1, 64 * 2**20  # bytes
+NEVER, PADDING = -1, 64 * 2**20  # bytes of free memory at which it is given back, and by which more is taken at once
 
 
 def keep_freed_memory() -> bool:

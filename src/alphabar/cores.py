@@ -21,7 +21,7 @@ def free_cores() -> tuple[int, float]:
     give to another program: beside a busy program on two cores, one thread is about twice as fast as two.
     """
     cores, taken = min(default_threads(), allowed_cores()), cores_in_use()
-    return max(1, cores - int(taken + 0.5)), taken
+    return max(1, min(cores, visible_cores() - int(taken + 0.5))), taken
 
 
 def default_threads() -> int:
@@ -44,7 +44,12 @@ def allowed_cores() -> int:
         limit = math.inf if quota == "max" else math.ceil(int(quota) / int(period))
     except (OSError, ValueError):
         limit = math.inf
-    return int(min(len(own_cores()) or os.cpu_count() or 1, limit))
+    return int(min(visible_cores(), limit))
+
+
+def visible_cores() -> int:
+    """Returns the number of cores that this process may run on, of whose time a container may still have a share alone."""
+    return len(own_cores()) or os.cpu_count() or 1
 
 
 def own_cores() -> set[int]:

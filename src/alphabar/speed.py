@@ -4,9 +4,10 @@ import importlib.util
 import logging
 import os
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.models.networks import Network
 
 log = logging.getLogger(__name__)
-BFLOAT16, FLOAT32 = "bf16-mixed", "32-true"
+BFLOAT16, FLOAT16, FLOAT32 = "bf16-mixed", "16-mixed", "32-true"
 GAIN = 1.2  # by which bfloat16 has to be faster than float32 in the trial
 TRIALS = 5  # of which the fastest counts
 # Compiling takes about a minute: it pays if a fifth of a step of 50 ms is saved this often.
@@ -49,22 +50,44 @@ class Speed(NamedTuple):
         return ", ".join([self.precision, *(kind for kind, is_used in kinds.items() if is_used)])
 
 
-def fastest(device: torch.device, num_processes: int = 1, num_calls: int | None = None) -> Speed:
-    """Returns what is fastest on a device.
+def fastest(
+    device: torch.device, num_processes: int = 1, num_calls: int | None = None, given: Mapping[str, Any] | None = None
+) -> Speed:
+    """Returns what is fastest on a device, but for what is given, by its name in `Speed`, which is not measured.
 
     num_processes: that share the work. More than one have to choose alike, so that they ask the processor for what it has instead
         of measuring; one process measures, since there are processors that only imitate bfloat16, twenty times slower.
     num_calls: of the network; None: not known, as for a run without a last step.
     """
+    given = given or {}
+    if len(given) == len(Speed._fields):
+        return Speed(**given)
     if device.type == "cuda":
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = BFLOAT16 if has_bfloat16 else FLOAT32
-        return Speed(precision, has_bfloat16, reason_not_to_compile(device, num_calls) is None, tf32=has_bfloat16)
-    if device.type != "cpu":
-        return Speed()
-    pays = has_bfloat16_units() and (num_processes > 1 or bfloat16_gain() >= GAIN)
-    threads = 0 if num_processes > 1 else threads_beside_others()
-    return Speed(BFLOAT16 if pays else FLOAT32, channels_last=True, threads=threads, keep_memory=True)
+        precision, compiles = BFLOAT16 if has_bfloat16 else FLOAT32, reason_not_to_compile(device, num_calls) is None
+        found = Speed(precision, channels_last=has_bfloat16, compile=compiles, tf32=has_bfloat16)
+    elif device.type == "cpu":
+        is_one, measures = num_processes == 1, "precision" not in given
+        pays = measures and has_bfloat16_units() and (not is_one or bfloat16_gain() >= GAIN)
+        threads = threads_beside_others() if is_one and "threads" not in given else 0
+        found = Speed(BFLOAT16 if pays else FLOAT32, channels_last=True, threads=threads, keep_memory=True)
+    else:
+        found = Speed()
+    return found._replace(**given)
+
+
+def possible(speed: Speed, device: torch.device, says_so: bool = True) -> Speed:
+    """Returns a speed as this machine can have it. says_so: by a line where that is less than was asked for, or far slower."""
+    warn = log.warning if says_so else log.debug
+    if speed.precision == BFLOAT16 and device.type == "cpu" and not has_bfloat16_units():
+        warn("precision=%s: this processor only imitates bfloat16, far slower than float32, which is speed=off", BFLOAT16)
+    if speed.precision == FLOAT16 and device.type == "cpu":
+        warn("precision=%s: is for GPUs; on this processor precision=%s", FLOAT16, BFLOAT16)
+        speed = speed._replace(precision=BFLOAT16)
+    if speed.compile and device.type == "cuda" and (reason := reason_not_to_compile(device, None)) is not None:
+        warn("speed.compile=true: %s, so that nothing is compiled", reason)
+        speed = speed._replace(compile=False)
+    return speed
 
 
 def threads_beside_others() -> int:
@@ -141,7 +164,7 @@ def device_of(accelerator: str) -> torch.device:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Returns the context in which networks compute in a precision, as Lightning names it."""
-    dtype = {BFLOAT16: torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    dtype = {BFLOAT16: torch.bfloat16, FLOAT16: torch.float16}.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 

@@ -130,7 +130,7 @@ def _slope(
         z = z.detach().requires_grad_()
         prediction = denoiser(at.length * z, at.t, cond)
         dz = prediction.x_hat * (end.alpha - begin.alpha) + prediction.eps_hat * (end.sigma - begin.sigma)
-        products = [torch.autograd.grad(dz, z, v, retain_graph=True)[0] for v in probes]
+        products = [torch.autograd.grad(dz, z, v, retain_graph=i < len(probes))[0] for i, v in enumerate(probes, 1)]
     traces = [(product * v).flatten(1).sum(1) for product, v in zip(products, probes, strict=True)]
     return dz.detach(), torch.stack(traces).mean(0)
 

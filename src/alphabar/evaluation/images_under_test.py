@@ -89,7 +89,8 @@ class CheckpointSamples(ImagesUnderTest):
     def start(self) -> Fabric:
         self.fabric, self.pipeline = start_pipeline(self.inference)
         self.loaded = self.pipeline.loaded
-        self.job = self.pipeline.job(null_conditions(self.loaded.first.model.conditioner), self.num)
+        conditions = null_conditions(self.loaded.first.model.conditioner)
+        self.job = self.pipeline.job(conditions, self.num, num_devices=self.fabric.world_size)
         return self.fabric
 
     def open(self, reads_captions: bool) -> ImageDataModule:

@@ -68,7 +68,8 @@ class Likelihood:
         wide, while "posterior" is too narrow wherever the network errs (both in Ho et al. 2020, sec. 3.2).
     bpd_terms: the number of the bound's terms (one per step of the schedule) drawn for each image; None or a larger number: all.
     thresholding: applied to x_hat in the bound, as in Ho et al. 2020; the ODE has none.
-    Raises ValueError as `Inference` does, unless bpd_steps, probes and bpd_terms >= 1, and for another precision than 32-true.
+    Raises ValueError as `Inference` does, unless bpd_steps, probes and bpd_terms >= 1, for another precision than 32-true, and for
+        networks that are compiled.
     """
 
     inference: Inference
@@ -85,6 +86,8 @@ class Likelihood:
                 raise ValueError(f"need {key} >= 1, got {key}={value}")
         if self.inference.speed.precision != FLOAT32:
             raise ValueError(f"likelihoods need precision={FLOAT32}, got precision={self.inference.speed.precision}")
+        if self.inference.speed.compile:
+            raise ValueError("likelihoods need speed.compile=false, got speed.compile=true")
 
     def check_model(self, pipeline: Pipeline) -> None:
         """Raises UserError for a model without a likelihood, or a setting that does nothing for it."""
@@ -203,6 +206,9 @@ class Likelihood:
         with (
             show_progress(f"likelihood of {settings.num:,} images", total_steps, "step", fabric.is_global_zero) as bar,
             in_float32(fabric.device),
+            torch.compiler.set_stance(
+                "force_eager"
+            ),  # a notebook's model may be compiled, and would free what a second probe needs
         ):
             for indices in batches:
                 pixels = images(indices)

@@ -219,8 +219,9 @@ class Model:
             raise UserError(f"images: need {need}, got {type(images).__name__}")
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.shape or len(images) == 0:
             raise UserError(f"images: need {need}, got {str(images.dtype).removeprefix('torch.')} {list(images.shape)}")
+        conditions = {"labels": labels, "vectors": vectors}
         pipeline = self._with_settings(
-            num=len(images), labels=labels, vectors=vectors, seed=seed, batch_size=batch_size, precision=FLOAT32
+            num=len(images), **conditions, seed=seed, batch_size=batch_size, precision=FLOAT32, compile=False
         )
         numbers = plain_arguments(type_hints(Likelihood), {"bpd_steps": num_steps, "probes": probes}, bpd_steps="num_steps")
         try:

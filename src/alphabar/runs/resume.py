@@ -56,6 +56,8 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfi
     tell_of_addresses(folder, overrides)
     before = resolved_container(saved)
     words = [word for word in overrides if word.lstrip("+").split("=")[0] != "resume"]
+    if any(word.lstrip("+").split("=")[0] in ("speed", "speed.precision") for word in words):
+        saved.trainer.precision = "${speed.precision}"  # which trainer.precision=... on the command line replaces
     for word in words:
         apply_override(saved, cfg, word)
     must_have_known_classes(saved, cfg, words, before)
@@ -203,8 +205,6 @@ def apply_override(saved: DictConfig, cfg: DictConfig, word: str) -> None:
     if key == "profiler":  # a group whose choices set an argument of the Trainer
         OmegaConf.update(saved, "trainer.profiler", cfg.trainer.get("profiler"), force_add=True)
         return
-    if key in ("speed", "speed.precision"):
-        saved.trainer.precision = "${speed.precision}"
     parent, _, last = key.rpartition(".")
     if not parent and isinstance(cfg.get(key), DictConfig):
         OmegaConf.update(saved, key, cfg[key], merge=False, force_add=True)

@@ -12,8 +12,9 @@ from alphabar.diffusion.thresholdings import Static
 from alphabar.errors import UserError
 from alphabar.resolution import Resolution
 from alphabar.runs.ema.profiles import MAX_LENGTH
+from alphabar.runs.folders.run_dir import is_first_process
 from alphabar.sampling.guidance_config import Guide
-from alphabar.speed import Speed, device_of, fastest
+from alphabar.speed import Speed, device_of, fastest, possible
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 ON_CPU, ON_GPU = 64, 512  # images at a time
@@ -106,25 +107,26 @@ class Inference:
     def speed(self) -> Speed:
         """The speed at which the networks compute."""
         given = {key: vars(self)[key] for key in Speed._fields if vars(self)[key] is not None}
-        if len(given) == len(Speed._fields):
-            return Speed(**given)
         is_one = self.devices in (1, "1") and os.environ.get("WORLD_SIZE", "1") == "1"
-        num_batches = -(-self.num // self.samples_at_a_time)
+        num_batches = -(-self.num // self.samples_at_a_time(self.num))
         num_calls = None if self.sampler.num_steps is None else num_batches * self.sampler.num_steps
-        return fastest(device_of(self.accelerator), 1 if is_one else 2, num_calls)._replace(**given)
+        device = device_of(self.accelerator)
+        return possible(fastest(device, 1 if is_one else 2, num_calls, given), device, is_first_process())
 
     @property
     def images_at_a_time(self) -> int:
         """The number of images that each device works on at a time."""
-        if self.batch_size is not None:
-            return self.batch_size
-        return ON_CPU
+        return ON_CPU if self.batch_size is None else self.batch_size
 
-    @property
-    def samples_at_a_time(self) -> int:
-        """The number of samples that each device draws at a time; a GPU that has no memory for so many draws them in parts."""
-        is_on_gpu = self.batch_size is None and device_of(self.accelerator).type == "cuda"
-        return ON_GPU if is_on_gpu else self.images_at_a_time
+    def samples_at_a_time(self, num: int, num_devices: int = 1) -> int:
+        """Returns how many of `num` samples each device draws at a time; a GPU that has no memory for so many draws them in parts.
+
+        On GPUs all draw batches of one size, as few as possible, so that none waits for the others.
+        """
+        if self.batch_size is not None or device_of(self.accelerator).type != "cuda":
+            return min(self.images_at_a_time, num)
+        share = -(-num // num_devices)
+        return -(-share // -(-share // ON_GPU))
 
     @property
     def end(self) -> int:

@@ -186,12 +186,13 @@ class Pipeline:
         on_step: Callable[[], object] = lambda: None,
         wrap_upstream: Callable[[ImagesByIndex], ImagesByIndex] = lambda images: images,
         nonfinite: set[int] | None = None,
+        num_devices: int = 1,
     ) -> SamplingJob:
         """Returns the job of the last model for `num` images, if the first one has `conditions`; seed: None: that of the settings.
 
-        on_step, wrap_upstream, nonfinite: used by cascades alone, see `cascade_job`.
+        num_devices: that share the images. on_step, wrap_upstream, nonfinite: used by cascades alone, see `cascade_job`.
         """
-        seed, batch_size = self.settings.seed if seed is None else seed, min(self.settings.samples_at_a_time, num)
+        seed, batch_size = self.settings.seed if seed is None else seed, self.settings.samples_at_a_time(num, num_devices)
         parts = (self.loaded.cascade, self.denoisers(), self.samplers)
         return cascade_job(*parts, conditions, seed, batch_size, self.model.device, on_step, wrap_upstream, nonfinite)
 
@@ -209,7 +210,7 @@ class Pipeline:
         ranks = (fabric.global_rank, fabric.world_size)
         with show_progress(counted(num, "image"), None, "step", fabric.is_global_zero) as bar:
             nonfinite: set[int] = set()  # images whose upstream samples have NaN or infinity
-            job = self.job(conditions, num, seed, bar.update, wrap_upstream, nonfinite)
+            job = self.job(conditions, num, seed, bar.update, wrap_upstream, nonfinite, fabric.world_size)
             bar.reset(steps * len(list(job.batches(num, *ranks))))
             with torch.no_grad(), self.autocast():
                 for batch in job.images(self.denoiser(), num, fabric.device, *ranks, bar.update, self.settings.first):

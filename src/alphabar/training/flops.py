@@ -83,7 +83,7 @@ def count_flops(act: Callable[[], object]) -> int | None:
     with `torch.utils.checkpoint`, counts twice.
     """
     try:
-        with flop_counter() as counter:
+        with torch.compiler.set_stance("force_eager"), flop_counter() as counter:  # its hooks would make torch compile anew
             act()
     except Exception:  # of any kind: networks of somebody else; an error of their own comes again without the counter
         return None

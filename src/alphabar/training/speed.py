@@ -1,6 +1,5 @@
 """The group `speed` of a run's configuration is completed for the machine on which the run begins."""
 
-import logging
 import os
 from pathlib import Path
 
@@ -9,9 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from alphabar.errors import UserError
 from alphabar.runs.folders.run_dir import AUTO, is_first_process, readable_config
-from alphabar.speed import BFLOAT16, Speed, device_of, fastest, has_bfloat16_units, reason_not_to_compile
+from alphabar.speed import Speed, device_of, fastest, possible, reason_not_to_compile
 
-log = logging.getLogger(__name__)
 NEEDS = {int: "a number of threads, 0 for as many as torch takes", bool: "true or false"}
 
 
@@ -26,11 +24,16 @@ def choose_speed(cfg: DictConfig) -> Speed:
         return Speed(str(precision))
     check_values(given)
     if None in (precision, *(given.get(key) for key in Speed._fields if key != "precision")):
-        found = stored_speed(cfg) or fastest(device_of(str(cfg.trainer.accelerator)), num_processes(cfg), steps_of(cfg))
+        chosen = {key: given[key] for key in Speed._fields if given.get(key) is not None}
+        if precision is not None:
+            chosen["precision"] = str(precision)
+        device = device_of(str(cfg.trainer.accelerator))
+        found = stored_speed(cfg) or fastest(device, num_processes(cfg), steps_of(cfg), chosen)
         given.update({key: value for key, value in found._asdict().items() if given.get(key) is None})
     given.precision = str(given.precision if precision is None else precision)
     cfg.trainer.precision = given.precision
-    return possible(Speed(**{key: given[key] for key in Speed._fields}), device_of(str(cfg.trainer.accelerator)))
+    speed = Speed(**{key: given[key] for key in Speed._fields})
+    return possible(speed, device_of(str(cfg.trainer.accelerator)), is_first_process())
 
 
 def stored_speed(cfg: DictConfig) -> Speed | None:
@@ -42,17 +45,6 @@ def stored_speed(cfg: DictConfig) -> Speed | None:
         return Speed(str(OmegaConf.select(earlier, "trainer.precision")))
     check_values(earlier.speed)
     return Speed(**{key: earlier.speed[key] for key in Speed._fields if earlier.speed.get(key) is not None})
-
-
-def possible(speed: Speed, device: torch.device) -> Speed:
-    """Returns the speed of a run as this machine can have it, and says where that is less than it had or far slower."""
-    if speed.precision == BFLOAT16 and device.type == "cpu" and not has_bfloat16_units() and is_first_process():
-        log.warning("precision=%s: this processor only imitates bfloat16, far slower than float32, which is speed=off", BFLOAT16)
-    if speed.compile and device.type == "cuda" and (reason := reason_not_to_compile(device, None)) is not None:
-        if is_first_process():
-            log.warning("speed.compile=true: %s, so that nothing is compiled", reason)
-        return speed._replace(compile=False)
-    return speed
 
 
 def check_values(given: object) -> None:

@@ -43,6 +43,10 @@ class LoRA(Network):
     def unused_arguments(self) -> Sequence[str]:
         return self.network.unused_arguments
 
+    @property
+    def regions(self) -> Sequence[nn.Module]:
+        return ()  # those of the network inside are found with it
+
 
 def name_without_lora(name: str) -> str:
     """Returns the name of a weight without the prefixes that `LoRA` adds."""

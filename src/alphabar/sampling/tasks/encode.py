@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alphabar.diffusion.samplers.inversion import encode, must_be_reversible
 from alphabar.files.atomic import atomic_writer
+from alphabar.metrics.extractor import in_float32
 from alphabar.sampling.pipeline import Pipeline
 from alphabar.sampling.tasks import EditPlan, ImageTask, without_thresholding
 
@@ -35,9 +36,11 @@ class Encode(ImageTask):
         sampler = without_thresholding(self.inference.sampler)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
-            x_T = encode(sampler, denoiser, codec.encode(originals[indices].to(fabric.device)), conditions(indices))
+            with in_float32(fabric.device):  # rounding on the way would not lead back
+                x_T = encode(sampler, denoiser, codec.encode(originals[indices].to(fabric.device)), conditions(indices))
+                x = sampler.sample(denoiser, x_T, conditions(indices))
             yield x_T / sampler.start(denoiser.schedule, torch.ones_like(x_T))
-            yield sampler.sample(denoiser, x_T, conditions(indices))
+            yield x
 
         def pictures(rows: Tensor) -> dict[str, Tensor]:
             latents, x = rows.unbind(1)

@@ -235,6 +235,8 @@ def align_state(optimizer: Optimizer) -> None:
     Fused optimizers go through both in the order of memory; the state of a checkpoint has the format that weights had then.
     """
     for weight, state in optimizer.state.items():
+        if not (isinstance(weight, Tensor) and isinstance(state, dict)):  # what an optimizer of somebody else keeps of all weights
+            continue
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
                 state[name] = torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
