@@ -264,8 +264,8 @@ PARTS: dict[str, Part] = {
     "samples": Samples(),
     "training": Throughput(compile=False),
     "compiled": Throughput(compile=True),
-    "channels_first": Throughput(compile=False, channels_last=False),
     "correctness": Correctness(),
     "features": Features(),
     "table": Table(),
+    "channels_first": Throughput(compile=False, channels_last=False),
 }
