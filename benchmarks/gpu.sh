@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything about speed that waits for a GPU, in at most nine minutes: training, sampling, compilation and correctness.
+# Everything about speed that waits for a GPU, in starts of at most nine minutes each: training, sampling, compilation and correctness.
 #
 #   benchmarks/gpu.sh              results in outputs/gpu; OUT=FOLDER puts them elsewhere
 #   SMOKE=1 benchmarks/gpu.sh      the same code on a CPU at a size that measures nothing

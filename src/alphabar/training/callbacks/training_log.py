@@ -95,7 +95,7 @@ class TrainingLog(Recurring):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def _add_pending(self) -> None:
-        """Adds what waits to the sums, in the order of the batches: at once, since a dozen calls for each batch take their time."""
+        """Adds what waits to the sums, on a CPU in the order of the batches: a dozen calls for each batch would take their time."""
         if self.losses:
             losses, levels = torch.cat(self.losses), torch.cat(self.levels)
             bins = (levels * self.num_levels).long().clamp(max=self.num_levels - 1)
