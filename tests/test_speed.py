@@ -18,12 +18,15 @@ import runs
 from alphabar import cores, speed
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.diffusion.parameterizations import Epsilon
+from alphabar.diffusion.samplers.ddim import DDIM
 from alphabar.diffusion.samplers.inversion import encode
 from alphabar.diffusion.schedules.linear import LinearSchedule
 from alphabar.metrics.extractor import TF32_SETTINGS
+from alphabar.models.codecs.pixels import Pixels
 from alphabar.models.networks.lora import LoRA
 from alphabar.models.networks.unet import UNet
 from alphabar.sampling.inference import Inference
+from alphabar.sampling.sampling_job import SamplingJob
 from alphabar.speed import Speed, fastest
 from alphabar.training.speed import describe_speed
 
@@ -71,12 +74,16 @@ def test_threads_leave_the_cores_alone_that_other_programs_use(gain, monkeypatch
     monkeypatch.setattr(cores, "default_threads", lambda: 4)
     monkeypatch.setattr(speed, "default_threads", lambda: 4)
     monkeypatch.setattr(cores, "allowed_cores", lambda: 4)
-    monkeypatch.setattr(cores, "visible_cores", lambda: visible)
+    for module in (cores, speed):
+        monkeypatch.setattr(module, "visible_cores", lambda: visible)
     monkeypatch.setattr(cores, "cores_in_use", lambda: taken)
     assert fastest(CPU, given={"threads": 2}).threads == 2
     assert not caplog.text
     assert fastest(CPU).threads == threads
-    assert (f"{threads} of 4 threads; OMP_NUM_THREADS=4 takes all" in caplog.text) == (threads < 4)
+    said = (
+        f"other programs take {taken} of {visible} cores, or they are limited to fewer: {threads} of 4 threads; OMP_NUM_THREADS=4"
+    )
+    assert (said in caplog.text) == (threads < 4)
     assert fastest(CPU, num_processes=2).threads == 0
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert fastest(CPU).threads == 0
@@ -300,12 +307,17 @@ def test_gpus_draw_equal_batches(gpu, num, num_devices, size):
     assert Inference(**given, accelerator="cuda").samples_at_a_time(num, num_devices) == size
     assert Inference(**given, accelerator="cuda", batch_size=7).samples_at_a_time(num, num_devices) == min(7, num)
     assert Inference(**given, accelerator="cpu").samples_at_a_time(num, num_devices) == min(64, num)
+    job = SamplingJob(DDIM(), Pixels(), (1, 8, 8), 0, size)
+    shares = {len(list(job.batches(num, rank, num_devices))) for rank in range(num_devices)}
+    assert len(shares) == 1 or num < num_devices
 
 
 def test_what_a_machine_cannot_do_is_a_line(gain, monkeypatch, caplog):
     given = {"checkpoint": "x", "run_dir": "y"}
     assert Inference(**given, accelerator="cpu", precision="16-mixed").speed.precision == "bf16-mixed"
     assert "precision=16-mixed: is for GPUs; on this processor precision=bf16-mixed" in caplog.text
+    monkeypatch.setattr(speed, "has_bfloat16_units", lambda: False)
+    assert Inference(**given, accelerator="cpu", precision="16-mixed").speed.precision == "32-true"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: None)
     assert not Inference(**given, accelerator="cuda", compile=True).speed.compile
@@ -329,14 +341,18 @@ def test_encoding_is_float32(command, monkeypatch):
     found = []
 
     def spy(*arguments):
-        found.append({each.fp32_precision for each in TF32_SETTINGS})
+        found.append(({each.fp32_precision for each in TF32_SETTINGS}, torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
         return encode(*arguments)
 
     monkeypatch.setattr("alphabar.sampling.tasks.encode.encode", spy)
     checkpoint = runs.trained(*runs.BRIEF) / "checkpoints" / "last.ckpt"
-    code, _, err = command("sample", "task=encode", f"checkpoint={checkpoint}", "num=2", "sampler.num_steps=3", "sampler=euler")
+    words = ("sample", "task=encode", f"checkpoint={checkpoint}", "num=2", "sampler.num_steps=3", "sampler=euler")
+    code, _, err = command(*words, "hydra.run.dir=encoded")
     assert code == 0, err
-    assert found == [{"ieee"}]
+    assert found == [({"ieee"}, False, False)]
+    for word in ("precision=bf16-mixed", "speed.tf32=true"):
+        code, _, err = command(*words, word, "hydra.run.dir=not")
+        assert (code, "task=encode needs precision=32-true and speed.tf32=false, got" in err) == (2, True)
 
 
 def test_a_network_with_adapters_is_compiled_in_the_parts_of_what_it_adapts():

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 import runs
-from alphabar.speed import Speed
+from alphabar.speed import Speed, in_channels_last, tell_of_imitation
 from alphabar.training.modules.base import align_state
 
 IN_BFLOAT16 = Speed("bf16-mixed", channels_last=True, keep_memory=True)
@@ -60,6 +60,7 @@ def test_resume_auto_keeps_the_choice(gain, command, tmp_path):
 def test_a_resumed_run_says_that_a_processor_imitates_bfloat16(gain, command, monkeypatch):
     train(command)
     monkeypatch.setattr("alphabar.speed.has_bfloat16_units", lambda: False)
+    tell_of_imitation.cache_clear()
     code, _, err = command("train", "resume=run", "trainer.max_steps=3")
     assert code == 0
     assert "precision=bf16-mixed: this processor only imitates bfloat16" in err
@@ -102,14 +103,14 @@ def test_a_precision_that_is_given_holds_in_either_order(gain, command, tmp_path
 
 
 def test_what_an_optimizer_keeps_of_all_weights_is_left_alone():
-    weight = torch.nn.Parameter(torch.zeros(2, 3, 1, 1).contiguous(memory_format=torch.channels_last))
+    weight = torch.nn.Parameter(in_channels_last(torch.zeros(2, 3, 3, 3)))
     optimizer = torch.optim.Adam([weight])
     optimizer.state.update({"step": 3, "means": {"all": torch.ones(2)}})
-    weight.grad = torch.ones_like(weight)
-    optimizer.state[weight] = {"exp_avg": torch.arange(6.0).reshape(2, 3, 1, 1)}
+    optimizer.state[weight] = {"exp_avg": torch.arange(54.0).reshape(2, 3, 3, 3)}
     align_state(optimizer)
     assert optimizer.state["step"] == 3
-    assert optimizer.state[weight]["exp_avg"].flatten().tolist() == list(range(6))
+    assert optimizer.state[weight]["exp_avg"].stride() == weight.stride()
+    assert optimizer.state[weight]["exp_avg"].flatten().tolist() == list(range(54))
 
 
 @pytest.mark.parametrize("given", [{1: 2, "b": 3}, {"threads": "???"}, {"threads": "many"}, [1], 5, "auto"])

@@ -7,7 +7,7 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 import alphabar
 from alphabar.config.build import build
 from alphabar.data.image_sets.resident import ResidentImages
+from alphabar.errors import UserError
 from alphabar.library.composition import run_command
 from alphabar.metrics import Splits
 from alphabar.metrics.features.inception import InceptionFeatures
@@ -88,7 +89,7 @@ class Samples(Part):
                 with silence():
                     run_command("sample", draw_samples, [f"checkpoint={checkpoint[0]}", *own, *words, f"hydra.run.dir={run}/run"])
                 seconds = time.perf_counter() - begin
-            return {"speed": name, "num": num, "evaluations": size.evaluations, "seconds": seconds}
+            return {"num": num, "evaluations": size.evaluations, "seconds": seconds}
 
         for name, words in size.sampling.items():
             for first in range(0, size.num, size.num_at_once):
@@ -97,11 +98,12 @@ class Samples(Part):
 
     def as_text(self, values: Values) -> str:
         rows = []
-        for name in dict.fromkeys(each["speed"] for each in values.values()):
-            parts = [each for each in values.values() if each["speed"] == name]
+        for name in dict.fromkeys(key.split(", from ")[0] for key in values):
+            parts = [each for key, each in values.items() if key.split(", from ")[0] == name]
             num, seconds = (sum(each[key] for each in parts) for key in ("num", "seconds"))
             rows.append((name, f"{num:,}", f"{parts[0]['evaluations']}", f"{seconds:.1f}", f"{num / seconds:,.0f}"))
-        return format_table([("speed", "samples", "evaluations", "s, starts without imports", "images/s"), *rows])
+        head = ("speed", "samples", "evaluations", "s, a start without imports for each part of them", "images/s")
+        return format_table([head, *rows])
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,20 @@ class Throughput(Part):
 
     def _measured_if_it_fits(self, size: Size, folder: Path, batch_size: int) -> Values:
         """Returns `_measured`, or no value where the memory of the GPU does not suffice."""
-        with suppress(torch.OutOfMemoryError):
+        settings = GlobalSettings()
+        try:
             return self._measured(size, folder, batch_size)
-        return {}
+        except UserError as error:  # which a run makes of it
+            if not isinstance(error.__cause__, torch.OutOfMemoryError):
+                raise
+            return {}
+        finally:
+            settings.restore()
 
     def _measured(self, size: Size, folder: Path, batch_size: int) -> Values:
         speed = [f"speed.{key}={str(value).lower()}" for key, value in vars(self).items()]
         words = [*size.cifar10, *data_words(folder, size.num_images, batch_size), *speed]
-        precision, device, settings = default_precision(), used_device(), GlobalSettings()
+        precision, device = default_precision(), used_device()
         if self.compile:
             torch.compiler.reset()  # what is compiled for other batch sizes, since torch keeps a limited number
         ours = OurTraining("alphabar", precision, words, folder, batch_size, "wall", our_network(words, *SHAPE))
@@ -133,7 +141,6 @@ class Throughput(Part):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         times = ours.times(size.steps)
-        settings.restore()
         seconds = statistics.fmean(times)
         rate = batch_size / seconds
         peak = peak_rate(device, getattr(torch, precision))

@@ -27,7 +27,8 @@ def installed(makers: Iterable[Callable[[], T]]) -> tuple[list[T], list[str]]:
     for make in makers:
         try:
             made.append(make())
-            settings.restore()
         except Missing as error:
             lines[str(error)] = None
+        finally:
+            settings.restore()
     return made, list(lines)

@@ -17,6 +17,7 @@ CPU_TIMES = Path("/proc/stat")  # of Linux: user, nice, system, idle, iowait, ir
 def free_cores() -> tuple[int, float]:
     """Returns the number of cores that are left for this program, at least 1, and how many cores' time others take.
 
+    Others in a container with a share of the cores are not told from those outside.
     Threads that wait for each other at the end of every operation lose far more than the share of the core that one of them has to
     give to another program: beside a busy program on two cores, one thread is about twice as fast as two.
     """

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alphabar.allocator import keep_freed_memory
-from alphabar.cores import THREADS_GIVEN, allowed_cores, default_threads, free_cores, use_threads
+from alphabar.cores import THREADS_GIVEN, default_threads, free_cores, use_threads, visible_cores
 from alphabar.diffusion.denoiser import NetworkDenoiser
 from alphabar.models.networks import Network
 
@@ -65,7 +65,8 @@ def fastest(
     if device.type == "cuda":
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
         precision, compiles = BFLOAT16 if has_bfloat16 else FLOAT32, reason_not_to_compile(device, num_calls) is None
-        found = Speed(precision, channels_last=has_bfloat16, compile=compiles, tf32=has_bfloat16)
+        tf32 = has_bfloat16 and given.get("precision") != FLOAT32
+        found = Speed(precision, channels_last=has_bfloat16, compile=compiles, tf32=tf32)
     elif device.type == "cpu":
         is_one, measures = num_processes == 1, "precision" not in given
         pays = measures and has_bfloat16_units() and (not is_one or bfloat16_gain() >= GAIN)
@@ -79,15 +80,22 @@ def fastest(
 def possible(speed: Speed, device: torch.device, says_so: bool = True) -> Speed:
     """Returns a speed as this machine can have it. says_so: by a line where that is less than was asked for, or far slower."""
     warn = log.warning if says_so else log.debug
-    if speed.precision == BFLOAT16 and device.type == "cpu" and not has_bfloat16_units():
-        warn("precision=%s: this processor only imitates bfloat16, far slower than float32, which is speed=off", BFLOAT16)
     if speed.precision == FLOAT16 and device.type == "cpu":
-        warn("precision=%s: is for GPUs; on this processor precision=%s", FLOAT16, BFLOAT16)
-        speed = speed._replace(precision=BFLOAT16)
+        precision = BFLOAT16 if has_bfloat16_units() else FLOAT32
+        warn("precision=%s: is for GPUs; on this processor precision=%s", FLOAT16, precision)
+        speed = speed._replace(precision=precision)
+    if speed.precision == BFLOAT16 and device.type == "cpu" and not has_bfloat16_units() and says_so:
+        tell_of_imitation()
     if speed.compile and device.type == "cuda" and (reason := reason_not_to_compile(device, None)) is not None:
         warn("speed.compile=true: %s, so that nothing is compiled", reason)
         speed = speed._replace(compile=False)
     return speed
+
+
+@cache
+def tell_of_imitation() -> None:
+    """Says, once in a process, that the processor has no bfloat16."""
+    log.warning("precision=%s: this processor only imitates bfloat16, far slower than float32, which is speed=off", BFLOAT16)
 
 
 def threads_beside_others() -> int:
@@ -101,7 +109,7 @@ def threads_beside_others() -> int:
     if cores < (most := default_threads()):
         log.warning(
             "other programs take %.1f of %d cores, or they are limited to fewer: %d of %d threads; OMP_NUM_THREADS=%d takes all",
-            *(taken, allowed_cores(), cores, most, most),
+            *(taken, visible_cores(), cores, most, most),
         )
     return cores
 

@@ -154,7 +154,7 @@ class CheckpointSamples(ImagesUnderTest):
             "weights": {"which": inference.weights_label, "average": self._average()},
             "sampler": self.pipeline.sampler,
             "guidance": inference.guidance,
-            "precision": inference.speed.precision + ", TF32" * inference.speed.tf32,
+            "precision": inference.speed.precision + ", TF32" * (inference.speed.tf32 and self.fabric.device.type == "cuda"),
             **({"told": "held-out"} if self._condition_images is self.data.held_out_set else {}),
             **({"stages": [stage["sha256"] for stage in stages]} if stages else {}),
         }

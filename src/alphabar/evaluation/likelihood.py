@@ -86,7 +86,7 @@ class Likelihood:
                 raise ValueError(f"need {key} >= 1, got {key}={value}")
         if self.inference.speed.precision != FLOAT32:
             raise ValueError(f"likelihoods need precision={FLOAT32}, got precision={self.inference.speed.precision}")
-        if self.inference.speed.compile:
+        if self.inference.compile:
             raise ValueError("likelihoods need speed.compile=false, got speed.compile=true")
 
     def check_model(self, pipeline: Pipeline) -> None:

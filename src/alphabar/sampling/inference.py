@@ -31,7 +31,7 @@ class Inference:
     checkpoint: None only where images in files are evaluated. stages: the checkpoints of upstream models of a cascade, first to
         last, each conditioned on the samples of the one before; the first gets the condition of the user.
     run_dir: the folder of the command. num: the number of images. first: the index of the first one.
-    batch_size: images at a time on each device; None: 64, and 512 samples on a GPU.
+    batch_size: images at a time on each device; None: 64, and at most 512 samples on a GPU, in batches of one size.
     precision, channels_last, compile, tf32, threads, keep_memory: see `Speed`; None: what is fastest on the device.
     weights: "ema" or "raw"; those of upstream models are chosen by this alone.
     ema_length: sigma_rel of a power-function average that is made from the snapshots of the run, in place of the average that the
@@ -108,7 +108,8 @@ class Inference:
         """The speed at which the networks compute."""
         given = {key: vars(self)[key] for key in Speed._fields if vars(self)[key] is not None}
         is_one = self.devices in (1, "1") and os.environ.get("WORLD_SIZE", "1") == "1"
-        num_batches = -(-self.num // self.samples_at_a_time(self.num))
+        num_devices = max(1, self.devices) if isinstance(self.devices, int) else 1
+        num_batches = -(-self.num // (num_devices * self.samples_at_a_time(self.num, num_devices)))
         num_calls = None if self.sampler.num_steps is None else num_batches * self.sampler.num_steps
         device = device_of(self.accelerator)
         return possible(fastest(device, 1 if is_one else 2, num_calls, given), device, is_first_process())
@@ -121,7 +122,7 @@ class Inference:
     def samples_at_a_time(self, num: int, num_devices: int = 1) -> int:
         """Returns how many of `num` samples each device draws at a time; a GPU that has no memory for so many draws them in parts.
 
-        On GPUs all draw batches of one size, as few as possible, so that none waits for the others.
+        On GPUs all draw as many batches, of one size and as few as possible. So that rounding depends on the number of GPUs.
         """
         if self.batch_size is not None or device_of(self.accelerator).type != "cuda":
             return min(self.images_at_a_time, num)

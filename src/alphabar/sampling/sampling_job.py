@@ -1,4 +1,4 @@
-"""Drawing images with a denoiser: the same images on any number of processes."""
+"""Drawing images with a denoiser: the same images on any number of processes, but for rounding where their batches differ."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set

@@ -96,12 +96,12 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + h
 
     def _modulation(self, embedding: Tensor) -> Tensor:
-        """Returns Linear(embedding) [B, C, 1, 1] in the dtype of the embedding whatever the autocast.
+        """Returns Linear(embedding) [B, C, 1, 1], or 2 C to scale and shift, in the dtype of its weights whatever the autocast.
 
-        So small a product is slower in bfloat16, and what it is added to is normalised in float32 anyway.
+        So small a product is slower in bfloat16.
         """
         with torch.autocast(embedding.device.type, enabled=False):
-            return self.project(embedding)[:, :, None, None]
+            return self.project(embedding.to(self.project.weight.dtype))[:, :, None, None]
 
 
 def self_attention(qkv: Tensor, num_heads: int) -> Tensor:

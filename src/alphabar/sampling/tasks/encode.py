@@ -14,6 +14,7 @@ from alphabar.files.atomic import atomic_writer
 from alphabar.metrics.extractor import in_float32
 from alphabar.sampling.pipeline import Pipeline
 from alphabar.sampling.tasks import EditPlan, ImageTask, without_thresholding
+from alphabar.speed import FLOAT32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +22,14 @@ class Encode(ImageTask):
     """Writes the noise that leads to each image, as a picture and in latents.npz, and the image that the sampler draws from it.
 
     latents.npz: `latents`, float32 [num, C, H, W], x_T / sigma_T: standard normal if the model is perfect.
-    Nothing is thresholded. Raises ValueError as `without_thresholding` does, and unless the sampler is reversible.
+    Nothing is thresholded. Raises ValueError as `without_thresholding` does, unless the sampler is reversible, and for another
+    precision than float32, whose rounding on the way would not lead back.
     """
 
     def __post_init__(self) -> None:
+        if self.inference.precision not in (None, FLOAT32) or self.inference.tf32:
+            given = f"precision={self.inference.precision} speed.tf32={str(bool(self.inference.tf32)).lower()}"
+            raise ValueError(f"task=encode needs precision={FLOAT32} and speed.tf32=false, got {given}")
         must_be_reversible(self.inference.sampler)
         without_thresholding(self.inference.sampler)
 
@@ -36,7 +41,7 @@ class Encode(ImageTask):
         sampler = without_thresholding(self.inference.sampler)
 
         def edit(indices: list[int]) -> Iterator[Tensor]:
-            with in_float32(fabric.device):  # rounding on the way would not lead back
+            with in_float32(fabric.device), torch.no_grad():
                 x_T = encode(sampler, denoiser, codec.encode(originals[indices].to(fabric.device)), conditions(indices))
                 x = sampler.sample(denoiser, x_T, conditions(indices))
             yield x_T / sampler.start(denoiser.schedule, torch.ones_like(x_T))
