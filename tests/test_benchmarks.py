@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import speed as speed_benchmark
 import torch
+from measuring import gpu_sizes
 from measuring.gpu_parts import PARTS, Correctness, Features
 from measuring.ours import Enough, StepClock
 from measuring.peers import CompiledDiffusers, TrainingTask
@@ -30,6 +31,7 @@ from alphabar.models.networks.diffusers import to_diffusers
 from alphabar.models.networks.unet import UNet
 from alphabar.sampling.image_grid import save_png
 from alphabar.speed import Speed, prepare
+from alphabar.training.modules.diffusion import DiffusionModule
 
 BENCHMARKS = sorted(path.stem for path in (runs.ROOT / "benchmarks").glob("*.py"))
 
@@ -371,6 +373,22 @@ def run_gpu_script(tmp_path, python, **environment):
     env = os.environ | {"PYTHON": str(stand_in), "OUT": str(tmp_path / "out"), "SMOKE": ""} | environment
     done = subprocess.run([runs.ROOT / "benchmarks" / "gpu.sh"], env=env, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
+
+
+def test_a_batch_that_does_not_fit_into_a_gpu_is_a_row(tmp_path, monkeypatch):
+    def full(self, *args):
+        torch.set_float32_matmul_precision("high")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(DiffusionModule, "training_step", full)
+    part, values = PARTS["training"], {}
+    part.run(gpu_sizes.SMOKE, tmp_path, lambda key, function: values.setdefault(key, function()))
+    assert values == {"2": {}}
+    assert part.as_text(values).splitlines()[-1].split(maxsplit=1) == ["2", "out of memory"]
+    assert torch.get_float32_matmul_precision() == "highest"
+    monkeypatch.setattr(DiffusionModule, "training_step", lambda self, *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        part.run(gpu_sizes.SMOKE, tmp_path, lambda key, function: function())
 
 
 def test_the_script_for_a_gpu_says_in_one_line_that_there_is_none(tmp_path):
