@@ -122,7 +122,7 @@ class Inference:
     def samples_at_a_time(self, num: int, num_devices: int = 1) -> int:
         """Returns how many of `num` samples each device draws at a time; a GPU that has no memory for so many draws them in parts.
 
-        On GPUs all draw as many batches, of one size and as few as possible. So that rounding depends on the number of GPUs.
+        On GPUs all draw as many batches, of one size and as few as possible. Rounding thus depends on the number of GPUs.
         """
         if self.batch_size is not None or device_of(self.accelerator).type != "cuda":
             return min(self.images_at_a_time, num)

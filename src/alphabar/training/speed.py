@@ -23,17 +23,16 @@ def choose_speed(cfg: DictConfig) -> Speed:
     if given is None:
         return Speed(str(precision))
     check_values(given)
+    device = device_of(str(cfg.trainer.accelerator))
     if None in (precision, *(given.get(key) for key in Speed._fields if key != "precision")):
         chosen = {key: given[key] for key in Speed._fields if given.get(key) is not None}
         if precision is not None:
             chosen["precision"] = str(precision)
-        device = device_of(str(cfg.trainer.accelerator))
         found = stored_speed(cfg) or fastest(device, num_processes(cfg), steps_of(cfg), chosen)
         given.update({key: value for key, value in found._asdict().items() if given.get(key) is None})
     given.precision = str(given.precision if precision is None else precision)
     cfg.trainer.precision = given.precision
-    speed = Speed(**{key: given[key] for key in Speed._fields})
-    return possible(speed, device_of(str(cfg.trainer.accelerator)), is_first_process())
+    return possible(Speed(**{key: given[key] for key in Speed._fields}), device, is_first_process())
 
 
 def stored_speed(cfg: DictConfig) -> Speed | None:
